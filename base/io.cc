@@ -1,0 +1,82 @@
+#include "base/io.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "base/unique_fd.h"
+
+namespace virt_reclaim {
+namespace {
+
+absl::Status WriteAll(int fd, absl::string_view content, absl::string_view path) {
+  while (!content.empty()) {
+    const ssize_t n = write(fd, content.data(), content.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus(errno, absl::StrCat("write '", path, "'"));
+    content.remove_prefix(static_cast<size_t>(n));
+  }
+  return absl::OkStatus();
+}
+
+std::string DirectoryOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open '", path, "'"));
+  std::string content;
+  char buffer[16384];
+  while (true) {
+    const ssize_t n = read(fd.get(), buffer, sizeof buffer);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus(errno, absl::StrCat("read '", path, "'"));
+    if (n == 0) return content;
+    if (content.size() + static_cast<size_t>(n) > max_bytes) {
+      return absl::ResourceExhaustedError(
+          absl::StrCat("'", path, "' is longer than ", max_bytes, " bytes"));
+    }
+    content.append(buffer, static_cast<size_t>(n));
+  }
+}
+
+absl::Status WriteFileDurably(const std::string& path, absl::string_view content, mode_t mode) {
+  std::string temporary = absl::StrCat(path, ".XXXXXX");
+  UniqueFd fd(mkostemp(temporary.data(), O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("create a file beside '", path, "'"));
+  auto remove = absl::MakeCleanup([&] { unlink(temporary.c_str()); });
+  if (fchmod(fd.get(), mode) != 0)
+    return ErrnoStatus(errno, absl::StrCat("chmod '", temporary, "'"));
+  VR_RETURN_IF_ERROR(WriteAll(fd.get(), content, temporary));
+  if (fsync(fd.get()) != 0) return ErrnoStatus(errno, absl::StrCat("fsync '", temporary, "'"));
+  if (rename(temporary.c_str(), path.c_str()) != 0)
+    return ErrnoStatus(errno, absl::StrCat("rename to '", path, "'"));
+  std::move(remove).Cancel();
+  const std::string directory = DirectoryOf(path);
+  UniqueFd dir(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!dir.valid() || fsync(dir.get()) != 0)
+    return ErrnoStatus(errno, absl::StrCat("fsync '", directory, "'"));
+  return absl::OkStatus();
+}
+
+absl::Status MakeDirectories(const std::string& path) {
+  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
+    const std::string part = path.substr(0, slash);
+    if (mkdir(part.c_str(), 0700) != 0 && errno != EEXIST)
+      return ErrnoStatus(errno, absl::StrCat("mkdir '", part, "'"));
+    if (slash == std::string::npos) return absl::OkStatus();
+  }
+}
+
+}  // namespace virt_reclaim

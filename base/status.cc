@@ -1,0 +1,14 @@
+#include "base/status.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace virt_reclaim {
+
+absl::Status ErrnoStatus(int err, absl::string_view what) { return absl::ErrnoToStatus(err, what); }
+
+absl::Status Annotate(const absl::Status& status, absl::string_view context) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(context, ": ", status.message()));
+}
+
+}  // namespace virt_reclaim

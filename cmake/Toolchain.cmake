@@ -1,0 +1,45 @@
+# Language level, warnings, sanitizers and ccache: the flags every target of the project shares.
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo CACHE STRING "" FORCE)
+endif()
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+endif()
+
+# Everything of ours links this; generated code does not get the warnings.
+add_library(virt_reclaim_flags INTERFACE)
+target_compile_options(virt_reclaim_flags INTERFACE
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Woverloaded-virtual -Wundef -Werror)
+target_include_directories(virt_reclaim_flags INTERFACE ${CMAKE_SOURCE_DIR})
+target_compile_definitions(virt_reclaim_flags INTERFACE
+  VIRT_RECLAIM_VERSION="${PROJECT_VERSION}" _FILE_OFFSET_BITS=64)
+
+if(VIRT_RECLAIM_SANITIZE)
+  add_compile_options(-fsanitize=${VIRT_RECLAIM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g)
+  add_link_options(-fsanitize=${VIRT_RECLAIM_SANITIZE})
+  if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    # g++ 12 takes the empty constructor of std::stop_source for a use of it.
+    target_compile_options(virt_reclaim_flags INTERFACE -Wno-maybe-uninitialized)
+  endif()
+else()
+  add_compile_options(-fstack-protector-strong)
+  add_compile_definitions($<$<CONFIG:Release,RelWithDebInfo>:_FORTIFY_SOURCE=2>)
+  add_link_options(-Wl,-z,relro,-z,now)
+endif()
+if(VIRT_RECLAIM_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+
+# virt_reclaim_library(NAME SOURCES... [DEPS ...]): one library per folder.
+function(virt_reclaim_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
+  add_library(${name} STATIC ${arg_SOURCES})
+  target_link_libraries(${name} PUBLIC virt_reclaim_flags ${arg_DEPS})
+endfunction()

@@ -1,0 +1,109 @@
+#include "guest-agent/daemon.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <mutex>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "guest-agent/port_finder.h"
+#include "guest-agent/server.h"
+#include "guest-agent/service.h"
+#include "proto/link/bridge.h"
+
+namespace virt_reclaim::agent {
+namespace {
+
+constexpr std::chrono::milliseconds kStopLimit{900};
+
+void Log(absl::string_view message) {
+  const std::string line = absl::StrCat("virt-reclaim-agent: ", Printable(message), "\n");
+  fputs(line.c_str(), stderr);
+}
+
+// Says a thing once, until something else is to be said: a port may be missing for a year.
+class ChangeLog {
+ public:
+  void Say(std::string message) {
+    if (message == last_) return;
+    Log(message);
+    last_ = std::move(message);
+  }
+
+ private:
+  std::string last_;
+};
+
+// Ends the process when the orderly way takes longer than a service manager should wait: gRPC's
+// shutdown can hang.
+class StopLimit {
+ public:
+  explicit StopLimit(const std::stop_token& stop)
+      : waiter_([this, stop](const std::stop_token& over) {
+          std::unique_lock lock(mutex_);
+          // Asleep until there is a stop, without a timer.
+          const std::stop_callback wake(stop, [this] { Notify(); });
+          changed_.wait(lock, over, [&] { return stop.stop_requested(); });
+          if (over.stop_requested()) return;
+          changed_.wait_for(lock, over, kStopLimit, [] { return false; });
+          if (!over.stop_requested()) _exit(0);
+        }) {}
+
+ private:
+  void Notify() {
+    { const std::lock_guard lock(mutex_); }
+    changed_.notify_all();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::jthread waiter_;
+};
+
+absl::StatusOr<std::unique_ptr<link::Port>> FindAndOpen(const DaemonOptions& options) {
+  if (!options.port.empty()) return OpenPort(options.port);
+  const auto path = FindPort(kPortName);
+  if (!path) {
+    return absl::NotFoundError(
+        absl::StrCat("waiting for a virtio-serial port named '", kPortName,
+                     "' (the domain needs a <channel type='unix'> with that target name)"));
+  }
+  return OpenPort(*path);
+}
+
+}  // namespace
+
+int RunDaemon(const DaemonOptions& options, const std::stop_token& stop) {
+  const StopLimit limit(stop);
+  ChangeLog log;
+  AgentService service(AgentService::RealBackend());
+  AgentServer server(service);
+  PortWaiter waiter;
+  while (!stop.stop_requested()) {
+    auto port = FindAndOpen(options);
+    if (!port.ok()) {
+      log.Say(std::string(port.status().message()));
+      waiter.Wait(stop);
+      continue;
+    }
+    log.Say("serving");
+    // The link's ends close with it, before the server goes: a peer that never reads would hold up
+    // the server's end.
+    link::AgentLink link(*std::move(port), [&](UniqueFd socket) {
+      const absl::Status attached = server.Attach(std::move(socket));
+      if (!attached.ok()) log.Say(std::string(attached.message()));
+    });
+    const absl::Status ended = link.Run(stop);
+    if (ended.ok()) break;
+    log.Say(absl::StrCat("the port is gone: ", ended.message()));
+    waiter.Wait(stop);
+  }
+  return 0;
+}
+
+}  // namespace virt_reclaim::agent

@@ -1,0 +1,56 @@
+// The gRPC server without a listening port: it serves the sockets the link makes, one per session.
+// It is there only while there are sessions: gRPC 1.51 wakes up twice a second as long as it is
+// initialized, and an idle agent must not. A thread sleeps on the sessions' ends and takes the
+// server down a little after the last.
+#ifndef VIRT_RECLAIM_GUEST_AGENT_SERVER_H_
+#define VIRT_RECLAIM_GUEST_AGENT_SERVER_H_
+
+#include <grpcpp/server.h>
+
+#include <chrono>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/unique_fd.h"
+#include "guest-agent/service.h"
+
+namespace virt_reclaim::agent {
+
+// How long the server outlives the last session: hosts come back, and a trim that was cut off needs
+// a second to end.
+inline constexpr std::chrono::milliseconds kServerLinger{4000};
+
+class AgentServer {
+ public:
+  // `service` outlives the server.
+  explicit AgentServer(AgentService& service);
+  // Stops the service's trim. Close the other ends of the sockets first: gRPC waits for a peer that
+  // never reads.
+  ~AgentServer();
+
+  // Serves `socket` (a non-blocking stream socket), which gRPC then owns. Internal when no server
+  // could be built. Any thread.
+  absl::Status Attach(UniqueFd socket);
+
+  // Whether gRPC runs now. Any thread.
+  bool IsRunning();
+
+ private:
+  void Watch(const std::stop_token& stop);
+  // Takes the server down when there is no session. Called by the watching thread.
+  void TakeDownIfIdle();
+
+  AgentService& service_;
+  UniqueFd wake_;  // eventfd: the list of sessions has changed
+  std::mutex mutex_;
+  std::unique_ptr<grpc::Server> server_;
+  std::vector<UniqueFd> sessions_;  // duplicates of gRPC's sockets, to see them end
+  std::jthread watch_;              // started with the first session
+};
+
+}  // namespace virt_reclaim::agent
+
+#endif  // VIRT_RECLAIM_GUEST_AGENT_SERVER_H_

@@ -1,0 +1,184 @@
+#include "guest-agent/service.h"
+
+#include <chrono>
+#include <limits>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+#include "guest-agent/convert.h"
+#include "guest-agent/guest_info.h"
+#include "guest-agent/trimmer.h"
+#include "guest-agent/utf8.h"
+
+namespace virt_reclaim::agent {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr int kMaxNamedMountPoints = 4096;
+constexpr size_t kMaxPathBytes = 4096;  // PATH_MAX
+constexpr milliseconds kProgressInterval{100};
+constexpr milliseconds kCancelPoll{50};
+// For a trim that is being stopped: its grace, the kernel's time to notice the kill, and a little.
+constexpr milliseconds kPlaceWait = kStopGrace + milliseconds(800);
+
+grpc::Status ToGrpc(const absl::Status& status) {
+  const auto message = status.message();
+  return {static_cast<grpc::StatusCode>(status.code()), Utf8(message)};
+}
+
+absl::StatusOr<TrimOptions> ReadOptions(const v1::TrimRequest& request) {
+  if (request.mount_points_size() > kMaxNamedMountPoints) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("more than ", kMaxNamedMountPoints, " mount points"));
+  }
+  for (const std::string& point : request.mount_points()) {
+    if (point.empty() || point[0] != '/' || point.size() > kMaxPathBytes) {
+      return absl::InvalidArgumentError("a mount point is an absolute path of at most 4096 bytes");
+    }
+  }
+  TrimOptions options;
+  options.minimum_bytes = request.minimum_bytes();
+  options.chunk_bytes = request.chunk_bytes();
+  const google::protobuf::Duration& pause = request.pause();
+  // Before anything is multiplied: a Duration holds far more than a clock does.
+  if (pause.seconds() < 0 || pause.seconds() > 60 || pause.nanos() < 0 ||
+      pause.nanos() > 999'999'999) {
+    return absl::InvalidArgumentError("the pause must be between 0 and 60 seconds");
+  }
+  options.pause = std::chrono::ceil<milliseconds>(std::chrono::seconds(pause.seconds()) +
+                                                  std::chrono::nanoseconds(pause.nanos()));
+  if (absl::Status status = CheckTrimOptions(options); !status.ok()) return status;
+  return options;
+}
+
+// Writes events to the host; a host that is gone stops the trim.
+class StreamObserver final : public TrimObserver {
+ public:
+  StreamObserver(grpc::ServerWriter<v1::TrimEvent>& writer, std::stop_source stop)
+      : writer_(writer), stop_(std::move(stop)) {}
+
+  void OnStarted(const TrimTarget& target, uint32_t index, uint32_t count) override {
+    v1::TrimEvent event;
+    ToProto(target, index, count, *event.mutable_started());
+    Write(event);
+  }
+  void OnProgress(const TrimTarget& target, uint32_t index,
+                  const FitrimProgress& progress) override {
+    const auto now = steady_clock::now();
+    if (now < next_progress_) return;
+    next_progress_ = now + kProgressInterval;
+    v1::TrimEvent event;
+    ToProto(target, index, progress, *event.mutable_progress());
+    Write(event);
+  }
+  void OnFinished(const TrimTarget& target, uint32_t index, const TrimFinished& finished) override {
+    v1::TrimEvent event;
+    ToProto(target, index, finished, *event.mutable_finished());
+    Write(event);
+  }
+  void OnSummary(const TrimTotals& totals) {
+    v1::TrimEvent event;
+    ToProto(totals, *event.mutable_summary());
+    Write(event);
+  }
+
+ private:
+  void Write(const v1::TrimEvent& event) {
+    if (!writer_.Write(event)) stop_.request_stop();
+  }
+
+  grpc::ServerWriter<v1::TrimEvent>& writer_;
+  std::stop_source stop_;
+  steady_clock::time_point next_progress_{};
+};
+
+}  // namespace
+
+AgentService::Backend AgentService::RealBackend() {
+  return {[] { return ReadFilesystems(RealProbes()); }, KernelFitrim};
+}
+
+void AgentService::Stop() {
+  const std::lock_guard lock(mutex_);
+  stopped_ = true;
+  if (running_) running_->request_stop();
+}
+
+bool AgentService::TakePlace(std::stop_source trim) {
+  std::unique_lock lock(mutex_);
+  if (running_ && running_->stop_requested()) {
+    place_free_.wait_for(lock, kPlaceWait, [&] { return !running_; });
+  }
+  if (running_ || stopped_) return false;
+  running_ = std::move(trim);
+  return true;
+}
+
+void AgentService::LeavePlace() {
+  const std::lock_guard lock(mutex_);
+  running_.reset();
+  place_free_.notify_one();
+}
+
+grpc::Status AgentService::GetInfo(grpc::ServerContext* /*context*/,
+                                   const v1::GetInfoRequest* /*request*/,
+                                   v1::GetInfoResponse* response) {
+  const GuestInfo info = ReadGuestInfo();
+  response->set_agent_version(VIRT_RECLAIM_VERSION);
+  response->set_kernel_release(Utf8(info.kernel_release));
+  response->set_boot_id(Utf8(info.boot_id));
+  ToProto(info.uptime, *response->mutable_uptime());
+  response->add_capabilities(v1::CAPABILITY_LIST_FILESYSTEMS);
+  response->add_capabilities(v1::CAPABILITY_TRIM);
+  response->set_os_name(Utf8(info.os_name));
+  return grpc::Status::OK;
+}
+
+grpc::Status AgentService::ListFilesystems(grpc::ServerContext* /*context*/,
+                                           const v1::ListFilesystemsRequest* /*request*/,
+                                           v1::ListFilesystemsResponse* response) {
+  const auto list = backend_.read_filesystems();
+  if (!list.ok()) return ToGrpc(list.status());
+  ToProto(*list, *response);
+  return grpc::Status::OK;
+}
+
+grpc::Status AgentService::Trim(grpc::ServerContext* context, const v1::TrimRequest* request,
+                                grpc::ServerWriter<v1::TrimEvent>* writer) {
+  const auto options = ReadOptions(*request);
+  if (!options.ok()) return ToGrpc(options.status());
+  std::stop_source stop;
+  if (!TakePlace(stop)) return {grpc::StatusCode::ABORTED, "another trim is under way"};
+  const absl::Cleanup leave = [this] { LeavePlace(); };
+
+  const auto list = backend_.read_filesystems();
+  if (!list.ok()) return ToGrpc(list.status());
+  const auto targets =
+      ChooseTargets(*list, {request->mount_points().begin(), request->mount_points().end()});
+  if (!targets.ok()) return ToGrpc(targets.status());
+
+  // gRPC tells a synchronous service of a cancelled call only when asked.
+  std::mutex mutex;
+  std::condition_variable_any done;
+  const std::jthread watch([&](const std::stop_token& over) {
+    std::unique_lock lock(mutex);
+    while (!over.stop_requested()) {
+      if (context->IsCancelled()) stop.request_stop();
+      done.wait_for(lock, over, kCancelPoll, [] { return false; });
+    }
+  });
+  StreamObserver observer(*writer, stop);
+  const TrimTotals totals =
+      TrimAll(*targets, *options, observer, stop.get_token(), backend_.fitrim);
+  if (totals.cancelled) return {grpc::StatusCode::CANCELLED, "the trim was stopped"};
+  observer.OnSummary(totals);
+  return grpc::Status::OK;
+}
+
+}  // namespace virt_reclaim::agent

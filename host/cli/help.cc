@@ -1,0 +1,101 @@
+#include "host/cli/help.h"
+
+namespace virt_reclaim {
+namespace {
+
+constexpr absl::string_view kProgram = R"(usage: virt-reclaim [OPTIONS] VERB [OPTIONS] [DOMAIN...]
+
+Gives a libvirt/QEMU hypervisor the disk space back that its guests have freed.
+
+verbs:
+  report          what each disk occupies, what its guest uses, what could come back, and what stands in the way
+  trim            let running guests trim their filesystems, and measure what the host got back
+  migrate plan    show the smallest change of the domain XML that lets discards reach the host
+  migrate apply   make that change (the old XML is kept)
+  agent status    which guests have an agent, and why the others do not answer
+
+options, before or after the verb:
+  -c, --connect URI   the hypervisor (default: LIBVIRT_DEFAULT_URI, else libvirt's own choice)
+      --json          machine-readable output on stdout
+  -n, --dry-run       stop after the plan: change nothing
+      --state-dir DIR where old XML is kept (VIRT_RECLAIM_STATE_DIR; default /var/lib/virt-reclaim)
+      --run-dir DIR   where locks are (VIRT_RECLAIM_RUN_DIR; default /run/virt-reclaim)
+      --debug         let libvirt print its own messages
+  -h, --help          this text, or that of a verb: virt-reclaim trim --help
+  -V, --version       the version
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but the host got nothing back,
+             5 refused or busy, 130 interrupted
+Reason codes and examples: man virt-reclaim
+)";
+
+constexpr absl::string_view kReport = R"(usage: virt-reclaim report [OPTIONS] [DOMAIN...]
+       virt-reclaim df [OPTIONS] [DOMAIN...]
+
+For every disk: capacity (what the guest sees), allocation (what it occupies on the host, like du), what the
+guest's mounted filesystems use, what could come back (an estimate), and what keeps discards from the host.
+Reads no disk contents. A number that is not known is shown as '-'.
+
+Guests are asked through virt-reclaim-agent; one that is silent is given up after 2 seconds.
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted
+)";
+
+constexpr absl::string_view kTrim = R"(usage: virt-reclaim trim [OPTIONS] [DOMAIN...]
+
+Lets the agents of running guests trim their filesystems (FITRIM, as fstrim does), one guest after the other,
+and shows side by side what the guest trimmed and what the host freed: the allocation of all images of a disk,
+measured before and after. Without DOMAIN: all running domains that have an agent.
+
+options:
+  -m, --minimum SIZE      leave free extents shorter than this
+      --chunk SIZE        trim in pieces of about this size (default: the agent's choice)
+      --pause TIME        wait between two pieces, at most 60s
+      --mount-point PATH  only this filesystem of the guest; may be given several times
+      --timeout TIME      wall clock for one domain (default 30m)
+  -n, --dry-run           show which domains would be trimmed, and why others would not
+      --json              machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but the host got nothing back,
+             5 refused or busy, 130 interrupted
+)";
+
+constexpr absl::string_view kMigrate = R"(usage: virt-reclaim migrate plan [OPTIONS] [DOMAIN...]
+       virt-reclaim migrate apply [OPTIONS] DOMAIN... | --all
+
+plan shows, apply makes, the smallest change of a domain's definition that lets discards reach the host:
+discard='unmap' on its disks, and for virtio-blk disks a machine type of at least version 4.0 in the same family.
+Everything else stays as it is. A running domain goes on unchanged until it is shut down and started again.
+
+apply keeps the old XML below --state-dir, lets libvirt validate the new one, reads back what libvirt stored, and puts
+the old definition back when that differs. A second plan or apply finds nothing to do.
+
+options:
+      --diff          show the change of each XML as a unified diff
+      --all           apply: all domains
+      --disk TARGET   only this disk (vda); may be given several times
+      --keep-machine  never change the machine type
+  -n, --dry-run       apply: only show the plan
+      --json          machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 5 refused or busy, 130 interrupted
+)";
+
+constexpr absl::string_view kAgent = R"(usage: virt-reclaim agent status [OPTIONS] [DOMAIN...]
+
+Which guests have a virt-reclaim-agent, its version and kernel, and for the others the reason why none answers.
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 5 a domain that was named has no agent to ask, 130 interrupted
+)";
+
+}  // namespace
+
+absl::string_view HelpText(absl::string_view verb) {
+  if (verb == "report") return kReport;
+  if (verb == "trim") return kTrim;
+  if (verb == "migrate") return kMigrate;
+  if (verb == "agent") return kAgent;
+  return kProgram;
+}
+
+}  // namespace virt_reclaim

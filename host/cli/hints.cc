@@ -1,0 +1,57 @@
+#include "host/cli/hints.h"
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+
+namespace virt_reclaim {
+namespace {
+
+std::string Program(absl::string_view program, const HintContext& context,
+                    absl::string_view arguments) {
+  const std::string connect =
+      context.connect.empty() ? "" : absl::StrCat(" --connect ", ShellQuote(context.connect));
+  return absl::StrCat("'", program, connect, " ", arguments, " ", ShellQuote(context.domain), "'");
+}
+
+}  // namespace
+
+std::string ShellQuote(absl::string_view word) {
+  const auto is_plain = [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
+           absl::string_view("-_./:=@%+,").find(c) != absl::string_view::npos;
+  };
+  bool plain = !word.empty();
+  for (const char c : word) plain = plain && is_plain(c);
+  return plain
+             ? std::string(word)
+             : absl::StrCat("\"",
+                            absl::StrReplaceAll(
+                                word, {{"\\", "\\\\"}, {"\"", "\\\""}, {"$", "\\$"}, {"`", "\\`"}}),
+                            "\"");
+}
+
+std::optional<std::string> HintFor(Reason reason, const HintContext& context) {
+  switch (reason) {
+    case Reason::kDiscardIgnored:
+    case Reason::kMachineTooOld:
+      return absl::StrCat(Program("virt-reclaim", context, "migrate plan --diff"),
+                          " shows the change that lets discards through");
+    case Reason::kPowerCyclePending:
+      return absl::StrCat("shut it down and start it: ", Program("virsh", context, "shutdown"),
+                          ", then ", Program("virsh", context, "start"));
+    case Reason::kNotRunning:
+      return absl::StrCat("start it: ", Program("virsh", context, "start"));
+    case Reason::kPaused:
+      return absl::StrCat("let it run: ", Program("virsh", context, "resume"));
+    case Reason::kAgentNotConnected:
+      return "start virt-reclaim-agent in the guest, see virt-reclaim-agent(8)";
+    case Reason::kNoPort:
+    case Reason::kNoController:
+      return "add a channel named org.virt_reclaim.agent.v1, see virt-reclaim(1), AGENT CHANNEL";
+    default:
+      return std::nullopt;
+  }
+}
+
+}  // namespace virt_reclaim

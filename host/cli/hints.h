@@ -1,0 +1,28 @@
+// What to do about a reason: one command or sentence each. Kept apart from what happened; printed
+// to stderr. Every hint is executed by a test (tests/unit/hints_test.cc checks the commands parse,
+// tests/integration runs them).
+#ifndef VIRT_RECLAIM_HOST_CLI_HINTS_H_
+#define VIRT_RECLAIM_HOST_CLI_HINTS_H_
+
+#include <optional>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "host/model/reason.h"
+
+namespace virt_reclaim {
+
+struct HintContext {
+  std::string connect;  // as given with --connect; empty: default
+  std::string domain;
+};
+
+// Empty when there is nothing to advise.
+std::optional<std::string> HintFor(Reason reason, const HintContext& context);
+
+// `word` as one word of a POSIX shell command.
+std::string ShellQuote(absl::string_view word);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_CLI_HINTS_H_

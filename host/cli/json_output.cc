@@ -1,0 +1,262 @@
+#include "host/cli/json_output.h"
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+
+namespace virt_reclaim {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+template <typename T>
+Json OrNull(const std::optional<T>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+std::string Text(absl::string_view text) { return Printable(text); }
+
+Json Document(absl::string_view message_type) {
+  return {{"schema_version", 1}, {"message_type", std::string(message_type)}};
+}
+
+std::string Print(const Json& json) { return json.dump(2) + "\n"; }
+
+// Codes for programs, and the same as sentences for people.
+void AddReasons(Json& json, const char* key, const std::vector<Blocker>& blockers) {
+  Json codes = Json::array();
+  Json details = Json::array();
+  for (const Blocker& blocker : blockers) {
+    codes.push_back(std::string(Code(blocker.reason)));
+    details.push_back({{"code", std::string(Code(blocker.reason))},
+                       {"text", std::string(Sentence(blocker.reason))},
+                       {"detail", Text(blocker.detail)}});
+  }
+  json[key] = std::move(codes);
+  json[absl::StrCat(key, "_explained")] = std::move(details);
+}
+
+Json DomainJson(const DomainSummary& domain) {
+  return {{"name", Text(domain.name)},
+          {"uuid", Text(domain.uuid)},
+          {"state", std::string(Name(domain.state))}};
+}
+
+void AddOutcome(Json& json, const Outcome& outcome) {
+  json["status"] = std::string(Name(outcome.kind));
+  if (!outcome.error.ok()) json["error"] = Text(outcome.error.message());
+  AddReasons(json, "reasons", outcome.reasons);
+}
+
+Json DiskJson(const ReportedDisk& disk) {
+  const DiskFacts& facts = disk.facts;
+  Json json = {{"target", Text(facts.xml.target)},
+               {"bus", Text(facts.xml.bus)},
+               {"device", Text(facts.xml.device)},
+               {"image", Text(facts.xml.source.path)},
+               {"format", Text(facts.xml.source.format)},
+               {"capacity_bytes", OrNull(facts.usage.capacity)},
+               {"allocation_bytes", OrNull(facts.usage.allocation)},
+               {"physical_bytes", OrNull(facts.usage.physical)},
+               {"guest_used_bytes", facts.guest ? Json(facts.guest->used) : Json(nullptr)},
+               {"guest_free_bytes", facts.guest ? Json(facts.guest->free) : Json(nullptr)},
+               {"reclaimable_bytes", OrNull(disk.assessment.reclaimable)},
+               {"reclaimable_is", "estimate"}};
+  AddReasons(json, "blockers", disk.assessment.blockers);
+  Json chain = Json::array();
+  for (const ImageFile& file : facts.chain) {
+    chain.push_back({{"path", Text(file.path)},
+                     {"format", Text(file.format)},
+                     {"allocation_bytes", OrNull(file.usage.allocation)}});
+  }
+  json["chain"] = std::move(chain);
+  return json;
+}
+
+absl::string_view Name(GuestTrimResult result) {
+  switch (result) {
+    case GuestTrimResult::kDone:
+      return "done";
+    case GuestTrimResult::kSkipped:
+      return "skipped";
+    case GuestTrimResult::kFailed:
+      return "failed";
+    case GuestTrimResult::kCancelled:
+      return "cancelled";
+    case GuestTrimResult::kUnknown:
+      break;
+  }
+  return "unknown";
+}
+
+Json FilesystemJson(const GuestTrim& trim) {
+  Json disks = Json::array();
+  for (const std::string& disk : trim.disks) disks.push_back(Text(disk));
+  return {{"mount_point", Text(trim.mount_point)},
+          {"source", Text(trim.source)},
+          {"status", std::string(Name(trim.result))},
+          {"trimmed_bytes", trim.trimmed},
+          {"error", Text(trim.error_name)},
+          {"guest_disks", std::move(disks)},
+          {"seconds", absl::ToDoubleSeconds(trim.elapsed)}};
+}
+
+Json TrimmedJson(const TrimmedDomain& domain) {
+  Json json = DomainJson(domain.domain);
+  AddOutcome(json, domain.outcome);
+  json["trimmed_bytes"] = domain.trimmed;
+  json["freed_bytes"] = OrNull(domain.freed);
+  json["disks"] = Json::array();
+  for (const TrimmedDisk& disk : domain.disks) {
+    Json entry = {{"target", Text(disk.target)},
+                  {"image", Text(disk.image)},
+                  {"trimmed_bytes", OrNull(disk.trimmed)},
+                  {"guest_not_supported", disk.guest_not_supported},
+                  {"freed_bytes", OrNull(disk.freed)},
+                  {"allocation_before_bytes", OrNull(disk.allocation_before)},
+                  {"allocation_after_bytes", OrNull(disk.allocation_after)}};
+    AddReasons(entry, "reasons", disk.reasons);
+    json["disks"].push_back(std::move(entry));
+  }
+  json["filesystems"] = Json::array();
+  for (const GuestTrim& trim : domain.filesystems)
+    json["filesystems"].push_back(FilesystemJson(trim));
+  return json;
+}
+
+Json ChangesJson(const std::vector<xml::Change>& changes) {
+  Json list = Json::array();
+  for (const xml::Change& change : changes) {
+    list.push_back({{"target", Text(change.target)},
+                    {"what", Text(change.what)},
+                    {"before", change.before.empty() ? Json(nullptr) : Json(Text(change.before))},
+                    {"after", Text(change.after)},
+                    {"reason", Text(change.reason)}});
+  }
+  return list;
+}
+
+Json RefusalsJson(const std::vector<xml::Refusal>& refusals) {
+  Json list = Json::array();
+  for (const xml::Refusal& refusal : refusals) {
+    list.push_back({{"target", Text(refusal.target)},
+                    {"reason", Text(refusal.reason)},
+                    {"detail", Text(refusal.detail)}});
+  }
+  return list;
+}
+
+}  // namespace
+
+std::string ReportJson(const Report& report) {
+  Json json = Document("report");
+  const ReportTotal& total = report.total;
+  json["total"] = {{"disks", total.disks},
+                   {"capacity_bytes", total.capacity},
+                   {"allocation_bytes", total.allocation},
+                   {"disks_with_guest", total.disks_with_guest},
+                   {"guest_used_bytes", total.guest_used},
+                   {"reclaimable_bytes", total.reclaimable}};
+  json["domains"] = Json::array();
+  for (const ReportedDomain& domain : report.domains) {
+    Json entry = DomainJson(domain.summary);
+    AddOutcome(entry, domain.outcome);
+    entry["agent"] = domain.agent ? Json(std::string(Code(domain.agent->reason))) : Json(nullptr);
+    entry["disks"] = Json::array();
+    for (const ReportedDisk& disk : domain.disks) entry["disks"].push_back(DiskJson(disk));
+    json["domains"].push_back(std::move(entry));
+  }
+  return Print(json);
+}
+
+std::string TrimPlanJson(const std::vector<TrimAction>& plan) {
+  Json json = Document("trim-plan");
+  json["domains"] = Json::array();
+  for (const TrimAction& action : plan) {
+    Json entry = DomainJson(action.domain);
+    entry["action"] = action.error.ok() && action.blockers.empty() ? "trim" : "skip";
+    if (!action.error.ok()) entry["error"] = Text(action.error.message());
+    AddReasons(entry, "reasons", action.blockers);
+    json["domains"].push_back(std::move(entry));
+  }
+  return Print(json);
+}
+
+std::string TrimJson(const std::vector<TrimmedDomain>& domains) {
+  Json json = Document("trim");
+  uint64_t trimmed = 0;
+  int64_t freed = 0;
+  Json list = Json::array();
+  for (const TrimmedDomain& domain : domains) {
+    trimmed += domain.trimmed;
+    freed += domain.freed.value_or(0);
+    list.push_back(TrimmedJson(domain));
+  }
+  json["total"] = {{"trimmed_bytes", trimmed}, {"freed_bytes", freed}};
+  json["domains"] = std::move(list);
+  return Print(json);
+}
+
+std::string MigratePlanJson(const std::vector<MigrateAction>& plan, bool diff) {
+  Json json = Document("migrate-plan");
+  json["domains"] = Json::array();
+  for (const MigrateAction& action : plan) {
+    Json entry = DomainJson(action.domain);
+    if (!action.error.ok()) entry["error"] = Text(action.error.message());
+    AddReasons(entry, "blockers", action.blockers);
+    entry["changes"] = ChangesJson(action.changes);
+    entry["refusals"] = RefusalsJson(action.refusals);
+    entry["warnings"] = RefusalsJson(action.warnings);
+    entry["power_cycle_pending"] = action.power_cycle_pending;
+    if (diff && !action.changes.empty()) {
+      // Its line ends stay; every other control character is made printable by the JSON writer.
+      entry["diff"] = xml::UnifiedDiff(action.before, action.after, "now", "migrated");
+    }
+    json["domains"].push_back(std::move(entry));
+  }
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string MigratedJson(const std::vector<MigratedDomain>& domains) {
+  Json json = Document("migrate-apply");
+  json["domains"] = Json::array();
+  for (const MigratedDomain& domain : domains) {
+    Json entry = DomainJson(domain.domain);
+    AddOutcome(entry, domain.outcome);
+    entry["changes"] = ChangesJson(domain.changes);
+    entry["needs_power_cycle"] = domain.needs_power_cycle;
+    entry["backup"] = domain.backup.empty() ? Json(nullptr) : Json(Text(domain.backup));
+    json["domains"].push_back(std::move(entry));
+  }
+  return Print(json);
+}
+
+std::string AgentStatusJson(const std::vector<AgentStatusOfDomain>& statuses) {
+  Json json = Document("agent-status");
+  json["domains"] = Json::array();
+  for (const AgentStatusOfDomain& status : statuses) {
+    Json entry = DomainJson(status.summary);
+    AddOutcome(entry, status.outcome);
+    if (status.blocker) AddReasons(entry, "reasons", {*status.blocker});
+    entry["agent"] = nullptr;
+    if (status.agent) {
+      entry["agent"] = {{"version", status.agent->agent_version},
+                        {"kernel", status.agent->kernel_release},
+                        {"boot_id", status.agent->boot_id},
+                        {"system", status.agent->os_name},
+                        {"uptime_seconds", absl::ToDoubleSeconds(status.agent->uptime)}};
+    }
+    json["domains"].push_back(std::move(entry));
+  }
+  return Print(json);
+}
+
+std::string ErrorJson(const absl::Status& status, ExitStatus exit_status) {
+  Json json = Document("error");
+  json["error"] = Text(status.message());
+  json["exit_status"] = static_cast<int>(exit_status);
+  return Print(json);
+}
+
+}  // namespace virt_reclaim

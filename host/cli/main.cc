@@ -1,0 +1,67 @@
+// virt-reclaim: the host program. Puts the real services together and hands them to RunProgram.
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+
+#include "absl/time/clock.h"
+#include "base/status.h"
+#include "base/stop_signal.h"
+#include "host/cli/program.h"
+
+namespace virt_reclaim {
+namespace {
+
+absl::Status WithRealServices(const CommandLine& line,
+                              const std::function<void(const Services&)>& use) {
+  VR_ASSIGN_OR_RETURN(const auto hypervisor, ConnectLibvirt(line.connect, line.debug));
+  const auto images = NewImageStore();
+  use(Services{*hypervisor, *images, ConnectGuestAgent, line.run_directory, line.state_directory,
+               absl::Now, absl::SleepFor});
+  return absl::OkStatus();
+}
+
+bool WriteAll(int fd, const std::string& text) {
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t n = write(fd, text.data() + done, text.size() - done);
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return false;
+    done += static_cast<size_t>(n);
+  }
+  return true;
+}
+
+int Main(int argc, char** argv) {
+  setenv("GRPC_VERBOSITY", "NONE",
+         0);  // a hostile guest could fill the terminal with gRPC's own log
+  const StopSignal stop_signal;
+  ProgramResult result;
+  {
+    ProgressLine progress(STDERR_FILENO);
+    result = RunProgram({argv + 1, argv + argc}, WithRealServices, progress, stop_signal.token());
+  }
+  const bool written = WriteAll(STDOUT_FILENO, result.out);
+  WriteAll(STDERR_FILENO, result.err);
+  if (!written && result.status == ExitStatus::kDone)
+    result.status = ExitStatus::kError;  // disk full, closed pipe
+  return static_cast<int>(result.status);
+}
+
+}  // namespace
+}  // namespace virt_reclaim
+
+int main(int argc, char** argv) {
+  try {
+    const int status = virt_reclaim::Main(argc, argv);
+    // libvirt's event loop runs on a detached thread; static destructors must not pull things away
+    // from under it.
+    fflush(nullptr);
+    _exit(status);
+  } catch (const std::exception& error) {
+    fprintf(stderr, "virt-reclaim: internal error: %s\n", error.what());
+    _exit(1);
+  }
+}

@@ -1,0 +1,235 @@
+#include "host/cli/options.h"
+
+#include <CLI/CLI.hpp>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/byte_size.h"
+#include "base/escape.h"
+#include "base/status.h"
+#include "base/suggest.h"
+#include "host/cli/help.h"
+
+namespace virt_reclaim {
+namespace {
+
+// The option and verb names that are known at the place where parsing stopped, for "did you mean".
+std::vector<std::string> KnownWords(const CLI::App& root, bool options) {
+  std::vector<std::string> words;
+  std::vector<const CLI::App*> open{&root};
+  while (!open.empty()) {
+    const CLI::App* app = open.back();
+    open.pop_back();
+    if (options) {
+      for (const CLI::Option* option : app->get_options()) {
+        for (const std::string& name : option->get_lnames())
+          words.push_back(absl::StrCat("--", name));
+      }
+      words.emplace_back("--help");
+    }
+    for (const CLI::App* sub : app->get_subcommands([](const CLI::App*) { return true; })) {
+      if (!options) words.push_back(sub->get_name());
+      if (sub->parsed()) open.push_back(sub);
+    }
+  }
+  return words;
+}
+
+absl::Status UsageError(absl::string_view message) {
+  return absl::InvalidArgumentError(absl::StrCat(message, "; see 'virt-reclaim --help'"));
+}
+
+absl::Status UnknownWord(const CLI::App& root, const std::string& word) {
+  const bool is_option = absl::StartsWith(word, "-");
+  const std::string name = word.substr(0, word.find('='));
+  const auto nearest = NearestWord(name, KnownWords(root, is_option));
+  const std::string what =
+      absl::StrCat(is_option ? "unknown option '" : "unknown verb '", Printable(name), "'");
+  return nearest
+             ? absl::InvalidArgumentError(absl::StrCat(what, ": did you mean '", *nearest, "'?"))
+             : UsageError(what);
+}
+
+// Texts that become numbers after parsing, so that the messages are ours.
+struct RawValues {
+  std::string minimum, chunk, pause, timeout;
+  bool help = false;
+};
+
+template <typename T, typename Parser>
+absl::Status Convert(const std::string& text, absl::string_view option, T& out, Parser parse) {
+  if (text.empty()) return absl::OkStatus();
+  auto value = parse(text);
+  if (!value.ok()) return UsageError(absl::StrCat(option, ": ", value.status().message()));
+  out = *value;
+  return absl::OkStatus();
+}
+
+absl::Status ConvertAll(const RawValues& raw, CommandLine& line) {
+  VR_RETURN_IF_ERROR(Convert(raw.minimum, "--minimum", line.minimum, ParseByteSize));
+  VR_RETURN_IF_ERROR(Convert(raw.chunk, "--chunk", line.chunk, ParseByteSize));
+  VR_RETURN_IF_ERROR(Convert(raw.pause, "--pause", line.pause, ParseDuration));
+  VR_RETURN_IF_ERROR(Convert(raw.timeout, "--timeout", line.timeout, ParseDuration));
+  if (line.pause > absl::Seconds(60)) return UsageError("--pause: at most 60 s");
+  if (line.timeout <= absl::ZeroDuration()) return UsageError("--timeout: must be longer than 0");
+  return absl::OkStatus();
+}
+
+CLI::App* AddVerb(CLI::App& parent, const std::string& name, RawValues& raw) {
+  CLI::App* verb = parent.add_subcommand(name);
+  verb->set_help_flag();
+  verb->add_flag("-h,--help", raw.help);
+  verb->fallthrough();
+  return verb;
+}
+
+// Declares everything; `verbs` remembers which sub-command means which verb.
+class Parser {
+ public:
+  Parser() : root_("", "virt-reclaim") {
+    root_.set_help_flag();
+    root_.add_flag("-h,--help", raw_.help);
+    root_.add_flag("-V,--version", version_);
+    root_.add_option("-c,--connect", line_.connect);
+    root_.add_flag("--json", line_.json);
+    root_.add_flag("-n,--dry-run", line_.dry_run);
+    root_.add_flag("--debug", line_.debug);
+    root_.add_option("--state-dir", line_.state_directory)->envname("VIRT_RECLAIM_STATE_DIR");
+    root_.add_option("--run-dir", line_.run_directory)->envname("VIRT_RECLAIM_RUN_DIR");
+    DeclareVerbs();
+  }
+
+  absl::StatusOr<std::variant<CommandLine, PrintAndExit>> Parse(
+      std::vector<std::string> arguments) {
+    std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them as a stack
+    try {
+      root_.parse(arguments);
+    } catch (const CLI::ExtrasError&) {
+      // Reported below, by name.
+    } catch (const CLI::ParseError& error) {
+      if (!raw_.help) return UsageError(OneLine(error.what()));
+    }
+    if (version_) return PrintAndExit{absl::StrCat("virt-reclaim ", VIRT_RECLAIM_VERSION, "\n")};
+    if (raw_.help) return PrintAndExit{std::string(HelpText(CurrentVerb()))};
+    const std::vector<std::string> extras = root_.remaining(true);
+    if (!extras.empty()) return UnknownWord(root_, extras.front());
+    VR_RETURN_IF_ERROR(FindVerb());
+    VR_RETURN_IF_ERROR(ConvertAll(raw_, line_));
+    return line_;
+  }
+
+ private:
+  void DeclareVerbs() {
+    report_ = AddVerb(root_, "report", raw_);
+    report_->alias("df");
+    AddDomains(*report_);
+
+    trim_ = AddVerb(root_, "trim", raw_);
+    AddDomains(*trim_);
+    trim_->add_option("-m,--minimum", raw_.minimum);
+    trim_->add_option("--chunk", raw_.chunk);
+    trim_->add_option("--pause", raw_.pause);
+    trim_->add_option("--timeout", raw_.timeout);
+    trim_->add_option("--mount-point", line_.mount_points)->allow_extra_args(false);
+
+    migrate_ = AddVerb(root_, "migrate", raw_);
+    plan_ = AddVerb(*migrate_, "plan", raw_);
+    apply_ = AddVerb(*migrate_, "apply", raw_);
+    for (CLI::App* verb : {plan_, apply_}) {
+      AddDomains(*verb);
+      verb->add_flag("--diff", line_.diff);
+      verb->add_flag("--keep-machine", line_.keep_machine);
+      verb->add_option("--disk", line_.disks)->allow_extra_args(false);
+    }
+    apply_->add_flag("--all", line_.all);
+
+    agent_ = AddVerb(root_, "agent", raw_);
+    status_ = AddVerb(*agent_, "status", raw_);
+    AddDomains(*status_);
+  }
+
+  void AddDomains(CLI::App& verb) { verb.add_option("DOMAIN", line_.domains); }
+
+  absl::string_view CurrentVerb() const {
+    if (plan_->parsed() || apply_->parsed() || migrate_->parsed()) return "migrate";
+    if (agent_->parsed()) return "agent";
+    if (trim_->parsed()) return "trim";
+    return report_->parsed() ? "report" : "";
+  }
+
+  absl::Status FindVerb() {
+    if (report_->count() + trim_->count() + migrate_->count() + agent_->count() > 1) {
+      return UsageError("two verbs: one call takes one");
+    }
+    if (report_->parsed()) {
+      line_.verb = Verb::kReport;
+    } else if (trim_->parsed()) {
+      line_.verb = Verb::kTrim;
+    } else if (plan_->parsed()) {
+      line_.verb = Verb::kMigratePlan;
+    } else if (apply_->parsed()) {
+      line_.verb = Verb::kMigrateApply;
+    } else if (status_->parsed()) {
+      line_.verb = Verb::kAgentStatus;
+    } else if (migrate_->parsed()) {
+      return UsageError("migrate what? write 'migrate plan' or 'migrate apply'");
+    } else if (agent_->parsed()) {
+      return UsageError("agent what? write 'agent status'");
+    } else {
+      return UsageError("no verb: write for example 'virt-reclaim report'");
+    }
+    return CheckSelection();
+  }
+
+  absl::Status CheckSelection() const {
+    if (line_.verb != Verb::kMigrateApply) return absl::OkStatus();
+    if (line_.all && !line_.domains.empty())
+      return UsageError("--all and domain names exclude each other");
+    if (!line_.all && line_.domains.empty())
+      return UsageError("migrate apply: name the domains, or write --all");
+    return absl::OkStatus();
+  }
+
+  static std::string OneLine(std::string text) {
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    return Printable(text);
+  }
+
+  CommandLine line_;
+  RawValues raw_;
+  bool version_ = false;
+  CLI::App root_;
+  CLI::App* report_ = nullptr;
+  CLI::App* trim_ = nullptr;
+  CLI::App* migrate_ = nullptr;
+  CLI::App* plan_ = nullptr;
+  CLI::App* apply_ = nullptr;
+  CLI::App* agent_ = nullptr;
+  CLI::App* status_ = nullptr;
+};
+
+}  // namespace
+
+absl::StatusOr<std::variant<CommandLine, PrintAndExit>> ParseCommandLine(
+    const std::vector<std::string>& arguments) {
+  return Parser().Parse(arguments);
+}
+
+absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text) {
+  absl::Duration duration;
+  double seconds = 0;
+  if (absl::SimpleAtod(text, &seconds)) {
+    duration = absl::Seconds(seconds);
+  } else if (!absl::ParseDuration(text, &duration)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", Printable(text), "' is no time: write for example 200ms, 90s or 5m"));
+  }
+  if (duration < absl::ZeroDuration() || duration > absl::Hours(24 * 30)) {
+    return absl::InvalidArgumentError(absl::StrCat("'", Printable(text), "' is out of range"));
+  }
+  return duration;
+}
+
+}  // namespace virt_reclaim

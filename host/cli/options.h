@@ -1,0 +1,52 @@
+// The command line, as data. The only file that knows the option parser (CLI11 costs seconds of
+// compile time per file).
+#ifndef VIRT_RECLAIM_HOST_CLI_OPTIONS_H_
+#define VIRT_RECLAIM_HOST_CLI_OPTIONS_H_
+
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace virt_reclaim {
+
+enum class Verb { kReport, kTrim, kMigratePlan, kMigrateApply, kAgentStatus };
+
+struct CommandLine {
+  Verb verb = Verb::kReport;
+  // Global options, before or after the verb.
+  std::string connect;  // empty: libvirt's default
+  bool json = false;
+  bool dry_run = false;
+  bool debug = false;
+  std::string state_directory = "/var/lib/virt-reclaim";
+  std::string run_directory = "/run/virt-reclaim";
+  // Of the verbs.
+  std::vector<std::string> domains;
+  bool all = false;
+  bool diff = false;
+  bool keep_machine = false;
+  std::vector<std::string> disks;
+  std::vector<std::string> mount_points;
+  uint64_t minimum = 0, chunk = 0;
+  absl::Duration pause = absl::ZeroDuration();
+  absl::Duration timeout = absl::Minutes(30);
+};
+
+// What to print instead of working: --help and --version.
+struct PrintAndExit {
+  std::string text;
+};
+
+// InvalidArgument: wrong usage, one line that names the word and what to write instead.
+absl::StatusOr<std::variant<CommandLine, PrintAndExit>> ParseCommandLine(
+    const std::vector<std::string>& arguments);
+
+// "90", "90s", "5m", "200ms", "2h": a bare number is seconds.
+absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_CLI_OPTIONS_H_

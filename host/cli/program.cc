@@ -1,0 +1,233 @@
+#include "host/cli/program.h"
+
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/suggest.h"
+#include "host/cli/hints.h"
+#include "host/cli/json_output.h"
+#include "host/cli/text_output.h"
+
+namespace virt_reclaim {
+namespace {
+
+ProgramResult FailWith(const absl::Status& status, bool json) {
+  ProgramResult result;
+  result.status = ExitStatusOf(status);
+  if (json) result.out = ErrorJson(status, result.status);
+  result.err = absl::StrCat("virt-reclaim: ", Printable(status.message()), "\n");
+  return result;
+}
+
+// One "hint:" line per reason and domain, however many disks have it.
+class Hints {
+ public:
+  explicit Hints(const CommandLine& line) : connect_(line.connect) {}
+  void Add(const DomainSummary& domain, const std::vector<Blocker>& blockers) {
+    for (const Blocker& blocker : blockers) {
+      const auto hint = HintFor(blocker.reason, {connect_, domain.name});
+      if (hint)
+        lines_.insert(absl::StrCat("hint: ", Printable(domain.name), ": ", Printable(*hint), "\n"));
+    }
+  }
+  std::string Text() const {
+    constexpr size_t kMost = 10;  // a fleet with one illness needs no hundred hints
+    std::string text;
+    size_t shown = 0;
+    for (const std::string& line : lines_) {
+      if (++shown > kMost) return absl::StrCat(text, "hint: (", lines_.size() - kMost, " more)\n");
+      text += line;
+    }
+    return text;
+  }
+
+ private:
+  std::string connect_;
+  std::set<std::string> lines_;
+};
+
+template <typename Items>
+ExitStatus StatusOf(const Items& items) {
+  std::vector<Outcome> outcomes;
+  for (const auto& item : items) outcomes.push_back(item.outcome);
+  return ExitStatusOf(outcomes);
+}
+
+// "web: machine-too-old: virtio-blk passes ... (pc-i440fx-3.1)", once per domain and reason.
+template <typename Add>
+std::string Explanations(Add add) {
+  std::set<std::string> lines;
+  add([&](const DomainSummary& domain, const std::string& target, const Blocker& blocker) {
+    const std::string disk = target.empty() ? "" : absl::StrCat("/", Printable(target));
+    lines.insert(absl::StrCat(Printable(domain.name), disk, ": ", BlockerText(blocker), "\n"));
+  });
+  std::string text;
+  for (const std::string& line : lines) text += line;
+  return text;
+}
+
+// One verb after the other, each: command -> texts.
+class VerbRunner {
+ public:
+  VerbRunner(const CommandLine& line, ProgressLine& progress, const std::stop_token& stop)
+      : line_(line), progress_(progress), stop_(stop) {}
+
+  ProgramResult Run(const Services& services) {
+    switch (line_.verb) {
+      case Verb::kReport:
+        return Report(services);
+      case Verb::kTrim:
+        return Trim(services);
+      case Verb::kMigratePlan:
+      case Verb::kMigrateApply:
+        return Migrate(services);
+      case Verb::kAgentStatus:
+        return AgentStatus(services);
+    }
+    return FailWith(absl::InternalError("unknown verb"), line_.json);
+  }
+
+ private:
+  ProgramResult Report(const Services& services) {
+    ReportOptions options;
+    options.domains = line_.domains;
+    auto report = MakeReport(services, options, stop_);
+    if (!report.ok()) return FailWith(report.status(), line_.json);
+    ProgramResult result;
+    result.status = StatusOf(report->domains);
+    if (line_.json) {
+      result.out = ReportJson(*report);
+      return result;
+    }
+    Hints hints(line_);
+    result.err = Explanations([&](auto explain) {
+      for (const ReportedDomain& domain : report->domains) {
+        if (domain.agent) explain(domain.summary, "", *domain.agent);
+        if (domain.agent) hints.Add(domain.summary, {*domain.agent});
+        for (const ReportedDisk& disk : domain.disks) {
+          if (IsOther(disk.facts.xml)) continue;
+          for (const Blocker& blocker : disk.assessment.blockers)
+            explain(domain.summary, disk.facts.xml.target, blocker);
+          hints.Add(domain.summary, disk.assessment.blockers);
+        }
+      }
+    });
+    result.err += hints.Text();
+    result.out = ReportText(*report);
+    return result;
+  }
+
+  ProgramResult Trim(const Services& services) {
+    TrimOptions options;
+    options.domains = line_.domains;
+    options.guest = {line_.mount_points, line_.minimum, line_.chunk, line_.pause};
+    options.timeout = line_.timeout;
+    auto plan = PlanTrim(services, options, stop_);
+    if (!plan.ok()) return FailWith(plan.status(), line_.json);
+    ProgramResult result;
+    if (line_.dry_run) {
+      result.out = line_.json ? TrimPlanJson(*plan) : TrimPlanText(*plan);
+      return result;
+    }
+    const std::vector<TrimmedDomain> domains = ExecuteTrim(
+        services, options, *plan,
+        [&](const DomainSummary& domain, const GuestTrimProgress& p) { progress_.Show(domain, p); },
+        stop_);
+    result.status = StatusOf(domains);
+    result.out = line_.json ? TrimJson(domains) : TrimText(domains);
+    if (line_.json) return result;
+    Hints hints(line_);
+    result.err = Explanations([&](auto explain) {
+      for (const TrimmedDomain& domain : domains) {
+        if (domain.outcome.asked_for) hints.Add(domain.domain, domain.outcome.reasons);
+        for (const TrimmedDisk& disk : domain.disks) {
+          for (const Blocker& blocker : disk.reasons) explain(domain.domain, disk.target, blocker);
+          hints.Add(domain.domain, disk.reasons);
+        }
+      }
+    });
+    result.err += hints.Text();
+    return result;
+  }
+
+  ProgramResult Migrate(const Services& services) {
+    MigrateOptions options;
+    options.domains = line_.domains;
+    options.rewrite.machine =
+        line_.keep_machine ? xml::MachinePolicy::kKeep : xml::MachinePolicy::kAuto;
+    options.rewrite.targets = line_.disks;
+    auto plan = PlanMigrate(services, options, stop_);
+    if (!plan.ok()) return FailWith(plan.status(), line_.json);
+    ProgramResult result;
+    Hints hints(line_);
+    if (line_.verb == Verb::kMigratePlan || line_.dry_run) {
+      result.out =
+          line_.json ? MigratePlanJson(*plan, line_.diff) : MigratePlanText(*plan, line_.diff);
+      std::vector<Outcome> outcomes;
+      for (const MigrateAction& action : *plan) {
+        outcomes.push_back(OutcomeOf(action));
+        if (action.power_cycle_pending)
+          hints.Add(action.domain, {{Reason::kPowerCyclePending, ""}});
+      }
+      result.status = ExitStatusOf(outcomes);
+    } else {
+      const std::vector<MigratedDomain> migrated = ApplyMigrate(services, options, *plan, stop_);
+      result.status = StatusOf(migrated);
+      if (line_.json) {
+        result.out = MigratedJson(migrated);
+      } else {
+        if (line_.diff) result.out = MigratePlanText(*plan, true) + "\n";
+        result.out += MigratedText(migrated);
+      }
+      for (const MigratedDomain& domain : migrated) {
+        if (domain.needs_power_cycle) hints.Add(domain.domain, {{Reason::kPowerCyclePending, ""}});
+      }
+    }
+    if (!line_.json) result.err = hints.Text();
+    return result;
+  }
+
+  ProgramResult AgentStatus(const Services& services) {
+    AgentStatusOptions options;
+    options.domains = line_.domains;
+    auto statuses = GetAgentStatus(services, options, stop_);
+    if (!statuses.ok()) return FailWith(statuses.status(), line_.json);
+    ProgramResult result;
+    result.status = StatusOf(*statuses);
+    result.out = line_.json ? AgentStatusJson(*statuses) : AgentStatusText(*statuses);
+    if (line_.json) return result;
+    Hints hints(line_);
+    for (const AgentStatusOfDomain& status : *statuses) {
+      if (status.blocker) hints.Add(status.summary, {*status.blocker});
+    }
+    result.err = hints.Text();
+    return result;
+  }
+
+  const CommandLine& line_;
+  ProgressLine& progress_;
+  const std::stop_token& stop_;
+};
+
+}  // namespace
+
+ProgramResult RunProgram(const std::vector<std::string>& arguments,
+                         const WithServices& with_services, ProgressLine& progress,
+                         const std::stop_token& stop) {
+  auto parsed = ParseCommandLine(arguments);
+  const bool json = std::find(arguments.begin(), arguments.end(), "--json") != arguments.end();
+  if (!parsed.ok()) return FailWith(parsed.status(), json);
+  if (const auto* print = std::get_if<PrintAndExit>(&*parsed))
+    return {print->text, "", ExitStatus::kDone};
+  const CommandLine& line = std::get<CommandLine>(*parsed);
+  ProgramResult result;
+  const absl::Status connected = with_services(line, [&](const Services& services) {
+    result = VerbRunner(line, progress, stop).Run(services);
+  });
+  return connected.ok() ? result : FailWith(connected, line.json);
+}
+
+}  // namespace virt_reclaim

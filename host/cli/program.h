@@ -1,0 +1,37 @@
+// The program without its process: arguments in, texts and an exit status out, so that tests can
+// run it whole on fakes.
+#ifndef VIRT_RECLAIM_HOST_CLI_PROGRAM_H_
+#define VIRT_RECLAIM_HOST_CLI_PROGRAM_H_
+
+#include <functional>
+#include <memory>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "host/cli/options.h"
+#include "host/cli/progress.h"
+#include "host/commands/services.h"
+#include "host/model/outcome.h"
+
+namespace virt_reclaim {
+
+struct ProgramResult {
+  std::string out;  // stdout
+  std::string err;  // stderr: hints and warnings
+  ExitStatus status = ExitStatus::kDone;
+};
+
+// How a parsed command line reaches the outside world: connects, and calls the function with the
+// services.
+using WithServices =
+    std::function<absl::Status(const CommandLine&, const std::function<void(const Services&)>&)>;
+
+ProgramResult RunProgram(const std::vector<std::string>& arguments,
+                         const WithServices& with_services, ProgressLine& progress,
+                         const std::stop_token& stop);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_CLI_PROGRAM_H_

@@ -1,0 +1,213 @@
+#include "host/cli/text_output.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/byte_size.h"
+#include "base/escape.h"
+#include "host/cli/text_table.h"
+
+namespace virt_reclaim {
+namespace {
+
+using Align = TextTable::Align;
+
+std::string Size(const std::optional<uint64_t>& bytes) {
+  return bytes ? FormatByteSize(*bytes) : "-";
+}
+std::string Size(const std::optional<int64_t>& bytes) {
+  return bytes ? FormatSignedByteSize(*bytes) : "-";
+}
+
+std::string Codes(const std::vector<Blocker>& blockers) {
+  return absl::StrJoin(blockers, ", ", [](std::string* out, const Blocker& b) {
+    absl::StrAppend(out, Code(b.reason));
+  });
+}
+
+std::string Texts(const std::vector<Blocker>& blockers) {
+  return absl::StrJoin(blockers, "; ", [](std::string* out, const Blocker& b) {
+    absl::StrAppend(out, BlockerText(b));
+  });
+}
+
+std::string OutcomeText(const Outcome& outcome) {
+  if (outcome.kind == OutcomeKind::kFailed)
+    return absl::StrCat("failed: ", Printable(outcome.error.message()));
+  if (outcome.kind == OutcomeKind::kSkipped)
+    return absl::StrCat("skipped: ", Texts(outcome.reasons));
+  if (outcome.kind == OutcomeKind::kCancelled) return "interrupted";
+  return Texts(outcome.reasons);
+}
+
+std::string ChangeText(const xml::Change& change) {
+  return absl::StrCat(change.what, " ",
+                      change.before.empty() ? "(not set)" : Printable(change.before), " -> ",
+                      Printable(change.after));
+}
+
+void AddReportRows(const ReportedDomain& domain, TextTable& table) {
+  if (domain.disks.empty())
+    table.AddRow(
+        {Printable(domain.summary.name), "", "", "", "", "", "", OutcomeText(domain.outcome)});
+  for (const ReportedDisk& disk : domain.disks) {
+    const std::optional<uint64_t> used =
+        disk.facts.guest ? std::optional<uint64_t>(disk.facts.guest->used) : std::nullopt;
+    table.AddRow({Printable(domain.summary.name), Printable(disk.facts.xml.target),
+                  Printable(disk.facts.xml.bus), Size(disk.facts.usage.capacity),
+                  Size(disk.facts.usage.allocation), Size(used), Size(disk.assessment.reclaimable),
+                  Codes(disk.assessment.blockers)});
+  }
+}
+
+void AddTrimRows(const TrimmedDomain& domain, TextTable& table) {
+  const std::string name = Printable(domain.domain.name);
+  if (domain.disks.empty() || domain.outcome.kind == OutcomeKind::kFailed) {
+    table.AddRow({name, "", "", "", OutcomeText(domain.outcome)});
+  }
+  for (const TrimmedDisk& disk : domain.disks) {
+    table.AddRow({name, Printable(disk.target),
+                  disk.guest_not_supported ? "not supported" : Size(disk.trimmed), Size(disk.freed),
+                  Codes(disk.reasons)});
+  }
+}
+
+}  // namespace
+
+std::string BlockerText(const Blocker& blocker) {
+  std::string text = absl::StrCat(Code(blocker.reason), ": ", Sentence(blocker.reason));
+  if (!blocker.detail.empty()) absl::StrAppend(&text, " (", blocker.detail, ")");
+  return text;
+}
+
+std::string ReportText(const Report& report) {
+  const ReportTotal& total = report.total;
+  std::string out = absl::StrCat("total: ", total.disks, total.disks == 1 ? " disk" : " disks",
+                                 ", capacity ", FormatByteSize(total.capacity), ", allocation ",
+                                 FormatByteSize(total.allocation));
+  if (total.disks_with_guest > 0) {
+    absl::StrAppend(&out, "; of ", total.disks_with_guest, " known from inside: guests use ",
+                    FormatByteSize(total.guest_used), ", reclaimable about ",
+                    FormatByteSize(total.reclaimable));
+  }
+  absl::StrAppend(&out, "\n\n");
+  TextTable table;
+  table.AddColumn("DOMAIN");
+  table.AddColumn("DISK");
+  table.AddColumn("BUS");
+  for (absl::string_view title : {"CAPACITY", "ALLOCATION", "GUEST USES", "RECLAIMABLE"}) {
+    table.AddColumn(title, Align::kRight);
+  }
+  table.AddColumn("BLOCKERS");
+  for (const ReportedDomain& domain : report.domains) AddReportRows(domain, table);
+  return out + table.Render();
+}
+
+std::string TrimPlanText(const std::vector<TrimAction>& plan) {
+  TextTable table;
+  table.AddColumn("DOMAIN");
+  table.AddColumn("PLAN");
+  for (const TrimAction& action : plan) {
+    std::string text = "trim all filesystems of the guest";
+    if (!action.error.ok()) text = absl::StrCat("cannot: ", Printable(action.error.message()));
+    if (!action.blockers.empty()) text = absl::StrCat("skip: ", Texts(action.blockers));
+    table.AddRow({Printable(action.domain.name), text});
+  }
+  return table.Render();
+}
+
+std::string TrimText(const std::vector<TrimmedDomain>& domains) {
+  TextTable table;
+  table.AddColumn("DOMAIN");
+  table.AddColumn("DISK");
+  table.AddColumn("GUEST TRIMMED", Align::kRight);
+  table.AddColumn("HOST FREED", Align::kRight);
+  table.AddColumn("REASONS");
+  uint64_t trimmed = 0;
+  int64_t freed = 0;
+  for (const TrimmedDomain& domain : domains) {
+    AddTrimRows(domain, table);
+    trimmed += domain.trimmed;
+    freed += domain.freed.value_or(0);
+  }
+  return absl::StrCat("total: guests trimmed ", FormatByteSize(trimmed), ", host freed ",
+                      FormatSignedByteSize(freed), "\n\n", table.Render());
+}
+
+std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff) {
+  TextTable table;
+  for (absl::string_view title : {"DOMAIN", "DISK", "CHANGE", "WHY"}) table.AddColumn(title);
+  for (const MigrateAction& action : plan) {
+    const std::string name = Printable(action.domain.name);
+    for (const Blocker& blocker : action.blockers)
+      table.AddRow({name, "", "refused", BlockerText(blocker)});
+    if (!action.error.ok()) table.AddRow({name, "", "cannot", Printable(action.error.message())});
+    for (const xml::Change& change : action.changes) {
+      table.AddRow({name, Printable(change.target), ChangeText(change), Printable(change.reason)});
+    }
+    for (const xml::Refusal& refusal : action.refusals) {
+      table.AddRow({name, Printable(refusal.target), "stays",
+                    absl::StrCat(refusal.reason, ": ", Printable(refusal.detail))});
+    }
+    for (const xml::Refusal& warning : action.warnings) {
+      table.AddRow({name, Printable(warning.target), "warning",
+                    absl::StrCat(warning.reason, ": ", Printable(warning.detail))});
+    }
+    if (action.power_cycle_pending) {
+      table.AddRow({name, "", "nothing to do", BlockerText({Reason::kPowerCyclePending, ""})});
+    } else if (action.changes.empty() && action.blockers.empty() && action.error.ok()) {
+      table.AddRow({name, "", "nothing to do", ""});
+    }
+  }
+  std::string out = table.Render();
+  if (!diff) return out;
+  for (const MigrateAction& action : plan) {
+    if (action.changes.empty()) continue;
+    const std::string name = Printable(action.domain.name);
+    absl::StrAppend(&out, "\n",
+                    xml::UnifiedDiff(action.before, action.after, absl::StrCat(name, ".xml (now)"),
+                                     absl::StrCat(name, ".xml (migrated)")));
+  }
+  return out;
+}
+
+std::string MigratedText(const std::vector<MigratedDomain>& domains) {
+  TextTable table;
+  for (absl::string_view title : {"DOMAIN", "RESULT", "CHANGES", "OLD XML"}) table.AddColumn(title);
+  for (const MigratedDomain& domain : domains) {
+    std::string result = OutcomeText(domain.outcome);
+    if (domain.outcome.kind == OutcomeKind::kDone && result.empty()) {
+      result = domain.changes.empty()     ? "nothing to do"
+               : domain.needs_power_cycle ? "defined; needs a power cycle"
+                                          : "defined";
+    }
+    const std::string changes =
+        absl::StrJoin(domain.changes, ", ", [](std::string* out, const xml::Change& change) {
+          if (!change.target.empty()) absl::StrAppend(out, Printable(change.target), ": ");
+          absl::StrAppend(out, ChangeText(change));
+        });
+    table.AddRow({Printable(domain.domain.name), result, changes, Printable(domain.backup)});
+  }
+  return table.Render();
+}
+
+std::string AgentStatusText(const std::vector<AgentStatusOfDomain>& statuses) {
+  TextTable table;
+  for (absl::string_view title : {"DOMAIN", "STATE", "AGENT", "KERNEL", "SYSTEM", "REASON"})
+    table.AddColumn(title);
+  for (const AgentStatusOfDomain& status : statuses) {
+    std::vector<std::string> row{Printable(status.summary.name),
+                                 std::string(Name(status.summary.state))};
+    if (status.agent) {
+      row.insert(row.end(), {status.agent->agent_version, status.agent->kernel_release,
+                             status.agent->os_name});
+    } else {
+      row.insert(row.end(),
+                 {"-", "-", "-",
+                  status.blocker ? BlockerText(*status.blocker) : OutcomeText(status.outcome)});
+    }
+    table.AddRow(std::move(row));
+  }
+  return table.Render();
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,27 @@
+// Results as text for people. Pure: result in, text out.
+#ifndef VIRT_RECLAIM_HOST_CLI_TEXT_OUTPUT_H_
+#define VIRT_RECLAIM_HOST_CLI_TEXT_OUTPUT_H_
+
+#include <string>
+#include <vector>
+
+#include "host/commands/agent_status.h"
+#include "host/commands/migrate.h"
+#include "host/commands/report.h"
+#include "host/commands/trim.h"
+
+namespace virt_reclaim {
+
+std::string ReportText(const Report& report);
+std::string TrimPlanText(const std::vector<TrimAction>& plan);
+std::string TrimText(const std::vector<TrimmedDomain>& domains);
+std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff);
+std::string MigratedText(const std::vector<MigratedDomain>& domains);
+std::string AgentStatusText(const std::vector<AgentStatusOfDomain>& statuses);
+
+// "machine-too-old: virtio-blk passes discards only from machine type 4.0 on (pc-i440fx-3.1)"
+std::string BlockerText(const Blocker& blocker);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_CLI_TEXT_OUTPUT_H_

@@ -1,0 +1,57 @@
+#include "host/commands/agent_status.h"
+
+#include "base/status.h"
+
+namespace virt_reclaim {
+namespace {
+
+constexpr size_t kThreads = 8;
+
+AgentStatusOfDomain StatusOf(const Services& services, const DomainSummary& summary,
+                             const AgentStatusOptions& options, const std::stop_token& stop) {
+  AgentStatusOfDomain status;
+  status.summary = summary;
+  status.outcome.asked_for = !options.domains.empty();
+  const auto skip = [&](Blocker blocker) {
+    status.outcome.kind =
+        blocker.reason == Reason::kAgentFailed || blocker.reason == Reason::kAgentSilent
+            ? OutcomeKind::kFailed
+            : OutcomeKind::kSkipped;
+    status.blocker = std::move(blocker);
+  };
+  auto facts = CollectDomain(services, summary);
+  if (!facts.ok()) {
+    status.outcome.kind = OutcomeKind::kFailed;
+    status.outcome.error = facts.status();
+    return status;
+  }
+  AgentAccess access = OpenAgent(services, *facts, options.agent_timeout, stop);
+  if (!access.session) {
+    skip(*access.blocker);
+    return status;
+  }
+  auto info = access.session->agent->GetInfo(options.agent_timeout, stop);
+  if (info.ok()) {
+    status.agent = *std::move(info);
+  } else {
+    skip(AgentBlocker(info.status()));
+  }
+  return status;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<AgentStatusOfDomain>> GetAgentStatus(const Services& services,
+                                                                const AgentStatusOptions& options,
+                                                                const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
+                      SelectDomains(services.hypervisor, options.domains));
+  std::vector<AgentStatusOfDomain> statuses(selected.size());
+  ForEachInParallel(selected.size(), kThreads, [&](size_t i) {
+    if (!stop.stop_requested()) statuses[i] = StatusOf(services, selected[i], options, stop);
+  });
+  if (stop.stop_requested()) return absl::CancelledError("interrupted");
+  return statuses;
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,35 @@
+// `virt-reclaim agent status`: which guests have an agent, which version, and why the others do not
+// answer.
+#ifndef VIRT_RECLAIM_HOST_COMMANDS_AGENT_STATUS_H_
+#define VIRT_RECLAIM_HOST_COMMANDS_AGENT_STATUS_H_
+
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "host/commands/collect.h"
+#include "host/model/outcome.h"
+
+namespace virt_reclaim {
+
+struct AgentStatusOptions {
+  std::vector<std::string> domains;  // empty: all
+  absl::Duration agent_timeout = absl::Seconds(2);
+};
+
+struct AgentStatusOfDomain {
+  DomainSummary summary;
+  std::optional<GuestFacts> agent;  // without filesystems
+  std::optional<Blocker> blocker;
+  Outcome outcome;
+};
+
+absl::StatusOr<std::vector<AgentStatusOfDomain>> GetAgentStatus(const Services& services,
+                                                                const AgentStatusOptions& options,
+                                                                const std::stop_token& stop);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_COMMANDS_AGENT_STATUS_H_

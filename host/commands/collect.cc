@@ -1,0 +1,143 @@
+#include "host/commands/collect.h"
+
+#include <algorithm>
+#include <atomic>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/status.h"
+
+namespace virt_reclaim {
+namespace {
+
+DiskFacts CollectDisk(const Services& services, const DomainSummary& summary,
+                      const xml::Disk& disk) {
+  DiskFacts facts;
+  facts.xml = disk;
+  if (disk.device != "disk" || disk.source.path.empty()) return facts;
+  if (disk.source.type == "file" && services.hypervisor.ImagesAreLocal()) {
+    auto chain = services.images.Chain(disk.source, disk.backing);
+    if (!chain.ok()) {
+      facts.image_error = chain.status();
+      return facts;
+    }
+    facts.chain = *std::move(chain);
+    if (facts.chain.empty()) return facts;
+    facts.usage = facts.chain.front().usage;
+    uint64_t sum = 0;
+    for (const ImageFile& file : facts.chain) sum += file.usage.allocation.value_or(0);
+    facts.usage.allocation = sum;
+    if (facts.usage.capacity) return facts;
+  }
+  auto usage = services.hypervisor.BlockUsage(summary.uuid, disk.target);
+  if (!usage.ok()) {
+    if (facts.chain.empty()) facts.image_error = usage.status();
+    return facts;
+  }
+  if (facts.chain.empty()) {
+    facts.usage = *usage;
+  } else {
+    facts.usage.capacity = usage->capacity;  // a format whose header we do not read
+  }
+  return facts;
+}
+
+Blocker StateBlocker(DomainState state) {
+  if (state == DomainState::kPaused) return {Reason::kPaused, ""};
+  return {Reason::kNotRunning, std::string(Name(state))};
+}
+
+const xml::Channel* AgentChannel(const xml::Domain& domain) {
+  for (const xml::Channel& channel : domain.channels) {
+    if (channel.name == kAgentChannelName) return &channel;
+  }
+  return nullptr;
+}
+
+bool HasSerialController(const xml::Domain& domain) {
+  return std::any_of(domain.controllers.begin(), domain.controllers.end(),
+                     [](const xml::Controller& c) { return c.type == "virtio-serial"; });
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
+                                                         const std::vector<std::string>& names) {
+  VR_ASSIGN_OR_RETURN(std::vector<DomainSummary> all, hypervisor.ListDomains());
+  if (names.empty()) {
+    std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+    return all;
+  }
+  std::vector<DomainSummary> selected;
+  for (const std::string& name : names) {
+    const auto found = std::find_if(all.begin(), all.end(), [&](const DomainSummary& d) {
+      return d.name == name || d.uuid == name;
+    });
+    if (found == all.end()) {
+      return absl::NotFoundError(
+          absl::StrCat("no domain '", Printable(name), "' on '", hypervisor.Uri(), "'"));
+    }
+    const bool twice = std::any_of(selected.begin(), selected.end(),
+                                   [&](const DomainSummary& d) { return d.uuid == found->uuid; });
+    if (!twice) selected.push_back(*found);
+  }
+  return selected;
+}
+
+absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const DomainSummary& summary) {
+  DomainFacts facts;
+  facts.summary = summary;
+  VR_ASSIGN_OR_RETURN(const std::string text,
+                      services.hypervisor.DomainXml(summary.uuid, Hypervisor::Xml::kLive));
+  VR_ASSIGN_OR_RETURN(facts.live, xml::ParseDomain(text));
+  for (const xml::Disk& disk : facts.live.disks)
+    facts.disks.push_back(CollectDisk(services, summary, disk));
+  return facts;
+}
+
+std::optional<Blocker> AgentObstacle(const DomainFacts& domain) {
+  if (domain.summary.state != DomainState::kRunning) return StateBlocker(domain.summary.state);
+  const xml::Channel* channel = AgentChannel(domain.live);
+  if (channel == nullptr)
+    return Blocker{HasSerialController(domain.live) ? Reason::kNoPort : Reason::kNoController, ""};
+  if (channel->state == "disconnected") return Blocker{Reason::kAgentNotConnected, ""};
+  return std::nullopt;
+}
+
+AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, absl::Duration timeout,
+                      std::stop_token stop) {
+  if (auto obstacle = AgentObstacle(domain)) return {std::nullopt, std::move(obstacle)};
+  const xml::Channel& channel = *AgentChannel(domain.live);
+  auto lock = DomainLock::Take(services.lock_directory, domain.summary.uuid);
+  if (!lock.ok()) return {std::nullopt, AgentBlocker(lock.status())};
+  auto port =
+      services.hypervisor.OpenChannel(domain.summary.uuid, kAgentChannelName, channel.socket);
+  if (!port.ok()) return {std::nullopt, AgentBlocker(port.status())};
+  auto agent = services.connect_agent(*std::move(port), timeout, std::move(stop));
+  if (agent.ok()) return {AgentSession{*std::move(lock), *std::move(agent)}, std::nullopt};
+  // libvirt tells no state for a channel plugged into a running domain until something opens it in
+  // the guest.
+  const bool never_opened = channel.state.empty() && absl::IsDeadlineExceeded(agent.status());
+  return {std::nullopt,
+          never_opened ? Blocker{Reason::kAgentNotConnected, ""} : AgentBlocker(agent.status())};
+}
+
+Blocker AgentBlocker(const absl::Status& status) {
+  const std::string message = Printable(status.message());
+  if (absl::IsAborted(status)) return {Reason::kBusy, message};
+  if (absl::IsDeadlineExceeded(status)) return {Reason::kAgentSilent, message};
+  return {Reason::kAgentFailed, message};
+}
+
+void ForEachInParallel(size_t count, size_t threads, const std::function<void(size_t)>& work) {
+  std::atomic<size_t> next = 0;
+  const auto run = [&] {
+    for (size_t i = next++; i < count; i = next++) work(i);
+  };
+  std::vector<std::jthread> pool;
+  for (size_t i = 1; i < std::min(threads, count); ++i) pool.emplace_back(run);
+  run();
+}
+
+}  // namespace virt_reclaim

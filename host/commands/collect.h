@@ -1,0 +1,59 @@
+// Collecting facts: the step all verbs begin with. Reads the world, changes nothing.
+#ifndef VIRT_RECLAIM_HOST_COMMANDS_COLLECT_H_
+#define VIRT_RECLAIM_HOST_COMMANDS_COLLECT_H_
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "host/commands/services.h"
+#include "host/model/facts.h"
+#include "host/model/reason.h"
+#include "host/services/domain_lock.h"
+
+namespace virt_reclaim {
+
+// The domains named by name or UUID, in the order given; all of them, by name, when `names` is
+// empty. NotFound for a name that is none.
+absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
+                                                         const std::vector<std::string>& names);
+
+struct DomainFacts {
+  DomainSummary summary;
+  xml::Domain live;
+  std::vector<DiskFacts> disks;
+};
+
+// The live XML and what its images occupy. No guest is asked.
+absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const DomainSummary& summary);
+
+// A session with a domain's agent, while the domain's lock is held.
+struct AgentSession {
+  DomainLock lock;
+  std::unique_ptr<GuestAgent> agent;  // destroyed first
+};
+
+// The session, or why there is none.
+struct AgentAccess {
+  std::optional<AgentSession> session;
+  std::optional<Blocker> blocker;
+};
+// Why no agent can be asked, as far as the XML and the state tell; empty: try.
+std::optional<Blocker> AgentObstacle(const DomainFacts& domain);
+AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, absl::Duration timeout,
+                      std::stop_token stop);
+
+// The reason a failed agent call stands for.
+Blocker AgentBlocker(const absl::Status& status);
+
+// Runs `work(i)` for 0..count-1 on up to `threads` threads; waits for all.
+void ForEachInParallel(size_t count, size_t threads, const std::function<void(size_t)>& work);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_COMMANDS_COLLECT_H_

@@ -1,0 +1,53 @@
+// `virt-reclaim report`: what every disk occupies, what its guest uses of it, and what could come
+// back. Reads no disk contents.
+#ifndef VIRT_RECLAIM_HOST_COMMANDS_REPORT_H_
+#define VIRT_RECLAIM_HOST_COMMANDS_REPORT_H_
+
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "host/commands/collect.h"
+#include "host/model/assessment.h"
+#include "host/model/outcome.h"
+
+namespace virt_reclaim {
+
+struct ReportOptions {
+  std::vector<std::string> domains;  // empty: all
+  absl::Duration agent_timeout = absl::Seconds(2);
+};
+
+struct ReportedDisk {
+  DiskFacts facts;
+  Assessment assessment;
+};
+
+struct ReportedDomain {
+  DomainSummary summary;
+  std::vector<ReportedDisk> disks;
+  std::optional<Blocker>
+      agent;        // why the guest's use is not known; empty: it is, or nobody could know (off)
+  Outcome outcome;  // failed: the domain could not be examined
+};
+
+// Sums over what is known; an image that several disks share counts once.
+struct ReportTotal {
+  uint64_t capacity = 0, allocation = 0, guest_used = 0, reclaimable = 0;
+  size_t disks = 0;
+  size_t disks_with_guest = 0;  // how many disks guest_used and reclaimable speak of
+};
+
+struct Report {
+  std::vector<ReportedDomain> domains;
+  ReportTotal total;
+};
+
+absl::StatusOr<Report> MakeReport(const Services& services, const ReportOptions& options,
+                                  const std::stop_token& stop);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_COMMANDS_REPORT_H_

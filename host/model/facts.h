@@ -1,0 +1,110 @@
+// What was found out about a domain, its disks and its guest: plain values, collected by
+// host/services, judged by assessment.h. Sizes are bytes. What is not known is absent; absent is
+// never 0.
+#ifndef VIRT_RECLAIM_HOST_MODEL_FACTS_H_
+#define VIRT_RECLAIM_HOST_MODEL_FACTS_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "xml-tools/domain.h"
+
+namespace virt_reclaim {
+
+enum class DomainState { kRunning, kPaused, kShutOff, kCrashed, kSuspended, kUnknown };
+absl::string_view Name(DomainState state);
+
+// What libvirt says of a domain, without asking its QEMU.
+struct DomainSummary {
+  std::string name;
+  std::string uuid;
+  DomainState state = DomainState::kUnknown;
+  bool persistent = true;
+};
+
+// As libvirt names them (virDomainBlockInfo).
+struct Usage {
+  std::optional<uint64_t> capacity;    // what the guest sees
+  std::optional<uint64_t> allocation;  // storage occupied on the host, like du
+  std::optional<uint64_t> physical;    // size of the container, like ls
+};
+
+// One file of a disk's backing chain, from the top down. Identity: device and inode, so that a base
+// image that several disks share counts once in a total.
+struct ImageFile {
+  std::string path;
+  std::string format;
+  Usage usage;
+  uint64_t device = 0;
+  uint64_t inode = 0;
+};
+
+// What the guest's kernel says of one of its block devices (proto: BlockDevice). The guest's word:
+// bounded and printable, but not believed.
+struct GuestDevice {
+  std::string name;
+  std::vector<std::string> parents;
+  bool is_disk = false;
+  uint64_t size = 0;
+  std::optional<uint64_t> discard_max;
+  std::string serial, wwid, bus_path, scsi_address;
+};
+
+// Why the guest cannot trim a filesystem (proto: TrimObstacle).
+enum class GuestObstacle {
+  kUnknown,
+  kNone,
+  kReadOnly,
+  kNoDevice,
+  kNetwork,
+  kLoop,
+  kAutofs,
+  kTypeNotSupported,
+  kDiskNotSupported,
+  kDmCrypt,
+  kLayerNotSupported,
+  kPartial,
+};
+
+struct GuestFilesystem {
+  std::string source, type, uuid;
+  std::vector<std::string> mount_points;
+  uint64_t size = 0, used = 0, free = 0;
+  std::vector<GuestDevice> devices;
+  GuestObstacle obstacle = GuestObstacle::kUnknown;
+  std::string obstacle_device;
+};
+
+struct GuestFacts {
+  std::string agent_version, kernel_release, boot_id, os_name;
+  absl::Duration uptime;
+  std::vector<GuestFilesystem> filesystems;
+};
+
+// What the guest uses of one of the domain's disks.
+struct GuestDiskUse {
+  uint64_t used = 0;  // by mounted filesystems
+  uint64_t free = 0;  // in mounted filesystems
+  // Of the disk, but in the size of no mounted filesystem: other partitions, journals, inode
+  // tables. Counts as in use.
+  uint64_t unknown = 0;
+  GuestObstacle obstacle = GuestObstacle::kUnknown;
+  std::string obstacle_device;
+};
+
+struct DiskFacts {
+  xml::Disk xml;
+  Usage usage;                   // allocation: the sum over `chain`, when that is known
+  std::vector<ImageFile> chain;  // empty: not local files
+  absl::Status image_error;      // of the top image: why it could not be examined
+  std::optional<GuestDiskUse> guest;
+};
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_MODEL_FACTS_H_

@@ -1,0 +1,150 @@
+#include "host/model/guest_disks.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+
+namespace virt_reclaim {
+namespace {
+
+// The "0000:00:05.0" components of a sysfs path, from the root complex down.
+std::vector<std::string> PciChain(absl::string_view bus_path) {
+  std::vector<std::string> chain;
+  for (absl::string_view part : absl::StrSplit(bus_path, '/')) {
+    if (part.size() == 12 && part[4] == ':' && part[7] == ':' && part[10] == '.')
+      chain.emplace_back(part);
+  }
+  return chain;
+}
+
+std::string SlotFunction(const xml::PciAddress& pci) {
+  return absl::StrFormat("%02x.%x", pci.slot, pci.function);
+}
+
+// Slot and function of every hop from the root bus to `pci`. Guest bus numbers are the firmware's,
+// not libvirt's, so only slots and functions can be compared: a device on libvirt's bus N sits
+// below the pci controller with index N.
+std::optional<std::vector<std::string>> HopsTo(const xml::Domain& domain,
+                                               const xml::PciAddress& pci) {
+  std::vector<std::string> hops{SlotFunction(pci)};
+  uint32_t bus = pci.bus;
+  for (int depth = 0; bus != 0; ++depth) {
+    if (depth > 8) return std::nullopt;  // more bridges than any machine has: a loop
+    const auto bridge = std::find_if(
+        domain.controllers.begin(), domain.controllers.end(),
+        [&](const auto& c) { return c.type == "pci" && c.index == bus && c.pci.has_value(); });
+    if (bridge == domain.controllers.end()) return std::nullopt;
+    hops.insert(hops.begin(), SlotFunction(*bridge->pci));
+    bus = bridge->pci->bus;
+  }
+  return hops;
+}
+
+bool SameHops(const std::vector<std::string>& guest_chain, const std::vector<std::string>& hops) {
+  if (guest_chain.size() != hops.size()) return false;
+  for (size_t i = 0; i < hops.size(); ++i) {
+    if (absl::string_view(guest_chain[i]).substr(8) != hops[i]) return false;  // after "0000:00:"
+  }
+  return true;
+}
+
+bool MatchesPci(const xml::Domain& domain, const xml::Disk& disk, const GuestDevice& device) {
+  if (!disk.pci) return false;
+  const auto hops = HopsTo(domain, *disk.pci);
+  return hops && SameHops(PciChain(device.bus_path), *hops);
+}
+
+// SCSI: the controller by its PCI address, the disk by target and unit of
+// "host:channel:target:lun".
+bool MatchesScsi(const xml::Domain& domain, const xml::Disk& disk, const GuestDevice& device) {
+  if (disk.bus != "scsi" || !disk.drive) return false;
+  const std::vector<std::string> address = absl::StrSplit(device.scsi_address, ':');
+  uint32_t target = 0;
+  uint32_t lun = 0;
+  if (address.size() != 4 || !absl::SimpleAtoi(address[2], &target) ||
+      !absl::SimpleAtoi(address[3], &lun))
+    return false;
+  constexpr uint32_t kFlatSpace = 0x4000;  // virtio-scsi: LUN >= 256 in flat space addressing
+  if (target != disk.drive->target ||
+      (lun != disk.drive->unit && lun != disk.drive->unit + kFlatSpace))
+    return false;
+  for (const xml::Controller& controller : domain.controllers) {
+    if (controller.type != "scsi" || controller.index != disk.drive->controller || !controller.pci)
+      continue;
+    const auto hops = HopsTo(domain, *controller.pci);
+    return hops && SameHops(PciChain(device.bus_path), *hops);
+  }
+  return false;
+}
+
+bool MatchesSerial(const xml::Disk& disk, const GuestDevice& device) {
+  constexpr size_t kVirtioSerialBytes = 20;  // VIRTIO_BLK_ID_BYTES: longer ones are cut
+  if (disk.serial.empty() || device.serial.empty()) return false;
+  return device.serial == disk.serial ||
+         (disk.bus == "virtio" && device.serial == disk.serial.substr(0, kVirtioSerialBytes));
+}
+
+}  // namespace
+
+std::vector<std::string> DisksOf(const GuestFilesystem& filesystem) {
+  std::vector<std::string> disks;
+  for (const GuestDevice& device : filesystem.devices) {
+    if (device.is_disk) disks.push_back(device.name);
+  }
+  return disks;
+}
+
+std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
+                                                   const GuestFacts& guest) {
+  std::map<std::string, std::string> matches;
+  for (const GuestFilesystem& filesystem : guest.filesystems) {
+    for (const GuestDevice& device : filesystem.devices) {
+      if (!device.is_disk || matches.contains(device.name)) continue;
+      for (const xml::Disk& disk : domain.disks) {
+        if (MatchesPci(domain, disk, device) || MatchesScsi(domain, disk, device) ||
+            MatchesSerial(disk, device)) {
+          matches[device.name] = disk.target;
+          break;
+        }
+      }
+    }
+  }
+  return matches;
+}
+
+std::map<std::string, GuestDiskUse> GuestUseByTarget(
+    const std::map<std::string, std::string>& guest_to_target, const GuestFacts& guest) {
+  std::map<std::string, GuestDiskUse> use;
+  std::map<std::string, uint64_t> disk_size;
+  std::map<std::string, uint64_t> covered;
+  for (const GuestFilesystem& filesystem : guest.filesystems) {
+    const std::vector<std::string> disks = DisksOf(filesystem);
+    for (const GuestDevice& device : filesystem.devices) {
+      const auto target = guest_to_target.find(device.name);
+      if (!device.is_disk || target == guest_to_target.end()) continue;
+      GuestDiskUse& disk = use[target->second];
+      disk_size[target->second] = device.size;
+      // On several disks (LVM, RAID, btrfs): which part lies on which is not known, so nothing of
+      // it counts as free here.
+      if (disks.size() != 1) continue;
+      disk.used += filesystem.used;
+      disk.free += filesystem.free;
+      covered[target->second] += filesystem.size;
+      if (disk.obstacle == GuestObstacle::kUnknown || disk.obstacle == GuestObstacle::kNone) {
+        disk.obstacle = filesystem.obstacle;
+        disk.obstacle_device = filesystem.obstacle_device;
+      }
+    }
+  }
+  for (auto& [target, disk] : use) {
+    const uint64_t size = disk_size[target];
+    const uint64_t known = covered[target];
+    disk.unknown = size > known ? size - known : 0;
+  }
+  return use;
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,27 @@
+// Which of the domain's disks is the guest's "sda"? Answered by the bus address the guest sees,
+// else by the serial number; needs no trust: a guest that lies spoils only its own report. Pure.
+#ifndef VIRT_RECLAIM_HOST_MODEL_GUEST_DISKS_H_
+#define VIRT_RECLAIM_HOST_MODEL_GUEST_DISKS_H_
+
+#include <map>
+#include <string>
+
+#include "host/model/facts.h"
+
+namespace virt_reclaim {
+
+// Guest kernel name -> target of the domain's disk ("sda" -> "vdb"). Disks that cannot be told are
+// left out. `domain` is the live XML: only that has all addresses.
+std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
+                                                   const GuestFacts& guest);
+
+// Per target, what the guest's mounted filesystems use of it.
+std::map<std::string, GuestDiskUse> GuestUseByTarget(
+    const std::map<std::string, std::string>& guest_to_target, const GuestFacts& guest);
+
+// Kernel names of the disks below a filesystem.
+std::vector<std::string> DisksOf(const GuestFilesystem& filesystem);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_MODEL_GUEST_DISKS_H_

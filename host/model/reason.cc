@@ -1,0 +1,74 @@
+#include "host/model/reason.h"
+
+#include <array>
+#include <cstddef>
+
+namespace virt_reclaim {
+namespace {
+
+constexpr std::array kReasons = std::to_array<ReasonText>({
+    {Reason::kNotRunning, "not-running", "the domain is not running"},
+    {Reason::kPaused, "paused", "the domain is paused"},
+    {Reason::kJobActive, "job-active",
+     "libvirt is busy with the domain (backup, save, dump or migration)"},
+    {Reason::kBlockJob, "block-job", "a block job runs on a disk of the domain"},
+    {Reason::kFrozen, "frozen", "the guest's filesystems are frozen"},
+    {Reason::kNoPort, "no-port", "the domain has no channel for the agent"},
+    {Reason::kNoController, "no-controller",
+     "the domain has no virtio-serial controller, and one cannot be hot-plugged: it needs a power "
+     "cycle"},
+    {Reason::kAgentNotConnected, "agent-not-connected",
+     "no agent has opened the channel in the guest"},
+    {Reason::kAgentSilent, "agent-silent", "the agent did not answer in time"},
+    {Reason::kAgentFailed, "agent-failed", "the agent answered with an error"},
+    {Reason::kBusy, "busy", "another program is using the domain's channel"},
+    {Reason::kTransient, "transient", "the domain has no persistent definition to change"},
+    {Reason::kManagedSave, "managed-save",
+     "the domain has a managed save image, which would bring the old machine back"},
+    {Reason::kManaged, "managed", "another manager writes the domain's XML anew at each start"},
+    {Reason::kNoDisks, "no-disks", "the domain has no disks"},
+    {Reason::kDiscardIgnored, "discard-ignored", "the disk's driver has no discard='unmap'"},
+    {Reason::kMachineTooOld, "machine-too-old",
+     "virtio-blk passes discards only from machine type 4.0 on"},
+    {Reason::kMachineUnknown, "machine-unknown",
+     "it is not known whether this machine type passes discards"},
+    {Reason::kBusDropsDiscard, "bus-drops-discard", "this kind of disk drops discards"},
+    {Reason::kGuestNotSupported, "guest-not-supported",
+     "the guest's kernel says that the disk takes no discards"},
+    {Reason::kDmCrypt, "dm-crypt", "dm-crypt in the guest drops discards (no allow-discards)"},
+    {Reason::kGuestLayer, "guest-layer", "a device-mapper or md layer in the guest drops discards"},
+    {Reason::kFilesystemNotSupported, "filesystem-not-supported",
+     "the guest's filesystem cannot be trimmed"},
+    {Reason::kReadOnly, "read-only", "the disk is read-only"},
+    {Reason::kNotADisk, "not-a-disk",
+     "the device is no disk (cdrom, floppy or a passed-through LUN)"},
+    {Reason::kNoMedium, "no-medium", "the disk has no image"},
+    {Reason::kNoLocalImage, "no-local-image",
+     "the image is not a local file, so libvirt's word is all there is"},
+    {Reason::kImageMissing, "image-missing", "the image does not exist"},
+    {Reason::kImageUnreadable, "image-unreadable", "the image cannot be examined"},
+    {Reason::kBlockDevice, "block-device",
+     "the image is a block device, whose allocation the host does not tell"},
+    {Reason::kRewriteRefused, "rewrite-refused", "the XML cannot be edited safely"},
+    {Reason::kNothingReclaimable, "nothing-reclaimable", "there was nothing left to give back"},
+    {Reason::kUnexplained, "unexplained",
+     "trimmed, but the host got nothing back and no reason is known"},
+    {Reason::kPowerCyclePending, "power-cycle-pending",
+     "the definition is changed already; shut the domain down and start it"},
+});
+
+constexpr bool InEnumOrder() {
+  for (size_t i = 0; i < kReasons.size(); ++i) {
+    if (static_cast<size_t>(kReasons[i].reason) != i) return false;
+  }
+  return kReasons.size() == static_cast<size_t>(Reason::kPowerCyclePending) + 1;
+}
+static_assert(InEnumOrder());
+
+}  // namespace
+
+std::span<const ReasonText> AllReasons() { return kReasons; }
+absl::string_view Code(Reason reason) { return kReasons[static_cast<size_t>(reason)].code; }
+absl::string_view Sentence(Reason reason) { return kReasons[static_cast<size_t>(reason)].sentence; }
+
+}  // namespace virt_reclaim

@@ -1,0 +1,28 @@
+#include "host/services/domain_lock.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "base/io.h"
+#include "base/status.h"
+
+namespace virt_reclaim {
+
+absl::StatusOr<DomainLock> DomainLock::Take(const std::string& directory, const std::string& uuid) {
+  VR_RETURN_IF_ERROR(MakeDirectories(directory));
+  const std::string path = absl::StrCat(directory, "/", uuid, ".lock");
+  // The file stays: removing it would let two processes lock two different inodes of the same name.
+  UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open '", path, "'"));
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno == EWOULDBLOCK)
+      return absl::AbortedError("another virt-reclaim is working on this domain");
+    return ErrnoStatus(errno, absl::StrCat("lock '", path, "'"));
+  }
+  return DomainLock(std::move(fd));
+}
+
+}  // namespace virt_reclaim

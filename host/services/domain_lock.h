@@ -1,0 +1,28 @@
+// One virt-reclaim at a time per domain: a lock file under /run/virt-reclaim, so that a second
+// program hears 'busy' at once instead of waiting for a channel that is taken (a second client of a
+// virtio-serial socket just hangs).
+#ifndef VIRT_RECLAIM_HOST_SERVICES_DOMAIN_LOCK_H_
+#define VIRT_RECLAIM_HOST_SERVICES_DOMAIN_LOCK_H_
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/unique_fd.h"
+
+namespace virt_reclaim {
+
+// Holds the lock until destroyed; the kernel drops it when the process dies. Any thread.
+class DomainLock {
+ public:
+  // Aborted when another process (or another DomainLock of this one) holds it. `directory` is made
+  // when it does not exist.
+  static absl::StatusOr<DomainLock> Take(const std::string& directory, const std::string& uuid);
+
+ private:
+  explicit DomainLock(UniqueFd fd) : fd_(std::move(fd)) {}
+  UniqueFd fd_;
+};
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_SERVICES_DOMAIN_LOCK_H_

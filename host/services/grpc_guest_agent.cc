@@ -1,0 +1,288 @@
+// The real GuestAgent: one gRPC channel over one session of the link. gRPC 1.51 notices no dead
+// peer and trusts a peer's lengths, so every call has a deadline, memory has a quota, and the link
+// (proto/link) watches for life and caps the bytes.
+#include <grpc/grpc.h>
+#include <grpcpp/create_channel_posix.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/resource_quota.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/status.h"
+#include "host/services/guest_agent.h"
+#include "proto/link/bridge.h"
+#include "virt_reclaim/agent/v1/agent.grpc.pb.h"
+
+namespace virt_reclaim {
+namespace {
+
+namespace v1 = virt_reclaim::agent::v1;
+
+constexpr int kMaxMessageBytes = 1 << 20;          // the contract's limit (agent.proto)
+constexpr size_t kMemoryQuota = size_t{16} << 20;  // gRPC's own buffers for one guest
+constexpr int kMaxMetadataBytes = 8192;
+constexpr int kMaxFilesystems =
+    4096;  // the contract's limits again: the guest may not keep to them
+constexpr int kMaxPerFilesystem = 64;
+constexpr size_t kMaxNameBytes = 256;
+constexpr size_t kMaxEvents = 100000;  // of one Trim: 10 a second for hours
+constexpr size_t kMaxFinished = 2 * kMaxFilesystems;
+// Of one session: all of the above at once. gRPC's header parser takes quadratic time for one
+// endless string, so that without this cap a call could end seconds after its deadline.
+constexpr uint64_t kMaxSessionBytes = uint64_t{8} << 20;
+
+grpc::ChannelArguments ChannelArgs() {
+  grpc::ResourceQuota quota("virt-reclaim-guest");
+  quota.Resize(kMemoryQuota);
+  grpc::ChannelArguments args;
+  args.SetResourceQuota(quota);
+  args.SetMaxReceiveMessageSize(kMaxMessageBytes);
+  args.SetInt(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
+  args.SetInt(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);  // a gzip bomb is 1000 times its size
+  args.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
+  args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, INT_MAX);  // the link has its own sign of life
+  return args;
+}
+
+std::string Text(const std::string& from_guest, size_t max = kMaxPrintedBytes) {
+  return Printable(from_guest, max);
+}
+
+absl::Duration FromProto(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
+
+void ToProto(absl::Duration duration, google::protobuf::Duration* out) {
+  const int64_t nanoseconds = absl::ToInt64Nanoseconds(duration);
+  out->set_seconds(nanoseconds / 1000000000);
+  out->set_nanos(static_cast<int32_t>(nanoseconds % 1000000000));
+}
+
+GuestObstacle FromProto(v1::TrimObstacle obstacle) {
+  switch (obstacle) {
+    case v1::TRIM_OBSTACLE_NONE:
+      return GuestObstacle::kNone;
+    case v1::TRIM_OBSTACLE_READ_ONLY:
+      return GuestObstacle::kReadOnly;
+    case v1::TRIM_OBSTACLE_NO_DEVICE:
+      return GuestObstacle::kNoDevice;
+    case v1::TRIM_OBSTACLE_NETWORK:
+      return GuestObstacle::kNetwork;
+    case v1::TRIM_OBSTACLE_LOOP:
+      return GuestObstacle::kLoop;
+    case v1::TRIM_OBSTACLE_AUTOFS:
+      return GuestObstacle::kAutofs;
+    case v1::TRIM_OBSTACLE_TYPE_NOT_SUPPORTED:
+      return GuestObstacle::kTypeNotSupported;
+    case v1::TRIM_OBSTACLE_DISK_NOT_SUPPORTED:
+      return GuestObstacle::kDiskNotSupported;
+    case v1::TRIM_OBSTACLE_DM_CRYPT:
+      return GuestObstacle::kDmCrypt;
+    case v1::TRIM_OBSTACLE_LAYER_NOT_SUPPORTED:
+      return GuestObstacle::kLayerNotSupported;
+    case v1::TRIM_OBSTACLE_PARTIAL:
+      return GuestObstacle::kPartial;
+    default:
+      return GuestObstacle::kUnknown;
+  }
+}
+
+GuestTrimResult FromProto(v1::TrimResult result) {
+  switch (result) {
+    case v1::TRIM_RESULT_DONE:
+      return GuestTrimResult::kDone;
+    case v1::TRIM_RESULT_SKIPPED:
+      return GuestTrimResult::kSkipped;
+    case v1::TRIM_RESULT_FAILED:
+      return GuestTrimResult::kFailed;
+    case v1::TRIM_RESULT_CANCELLED:
+      return GuestTrimResult::kCancelled;
+    default:
+      return GuestTrimResult::kUnknown;
+  }
+}
+
+GuestDevice FromProto(const v1::BlockDevice& proto) {
+  GuestDevice device;
+  device.name = Text(proto.name(), kMaxNameBytes);
+  for (int i = 0; i < std::min(proto.parents_size(), kMaxPerFilesystem); ++i) {
+    device.parents.push_back(Text(proto.parents(i), kMaxNameBytes));
+  }
+  device.is_disk = proto.kind() == v1::BLOCK_DEVICE_KIND_DISK;
+  device.size = proto.size_bytes();
+  device.discard_max = proto.discard_max_bytes();
+  device.serial = Text(proto.serial(), kMaxNameBytes);
+  device.wwid = Text(proto.wwid(), kMaxNameBytes);
+  device.bus_path = Text(proto.bus_path());
+  device.scsi_address = Text(proto.scsi_address(), kMaxNameBytes);
+  return device;
+}
+
+GuestFilesystem FromProto(const v1::Filesystem& proto) {
+  GuestFilesystem filesystem;
+  filesystem.source = Text(proto.source());
+  filesystem.type = Text(proto.type(), kMaxNameBytes);
+  filesystem.uuid = Text(proto.uuid(), kMaxNameBytes);
+  for (int i = 0; i < std::min(proto.mount_points_size(), kMaxPerFilesystem); ++i) {
+    filesystem.mount_points.push_back(Text(proto.mount_points(i)));
+  }
+  filesystem.size = proto.size_bytes();
+  filesystem.used = std::min(proto.used_bytes(), proto.size_bytes());
+  filesystem.free = std::min(proto.free_bytes(), proto.size_bytes());
+  for (int i = 0; i < std::min(proto.devices_size(), kMaxPerFilesystem); ++i) {
+    filesystem.devices.push_back(FromProto(proto.devices(i)));
+  }
+  filesystem.obstacle = FromProto(proto.obstacle());
+  filesystem.obstacle_device = Text(proto.obstacle_device(), kMaxNameBytes);
+  return filesystem;
+}
+
+GuestTrim FromProto(const v1::TrimFinished& proto) {
+  GuestTrim trim;
+  trim.mount_point = Text(proto.mount_point());
+  trim.source = Text(proto.source());
+  trim.result = FromProto(proto.result());
+  trim.trimmed = proto.trimmed_bytes();
+  trim.error_name = Text(proto.error_name(), kMaxNameBytes);
+  trim.obstacle = FromProto(proto.obstacle());
+  trim.obstacle_device = Text(proto.obstacle_device(), kMaxNameBytes);
+  for (int i = 0; i < std::min(proto.disks_size(), kMaxPerFilesystem); ++i) {
+    trim.disks.push_back(Text(proto.disks(i), kMaxNameBytes));
+  }
+  trim.elapsed = FromProto(proto.elapsed());
+  return trim;
+}
+
+class GrpcGuestAgent : public GuestAgent {
+ public:
+  explicit GrpcGuestAgent(std::unique_ptr<link::HostLink> link)
+      : link_(std::move(link)),
+        channel_(grpc::CreateCustomInsecureChannelFromFd("guest", link_->TakeSocket().Release(),
+                                                         ChannelArgs())),
+        stub_(v1::Agent::NewStub(channel_)) {}
+
+  absl::StatusOr<GuestFacts> GetInfo(absl::Duration timeout, std::stop_token stop) override {
+    v1::GetInfoResponse response;
+    VR_RETURN_IF_ERROR(Unary(timeout, stop, "GetInfo", [&](grpc::ClientContext* context) {
+      return stub_->GetInfo(context, v1::GetInfoRequest(), &response);
+    }));
+    GuestFacts facts;
+    facts.agent_version = Text(response.agent_version(), kMaxNameBytes);
+    facts.kernel_release = Text(response.kernel_release(), kMaxNameBytes);
+    facts.boot_id = Text(response.boot_id(), kMaxNameBytes);
+    facts.os_name = Text(response.os_name(), kMaxNameBytes);
+    facts.uptime = FromProto(response.uptime());
+    return facts;
+  }
+
+  absl::StatusOr<std::vector<GuestFilesystem>> ListFilesystems(absl::Duration timeout,
+                                                               std::stop_token stop) override {
+    v1::ListFilesystemsResponse response;
+    VR_RETURN_IF_ERROR(Unary(timeout, stop, "ListFilesystems", [&](grpc::ClientContext* context) {
+      return stub_->ListFilesystems(context, v1::ListFilesystemsRequest(), &response);
+    }));
+    std::vector<GuestFilesystem> filesystems;
+    for (int i = 0; i < std::min(response.filesystems_size(), kMaxFilesystems); ++i) {
+      filesystems.push_back(FromProto(response.filesystems(i)));
+    }
+    return filesystems;
+  }
+
+  absl::Status Trim(const GuestTrimOptions& options, absl::Duration timeout, std::stop_token stop,
+                    const std::function<void(const GuestTrimProgress&)>& progress,
+                    std::vector<GuestTrim>& finished) override {
+    v1::TrimRequest request;
+    for (const std::string& mount_point : options.mount_points)
+      request.add_mount_points(mount_point);
+    request.set_minimum_bytes(options.minimum);
+    request.set_chunk_bytes(options.chunk);
+    ToProto(options.pause, request.mutable_pause());
+
+    grpc::ClientContext context;
+    SetDeadline(context, timeout);
+    const std::stop_callback cancel(stop, [&] { context.TryCancel(); });
+    auto reader = stub_->Trim(&context, request);
+    v1::TrimEvent event;
+    GuestTrimProgress current;
+    bool flood = false;
+    for (size_t events = 0; reader->Read(&event); ++events) {
+      if (events >= kMaxEvents || finished.size() >= kMaxFinished) {
+        flood = true;
+        context.TryCancel();
+        break;
+      }
+      HandleEvent(event, current, progress, finished);
+    }
+    const grpc::Status status = reader->Finish();
+    if (flood) return absl::ResourceExhaustedError("Trim: the agent sent events without end");
+    return FromGrpc(status, stop, "Trim");
+  }
+
+ private:
+  static void HandleEvent(const v1::TrimEvent& event, GuestTrimProgress& current,
+                          const std::function<void(const GuestTrimProgress&)>& progress,
+                          std::vector<GuestTrim>& finished) {
+    if (event.has_started()) {
+      current = {Text(event.started().mount_point()), 0, event.started().size_bytes(), 0};
+    } else if (event.has_progress()) {
+      current.position = std::min(event.progress().position_bytes(), current.size);
+      current.trimmed = event.progress().trimmed_bytes();
+    } else if (event.has_finished()) {
+      finished.push_back(FromProto(event.finished()));
+      return;
+    }
+    if (progress) progress(current);
+  }
+
+  template <typename Call>
+  absl::Status Unary(absl::Duration timeout, const std::stop_token& stop, absl::string_view name,
+                     Call call) {
+    grpc::ClientContext context;
+    SetDeadline(context, timeout);
+    const std::stop_callback cancel(stop, [&] { context.TryCancel(); });
+    return FromGrpc(call(&context), stop, name);
+  }
+
+  static void SetDeadline(grpc::ClientContext& context, absl::Duration timeout) {
+    context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMicroseconds(timeout));
+  }
+
+  absl::Status FromGrpc(const grpc::Status& status, const std::stop_token& stop,
+                        absl::string_view call) const {
+    if (status.ok()) return absl::OkStatus();
+    if (stop.stop_requested()) return absl::CancelledError(absl::StrCat(call, ": interrupted"));
+    if (status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED) {
+      return absl::DeadlineExceededError(absl::StrCat(call, ": no answer in time"));
+    }
+    const std::string why = link_->EndReason();
+    if (!why.empty()) return absl::UnavailableError(absl::StrCat(call, ": ", why));
+    return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
+                        absl::StrCat(call, ": ", Text(status.error_message(), 512)));
+  }
+
+  std::unique_ptr<link::HostLink> link_;  // outlives the channel: its end closes the pair
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::Agent::Stub> stub_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GuestAgent>> ConnectGuestAgent(std::unique_ptr<link::Port> port,
+                                                              absl::Duration timeout,
+                                                              std::stop_token stop) {
+  // For the life of the process: gRPC 1.51 that goes down and up again may wait 10 s for its backup
+  // poller.
+  static const bool initialized = (grpc_init(), true);
+  static_cast<void>(initialized);
+  link::HostLink::Options options;
+  options.connect_timeout = absl::ToChronoMilliseconds(timeout);
+  options.max_received_bytes = kMaxSessionBytes;
+  VR_ASSIGN_OR_RETURN(auto link, link::HostLink::Open(std::move(port), options, std::move(stop)));
+  return std::make_unique<GrpcGuestAgent>(std::move(link));
+}
+
+}  // namespace virt_reclaim

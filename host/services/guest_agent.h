@@ -1,0 +1,74 @@
+// The agent in a guest, over the domain's channel. Every answer is the guest's word: bounded here,
+// made printable here, believed nowhere.
+#ifndef VIRT_RECLAIM_HOST_SERVICES_GUEST_AGENT_H_
+#define VIRT_RECLAIM_HOST_SERVICES_GUEST_AGENT_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "host/model/facts.h"
+#include "proto/link/port.h"
+
+namespace virt_reclaim {
+
+inline constexpr char kAgentChannelName[] = "org.virt_reclaim.agent.v1";
+
+struct GuestTrimOptions {
+  std::vector<std::string> mount_points;  // empty: all
+  uint64_t minimum = 0;                   // bytes; 0: the filesystem's own
+  uint64_t chunk = 0;                     // bytes; 0: the agent chooses
+  absl::Duration pause = absl::ZeroDuration();
+};
+
+enum class GuestTrimResult { kUnknown, kDone, kSkipped, kFailed, kCancelled };
+
+struct GuestTrim {
+  std::string mount_point, source;
+  GuestTrimResult result = GuestTrimResult::kUnknown;
+  uint64_t trimmed = 0;  // bytes, the guest's word
+  std::string error_name;
+  GuestObstacle obstacle = GuestObstacle::kUnknown;
+  std::string obstacle_device;
+  std::vector<std::string> disks;  // guest kernel names
+  absl::Duration elapsed = absl::ZeroDuration();
+};
+
+struct GuestTrimProgress {
+  std::string mount_point;
+  uint64_t position = 0, size = 0, trimmed = 0;
+};
+
+// One session with the agent; one call at a time. Statuses: Unavailable (link lost, agent
+// restarted), DeadlineExceeded, Cancelled, Aborted (another trim is under way in the guest),
+// Unimplemented (older agent), else what the agent said.
+class GuestAgent {
+ public:
+  virtual ~GuestAgent() = default;
+  // Who answers, without filesystems.
+  virtual absl::StatusOr<GuestFacts> GetInfo(absl::Duration timeout, std::stop_token stop) = 0;
+  virtual absl::StatusOr<std::vector<GuestFilesystem>> ListFilesystems(absl::Duration timeout,
+                                                                       std::stop_token stop) = 0;
+  // `finished` gets each filesystem as it is done. On an error they stay in it: what was trimmed
+  // was trimmed.
+  virtual absl::Status Trim(const GuestTrimOptions& options, absl::Duration timeout,
+                            std::stop_token stop,
+                            const std::function<void(const GuestTrimProgress&)>& progress,
+                            std::vector<GuestTrim>& finished) = 0;
+};
+
+// Opens a session over `port`. DeadlineExceeded when no agent answers within `timeout`.
+absl::StatusOr<std::unique_ptr<GuestAgent>> ConnectGuestAgent(std::unique_ptr<link::Port> port,
+                                                              absl::Duration timeout,
+                                                              std::stop_token stop);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_SERVICES_GUEST_AGENT_H_

@@ -1,0 +1,68 @@
+// The hypervisor, as far as virt-reclaim needs it: libvirt behind an interface, with a fake twin in
+// tests/fakes/. Every domain is named by its UUID. All calls may block as long as libvirt does;
+// they may be made from any thread.
+#ifndef VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
+#define VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "host/model/facts.h"
+#include "host/model/reason.h"
+#include "proto/link/port.h"
+
+namespace virt_reclaim {
+
+// Statuses: NotFound (no such domain), PermissionDenied, Unavailable (libvirt cannot be reached),
+// Aborted (busy), FailedPrecondition (the domain's state forbids it), Unimplemented (this driver
+// cannot), else Internal.
+class Hypervisor {
+ public:
+  virtual ~Hypervisor() = default;
+
+  // Canonical URI, without password.
+  virtual std::string Uri() const = 0;
+  // True when image paths of the XML are paths of this machine.
+  virtual bool ImagesAreLocal() const = 0;
+
+  virtual absl::StatusOr<std::vector<DomainSummary>> ListDomains() = 0;
+
+  enum class Xml {
+    kLive,                 // of a running domain; of any other the same as kInactive
+    kInactive,             // what the next start uses
+    kInactiveWithSecrets,  // the same with passwords: what a redefinition must be made from; never
+                           // print it
+  };
+  virtual absl::StatusOr<std::string> DomainXml(const std::string& uuid, Xml kind) = 0;
+
+  // libvirt's own measurement (virDomainGetBlockInfo), for images that are not local files.
+  virtual absl::StatusOr<Usage> BlockUsage(const std::string& uuid, const std::string& target) = 0;
+
+  // What forbids a trim now: backup, save, dump, migration (kJobActive), a block job (kBlockJob), a
+  // freeze (kFrozen; asked of qemu-guest-agent when its channel is connected). Empty: nothing.
+  virtual absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
+                                                        const xml::Domain& live) = 0;
+
+  virtual absl::StatusOr<bool> HasManagedSave(const std::string& uuid) = 0;
+
+  // Replaces the persistent definition, with validation (VIR_DOMAIN_DEFINE_VALIDATE).
+  virtual absl::Status Define(const std::string& xml) = 0;
+
+  // The host end of a channel. Aborted when another stream holds it. `socket_path` (of the live
+  // XML, may be empty) is used when libvirt cannot open channels and the socket is local.
+  virtual absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(
+      const std::string& uuid, const std::string& name, const std::string& socket_path) = 0;
+};
+
+// Connects to libvirt; an empty URI means libvirt's default (LIBVIRT_DEFAULT_URI). Starts libvirt's
+// event loop on a thread of its own, once per process, and keeps libvirt from printing to stderr
+// unless `debug`.
+absl::StatusOr<std::unique_ptr<Hypervisor>> ConnectLibvirt(const std::string& uri, bool debug);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_

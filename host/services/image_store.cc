@@ -1,0 +1,122 @@
+#include "host/services/image_store.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "base/unique_fd.h"
+#include "host/services/qcow2_header.h"
+
+namespace virt_reclaim {
+namespace {
+
+constexpr size_t kMaxChain = 200;     // libvirt's own limit (virStorageFileGetMetadata)
+constexpr uint64_t kStatBlock = 512;  // unit of st_blocks, stat(2)
+
+// O_NONBLOCK: a FIFO in place of an image must not hang us.
+absl::StatusOr<Qcow2Header> ReadQcow2Header(const std::string& path) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open '", path, "'"));
+  std::string start(kQcow2HeaderBytes, '\0');
+  const ssize_t n = pread(fd.get(), start.data(), start.size(), 0);
+  if (n < 0) return ErrnoStatus(errno, absl::StrCat("read '", path, "'"));
+  start.resize(static_cast<size_t>(n));
+  return ParseQcow2Header(start);
+}
+
+// Where a backing file's name points; empty for what is no plain file name ("nbd://...",
+// "json:{...}").
+std::string ResolveBacking(const std::string& overlay, const std::string& name) {
+  if (absl::StartsWith(name, "/")) return name;
+  const size_t colon = name.find(':');
+  if (name.empty() || (colon != std::string::npos && name.find('/') > colon)) return "";
+  const size_t slash = overlay.rfind('/');
+  return slash == std::string::npos ? name : absl::StrCat(overlay.substr(0, slash + 1), name);
+}
+
+class PosixImageStore : public ImageStore {
+ public:
+  absl::StatusOr<std::vector<ImageFile>> Chain(
+      const xml::ImageSource& top, const std::vector<xml::ImageSource>& backing) override {
+    std::vector<ImageFile> chain;
+    xml::ImageSource source = top;
+    while (chain.size() < kMaxChain && source.type == "file" && !source.path.empty()) {
+      std::string next_name;
+      std::string next_format;
+      auto file = Examine(source, next_name, next_format);
+      if (!file.ok()) {
+        if (chain.empty()) return file.status();
+        break;
+      }
+      const bool seen = std::any_of(chain.begin(), chain.end(), [&](const ImageFile& other) {
+        return other.device == file->device && other.inode == file->inode;
+      });
+      if (seen) break;  // a loop in the chain
+      chain.push_back(*std::move(file));
+      if (chain.size() <= backing.size()) {
+        source = backing[chain.size() - 1];
+      } else if (backing.empty()) {
+        source = {"file", next_format, ResolveBacking(source.path, next_name)};
+      } else {
+        break;
+      }
+    }
+    return chain;
+  }
+
+  absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
+    uint64_t sum = 0;
+    for (const ImageFile& file : chain) {
+      struct stat st;
+      if (stat(file.path.c_str(), &st) != 0)
+        return ErrnoStatus(errno, absl::StrCat("stat '", file.path, "'"));
+      if (st.st_dev != file.device || st.st_ino != file.inode) {
+        return absl::UnavailableError(
+            absl::StrCat("'", file.path, "' was replaced by another file meanwhile"));
+      }
+      sum += static_cast<uint64_t>(st.st_blocks) * kStatBlock;
+    }
+    return sum;
+  }
+
+ private:
+  static absl::StatusOr<ImageFile> Examine(const xml::ImageSource& source, std::string& next_name,
+                                           std::string& next_format) {
+    struct stat st;
+    if (stat(source.path.c_str(), &st) != 0)
+      return ErrnoStatus(errno, absl::StrCat("stat '", source.path, "'"));
+    if (!S_ISREG(st.st_mode)) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("'", source.path, "' is not a regular file"));
+    }
+    ImageFile file;
+    file.path = source.path;
+    file.format = source.format;
+    file.device = st.st_dev;
+    file.inode = st.st_ino;
+    file.usage.physical = static_cast<uint64_t>(st.st_size);
+    file.usage.allocation = static_cast<uint64_t>(st.st_blocks) * kStatBlock;
+    if (source.format == "qcow2") {
+      if (auto header = ReadQcow2Header(source.path); header.ok()) {
+        file.usage.capacity = header->virtual_size;
+        next_name = header->backing_file;
+        next_format = header->backing_format;
+      }
+    } else if (source.format == "raw" || source.format.empty()) {
+      file.usage.capacity = file.usage.physical;  // libvirt never probes: no format means raw
+    }
+    return file;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<ImageStore> NewImageStore() { return std::make_unique<PosixImageStore>(); }
+
+}  // namespace virt_reclaim

@@ -1,0 +1,35 @@
+// Images as files of this machine: what they occupy, and what they stand on. Reads metadata only:
+// stat, and the first bytes of a file that the domain XML calls qcow2 (a raw image's first bytes
+// belong to the guest and are never interpreted).
+#ifndef VIRT_RECLAIM_HOST_SERVICES_IMAGE_STORE_H_
+#define VIRT_RECLAIM_HOST_SERVICES_IMAGE_STORE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "host/model/facts.h"
+
+namespace virt_reclaim {
+
+class ImageStore {
+ public:
+  virtual ~ImageStore() = default;
+
+  // The image and its backing files, from the top down. `backing` is the chain libvirt tells, empty
+  // when it does not (a domain that is off): then it is followed by qcow2 headers. Errors carry the
+  // errno of the top image: NotFound, PermissionDenied, ... A backing file that cannot be examined
+  // ends the chain without an error.
+  virtual absl::StatusOr<std::vector<ImageFile>> Chain(
+      const xml::ImageSource& top, const std::vector<xml::ImageSource>& backing) = 0;
+
+  // Sum of what the files occupy now (st_blocks * 512). Unavailable when one is gone.
+  virtual absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) = 0;
+};
+
+std::unique_ptr<ImageStore> NewImageStore();
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_SERVICES_IMAGE_STORE_H_

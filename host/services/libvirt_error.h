@@ -1,0 +1,16 @@
+// libvirt's last error of this thread as an absl::Status. Source: libvirt/virterror.h.
+#ifndef VIRT_RECLAIM_HOST_SERVICES_LIBVIRT_ERROR_H_
+#define VIRT_RECLAIM_HOST_SERVICES_LIBVIRT_ERROR_H_
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace virt_reclaim {
+
+// "<what>: <libvirt's message>", one printable line, with the code that fits; clears libvirt's
+// error.
+absl::Status LibvirtStatus(absl::string_view what);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_SERVICES_LIBVIRT_ERROR_H_

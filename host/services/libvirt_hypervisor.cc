@@ -1,0 +1,257 @@
+// The real Hypervisor: libvirt's C API, one connection, and one thread for libvirt's event loop.
+#include <libvirt/libvirt-qemu.h>
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/escape.h"
+#include "base/handle.h"
+#include "base/status.h"
+#include "host/services/hypervisor.h"
+#include "host/services/libvirt_error.h"
+#include "host/services/libvirt_port.h"
+
+namespace virt_reclaim {
+namespace {
+
+constexpr char kQemuAgentChannel[] = "org.qemu.guest_agent.0";
+constexpr int kFreezeQuestionSeconds = 2;
+constexpr int kKeepAliveSeconds = 5;  // a remote libvirtd that says nothing for 5 * 4 s is gone
+constexpr unsigned kKeepAliveCount = 3;
+
+using Connection = Handle<virConnect, virConnectClose>;
+using DomainHandle = Handle<virDomain, virDomainFree>;
+
+std::string TakeString(char* text) {
+  Handle<char, free> owner(text);
+  return text == nullptr ? "" : text;
+}
+
+DomainState StateOf(int state) {
+  switch (state) {
+    case VIR_DOMAIN_RUNNING:
+    case VIR_DOMAIN_BLOCKED:
+      return DomainState::kRunning;
+    case VIR_DOMAIN_PAUSED:
+      return DomainState::kPaused;
+    case VIR_DOMAIN_SHUTDOWN:
+    case VIR_DOMAIN_SHUTOFF:
+      return DomainState::kShutOff;
+    case VIR_DOMAIN_CRASHED:
+      return DomainState::kCrashed;
+    case VIR_DOMAIN_PMSUSPENDED:
+      return DomainState::kSuspended;
+    default:
+      return DomainState::kUnknown;
+  }
+}
+
+void StartEventLoop() {
+  virEventRegisterDefaultImpl();
+  // It ends with the process: libvirt has no way to unregister an implementation.
+  std::thread([] {
+    while (virEventRunDefaultImpl() == 0) {
+    }
+  }).detach();
+}
+
+// Once per process. Streams and monitors need the loop to be there before the first connection is
+// opened.
+void InitializeLibvirt(bool debug) {
+  static std::once_flag once;
+  std::call_once(once, [debug] {
+    if (!debug) {
+      virSetErrorFunc(nullptr, [](void*, virErrorPtr) {});
+      setenv("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null", 0);
+    }
+    virInitialize();
+    StartEventLoop();
+  });
+}
+
+absl::StatusOr<std::unique_ptr<link::Port>> ConnectSocket(const std::string& path) {
+  sockaddr_un address{};
+  if (path.size() >= sizeof address.sun_path)
+    return absl::InvalidArgumentError("the channel's socket path is too long");
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return ErrnoStatus(errno, "socket");
+  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
+    // A full backlog: QEMU serves one client, and others wait already.
+    if (errno == EAGAIN)
+      return absl::AbortedError("another program is connected to the channel's socket");
+    return ErrnoStatus(errno, absl::StrCat("connect to '", path, "'"));
+  }
+  return link::NewFdPort(std::move(fd), /*end_of_file_is_gone=*/true);
+}
+
+class LibvirtHypervisor : public Hypervisor {
+ public:
+  explicit LibvirtHypervisor(Connection connection) : connection_(std::move(connection)) {
+    uri_ = TakeString(virConnectGetURI(connection_.get()));
+    const char* type = virConnectGetType(connection_.get());
+    // "qemu:///system" and "qemu+unix:///..." are this machine; "qemu+ssh://host/..." is not.
+    embedded_ = absl::StartsWith(uri_, "qemu:///embed");
+    const size_t authority = uri_.find("://");
+    const bool has_host =
+        authority != std::string::npos && authority + 3 < uri_.size() && uri_[authority + 3] != '/';
+    local_ = type != nullptr && absl::string_view(type) == "QEMU" && !has_host;
+  }
+
+  std::string Uri() const override { return uri_; }
+  bool ImagesAreLocal() const override { return local_; }
+
+  absl::StatusOr<std::vector<DomainSummary>> ListDomains() override {
+    virDomainPtr* list = nullptr;
+    const int count = virConnectListAllDomains(connection_.get(), &list, 0);
+    if (count < 0) return LibvirtStatus("list domains");
+    Handle<virDomainPtr, free> owner(list);
+    std::vector<DomainSummary> summaries;
+    const std::lock_guard lock(mutex_);
+    for (int i = 0; i < count; ++i) {
+      DomainHandle domain(list[i]);
+      char uuid[VIR_UUID_STRING_BUFLEN] = "";
+      if (virDomainGetUUIDString(domain.get(), uuid) != 0) continue;
+      DomainSummary summary;
+      summary.uuid = uuid;
+      summary.name = virDomainGetName(domain.get());
+      int state = 0;
+      if (virDomainGetState(domain.get(), &state, nullptr, 0) == 0) summary.state = StateOf(state);
+      summary.persistent = virDomainIsPersistent(domain.get()) != 0;
+      summaries.push_back(std::move(summary));
+      domains_[uuid] = std::move(domain);
+    }
+    virResetLastError();
+    return summaries;
+  }
+
+  absl::StatusOr<std::string> DomainXml(const std::string& uuid, Xml kind) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    unsigned flags = 0;
+    if (kind == Xml::kInactive) flags = VIR_DOMAIN_XML_INACTIVE;
+    if (kind == Xml::kInactiveWithSecrets) flags = VIR_DOMAIN_XML_INACTIVE | VIR_DOMAIN_XML_SECURE;
+    while (true) {
+      char* xml = virDomainGetXMLDesc(domain, flags);
+      if (xml == nullptr) return LibvirtStatus("read its XML");
+      std::string text = TakeString(xml);
+      if (kind != Xml::kLive || !ChannelStatesMayBeStale(text)) return text;
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+  }
+
+  absl::StatusOr<Usage> BlockUsage(const std::string& uuid, const std::string& target) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    virDomainBlockInfo info{};
+    if (virDomainGetBlockInfo(domain, target.c_str(), &info, 0) != 0)
+      return LibvirtStatus("read block info");
+    return Usage{info.capacity, info.allocation, info.physical};
+  }
+
+  absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
+                                                const xml::Domain& live) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    std::vector<Blocker> found;
+    virDomainJobInfo job{};
+    if (virDomainGetJobInfo(domain, &job) == 0 && job.type != VIR_DOMAIN_JOB_NONE)
+      found.push_back({Reason::kJobActive, ""});
+    for (const xml::Disk& disk : live.disks) {
+      virDomainBlockJobInfo block_job{};
+      if (disk.has_mirror ||
+          virDomainGetBlockJobInfo(domain, disk.target.c_str(), &block_job, 0) > 0) {
+        found.push_back({Reason::kBlockJob, Printable(disk.target)});
+      }
+    }
+    if (IsFrozen(domain, live)) found.push_back({Reason::kFrozen, ""});
+    virResetLastError();  // drivers without jobs answer 'not supported': nothing runs there
+    return found;
+  }
+
+  absl::StatusOr<bool> HasManagedSave(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    const int has = virDomainHasManagedSaveImage(domain, 0);
+    if (has < 0) return LibvirtStatus("ask for a managed save image");
+    return has == 1;
+  }
+
+  absl::Status Define(const std::string& xml) override {
+    DomainHandle domain(
+        virDomainDefineXMLFlags(connection_.get(), xml.c_str(), VIR_DOMAIN_DEFINE_VALIDATE));
+    return domain == nullptr ? LibvirtStatus("define") : absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(const std::string& uuid,
+                                                          const std::string& name,
+                                                          const std::string& socket_path) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    auto port = OpenLibvirtPort(domain, name);
+    const bool libvirt_cannot =
+        absl::IsUnimplemented(port.status()) || absl::IsPermissionDenied(port.status());
+    if (port.ok() || !libvirt_cannot || !local_ || socket_path.empty()) return port;
+    return ConnectSocket(socket_path);
+  }
+
+ private:
+  absl::StatusOr<virDomainPtr> Find(const std::string& uuid) {
+    const std::lock_guard lock(mutex_);
+    DomainHandle& domain = domains_[uuid];
+    if (domain == nullptr)
+      domain.reset(virDomainLookupByUUIDString(connection_.get(), uuid.c_str()));
+    if (domain == nullptr) return LibvirtStatus(absl::StrCat("find the domain with UUID ", uuid));
+    return domain.get();
+  }
+
+  // Only qemu-guest-agent knows whether it froze the guest; it is asked when it is there.
+  static bool IsFrozen(virDomainPtr domain, const xml::Domain& live) {
+    for (const xml::Channel& channel : live.channels) {
+      if (channel.name != kQemuAgentChannel || channel.state != "connected") continue;
+      const std::string answer = TakeString(virDomainQemuAgentCommand(
+          domain, R"({"execute":"guest-fsfreeze-status"})", kFreezeQuestionSeconds, 0));
+      const auto json = nlohmann::json::parse(answer, nullptr, /*allow_exceptions=*/false);
+      return json.is_object() && json.contains("return") && json["return"] == "frozen";
+    }
+    return false;
+  }
+
+  // The embedded driver finds its running domains anew at each open, on threads of its own: for
+  // some 100 ms it calls every channel disconnected. Measured with libvirt 9.0.
+  bool ChannelStatesMayBeStale(const std::string& live_xml) const {
+    constexpr absl::Duration kRediscovery = absl::Seconds(1);
+    return embedded_ && absl::Now() - opened_ < kRediscovery &&
+           absl::StrContains(live_xml, "state='disconnected'");
+  }
+
+  Connection connection_;
+  const absl::Time opened_ = absl::Now();
+  bool embedded_ = false;
+  std::string uri_;
+  bool local_ = false;
+  std::mutex mutex_;
+  std::map<std::string, DomainHandle> domains_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Hypervisor>> ConnectLibvirt(const std::string& uri, bool debug) {
+  InitializeLibvirt(debug);
+  Connection connection(virConnectOpen(uri.empty() ? nullptr : uri.c_str()));
+  if (connection == nullptr) {
+    return LibvirtStatus(uri.empty() ? std::string("connect to libvirt")
+                                     : absl::StrCat("connect to '", Printable(uri), "'"));
+  }
+  virConnectSetKeepAlive(connection.get(), kKeepAliveSeconds, kKeepAliveCount);
+  virResetLastError();
+  return std::make_unique<LibvirtHypervisor>(std::move(connection));
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,179 @@
+// The program itself: its daemon over the real link on a unix socket in the port's place, and what
+// it costs when idle.
+#include <dirent.h>
+#include <gmock/gmock.h>
+#include <grpcpp/create_channel_posix.h>
+#include <grpcpp/grpcpp.h>
+#include <poll.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <thread>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/io.h"
+#include "base/unique_fd.h"
+#include "proto/link/bridge.h"
+#include "tests/unit/agent_fixtures.h"
+#include "virt_reclaim/agent/v1/agent.grpc.pb.h"
+
+extern char** environ;
+
+namespace virt_reclaim::agent {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr uint64_t kMaxIdleKib = 8 * 1024;
+
+// A listening socket, and the agent that connects to it as its port.
+struct DaemonTest : ::testing::Test {
+  DaemonTest()
+      : path(tree.path() + "/port"), listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    EXPECT_EQ(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(listen(listener.get(), 4), 0);
+  }
+  ~DaemonTest() override {
+    if (agent > 0) {
+      kill(agent, SIGKILL);
+      waitpid(agent, nullptr, 0);
+    }
+  }
+  void Start() {
+    const std::string port = absl::StrCat("--port=", path);
+    const char* arguments[] = {VIRT_RECLAIM_AGENT_PROGRAM, "daemon", port.c_str(), nullptr};
+    ASSERT_EQ(posix_spawn(&agent, VIRT_RECLAIM_AGENT_PROGRAM, nullptr, nullptr,
+                          const_cast<char**>(arguments), environ),
+              0);
+  }
+  UniqueFd Accept() {
+    pollfd wait = {.fd = listener.get(), .events = POLLIN, .revents = 0};
+    EXPECT_EQ(poll(&wait, 1, 5000), 1);
+    return UniqueFd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  }
+  // The exit status, and how long it took; -1 when it did not end within 5 s.
+  std::pair<int, milliseconds> Terminate() {
+    const auto begin = steady_clock::now();
+    kill(agent, SIGTERM);
+    int status = 0;
+    while (waitpid(agent, &status, WNOHANG) == 0) {
+      if (steady_clock::now() - begin > std::chrono::seconds(5)) return {-1, milliseconds(5000)};
+      std::this_thread::sleep_for(milliseconds(2));
+    }
+    agent = 0;
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128,
+            std::chrono::duration_cast<milliseconds>(steady_clock::now() - begin)};
+  }
+  // The number in the line of /proc/PID[/task/TID]/status that starts with `key`.
+  static uint64_t StatusNumber(const std::string& directory, absl::string_view key) {
+    const auto text = ReadFile(directory + "/status", 65536);
+    if (!text.ok()) return 0;
+    for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
+      if (line.substr(0, key.size()) != key) continue;
+      for (const absl::string_view word : absl::StrSplit(line, absl::ByAnyChar(" \t:"))) {
+        if (uint64_t number = 0; absl::SimpleAtoi(word, &number)) return number;
+      }
+    }
+    return 0;
+  }
+  std::string Proc() const { return absl::StrCat("/proc/", agent); }
+  uint64_t Wakeups() const {
+    uint64_t sum = 0;
+    for (const auto& task : std::filesystem::directory_iterator(Proc() + "/task")) {
+      sum += StatusNumber(task.path().string(), "voluntary_ctxt_switches");
+    }
+    return sum;
+  }
+  size_t Descriptors() const {
+    size_t count = 0;
+    for ([[maybe_unused]] const auto& fd : std::filesystem::directory_iterator(Proc() + "/fd"))
+      ++count;
+    return count;
+  }
+  static void ExpectInfo(std::unique_ptr<link::Port> port) {
+    auto opened = link::HostLink::Open(std::move(port), {}, {});
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    const auto stub = v1::Agent::NewStub(
+        grpc::CreateInsecureChannelFromFd("vm", (*opened)->TakeSocket().Release()));
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
+    v1::GetInfoResponse info;
+    const grpc::Status status = stub->GetInfo(&context, v1::GetInfoRequest(), &info);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(info.agent_version(), VIRT_RECLAIM_VERSION);
+  }
+
+  TempTree tree;
+  std::string path;
+  UniqueFd listener;
+  pid_t agent = 0;
+};
+
+TEST_F(DaemonTest, AnswersOneHostAfterTheOther) {
+  Start();
+  const UniqueFd port = Accept();
+  for (int i = 0; i < 5; ++i) ExpectInfo(link::NewFdPort(UniqueFd(dup(port.get())), true));
+  const auto [status, time] = Terminate();
+  EXPECT_EQ(status, 0);
+  EXPECT_LT(time, milliseconds(1000));
+}
+
+TEST_F(DaemonTest, TerminatesWhileAHostIsConnected) {
+  Start();
+  auto opened = link::HostLink::Open(link::NewFdPort(Accept(), true), {}, {});
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  const UniqueFd socket = (*opened)->TakeSocket();  // never read: gRPC's shutdown would hang on it
+  const auto [status, time] = Terminate();
+  EXPECT_EQ(status, 0);
+  EXPECT_LT(time, milliseconds(1000));
+}
+
+TEST_F(DaemonTest, WaitsForAPortThatIsNotThere) {
+  path += ".none";
+  Start();
+  std::this_thread::sleep_for(milliseconds(300));
+  const uint64_t before = Wakeups();
+  std::this_thread::sleep_for(milliseconds(1000));
+  EXPECT_LE(Wakeups() - before, 2U);  // no busy loop
+  const auto [status, time] = Terminate();
+  EXPECT_EQ(status, 0);
+  EXPECT_LT(time, milliseconds(1000));
+}
+
+TEST_F(DaemonTest, IdleCostsNothing) {
+  Start();
+  const UniqueFd port = Accept();
+  std::this_thread::sleep_for(milliseconds(500));
+  const size_t descriptors = Descriptors();
+  const uint64_t threads = StatusNumber(Proc(), "Threads");
+#ifndef __SANITIZE_ADDRESS__
+  EXPECT_LE(StatusNumber(Proc(), "VmRSS"), kMaxIdleKib);
+#endif
+  for (int i = 0; i < 20; ++i) ExpectInfo(link::NewFdPort(UniqueFd(dup(port.get())), true));
+  std::this_thread::sleep_for(
+      std::chrono::seconds(6));  // gRPC goes a little after the last session
+  const uint64_t before = Wakeups();
+  std::this_thread::sleep_for(std::chrono::seconds(20));
+  EXPECT_LE(Wakeups() - before, 2U);
+  EXPECT_LE(Descriptors(), descriptors + 4);
+  EXPECT_LE(StatusNumber(Proc(), "Threads"), threads + 4);
+#ifndef __SANITIZE_ADDRESS__
+  EXPECT_LE(StatusNumber(Proc(), "VmRSS"), kMaxIdleKib);
+#endif
+  printf("idle after 20 sessions: RSS %lu KiB, %lu threads, %zu descriptors, %lu wakeups in 20 s\n",
+         StatusNumber(Proc(), "VmRSS"), StatusNumber(Proc(), "Threads"), Descriptors(),
+         Wakeups() - before);
+}
+
+}  // namespace
+}  // namespace virt_reclaim::agent

@@ -1,0 +1,111 @@
+// One suite for every Hypervisor: libvirt's own test driver and the fake twin must agree.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "host/services/hypervisor.h"
+#include "tests/fakes/fake_world.h"
+
+namespace virt_reclaim {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
+constexpr char kNode[] =
+    R"(<node><cpu><mhz>2000</mhz><model>x</model><active>2</active><nodes>1</nodes><sockets>1</sockets>
+<cores>2</cores><threads>1</threads></cpu><memory>4194304</memory>)";
+
+std::string TestXml(const std::string& type) {
+  return absl::StrCat("<domain type='", type, "'><name>web</name><uuid>", kUuid,
+                      R"(</uuid><memory>65536</memory>
+<os><type arch='x86_64'>hvm</type></os><devices><disk type='file' device='disk'><source file='/images/a.raw'/>
+<target dev='vda' bus='virtio'/></disk></devices></domain>)");
+}
+
+class RealWorld {
+ public:
+  RealWorld() {
+    const std::string path = absl::StrCat(testing::TempDir(), "/node-", getpid(), ".xml");
+    std::ofstream(path) << kNode << TestXml("test") << "</node>";
+    hypervisor_ = ConnectLibvirt("test://" + path, false).value();
+  }
+  Hypervisor& hypervisor() { return *hypervisor_; }
+  static std::string Type() { return "test"; }
+
+ private:
+  std::unique_ptr<Hypervisor> hypervisor_;
+};
+
+class FakeTwin {
+ public:
+  FakeTwin() { world_.AddDomain(TestXml("test"), DomainState::kRunning); }
+  Hypervisor& hypervisor() { return world_.services().hypervisor; }
+  static std::string Type() { return "test"; }
+
+ private:
+  FakeWorld world_;
+};
+
+template <typename World>
+class HypervisorContract : public testing::Test {
+ protected:
+  World world_;
+};
+using Worlds = testing::Types<RealWorld, FakeTwin>;
+TYPED_TEST_SUITE(HypervisorContract, Worlds);
+
+TYPED_TEST(HypervisorContract, ListsDomainsWithStateAndUuid) {
+  const auto domains = this->world_.hypervisor().ListDomains().value();
+  ASSERT_EQ(domains.size(), 1u);
+  EXPECT_EQ(domains[0].name, "web");
+  EXPECT_EQ(domains[0].uuid, kUuid);
+  EXPECT_EQ(domains[0].state, DomainState::kRunning);
+  EXPECT_TRUE(domains[0].persistent);
+}
+
+TYPED_TEST(HypervisorContract, XmlCanBeReadAndParsed) {
+  for (const auto kind : {Hypervisor::Xml::kLive, Hypervisor::Xml::kInactive,
+                          Hypervisor::Xml::kInactiveWithSecrets}) {
+    const std::string text = this->world_.hypervisor().DomainXml(kUuid, kind).value();
+    const xml::Domain domain = xml::ParseDomain(text).value();
+    EXPECT_EQ(domain.name, "web");
+    ASSERT_EQ(domain.disks.size(), 1u);
+    EXPECT_EQ(domain.disks[0].source.path, "/images/a.raw");
+  }
+}
+
+TYPED_TEST(HypervisorContract, UnknownDomainIsNotFound) {
+  const std::string nobody = "00000000-0000-0000-0000-000000000000";
+  Hypervisor& hypervisor = this->world_.hypervisor();
+  EXPECT_TRUE(absl::IsNotFound(hypervisor.DomainXml(nobody, Hypervisor::Xml::kLive).status()));
+  EXPECT_TRUE(absl::IsNotFound(hypervisor.BlockUsage(nobody, "vda").status()));
+  EXPECT_TRUE(absl::IsNotFound(hypervisor.OpenChannel(nobody, "x", "").status()));
+}
+
+TYPED_TEST(HypervisorContract, DefineReplacesTheInactiveXmlOnly) {
+  Hypervisor& hypervisor = this->world_.hypervisor();
+  std::string xml = TestXml(TypeParam::Type());
+  xml.replace(xml.find("a.raw"), 5, "b.raw");
+  ASSERT_TRUE(hypervisor.Define(xml).ok());
+  EXPECT_THAT(hypervisor.DomainXml(kUuid, Hypervisor::Xml::kInactive).value(), HasSubstr("b.raw"));
+  EXPECT_THAT(hypervisor.DomainXml(kUuid, Hypervisor::Xml::kLive).value(), HasSubstr("a.raw"));
+}
+
+TYPED_TEST(HypervisorContract, BrokenXmlIsAnErrorAndChangesNothing) {
+  Hypervisor& hypervisor = this->world_.hypervisor();
+  EXPECT_FALSE(hypervisor.Define("<domain").ok());
+  EXPECT_EQ(hypervisor.ListDomains()->size(), 1u);
+}
+
+TEST(ConnectLibvirt, ErrorsAreOneLineAndNameTheUri) {
+  const absl::Status status = ConnectLibvirt("nonsense:///x\n", false).status();
+  EXPECT_FALSE(status.ok());
+  EXPECT_EQ(status.message().find('\n'), absl::string_view::npos);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("nonsense:///x"));
+}
+
+}  // namespace
+}  // namespace virt_reclaim

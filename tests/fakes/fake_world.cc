@@ -1,0 +1,241 @@
+#include "tests/fakes/fake_world.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <functional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status.h"
+
+namespace virt_reclaim {
+namespace {
+
+// A port that nothing is ever read from: the fake agent does not speak.
+class SilentPort : public link::Port {
+ public:
+  int fd() const override { return -1; }
+  link::IoResult Read(std::span<uint8_t>) override { return {}; }
+  link::IoResult Write(std::span<const uint8_t>) override { return {}; }
+};
+
+class FakeImageStore : public ImageStore {
+ public:
+  explicit FakeImageStore(FakeWorld& world) : world_(world) {}
+
+  absl::StatusOr<std::vector<ImageFile>> Chain(
+      const xml::ImageSource& top, const std::vector<xml::ImageSource>& backing) override {
+    std::vector<xml::ImageSource> sources{top};
+    sources.insert(sources.end(), backing.begin(), backing.end());
+    std::vector<ImageFile> chain;
+    for (const xml::ImageSource& source : sources) {
+      const auto image = world_.images.find(source.path);
+      if (image == world_.images.end()) {
+        if (chain.empty())
+          return absl::NotFoundError(
+              absl::StrCat("stat '", source.path, "': No such file or directory"));
+        break;
+      }
+      chain.push_back(
+          {source.path, source.format, image->second, 1, std::hash<std::string>()(source.path)});
+    }
+    return chain;
+  }
+
+  absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
+    uint64_t sum = 0;
+    for (const ImageFile& file : chain) sum += world_.images.at(file.path).allocation.value_or(0);
+    return sum;
+  }
+
+ private:
+  FakeWorld& world_;
+};
+
+class FakeGuestAgent : public GuestAgent {
+ public:
+  FakeGuestAgent(FakeWorld& world, const FakeAgent& agent) : world_(world), agent_(agent) {}
+
+  absl::StatusOr<GuestFacts> GetInfo(absl::Duration, std::stop_token) override {
+    return agent_.facts;
+  }
+
+  absl::StatusOr<std::vector<GuestFilesystem>> ListFilesystems(absl::Duration,
+                                                               std::stop_token) override {
+    if (!agent_.list.ok()) return agent_.list;
+    return agent_.facts.filesystems;
+  }
+
+  absl::Status Trim(const GuestTrimOptions&, absl::Duration, std::stop_token stop,
+                    const std::function<void(const GuestTrimProgress&)>& progress,
+                    std::vector<GuestTrim>& finished) override {
+    for (const GuestTrim& trim : agent_.trims) {
+      if (progress) progress({trim.mount_point, trim.trimmed, trim.trimmed, trim.trimmed});
+      finished.push_back(trim);
+    }
+    for (const auto& [path, bytes] : agent_.freed) {
+      Usage& usage = world_.images.at(path);
+      usage.allocation = *usage.allocation - bytes;
+    }
+    if (stop.stop_requested()) return absl::CancelledError("Trim: interrupted");
+    return agent_.trim;
+  }
+
+ private:
+  FakeWorld& world_;
+  FakeAgent agent_;
+};
+
+}  // namespace
+
+class FakeHypervisor : public Hypervisor {
+ public:
+  explicit FakeHypervisor(FakeWorld& world) : world_(world) {}
+
+  std::string Uri() const override { return "fake:///world"; }
+  bool ImagesAreLocal() const override { return world_.images_are_local; }
+
+  absl::StatusOr<std::vector<DomainSummary>> ListDomains() override {
+    std::vector<DomainSummary> summaries;
+    for (const auto& [uuid, domain] : world_.domains) summaries.push_back(domain.summary);
+    return summaries;
+  }
+
+  absl::StatusOr<std::string> DomainXml(const std::string& uuid, Xml kind) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    const bool live = kind == Xml::kLive && domain->summary.state == DomainState::kRunning;
+    return live ? domain->live_xml : domain->inactive_xml;
+  }
+
+  absl::StatusOr<Usage> BlockUsage(const std::string& uuid, const std::string& target) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    const auto usage = domain->block_usage.find(target);
+    if (usage == domain->block_usage.end())
+      return absl::InternalError("read block info: no such disk");
+    return usage->second;
+  }
+
+  absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
+                                                const xml::Domain&) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    return domain->activity;
+  }
+
+  absl::StatusOr<bool> HasManagedSave(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    return domain->managed_save;
+  }
+
+  absl::Status Define(const std::string& text) override {
+    VR_RETURN_IF_ERROR(world_.define);
+    VR_ASSIGN_OR_RETURN(const xml::Domain parsed, xml::ParseDomain(text));
+    FakeDomain& domain = world_.domains[parsed.uuid];
+    domain.summary.name = parsed.name;
+    domain.summary.uuid = parsed.uuid;
+    domain.inactive_xml = world_.stored_xml.empty() ? text : std::exchange(world_.stored_xml, "");
+    world_.calls.push_back(absl::StrCat("define ", parsed.name));
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(const std::string& uuid,
+                                                          const std::string&,
+                                                          const std::string&) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    VR_RETURN_IF_ERROR(domain->channel);
+    world_.connecting_ = uuid;
+    return std::make_unique<SilentPort>();
+  }
+
+ private:
+  absl::StatusOr<FakeDomain*> Find(const std::string& uuid) {
+    const auto domain = world_.domains.find(uuid);
+    if (domain == world_.domains.end()) return absl::NotFoundError("no such domain");
+    return &domain->second;
+  }
+
+  FakeWorld& world_;
+};
+
+FakeWorld::FakeWorld() {
+  std::string name =
+      (std::filesystem::temp_directory_path() / "virt-reclaim-world-XXXXXX").string();
+  directory_ = mkdtemp(name.data());
+  hypervisor_ = std::make_unique<FakeHypervisor>(*this);
+  image_store_ = std::make_unique<FakeImageStore>(*this);
+}
+
+FakeWorld::~FakeWorld() { std::filesystem::remove_all(directory_); }
+
+FakeDomain& FakeWorld::AddDomain(const std::string& xml, DomainState state) {
+  const xml::Domain parsed = xml::ParseDomain(xml).value();
+  FakeDomain& domain = domains[parsed.uuid];
+  domain.summary = {parsed.name, parsed.uuid, state, true};
+  domain.live_xml = domain.inactive_xml = xml;
+  return domain;
+}
+
+void FakeWorld::AddImage(const std::string& path, uint64_t capacity, uint64_t allocation) {
+  images[path] = {capacity, allocation, capacity};
+}
+
+Services FakeWorld::services() {
+  const auto connect = [this](std::unique_ptr<link::Port>, absl::Duration,
+                              std::stop_token) -> absl::StatusOr<std::unique_ptr<GuestAgent>> {
+    const FakeAgent& agent = domains.at(connecting_).agent;
+    VR_RETURN_IF_ERROR(agent.connect);
+    return std::make_unique<FakeGuestAgent>(*this, agent);
+  };
+  return {*hypervisor_,
+          *image_store_,
+          connect,
+          directory_ + "/run",
+          directory_ + "/state",
+          [this] { return now_; },
+          [this](absl::Duration d) { now_ += d; }};
+}
+
+std::string DomainXml(const std::string& name, const std::string& uuid, const std::string& machine,
+                      const std::vector<FakeDisk>& disks, const std::string& channel_state) {
+  std::string xml = absl::StrCat("<domain type='kvm'>\n  <name>", name, "</name>\n  <uuid>", uuid,
+                                 "</uuid>\n  <os>\n    <type arch='x86_64' machine='", machine,
+                                 "'>hvm</type>\n  </os>\n  <devices>\n");
+  uint32_t slot = 5;
+  for (const FakeDisk& disk : disks) {
+    const std::string discard =
+        disk.discard.empty() ? "" : absl::StrCat(" discard='", disk.discard, "'");
+    absl::StrAppend(
+        &xml, "    <disk type='file' device='disk'>\n      <driver name='qemu' type='raw'", discard,
+        "/>\n      <source file='", disk.image, "'/>\n      <target dev='", disk.target, "' bus='",
+        disk.bus, "'/>\n      <address type='pci' domain='0x0000' bus='0x00' slot='",
+        absl::StrFormat("0x%02x", slot++), "' function='0x0'/>\n    </disk>\n");
+  }
+  if (!channel_state.empty()) {
+    absl::StrAppend(&xml,
+                    "    <controller type='virtio-serial' index='0'/>\n    <channel type='unix'>\n "
+                    "     <target type='virtio' name='",
+                    kAgentChannelName, "' state='", channel_state, "'/>\n    </channel>\n");
+  }
+  return xml + "  </devices>\n</domain>\n";
+}
+
+GuestFilesystem FilesystemOn(const std::string& disk, uint32_t slot, const std::string& mount_point,
+                             uint64_t size, uint64_t used) {
+  GuestFilesystem filesystem;
+  filesystem.source = "/dev/" + disk;
+  filesystem.type = "ext4";
+  filesystem.mount_points = {mount_point};
+  filesystem.size = size;
+  filesystem.used = used;
+  filesystem.free = size - used;
+  filesystem.obstacle = GuestObstacle::kNone;
+  GuestDevice device;
+  device.name = disk;
+  device.is_disk = true;
+  device.size = size;
+  device.bus_path = absl::StrFormat("pci0000:00/0000:00:%02x.0/virtio2", slot);
+  filesystem.devices = {device};
+  return filesystem;
+}
+
+}  // namespace virt_reclaim

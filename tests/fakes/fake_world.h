@@ -1,0 +1,80 @@
+// A hypervisor with its images and guests, in memory: the fake twin of every host service. A domain
+// is made from XML; its agent trims by lowering the allocation of an image, as QEMU would, unless
+// the disk drops discards.
+#ifndef VIRT_RECLAIM_TESTS_FAKES_FAKE_WORLD_H_
+#define VIRT_RECLAIM_TESTS_FAKES_FAKE_WORLD_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "host/commands/services.h"
+
+namespace virt_reclaim {
+
+// What a fake domain's agent does.
+struct FakeAgent {
+  absl::Status connect;  // not OK: no session comes about
+  absl::Status list;     // not OK: ListFilesystems fails
+  absl::Status trim;     // the status a Trim ends with
+  GuestFacts facts;
+  std::vector<GuestTrim> trims;           // what a Trim reports
+  std::map<std::string, uint64_t> freed;  // per image path: what a Trim takes from the allocation
+};
+
+struct FakeDomain {
+  DomainSummary summary;
+  std::string live_xml, inactive_xml;
+  std::map<std::string, Usage> block_usage;  // per target
+  std::vector<Blocker> activity;
+  bool managed_save = false;
+  absl::Status channel;  // not OK: OpenChannel fails with it
+  FakeAgent agent;
+};
+
+class FakeWorld {
+ public:
+  FakeWorld();
+  ~FakeWorld();
+
+  // A domain whose live and inactive XML are `xml`; name and UUID are read from it.
+  FakeDomain& AddDomain(const std::string& xml, DomainState state);
+  // A raw image of this machine.
+  void AddImage(const std::string& path, uint64_t capacity, uint64_t allocation);
+
+  // The services over this world; locks and state go to a temporary directory.
+  Services services();
+  const std::string& directory() const { return directory_; }
+
+  std::map<std::string, FakeDomain> domains;  // by UUID
+  std::map<std::string, Usage> images;        // by path
+  std::vector<std::string> calls;             // what changed something: "define web"
+  absl::Status define;                        // not OK: Define fails with it
+  std::string stored_xml;  // not empty: what libvirt stores in place of what was defined
+  bool images_are_local = true;
+
+ private:
+  std::string directory_;
+  std::unique_ptr<Hypervisor> hypervisor_;
+  std::unique_ptr<ImageStore> image_store_;
+  std::string connecting_;  // UUID whose channel was opened last
+  absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
+
+  friend class FakeHypervisor;
+};
+
+// The XML of a small domain: one virtio disk per image, and the agent's channel.
+struct FakeDisk {
+  std::string target, bus, image, discard;
+};
+std::string DomainXml(const std::string& name, const std::string& uuid, const std::string& machine,
+                      const std::vector<FakeDisk>& disks, const std::string& channel_state);
+
+// A filesystem of the guest on the disk with PCI slot `slot`.
+GuestFilesystem FilesystemOn(const std::string& disk, uint32_t slot, const std::string& mount_point,
+                             uint64_t size, uint64_t used);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_TESTS_FAKES_FAKE_WORLD_H_

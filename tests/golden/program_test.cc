@@ -1,0 +1,148 @@
+// The whole program on a fake world, its stdout, stderr and exit status held against files in
+// golden/cli/. After a wanted change: VIRT_RECLAIM_UPDATE_GOLDEN=1 program_test, then read the
+// diff.
+#include "host/cli/program.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "base/byte_size.h"
+#include "base/io.h"
+#include "tests/fakes/fake_world.h"
+
+namespace virt_reclaim {
+namespace {
+
+void FillWorld(FakeWorld& world) {
+  world.AddImage("/images/web.raw", kGiB, 600 * kMiB);
+  world.AddImage("/images/data.raw", 4 * kGiB, 3 * kGiB);
+  FakeDomain& web = world.AddDomain(
+      DomainXml("web", "11111111-2222-3333-4444-555555555555", "pc-i440fx-3.1",
+                {{"vda", "virtio", "/images/web.raw", ""}, {"sda", "sata", "/images/data.raw", ""}},
+                "connected"),
+      DomainState::kRunning);
+  web.agent.facts = {"0.1.0", "6.1.0", "b00t", "Debian GNU/Linux 12", absl::Hours(5), {}};
+  web.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB),
+                                 FilesystemOn("sda", 6, "/srv/\x1b[31mred", 4 * kGiB, kGiB)};
+  web.agent.facts.filesystems[0].obstacle = GuestObstacle::kDiskNotSupported;
+  GuestTrim refused;
+  refused.mount_point = "/";
+  refused.result = GuestTrimResult::kFailed;
+  refused.error_name = "EOPNOTSUPP";
+  refused.obstacle = GuestObstacle::kDiskNotSupported;
+  refused.disks = {"vda"};
+  GuestTrim done;
+  done.mount_point = "/srv/\x1b[31mred";
+  done.result = GuestTrimResult::kDone;
+  done.trimmed = 3 * kGiB;
+  done.obstacle = GuestObstacle::kNone;
+  done.disks = {"sda"};
+  web.agent.trims = {refused, done};
+
+  world.AddImage("/images/new.raw", kGiB, 500 * kMiB);
+  FakeDomain& modern =
+      world.AddDomain(DomainXml("new", "22222222-2222-3333-4444-555555555555", "pc-q35-7.2",
+                                {{"vda", "virtio", "/images/new.raw", "unmap"}}, "connected"),
+                      DomainState::kRunning);
+  modern.agent.facts = web.agent.facts;
+  modern.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
+  GuestTrim good = done;
+  good.mount_point = "/";
+  good.trimmed = 900 * kMiB;
+  good.disks = {"vda"};
+  modern.agent.trims = {good};
+  modern.agent.freed = {{"/images/new.raw", 390 * kMiB}};
+
+  world.AddDomain(DomainXml("off", "33333333-2222-3333-4444-555555555555", "pc-q35-7.2",
+                            {{"vda", "virtio", "/images/gone.raw", "unmap"}}, ""),
+                  DomainState::kShutOff);
+}
+
+struct Case {
+  std::string name;
+  std::vector<std::string> arguments;
+};
+
+class ProgramTest : public testing::TestWithParam<Case> {};
+
+TEST_P(ProgramTest, PrintsWhatItPrinted) {
+  FakeWorld world;
+  FillWorld(world);
+  ProgressLine progress(STDERR_FILENO);
+  const auto with_services = [&](const CommandLine& line,
+                                 const std::function<void(const Services&)>& use) {
+    if (line.connect == "down:///")
+      return absl::UnavailableError("connect to 'down:///': no such socket");
+    if (line.connect == "busy:///")
+      return absl::AbortedError("connect to 'busy:///': Failed to acquire pid file");
+    use(world.services());
+    return absl::OkStatus();
+  };
+  const ProgramResult result = RunProgram(GetParam().arguments, with_services, progress, {});
+  const std::string actual =
+      absl::StrReplaceAll(absl::StrCat("$ virt-reclaim ", absl::StrJoin(GetParam().arguments, " "),
+                                       "\n", result.out, "--- stderr\n", result.err,
+                                       "--- exit status ", static_cast<int>(result.status), "\n"),
+                          {{world.directory(), "DIRECTORY"}});
+  const std::string path = absl::StrCat(GOLDEN_DIRECTORY, "/", GetParam().name, ".txt");
+  if (std::getenv("VIRT_RECLAIM_UPDATE_GOLDEN") != nullptr) {
+    ASSERT_TRUE(WriteFileDurably(path, actual, 0644).ok());
+  }
+  const auto expected = ReadFile(path, 1 << 20);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  EXPECT_EQ(actual, *expected);
+}
+
+const std::vector<Case> kCases{
+    {"help", {"--help"}},
+    {"help-report", {"report", "--help"}},
+    {"help-trim", {"trim", "-h"}},
+    {"help-migrate", {"migrate", "--help"}},
+    {"help-agent", {"agent", "status", "--help"}},
+    {"version", {"--version"}},
+    {"no-verb", {}},
+    {"unknown-verb", {"repotr"}},
+    {"unknown-subverb", {"migrate", "aply"}},
+    {"unknown-option", {"trim", "--minimun", "5"}},
+    {"unknown-option-json", {"trim", "--json", "--bogus"}},
+    {"two-verbs", {"report", "trim"}},
+    {"json-wrong-verb", {"--json", "sparsfy"}},
+    {"bad-size", {"trim", "--chunk", "5X"}},
+    {"bad-pause", {"trim", "--pause", "2h"}},
+    {"missing-value", {"report", "--connect"}},
+    {"apply-nothing-named", {"migrate", "apply"}},
+    {"apply-all-and-name", {"migrate", "apply", "--all", "web"}},
+    {"unknown-domain", {"report", "wbe"}},
+    {"hostile-domain", {"trim", "we\x1b[2Jb"}},
+    {"connection-down", {"-c", "down:///", "report"}},
+    {"connection-busy", {"-c", "busy:///", "report", "--json"}},
+    {"report", {"report"}},
+    {"report-json", {"report", "--json", "web"}},
+    {"trim", {"trim"}},
+    {"trim-nothing-freed", {"-c", "fake:///world", "trim", "web"}},
+    {"trim-off", {"trim", "off"}},
+    {"trim-json", {"trim", "--json"}},
+    {"trim-dry-run", {"trim", "--dry-run"}},
+    {"trim-dry-run-json", {"trim", "-n", "--json"}},
+    {"plan", {"migrate", "plan"}},
+    {"plan-diff", {"migrate", "plan", "--diff", "web"}},
+    {"plan-json", {"migrate", "plan", "--json", "web"}},
+    {"plan-one-disk", {"migrate", "plan", "--disk", "sda", "--keep-machine", "web"}},
+    {"apply", {"migrate", "apply", "--all"}},
+    {"apply-json", {"migrate", "apply", "--json", "web"}},
+    {"apply-dry-run", {"migrate", "apply", "-n", "web"}},
+    {"agent-status", {"agent", "status"}},
+    {"agent-status-json", {"agent", "status", "--json", "new"}},
+};
+
+INSTANTIATE_TEST_SUITE_P(Cli, ProgramTest, testing::ValuesIn(kCases), [](const auto& case_info) {
+  return absl::StrReplaceAll(case_info.param.name, {{"-", "_"}});
+});
+
+}  // namespace
+}  // namespace virt_reclaim

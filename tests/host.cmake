@@ -1,0 +1,23 @@
+add_library(virt_reclaim_fakes STATIC fakes/fake_world.cc)
+target_link_libraries(virt_reclaim_fakes PUBLIC virt_reclaim_commands)
+
+virt_reclaim_test(model_test
+  SOURCES unit/model_assessment_test.cc unit/model_guest_disks_test.cc unit/model_outcome_test.cc
+  DEPS virt_reclaim_model LABEL unit)
+
+virt_reclaim_test(commands_test
+  SOURCES unit/commands_trim_test.cc unit/commands_migrate_test.cc unit/commands_report_test.cc unit/image_store_test.cc
+  DEPS virt_reclaim_fakes LABEL unit)
+
+virt_reclaim_test(program_test
+  SOURCES golden/program_test.cc unit/cli_test.cc
+  DEPS virt_reclaim_fakes virt_reclaim_cli LABEL golden)
+target_compile_definitions(program_test PRIVATE GOLDEN_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/golden/cli")
+
+virt_reclaim_test(hypervisor_contract_test
+  SOURCES contract/hypervisor_contract_test.cc
+  DEPS virt_reclaim_fakes LABEL contract)
+
+virt_reclaim_test(hostile_guest_test
+  SOURCES component/hostile_guest_test.cc
+  DEPS virt_reclaim_services ZLIB::ZLIB LABEL component TIMEOUT 120)

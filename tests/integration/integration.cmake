@@ -1,0 +1,17 @@
+# Tests on real guests (QEMU, emulated; a private libvirt each). They need root and the Debian packages of the group 'run'
+# in scripts/packages.txt, and skip with status 77 and a reason where those are missing.
+find_package(Python3 3.11 COMPONENTS Interpreter REQUIRED)
+
+# virt_reclaim_integration_test(NAME TIMEOUT): tests/integration/NAME_test.py
+function(virt_reclaim_integration_test name timeout)
+  add_test(NAME integration.${name}
+    COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/${name}_test.py)
+  # An emulated guest keeps a CPU or two busy and what is timed in it should not wait for other tests.
+  set_tests_properties(integration.${name} PROPERTIES
+    LABELS integration TIMEOUT ${timeout} SKIP_RETURN_CODE 77 RUN_SERIAL ON
+    ENVIRONMENT "VIRT_RECLAIM_BUILD_DIR=${PROJECT_BINARY_DIR}")
+endfunction()
+
+virt_reclaim_integration_test(bed 600)
+virt_reclaim_integration_test(story 900)
+virt_reclaim_integration_test(link 900)

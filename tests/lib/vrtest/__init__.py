@@ -1,0 +1,23 @@
+"""The test bed: real guests under a libvirt of their own, for integration tests, benches and scripts/quickstart.
+
+    with Workspace() as space:                      # a temporary directory that goes away whatever happens
+        host = EmbedHost(space.path)                # qemu:///embed?root=...
+        guest = Guest(host, "web", disks=[Disk("root", fs="ext4", bus="virtio")], agent=agent_path())
+        guest.start()
+        print(guest.run("uname -r").output)
+
+Python's standard library only.
+"""
+
+from .guest import Disk, Guest
+from .host import DomainProblem, EmbedHost
+from .image import allocation, check_image, fsck
+from .programs import Reply, VirtReclaim, agent_path, host_program_path
+from .testcase import main, skip_all
+from .waiting import TimedOut, wait_for
+from .workspace import Workspace
+
+__all__ = [
+    "Disk", "DomainProblem", "EmbedHost", "Guest", "Reply", "TimedOut", "VirtReclaim", "Workspace", "agent_path",
+    "allocation", "check_image", "fsck", "host_program_path", "main", "skip_all", "wait_for",
+]

@@ -1,0 +1,53 @@
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+
+#include "base/io.h"
+
+namespace virt_reclaim {
+namespace {
+
+class IoTest : public testing::Test {
+ protected:
+  void SetUp() override { std::filesystem::create_directories(directory_); }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+  const std::string directory_ = testing::TempDir() + "virt-reclaim-io-" + std::to_string(getpid());
+};
+
+TEST_F(IoTest, DurableWriteReplacesWholeAndSetsMode) {
+  const std::string path = directory_ + "/old.xml";
+  ASSERT_TRUE(WriteFileDurably(path, "one", 0600).ok());
+  ASSERT_TRUE(WriteFileDurably(path, "two", 0640).ok());
+  EXPECT_EQ(*ReadFile(path, 100), "two");
+  struct stat st;
+  ASSERT_EQ(stat(path.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 07777u, 0640u);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_), {}),
+            1);  // no temporary file is left
+}
+
+TEST_F(IoTest, ErrorsNameTheFile) {
+  const absl::Status missing = ReadFile(directory_ + "/none", 10).status();
+  EXPECT_TRUE(absl::IsNotFound(missing));
+  EXPECT_NE(missing.message().find("/none'"), absl::string_view::npos) << missing;
+  EXPECT_FALSE(WriteFileDurably(directory_ + "/no/such/dir", "x", 0600).ok());
+}
+
+TEST_F(IoTest, ReadIsBounded) {
+  ASSERT_TRUE(WriteFileDurably(directory_ + "/big", std::string(1000, 'x'), 0600).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(ReadFile(directory_ + "/big", 999).status()));
+  EXPECT_TRUE(ReadFile(directory_ + "/big", 1000).ok());
+}
+
+TEST_F(IoTest, MakeDirectoriesIsPrivateAndRepeatable) {
+  const std::string path = directory_ + "/a/b/c";
+  ASSERT_TRUE(MakeDirectories(path).ok());
+  ASSERT_TRUE(MakeDirectories(path).ok());
+  struct stat st;
+  ASSERT_EQ(stat(path.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 07777u, 0700u);
+}
+
+}  // namespace
+}  // namespace virt_reclaim

@@ -1,0 +1,127 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include "base/io.h"
+#include "host/commands/migrate.h"
+#include "tests/fakes/fake_world.h"
+
+namespace virt_reclaim {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
+
+class MigrateTest : public testing::Test {
+ protected:
+  FakeDomain& AddOldDomain(DomainState state = DomainState::kShutOff) {
+    return world_.AddDomain(DomainXml("web", kUuid, "pc-i440fx-3.1",
+                                      {{"vda", "virtio", "/images/a.raw", ""}}, "connected"),
+                            state);
+  }
+  std::vector<MigrateAction> Plan() { return PlanMigrate(world_.services(), options_, {}).value(); }
+  std::vector<MigratedDomain> Apply(const std::vector<MigrateAction>& plan) {
+    return ApplyMigrate(world_.services(), options_, plan, {});
+  }
+  const std::string& InactiveXml() { return world_.domains[kUuid].inactive_xml; }
+
+  FakeWorld world_;
+  MigrateOptions options_;
+};
+
+TEST_F(MigrateTest, PlanChangesNothing) {
+  AddOldDomain();
+  const auto plan = Plan();
+  ASSERT_EQ(plan.size(), 1u);
+  EXPECT_EQ(plan[0].changes.size(), 2u);  // discard and machine
+  EXPECT_THAT(plan[0].after, HasSubstr("discard='unmap'"));
+  EXPECT_THAT(plan[0].after, HasSubstr("pc-i440fx-4.0"));
+  EXPECT_THAT(world_.calls, IsEmpty());
+}
+
+TEST_F(MigrateTest, ApplyKeepsTheOldXmlAndASecondPlanFindsNothing) {
+  AddOldDomain();
+  const std::string before = InactiveXml();
+  const auto migrated = Apply(Plan());
+  EXPECT_EQ(migrated[0].outcome.kind, OutcomeKind::kDone);
+  EXPECT_FALSE(migrated[0].needs_power_cycle);
+  EXPECT_EQ(ReadFile(migrated[0].backup, 1 << 20).value(), before);
+  struct stat st;
+  ASSERT_EQ(stat(migrated[0].backup.c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 07777u, 0600u);
+  EXPECT_THAT(world_.calls, ElementsAre("define web"));
+  EXPECT_THAT(Plan()[0].changes, IsEmpty());
+  EXPECT_THAT(Apply(Plan())[0].changes, IsEmpty());
+  EXPECT_THAT(world_.calls, ElementsAre("define web"));
+}
+
+TEST_F(MigrateTest, RunningDomainWaitsForAPowerCycle) {
+  AddOldDomain(DomainState::kRunning);
+  EXPECT_TRUE(Apply(Plan())[0].needs_power_cycle);
+  EXPECT_TRUE(Plan()[0].power_cycle_pending);
+  world_.domains[kUuid].live_xml = InactiveXml();  // the power cycle
+  EXPECT_FALSE(Plan()[0].power_cycle_pending);
+}
+
+TEST_F(MigrateTest, ChangedSinceThePlanIsRefused) {
+  AddOldDomain();
+  const auto plan = Plan();
+  world_.domains[kUuid].inactive_xml.replace(InactiveXml().find("3.1"), 3, "2.9");
+  const auto migrated = Apply(plan);
+  EXPECT_EQ(migrated[0].outcome.kind, OutcomeKind::kFailed);
+  EXPECT_THAT(std::string(migrated[0].outcome.error.message()),
+              HasSubstr("changed since it was planned"));
+  EXPECT_THAT(world_.calls, IsEmpty());
+}
+
+TEST_F(MigrateTest, LibvirtStoringSomethingElseIsRolledBack) {
+  AddOldDomain();
+  const std::string before = InactiveXml();
+  world_.stored_xml = before;  // libvirt drops the change
+  const auto migrated = Apply(Plan());
+  EXPECT_EQ(migrated[0].outcome.kind, OutcomeKind::kFailed);
+  EXPECT_THAT(std::string(migrated[0].outcome.error.message()),
+              HasSubstr("the old definition was put back"));
+  EXPECT_EQ(InactiveXml(), before);
+  EXPECT_THAT(world_.calls, ElementsAre("define web", "define web"));
+}
+
+TEST_F(MigrateTest, DefineThatFailsLeavesTheDomainAlone) {
+  AddOldDomain();
+  const std::string before = InactiveXml();
+  world_.define = absl::InvalidArgumentError("define: unsupported machine type");
+  EXPECT_EQ(Apply(Plan())[0].outcome.kind, OutcomeKind::kFailed);
+  EXPECT_EQ(InactiveXml(), before);
+}
+
+TEST_F(MigrateTest, ManagedSaveTransientAndManagersRefuse) {
+  AddOldDomain().managed_save = true;
+  EXPECT_EQ(Plan()[0].blockers[0].reason, Reason::kManagedSave);
+  EXPECT_EQ(Apply(Plan())[0].outcome.kind, OutcomeKind::kSkipped);
+  world_.domains[kUuid].managed_save = false;
+  world_.domains[kUuid].summary.persistent = false;
+  EXPECT_EQ(Plan()[0].blockers[0].reason, Reason::kTransient);
+  world_.domains[kUuid].summary.persistent = true;
+  std::string& xml = world_.domains[kUuid].inactive_xml;
+  xml.insert(xml.find("  <os>"),
+             "  <metadata><o:vm xmlns:o='http://ovirt.org/vm/1.0'/></metadata>\n");
+  ASSERT_FALSE(Plan()[0].blockers.empty());
+  EXPECT_EQ(Plan()[0].blockers[0].reason, Reason::kManaged);
+  EXPECT_THAT(world_.calls, IsEmpty());
+}
+
+TEST_F(MigrateTest, StopIsHonouredBetweenDomains) {
+  AddOldDomain();
+  const auto plan = Plan();
+  std::stop_source stop;
+  stop.request_stop();
+  const auto migrated = ApplyMigrate(world_.services(), options_, plan, stop.get_token());
+  EXPECT_EQ(migrated[0].outcome.kind, OutcomeKind::kCancelled);
+  EXPECT_THAT(world_.calls, IsEmpty());
+}
+
+}  // namespace
+}  // namespace virt_reclaim

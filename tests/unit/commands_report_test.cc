@@ -1,0 +1,92 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/byte_size.h"
+#include "host/commands/report.h"
+#include "tests/fakes/fake_world.h"
+
+namespace virt_reclaim {
+namespace {
+
+constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
+constexpr char kUuid2[] = "11111111-2222-3333-4444-666666666666";
+
+TEST(MakeReport, ShowsHostAndGuestSideBySide) {
+  FakeWorld world;
+  world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+  FakeDomain& domain =
+      world.AddDomain(DomainXml("web", kUuid, "pc-i440fx-3.1",
+                                {{"vda", "virtio", "/images/a.raw", ""}}, "connected"),
+                      DomainState::kRunning);
+  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
+  const Report report = MakeReport(world.services(), {}, {}).value();
+  ASSERT_EQ(report.domains.size(), 1u);
+  const ReportedDisk& disk = report.domains[0].disks.at(0);
+  EXPECT_EQ(disk.facts.usage.capacity, kGiB);
+  EXPECT_EQ(disk.facts.usage.allocation, 600 * kMiB);
+  EXPECT_EQ(disk.facts.guest->used, 100 * kMiB);
+  EXPECT_EQ(disk.assessment.reclaimable, 500 * kMiB);
+  EXPECT_EQ(disk.assessment.blockers.size(), 2u);
+  EXPECT_EQ(report.total.reclaimable, 500 * kMiB);
+  EXPECT_EQ(report.total.disks_with_guest, 1u);
+}
+
+TEST(MakeReport, SharedImageCountsOnceAndUnknownIsNotZero) {
+  FakeWorld world;
+  world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+  world.AddDomain(
+      DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", "/images/a.raw", "unmap"}}, ""),
+      DomainState::kShutOff);
+  world.AddDomain(DomainXml("web2", kUuid2, "pc-q35-7.2",
+                            {{"vda", "virtio", "/images/a.raw", "unmap"},
+                             {"vdb", "virtio", "/images/gone.raw", "unmap"}},
+                            ""),
+                  DomainState::kShutOff);
+  const Report report = MakeReport(world.services(), {}, {}).value();
+  EXPECT_EQ(report.total.allocation, 600 * kMiB);
+  EXPECT_EQ(report.total.disks, 3u);
+  EXPECT_EQ(report.total.disks_with_guest, 0u);
+  const ReportedDisk& missing = report.domains[1].disks.at(1);
+  EXPECT_EQ(missing.facts.usage.allocation, std::nullopt);
+  EXPECT_EQ(missing.assessment.blockers.at(0).reason, Reason::kImageMissing);
+  EXPECT_EQ(report.domains[0].agent, std::nullopt);  // off: nobody to ask
+}
+
+TEST(MakeReport, SilentGuestIsARemarkNotAFailure) {
+  FakeWorld world;
+  world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+  world
+      .AddDomain(DomainXml("web", kUuid, "pc-q35-7.2",
+                           {{"vda", "virtio", "/images/a.raw", "unmap"}}, "connected"),
+                 DomainState::kRunning)
+      .agent.connect = absl::DeadlineExceededError("no agent answered");
+  const Report report = MakeReport(world.services(), {}, {}).value();
+  EXPECT_EQ(report.domains[0].agent->reason, Reason::kAgentSilent);
+  EXPECT_EQ(report.domains[0].outcome.kind, OutcomeKind::kDone);
+  EXPECT_EQ(report.domains[0].disks.at(0).facts.usage.allocation, 600 * kMiB);
+}
+
+TEST(MakeReport, DomainWithoutDisksAndDomainWithBrokenXml) {
+  FakeWorld world;
+  world.AddDomain(DomainXml("empty", kUuid, "pc-q35-7.2", {}, ""), DomainState::kShutOff);
+  FakeDomain& broken =
+      world.AddDomain(DomainXml("broken", kUuid2, "pc-q35-7.2", {}, ""), DomainState::kShutOff);
+  broken.inactive_xml = broken.live_xml = "<domain";
+  const Report report = MakeReport(world.services(), {}, {}).value();
+  EXPECT_EQ(report.domains[0].outcome.kind, OutcomeKind::kFailed);  // sorted by name: broken, empty
+  EXPECT_EQ(report.domains[1].outcome.reasons.at(0).reason, Reason::kNoDisks);
+}
+
+TEST(MakeReport, NotLocalImagesAreLibvirtsWord) {
+  FakeWorld world;
+  world.images_are_local = false;
+  FakeDomain& domain = world.AddDomain(
+      DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", "/images/a.raw", "unmap"}}, ""),
+      DomainState::kShutOff);
+  domain.block_usage["vda"] = {kGiB, kMiB, kGiB};
+  const Report report = MakeReport(world.services(), {}, {}).value();
+  EXPECT_EQ(report.domains[0].disks.at(0).facts.usage.allocation, kMiB);
+}
+
+}  // namespace
+}  // namespace virt_reclaim

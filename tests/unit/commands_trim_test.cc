@@ -1,0 +1,222 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/byte_size.h"
+#include "host/commands/trim.h"
+#include "tests/fakes/fake_world.h"
+
+namespace virt_reclaim {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
+
+std::vector<std::string> Codes(const std::vector<Blocker>& blockers) {
+  std::vector<std::string> codes;
+  for (const Blocker& blocker : blockers) codes.emplace_back(Code(blocker.reason));
+  return codes;
+}
+
+GuestTrim Trimmed(const std::string& mount_point, const std::string& disk, uint64_t bytes) {
+  GuestTrim trim;
+  trim.mount_point = mount_point;
+  trim.result = GuestTrimResult::kDone;
+  trim.trimmed = bytes;
+  trim.obstacle = GuestObstacle::kNone;
+  trim.disks = {disk};
+  return trim;
+}
+
+class TrimTest : public testing::Test {
+ protected:
+  // One disk, 1 GiB, 600 MiB allocated, of which the guest uses 100 MiB; the guest trims 900 MiB.
+  FakeDomain& AddDomain(const std::string& machine, const std::string& discard, uint64_t freed) {
+    world_.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+    FakeDomain& domain =
+        world_.AddDomain(DomainXml("web", kUuid, machine,
+                                   {{"vda", "virtio", "/images/a.raw", discard}}, "connected"),
+                         DomainState::kRunning);
+    domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
+    domain.agent.trims = {Trimmed("/", "vda", 900 * kMiB)};
+    domain.agent.freed = {{"/images/a.raw", freed}};
+    return domain;
+  }
+
+  std::vector<TrimmedDomain> Run(const TrimOptions& options = {},
+                                 const std::stop_token& stop = {}) {
+    const Services services = world_.services();
+    const auto plan = PlanTrim(services, options, {});
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return ExecuteTrim(services, options, *plan, nullptr, stop);
+  }
+
+  static ExitStatus StatusOf(const std::vector<TrimmedDomain>& results) {
+    std::vector<Outcome> outcomes;
+    for (const TrimmedDomain& result : results) outcomes.push_back(result.outcome);
+    return ExitStatusOf(outcomes);
+  }
+
+  FakeWorld world_;
+};
+
+TEST_F(TrimTest, FreedIsWhatTheHostMeasured) {
+  AddDomain("pc-q35-7.2", "unmap", 480 * kMiB);
+  const auto results = Run();
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_EQ(results[0].outcome.kind, OutcomeKind::kDone);
+  ASSERT_EQ(results[0].disks.size(), 1u);
+  EXPECT_EQ(results[0].disks[0].trimmed, 900 * kMiB);  // the guest's word
+  EXPECT_EQ(results[0].disks[0].freed, static_cast<int64_t>(480 * kMiB));
+  EXPECT_EQ(results[0].disks[0].allocation_after, 120 * kMiB);
+  EXPECT_THAT(results[0].disks[0].reasons, IsEmpty());
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+}
+
+TEST_F(TrimTest, TrimmedButNothingFreedIsItsOwnResultWithItsReason) {
+  AddDomain("pc-q35-7.2", "", 0);
+  const auto results = Run();
+  EXPECT_EQ(results[0].disks[0].freed, 0);
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("discard-ignored"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
+}
+
+TEST_F(TrimTest, GuestThatCannotTrimIsExplainedByTheMachineType) {
+  FakeDomain& domain = AddDomain("pc-i440fx-3.1", "", 0);
+  domain.agent.facts.filesystems[0].obstacle = GuestObstacle::kDiskNotSupported;
+  domain.agent.trims[0].result = GuestTrimResult::kFailed;
+  domain.agent.trims[0].trimmed = 0;
+  domain.agent.trims[0].obstacle = GuestObstacle::kDiskNotSupported;
+  domain.agent.trims[0].error_name = "EOPNOTSUPP";
+  const auto results = Run();
+  EXPECT_EQ(results[0].outcome.kind, OutcomeKind::kDone);
+  EXPECT_THAT(Codes(results[0].disks[0].reasons),
+              ElementsAre("machine-too-old", "discard-ignored"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
+}
+
+TEST_F(TrimTest, SecondTrimFindsNothingAndThatIsFine) {
+  FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
+  world_.images["/images/a.raw"].allocation = 101 * kMiB;  // nearly all of it is in use
+  domain.agent.trims[0].trimmed = 900 * kMiB;              // XFS reports all free space each time
+  const auto results = Run();
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("nothing-reclaimable"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+}
+
+TEST_F(TrimTest, MuchReclaimableButNothingFreedAndNoReasonIsSaidSo) {
+  AddDomain("pc-q35-7.2", "unmap", 0);
+  const auto results = Run();
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("unexplained"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
+}
+
+TEST_F(TrimTest, IoErrorInTheGuestIsAFailure) {
+  FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
+  domain.agent.trims[0].result = GuestTrimResult::kFailed;
+  domain.agent.trims[0].error_name = "EIO";
+  const auto results = Run();
+  EXPECT_EQ(results[0].outcome.kind, OutcomeKind::kFailed);
+  EXPECT_NE(results[0].outcome.error.message().find("EIO"), absl::string_view::npos);
+  EXPECT_EQ(StatusOf(results), ExitStatus::kError);
+}
+
+TEST_F(TrimTest, LostLinkKeepsWhatWasMeasured) {
+  FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 100 * kMiB);
+  domain.agent.trim = absl::UnavailableError("Trim: the agent restarted");
+  const auto results = Run();
+  EXPECT_EQ(results[0].outcome.kind, OutcomeKind::kFailed);
+  EXPECT_EQ(results[0].freed, static_cast<int64_t>(100 * kMiB));
+}
+
+TEST_F(TrimTest, EachObstacleHasItsOwnReasonAndStallsNoOther) {
+  AddDomain("pc-q35-7.2", "unmap", 480 * kMiB);
+  world_.AddImage("/images/b.raw", kGiB, kMiB);
+  const auto add = [&](const std::string& name, const std::string& uuid, DomainState state,
+                       const std::string& channel) -> FakeDomain& {
+    return world_.AddDomain(
+        DomainXml(name, uuid, "pc-q35-7.2", {{"vda", "virtio", "/images/b.raw", "unmap"}}, channel),
+        state);
+  };
+  add("off", "00000000-0000-0000-0000-000000000001", DomainState::kShutOff, "");
+  add("paused", "00000000-0000-0000-0000-000000000002", DomainState::kPaused, "connected");
+  add("backup", "00000000-0000-0000-0000-000000000003", DomainState::kRunning, "connected")
+      .activity = {{Reason::kJobActive, ""}};
+  add("frozen", "00000000-0000-0000-0000-000000000004", DomainState::kRunning, "connected")
+      .activity = {{Reason::kFrozen, ""}};
+  add("noport", "00000000-0000-0000-0000-000000000005", DomainState::kRunning, "");
+  add("deaf", "00000000-0000-0000-0000-000000000006", DomainState::kRunning, "disconnected");
+  add("dead", "00000000-0000-0000-0000-000000000007", DomainState::kRunning, "connected")
+      .agent.connect = absl::DeadlineExceededError("no agent answered");
+  add("taken", "00000000-0000-0000-0000-000000000008", DomainState::kRunning, "connected").channel =
+      absl::AbortedError("Active channel stream exists for this domain");
+  std::map<std::string, std::string> reasons;
+  std::map<std::string, OutcomeKind> kinds;
+  for (const TrimmedDomain& result : Run()) {
+    kinds[result.domain.name] = result.outcome.kind;
+    for (const Blocker& blocker : result.outcome.reasons)
+      reasons[result.domain.name] = std::string(Code(blocker.reason));
+  }
+  EXPECT_EQ(reasons["off"], "not-running");
+  EXPECT_EQ(reasons["paused"], "paused");
+  EXPECT_EQ(reasons["backup"], "job-active");
+  EXPECT_EQ(reasons["frozen"], "frozen");
+  EXPECT_EQ(reasons["noport"], "no-controller");
+  EXPECT_EQ(reasons["deaf"], "agent-not-connected");
+  EXPECT_EQ(reasons["dead"], "agent-silent");
+  EXPECT_EQ(reasons["taken"], "busy");
+  EXPECT_EQ(kinds["web"], OutcomeKind::kDone);
+  EXPECT_EQ(kinds["dead"], OutcomeKind::kFailed);
+  EXPECT_EQ(kinds["noport"], OutcomeKind::kSkipped);
+}
+
+TEST_F(TrimTest, SecondProgramIsBusyAtOnce) {
+  AddDomain("pc-q35-7.2", "unmap", 0);
+  const auto lock = DomainLock::Take(world_.services().lock_directory, kUuid);
+  ASSERT_TRUE(lock.ok());
+  const auto results = Run();
+  EXPECT_THAT(Codes(results[0].outcome.reasons), ElementsAre("busy"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kRefused);
+}
+
+TEST_F(TrimTest, NamedDomainThatIsOffIsARefusal) {
+  AddDomain("pc-q35-7.2", "unmap", 0).summary.state = DomainState::kShutOff;
+  EXPECT_EQ(StatusOf(Run()), ExitStatus::kDone);
+  TrimOptions options;
+  options.domains = {"web"};
+  EXPECT_EQ(StatusOf(Run(options)), ExitStatus::kRefused);
+}
+
+TEST_F(TrimTest, StopEndsBeforeTheNextDomain) {
+  AddDomain("pc-q35-7.2", "unmap", 480 * kMiB);
+  std::stop_source stop;
+  stop.request_stop();
+  const auto results = Run({}, stop.get_token());
+  EXPECT_EQ(StatusOf(results), ExitStatus::kInterrupted);
+  EXPECT_EQ(world_.images["/images/a.raw"].allocation, 600 * kMiB);
+}
+
+TEST_F(TrimTest, BackingChainIsMeasuredWhole) {
+  AddDomain("pc-q35-7.2", "unmap", 0);
+  FakeDomain& domain = world_.domains[kUuid];
+  world_.AddImage("/images/base.raw", kGiB, 50 * kMiB);
+  const std::string source = "<source file='/images/a.raw'/>";
+  domain.live_xml.replace(domain.live_xml.find(source), source.size(),
+                          source +
+                              "<backingStore type='file'><format type='raw'/><source "
+                              "file='/images/base.raw'/><backingStore/></backingStore>");
+  EXPECT_EQ(Run()[0].disks[0].allocation_before, 650 * kMiB);
+}
+
+TEST_F(TrimTest, UnknownDomainIsNamed) {
+  AddDomain("pc-q35-7.2", "unmap", 0);
+  TrimOptions options;
+  options.domains = {"wbe\x1b[2J"};
+  const auto plan = PlanTrim(world_.services(), options, {});
+  EXPECT_TRUE(absl::IsNotFound(plan.status()));
+  EXPECT_EQ(plan.status().message().find('\x1b'), absl::string_view::npos);
+}
+
+}  // namespace
+}  // namespace virt_reclaim

@@ -1,0 +1,126 @@
+#include "host/services/image_store.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "base/byte_size.h"
+#include "host/services/qcow2_header.h"
+
+namespace virt_reclaim {
+namespace {
+
+// A version 3 header with a backing file and its format.
+std::string Qcow2(const std::string& backing, const std::string& format) {
+  std::string header(104, '\0');
+  const auto put = [&](size_t offset, uint64_t value, size_t width) {
+    for (size_t i = 0; i < width; ++i)
+      header[offset + i] = static_cast<char>(value >> (8 * (width - 1 - i)));
+  };
+  put(0, 0x514649fb, 4);
+  put(4, 3, 4);
+  put(20, 16, 4);
+  put(24, 10 * kGiB, 8);
+  put(100, 104, 4);
+  std::string extension("\xe2\x79\x2a\xca\0\0\0\0", 8);
+  extension[7] = static_cast<char>(format.size());
+  extension += format + std::string((8 - format.size() % 8) % 8, '\0') + std::string(8, '\0');
+  if (!backing.empty()) {
+    put(8, header.size() + extension.size(), 8);
+    put(16, backing.size(), 4);
+  }
+  return header + extension + backing;
+}
+
+class ImageStoreTest : public testing::Test {
+ protected:
+  void SetUp() override { std::filesystem::create_directories(directory_); }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+  std::string Write(const std::string& name, const std::string& content) {
+    const std::string path = directory_ + "/" + name;
+    std::ofstream(path, std::ios::binary) << content;
+    return path;
+  }
+  const std::string directory_ =
+      testing::TempDir() + "virt-reclaim-images-" + std::to_string(getpid());
+  const std::unique_ptr<ImageStore> store_ = NewImageStore();
+};
+
+TEST_F(ImageStoreTest, RawAllocationIsWhatDuSays) {
+  const std::string path = directory_ + "/sparse.raw";
+  const int fd = open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+  ASSERT_EQ(ftruncate(fd, 64 << 20), 0);
+  const std::string data(1 << 20, 'x');
+  ASSERT_EQ(pwrite(fd, data.data(), data.size(), 8 << 20), static_cast<ssize_t>(data.size()));
+  fsync(fd);
+  const auto chain = store_->Chain({"file", "raw", path}, {});
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  ASSERT_EQ(chain->size(), 1u);
+  EXPECT_EQ(chain->front().usage.capacity, 64 * kMiB);
+  const uint64_t before = store_->Allocation(*chain).value();
+  EXPECT_GE(before, kMiB);
+  EXPECT_LT(before, 2 * kMiB);
+  ASSERT_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 8 << 20, 1 << 20), 0);
+  EXPECT_LE(store_->Allocation(*chain).value(), before - kMiB);
+  close(fd);
+}
+
+TEST_F(ImageStoreTest, FollowsQcow2BackingFilesAndEndsInLoops) {
+  Write("base.raw", "raw");
+  Write("middle.qcow2", Qcow2("base.raw", "raw"));
+  const std::string top = Write("top.qcow2", Qcow2("middle.qcow2", "qcow2"));
+  auto chain = store_->Chain({"file", "qcow2", top}, {});
+  ASSERT_TRUE(chain.ok());
+  ASSERT_EQ(chain->size(), 3u);
+  EXPECT_EQ(chain->at(0).usage.capacity, 10 * kGiB);
+  EXPECT_EQ(chain->at(2).format, "raw");
+  Write("middle.qcow2", Qcow2("top.qcow2", "qcow2"));
+  chain = store_->Chain({"file", "qcow2", top}, {});
+  ASSERT_TRUE(chain.ok());
+  EXPECT_EQ(chain->size(), 2u);
+}
+
+// A guest can write any bytes to the start of its raw disk: they must not make us look at other
+// files.
+TEST_F(ImageStoreTest, RawImageThatLooksLikeQcow2IsNotFollowed) {
+  Write("secret", "secret");
+  const std::string path = Write("guest.raw", Qcow2("secret", "raw"));
+  const auto chain = store_->Chain({"file", "raw", path}, {});
+  ASSERT_TRUE(chain.ok());
+  EXPECT_EQ(chain->size(), 1u);
+}
+
+TEST_F(ImageStoreTest, MissingReplacedAndStrangeFiles) {
+  EXPECT_TRUE(absl::IsNotFound(store_->Chain({"file", "raw", directory_ + "/none"}, {}).status()));
+  EXPECT_FALSE(store_->Chain({"file", "raw", directory_}, {}).ok());
+  ASSERT_EQ(mkfifo((directory_ + "/fifo").c_str(), 0600), 0);
+  EXPECT_FALSE(store_->Chain({"file", "qcow2", directory_ + "/fifo"}, {}).ok());
+  const std::string path = Write("a.raw", "x");
+  const auto chain = store_->Chain({"file", "raw", path}, {});
+  ASSERT_TRUE(chain.ok());
+  Write("b.raw", "x");
+  std::filesystem::rename(directory_ + "/b.raw", path);
+  EXPECT_TRUE(absl::IsUnavailable(store_->Allocation(*chain).status()));
+}
+
+TEST(ParseQcow2Header, HostileHeadersAreRefusedOrBounded) {
+  const std::string good = Qcow2("base.raw", "raw");
+  for (size_t cut = 0; cut < good.size(); ++cut) {
+    const auto header = ParseQcow2Header(absl::string_view(good).substr(0, cut));
+    EXPECT_TRUE(!header.ok() || header->backing_file.size() <= 1023u);
+  }
+  for (size_t i = 0; i < good.size(); ++i) {
+    std::string bad = good;
+    bad[i] = '\xff';
+    static_cast<void>(ParseQcow2Header(bad));
+  }
+  EXPECT_FALSE(ParseQcow2Header("").ok());
+  EXPECT_FALSE(ParseQcow2Header(std::string(kQcow2HeaderBytes, '\xff')).ok());
+}
+
+}  // namespace
+}  // namespace virt_reclaim

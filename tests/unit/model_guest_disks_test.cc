@@ -1,0 +1,138 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "host/model/guest_disks.h"
+
+namespace virt_reclaim {
+namespace {
+
+using testing::Pair;
+using testing::UnorderedElementsAre;
+
+GuestDevice Device(const std::string& name, const std::string& bus_path,
+                   const std::string& scsi = "", const std::string& serial = "") {
+  GuestDevice device;
+  device.name = name;
+  device.is_disk = true;
+  device.size = 1000;
+  device.bus_path = bus_path;
+  device.scsi_address = scsi;
+  device.serial = serial;
+  return device;
+}
+
+GuestFacts Guest(const std::vector<GuestDevice>& devices) {
+  GuestFacts guest;
+  for (const GuestDevice& device : devices) {
+    GuestFilesystem filesystem;
+    filesystem.devices = {device};
+    filesystem.size = 950;  // 50 are metadata
+    filesystem.used = 100;
+    filesystem.free = 850;
+    guest.filesystems.push_back(filesystem);
+  }
+  return guest;
+}
+
+xml::Disk VirtioDisk(const std::string& target, uint32_t bus, uint32_t slot) {
+  xml::Disk disk;
+  disk.target = target;
+  disk.bus = "virtio";
+  disk.pci = xml::PciAddress{0, bus, slot, 0};
+  return disk;
+}
+
+TEST(MatchGuestDisks, ByPciSlotOnI440fx) {
+  xml::Domain domain;
+  domain.disks = {VirtioDisk("vda", 0, 4), VirtioDisk("vdb", 0, 5)};
+  // The guest names them the other way round.
+  const GuestFacts guest = Guest({Device("vda", "pci0000:00/0000:00:05.0/virtio1"),
+                                  Device("vdb", "pci0000:00/0000:00:04.0/virtio0")});
+  EXPECT_THAT(MatchGuestDisks(domain, guest),
+              UnorderedElementsAre(Pair("vda", "vdb"), Pair("vdb", "vda")));
+}
+
+TEST(MatchGuestDisks, ByRootPortOnQ35WhereBusNumbersDiffer) {
+  xml::Domain domain;
+  domain.controllers = {{"pci", "pcie-root-port", 3, xml::PciAddress{0, 0, 2, 6}},
+                        {"pci", "pcie-root-port", 7, xml::PciAddress{0, 0, 2, 2}}};
+  domain.disks = {VirtioDisk("vda", 7, 0), VirtioDisk("vdb", 3, 0)};
+  const GuestFacts guest = Guest({Device("vdx", "pci0000:00/0000:00:02.6/0000:04:00.0/virtio3")});
+  EXPECT_THAT(MatchGuestDisks(domain, guest), UnorderedElementsAre(Pair("vdx", "vdb")));
+}
+
+TEST(MatchGuestDisks, ByScsiAddressBehindItsController) {
+  xml::Domain domain;
+  domain.controllers = {{"scsi", "virtio-scsi", 0, xml::PciAddress{0, 0, 6, 0}},
+                        {"scsi", "virtio-scsi", 1, xml::PciAddress{0, 0, 7, 0}}};
+  xml::Disk disk;
+  disk.target = "sda";
+  disk.bus = "scsi";
+  disk.drive = xml::DriveAddress{1, 0, 0, 2};
+  domain.disks = {disk};
+  EXPECT_TRUE(
+      MatchGuestDisks(
+          domain, Guest({Device("sda", "pci0000:00/0000:00:06.0/virtio0/host0/target0:0:0/0:0:0:2",
+                                "0:0:0:2")}))
+          .empty());
+  EXPECT_THAT(
+      MatchGuestDisks(
+          domain, Guest({Device("sdb", "pci0000:00/0000:00:07.0/virtio1/host1/target1:0:0/1:0:0:2",
+                                "1:0:0:2")})),
+      UnorderedElementsAre(Pair("sdb", "sda")));
+}
+
+TEST(MatchGuestDisks, BySerialCutTo20BytesOnVirtio) {
+  xml::Domain domain;
+  xml::Disk disk;
+  disk.target = "vda";
+  disk.bus = "virtio";
+  disk.serial = "0123456789abcdefghijKLMNOP";
+  domain.disks = {disk};
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({Device("vdz", "", "", "0123456789abcdefghij")})),
+              UnorderedElementsAre(Pair("vdz", "vda")));
+  EXPECT_TRUE(MatchGuestDisks(domain, Guest({Device("vdz", "", "", "")})).empty());
+}
+
+TEST(MatchGuestDisks, BridgesThatPointAtThemselvesEnd) {
+  xml::Domain domain;
+  domain.controllers = {{"pci", "pcie-root-port", 1, xml::PciAddress{0, 1, 0, 0}}};
+  domain.disks = {VirtioDisk("vda", 1, 0)};
+  EXPECT_TRUE(
+      MatchGuestDisks(domain, Guest({Device("vda", "pci0000:00/0000:00:00.0/0000:00:00.0")}))
+          .empty());
+}
+
+TEST(GuestUseByTarget, SumsPerDiskAndCallsTheRestUnknown) {
+  const GuestFacts guest = Guest({Device("vda", "")});
+  const auto use = GuestUseByTarget({{"vda", "vda"}}, guest);
+  ASSERT_EQ(use.size(), 1u);
+  EXPECT_EQ(use.at("vda").used, 100u);
+  EXPECT_EQ(use.at("vda").free, 850u);
+  EXPECT_EQ(use.at("vda").unknown, 50u);
+}
+
+TEST(GuestUseByTarget, PartitionsNotMountedAreUnknown) {
+  GuestFacts guest = Guest({Device("vda", "")});
+  GuestDevice partition;
+  partition.name = "vda1";
+  partition.size = 600;
+  partition.parents = {"vda"};
+  guest.filesystems[0].size = 590;
+  guest.filesystems[0].devices.insert(guest.filesystems[0].devices.begin(), partition);
+  EXPECT_EQ(GuestUseByTarget({{"vda", "vda"}}, guest).at("vda").unknown, 410u);
+}
+
+TEST(GuestUseByTarget, FilesystemsOnSeveralDisksFreeNothingOfOne) {
+  GuestFacts guest;
+  GuestFilesystem filesystem;
+  filesystem.devices = {Device("vda", ""), Device("vdb", "")};
+  filesystem.free = 900;
+  guest.filesystems = {filesystem};
+  const auto use = GuestUseByTarget({{"vda", "vda"}, {"vdb", "vdb"}}, guest);
+  EXPECT_EQ(use.at("vda").free, 0u);
+  EXPECT_EQ(use.at("vdb").unknown, 1000u);
+}
+
+}  // namespace
+}  // namespace virt_reclaim

@@ -1,0 +1,55 @@
+#include <gtest/gtest.h>
+
+#include "xml-tools/machine_types.h"
+
+namespace virt_reclaim::xml {
+namespace {
+
+TEST(MachineTypesTest, SplitsFamilyAndVersion) {
+  const MachineType machine = ParseMachineType("pc-i440fx-2.12");
+  EXPECT_EQ(machine.kind, MachineKind::kVersioned);
+  EXPECT_EQ(machine.family, "pc-i440fx");
+  EXPECT_EQ(machine.version, (std::vector<uint32_t>{2, 12}));
+  EXPECT_EQ(ParseMachineType("s390-ccw-virtio-4.0").family, "s390-ccw-virtio");
+  EXPECT_EQ(ParseMachineType("pc-q35-4.0.1").version, (std::vector<uint32_t>{4, 0, 1}));
+}
+
+TEST(MachineTypesTest, ComparesNumbersNotDigits) {
+  EXPECT_TRUE(VersionLess({2, 9}, {2, 12}));
+  EXPECT_TRUE(VersionLess({9, 2}, {10, 0}));
+  EXPECT_TRUE(VersionLess({4, 0}, {4, 0, 1}));
+  EXPECT_FALSE(VersionLess({4, 0}, {4, 0, 0}));
+  EXPECT_FALSE(VersionLess({4, 0, 0}, {4, 0}));
+}
+
+TEST(MachineTypesTest, KnowsWhoseTheyAre) {
+  for (const char* name : {"pc", "q35", "virt", "pseries", "s390-ccw-virtio", "microvm"}) {
+    EXPECT_EQ(ParseMachineType(name).kind, MachineKind::kAlias) << name;
+  }
+  for (const char* name :
+       {"pc-i440fx-rhel7.6.0", "pc-q35-rhel9.2.0", "virt-rhel8.6.0", "pseries-rhel7.6.0-sxxm",
+        "pc-q35-jammy", "pc-i440fx-focal-hpb", "s390-ccw-virtio-noble"}) {
+    EXPECT_EQ(ParseMachineType(name).kind, MachineKind::kDownstream) << name;
+    EXPECT_FALSE(RaisedForVirtioBlk(ParseMachineType(name)).has_value()) << name;
+    EXPECT_FALSE(VirtioBlkPassesDiscards(ParseMachineType(name)).has_value()) << name;
+  }
+  for (const char* name : {"pc-0.12", "isapc", "none", "vexpress-a9", "pc-i440fx-", "pc-i440fx-4",
+                           "pc-i440fx-4.", "pc-i440fx-4.x", "pc-i440fx-4.0 ", "pc-i440fx--4.0",
+                           "pc-i440fx-+4.0", "pc-i440fx-99999999999.0", "pseries-2.12-sxxm"}) {
+    EXPECT_EQ(ParseMachineType(name).kind, MachineKind::kUnknown) << name;
+    EXPECT_FALSE(RaisedForVirtioBlk(ParseMachineType(name)).has_value()) << name;
+  }
+  EXPECT_EQ(ParseMachineType("").kind, MachineKind::kNotSaid);
+}
+
+TEST(MachineTypesTest, RaisesWithinTheFamilyAndOnlyAsFarAsNeeded) {
+  EXPECT_EQ(RaisedForVirtioBlk(ParseMachineType("pc-i440fx-2.12")), "pc-i440fx-4.0");
+  EXPECT_EQ(RaisedForVirtioBlk(ParseMachineType("pc-q35-3.1")), "pc-q35-4.0");
+  EXPECT_EQ(RaisedForVirtioBlk(ParseMachineType("virt-2.9")), "virt-4.0");
+  for (const char* name : {"pc-i440fx-4.0", "pc-q35-4.0.1", "pc-q35-10.1", "pc"}) {
+    EXPECT_FALSE(RaisedForVirtioBlk(ParseMachineType(name)).has_value()) << name;
+  }
+}
+
+}  // namespace
+}  // namespace virt_reclaim::xml

@@ -1,0 +1,164 @@
+#include "xml-tools/options.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/status.h"
+
+namespace virt_reclaim::xml {
+namespace {
+
+constexpr absl::string_view kHelp = R"(Usage: virt-reclaim-xml [OPTION...] [FILE...]
+
+Edits libvirt domain XML so that the guest's discards reach the image: sets
+discard='unmap' on every disk that can take it, and raises the machine type only
+as far as a virtio disk needs. Reads FILE, or standard input when there is none
+or it is '-', and writes the XML to standard output. Every byte outside the edit
+stays as it is; a second run changes nothing.
+
+      --diff            print a unified diff instead of the XML
+      --check           print nothing; exit with 3 when there is something to change
+      --json            print what is changed, refused and warned of, as JSON
+  -i, --in-place        edit the files; the old text is kept as FILE.bak
+      --disk=TARGET     only this disk (vda); may be given more than once
+      --machine=MODE    auto: raise the machine type when needed (default); keep
+      --help, --version
+
+Refused disks are named on standard error. Several FILEs need --in-place, --diff,
+--check or --json.
+
+Exit status: 0 done; 1 error; 2 wrong usage; 3 --check: something to change, else
+some of several files failed; 5 refused.
+)";
+
+constexpr absl::string_view kLongOptions[] = {"--diff", "--check",   "--json", "--in-place",
+                                              "--disk", "--machine", "--help", "--version"};
+
+// Edits of one character that turn one word into the other; for words as short as options.
+size_t Distance(absl::string_view a, absl::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t changed = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, changed});
+    }
+  }
+  return row[b.size()];
+}
+
+absl::Status UnknownOption(absl::string_view name) {
+  absl::string_view nearest;
+  size_t best = 4;  // further away is no typing error
+  for (const absl::string_view candidate : kLongOptions) {
+    const size_t distance = Distance(name.substr(0, 64), candidate);
+    if (distance < best) best = distance, nearest = candidate;
+  }
+  const std::string hint = nearest.empty() ? "" : absl::StrCat("; did you mean '", nearest, "'?");
+  return absl::InvalidArgumentError(absl::StrCat("unknown option '", Printable(name), "'", hint));
+}
+
+class Parser {
+ public:
+  explicit Parser(const std::vector<std::string>& arguments) : arguments_(arguments) {}
+
+  absl::StatusOr<Options> Parse() {
+    bool only_files = false;
+    for (; next_ < arguments_.size(); ++next_) {
+      const absl::string_view word = arguments_[next_];
+      if (only_files || word == "-" || !absl::StartsWith(word, "-")) {
+        options_.files.emplace_back(word);
+      } else if (word == "--") {
+        only_files = true;
+      } else {
+        VR_RETURN_IF_ERROR(ParseOption(word));
+      }
+    }
+    if (options_.files.empty()) options_.files.emplace_back("-");
+    VR_RETURN_IF_ERROR(Check());
+    return options_;
+  }
+
+ private:
+  absl::Status ParseOption(absl::string_view word) {
+    const size_t equals = word.find('=');
+    const absl::string_view name = word.substr(0, equals);
+    if (name == "--disk" || name == "--machine") {
+      VR_ASSIGN_OR_RETURN(const std::string value, ValueOf(word, equals));
+      return name == "--disk" ? AddDisk(value) : SetMachine(value);
+    }
+    bool* const flag = name == "--diff"                       ? &options_.diff
+                       : name == "--check"                    ? &options_.check
+                       : name == "--json"                     ? &options_.json
+                       : name == "--in-place" || name == "-i" ? &options_.in_place
+                       : name == "--help" || name == "-h"     ? &options_.help
+                       : name == "--version"                  ? &options_.version
+                                                              : nullptr;
+    if (flag == nullptr) return UnknownOption(name);
+    if (equals != absl::string_view::npos)
+      return absl::InvalidArgumentError(absl::StrCat("option '", name, "' takes no value"));
+    *flag = true;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::string> ValueOf(absl::string_view word, size_t equals) {
+    if (equals != absl::string_view::npos) return std::string(word.substr(equals + 1));
+    if (next_ + 1 == arguments_.size())
+      return absl::InvalidArgumentError(absl::StrCat("option '", word, "' needs a value"));
+    return arguments_[++next_];
+  }
+
+  absl::Status AddDisk(const std::string& target) {
+    if (target.empty())
+      return absl::InvalidArgumentError(
+          "option '--disk' needs the target of a disk, such as 'vda'");
+    options_.rewrite.targets.push_back(target);
+    return absl::OkStatus();
+  }
+
+  absl::Status SetMachine(absl::string_view mode) {
+    if (mode != "auto" && mode != "keep") {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--machine is 'auto' or 'keep', not '", Printable(mode), "'"));
+    }
+    options_.rewrite.machine = mode == "keep" ? MachinePolicy::kKeep : MachinePolicy::kAuto;
+    return absl::OkStatus();
+  }
+
+  absl::Status Check() const {
+    if (options_.help || options_.version) return absl::OkStatus();
+    if (options_.diff + options_.check + options_.json > 1) {
+      return absl::InvalidArgumentError("only one of --diff, --check and --json can be given");
+    }
+    if (options_.check && options_.in_place)
+      return absl::InvalidArgumentError("--check changes nothing: not with --in-place");
+    const bool has_stdin = std::count(options_.files.begin(), options_.files.end(), "-") > 0;
+    if (options_.in_place && has_stdin)
+      return absl::InvalidArgumentError("--in-place needs a FILE");
+    if (options_.files.size() > 1 && !options_.in_place && !options_.diff && !options_.check &&
+        !options_.json) {
+      return absl::InvalidArgumentError("several files need --in-place, --diff, --check or --json");
+    }
+    return absl::OkStatus();
+  }
+
+  const std::vector<std::string>& arguments_;
+  size_t next_ = 0;
+  Options options_;
+};
+
+}  // namespace
+
+absl::StatusOr<Options> ParseOptions(const std::vector<std::string>& arguments) {
+  return Parser(arguments).Parse();
+}
+
+absl::string_view HelpText() { return kHelp; }
+
+}  // namespace virt_reclaim::xml

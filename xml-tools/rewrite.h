@@ -1,0 +1,72 @@
+// The minimal edit of a domain XML that lets discards reach the host. Every byte outside the edit
+// stays as it was; a second run changes nothing; the edit is proved (re-parsed, and the tree
+// differs exactly by the plan) before it is returned. Pure. Any thread.
+#ifndef VIRT_RECLAIM_XML_TOOLS_REWRITE_H_
+#define VIRT_RECLAIM_XML_TOOLS_REWRITE_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "xml-tools/domain.h"
+
+namespace virt_reclaim::xml {
+
+enum class MachinePolicy {
+  kKeep,
+  kAuto,  // raise it only as far as a disk needs (virtio-blk: 4.0), in the same family
+};
+
+struct RewriteOptions {
+  MachinePolicy machine = MachinePolicy::kAuto;
+  std::vector<std::string> targets;  // only these disks; empty: all
+};
+
+// One change, as data: "disk 'vda': discard: (not set) -> unmap".
+struct Change {
+  std::string target;  // of the disk; empty for the domain (machine)
+  std::string what;    // "discard", "machine"
+  std::string before;  // empty: not set
+  std::string after;
+  std::string reason;  // why, a sentence without full stop
+};
+
+// A disk (or the domain) that is left as it is, with a reason code of docs/reason-codes.md.
+struct Refusal {
+  std::string target;  // empty: the domain
+  std::string reason;  // "read-only", "cdrom", "lun-passthrough", "bus-drops-discard",
+                       // "machine-unknown", ...
+  std::string detail;  // a sentence
+};
+
+struct Rewritten {
+  std::string text;  // equal to the input, byte for byte, when `changes` is empty
+  std::vector<Change> changes;
+  std::vector<Refusal> refusals;
+  std::vector<Refusal>
+      warnings;  // of disks that are edited all the same: "source-may-drop", "shareable", ...
+};
+
+// As ParseDomain, and FailedPrecondition for a domain that is not qemu's or kvm's, Unimplemented
+// for XML the edit cannot be made in safely (two <driver> elements, ...), NotFound for a target in
+// the options that no disk has, Internal when the proof failed: nothing is returned then.
+absl::StatusOr<Rewritten> Rewrite(absl::string_view text, const RewriteOptions& options);
+
+// Whether discards of a disk on this bus, with this machine type, reach QEMU's block layer; the
+// table is measured, see docs/discard-support.md.
+enum class DiscardPath {
+  kPasses,
+  kMachineTooOld,  // virtio-blk before 4.0
+  kBusDrops,       // usb-storage, sd, am53c974, fdc
+  kUnknown,
+};
+DiscardPath DiscardPathOf(const Domain& domain, const Disk& disk);
+
+// Unified diff (3 lines of context) of two texts, as diff -u prints it; empty when they are equal.
+std::string UnifiedDiff(absl::string_view before, absl::string_view after,
+                        absl::string_view before_name, absl::string_view after_name);
+
+}  // namespace virt_reclaim::xml
+
+#endif  // VIRT_RECLAIM_XML_TOOLS_REWRITE_H_
