@@ -117,10 +117,17 @@ void AgentServer::Watch(const std::stop_token& stop) {
 }
 
 void AgentServer::TakeDownIfIdle() {
-  const std::lock_guard lock(mutex_);
-  if (!sessions_.empty() || server_ == nullptr) return;
-  server_->Shutdown(std::chrono::system_clock::now() + kShutdownPatience);
-  server_.reset();
+  std::unique_ptr<grpc::Server> old;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!sessions_.empty()) return;
+    old = std::move(server_);
+  }
+  if (old == nullptr) return;
+  // Without the lock: gRPC 1.51 may take 10 s to go when a write ever blocked. A session that comes
+  // meanwhile gets a server of its own.
+  old->Shutdown(std::chrono::system_clock::now() + kShutdownPatience);
+  old.reset();
   malloc_trim(0);
 }
 

@@ -15,7 +15,8 @@ namespace virt_reclaim {
 namespace {
 
 constexpr absl::Duration kSettleStep = absl::Milliseconds(50);
-constexpr absl::Duration kSettleLimit = absl::Seconds(2);
+constexpr int kSettledAfter = 4;  // equal measurements in a row
+constexpr absl::Duration kSettleLimit = absl::Seconds(30);
 // Less than this is filesystem bookkeeping, not space that a trim could bring back: one qcow2
 // cluster of the largest size, 8 times.
 constexpr uint64_t kWorthTrimming = 16 * kMiB;
@@ -27,21 +28,6 @@ absl::StatusOr<uint64_t> Measure(const Services& services, const DomainSummary& 
                       services.hypervisor.BlockUsage(domain.uuid, disk.xml.target));
   if (!usage.allocation) return absl::UnavailableError("the allocation is not known");
   return *usage.allocation;
-}
-
-// After a trim: the first allocation that two measurements in a row agree on.
-std::optional<uint64_t> MeasureSettled(const Services& services, const DomainSummary& domain,
-                                       const DiskFacts& disk) {
-  const absl::Time limit = services.now() + kSettleLimit;
-  auto last = Measure(services, domain, disk);
-  while (last.ok() && services.now() < limit) {
-    services.sleep(kSettleStep);
-    auto next = Measure(services, domain, disk);
-    if (!next.ok()) return std::nullopt;
-    if (*next == *last) break;
-    last = next;
-  }
-  return last.ok() ? std::optional<uint64_t>(*last) : std::nullopt;
 }
 
 bool CanBeMeasured(const DiskFacts& disk) {
@@ -131,11 +117,28 @@ class DomainTrim {
     }
   }
 
-  void MeasureAfter() {
+  // Takes the allocation of every disk; true when none differs from the last time.
+  bool MeasureOnce() {
+    bool same = true;
     for (TrimmedDisk& disk : result_.disks) {
       if (!disk.allocation_before) continue;
-      disk.allocation_after = MeasureSettled(services_, result_.domain, FactsOf(disk.target));
-      if (!disk.allocation_after) continue;
+      auto now = Measure(services_, result_.domain, FactsOf(disk.target));
+      const auto value = now.ok() ? std::optional<uint64_t>(*now) : std::nullopt;
+      same = same && value == disk.allocation_after;
+      disk.allocation_after = value;
+    }
+    return same;
+  }
+
+  void MeasureAfter() {
+    const absl::Time limit = services_.now() + kSettleLimit;
+    MeasureOnce();
+    for (int equal = 0; equal < kSettledAfter && services_.now() < limit;) {
+      services_.sleep(kSettleStep);
+      equal = MeasureOnce() ? equal + 1 : 0;
+    }
+    for (TrimmedDisk& disk : result_.disks) {
+      if (!disk.allocation_before || !disk.allocation_after) continue;
       disk.freed = static_cast<int64_t>(*disk.allocation_before) -
                    static_cast<int64_t>(*disk.allocation_after);
       result_.freed = result_.freed.value_or(0) + *disk.freed;

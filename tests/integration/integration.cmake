@@ -2,6 +2,9 @@
 # in scripts/packages.txt, and skip with status 77 and a reason where those are missing.
 find_package(Python3 3.11 COMPONENTS Interpreter REQUIRED)
 
+set(VIRT_RECLAIM_STATIC_AGENT ${PROJECT_SOURCE_DIR}/build/agent-static/guest-agent/virt-reclaim-agent CACHE FILEPATH
+  "The static agent to test; scripts/build-static-agent makes it")
+
 # virt_reclaim_integration_test(NAME TIMEOUT): tests/integration/NAME_test.py
 function(virt_reclaim_integration_test name timeout)
   add_test(NAME integration.${name}
@@ -9,9 +12,10 @@ function(virt_reclaim_integration_test name timeout)
   # An emulated guest keeps a CPU or two busy and what is timed in it should not wait for other tests.
   set_tests_properties(integration.${name} PROPERTIES
     LABELS integration TIMEOUT ${timeout} SKIP_RETURN_CODE 77 RUN_SERIAL ON
-    ENVIRONMENT "VIRT_RECLAIM_BUILD_DIR=${PROJECT_BINARY_DIR}")
+    ENVIRONMENT "VIRT_RECLAIM_BUILD_DIR=${PROJECT_BINARY_DIR};VIRT_RECLAIM_STATIC_AGENT=${VIRT_RECLAIM_STATIC_AGENT}")
 endfunction()
 
 virt_reclaim_integration_test(bed 600)
 virt_reclaim_integration_test(story 900)
 virt_reclaim_integration_test(link 900)
+virt_reclaim_integration_test(static_agent 300)

@@ -1,0 +1,89 @@
+"""The portable agent in a guest that has nothing for it but a kernel: no C library, no libmount, no shell, no udev.
+
+Also what an idle agent costs, since this is the one that runs in every guest.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import unittest
+from pathlib import Path
+
+import bedpath
+
+from vrtest import Disk, EmbedHost, Guest, VirtReclaim, Workspace, host_program_path, main, skip_all, wait_for
+from vrtest.guest import NEW_MACHINE
+
+DOMAIN = "bare"
+MIB = 1 << 20
+STATIC_AGENT = Path(os.environ.get("VIRT_RECLAIM_STATIC_AGENT", ""))
+MAX_BYTES = 8 * MIB
+MAX_RESIDENT_KIB = 8 * 1024
+IDLE_SECONDS = 30
+MAX_WAKEUPS = 3  # one in ten seconds
+# The agent is the only file; the rest are the kernel's own filesystems.
+BARE_ROOT = """
+vr-agent stop
+mkdir -p /run/bare/proc /run/bare/sys /run/bare/dev /run/bare/mnt
+cp /usr/sbin/virt-reclaim-agent /run/bare/agent
+mount -t proc proc /run/bare/proc; mount -t sysfs sys /run/bare/sys; mount -t devtmpfs dev /run/bare/dev
+mount --bind /mnt/data /run/bare/mnt
+rm -rf /dev/virtio-ports
+start-stop-daemon -S -b -m -p /run/bare.pid -x /bin/busybox -- chroot /run/bare /agent daemon
+"""
+
+
+class StaticAgent(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.space = Workspace()
+        cls.addClassCleanup(cls.space.close)
+        cls.host = EmbedHost(cls.space.path)
+        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        cls.guest = Guest(
+            cls.host, DOMAIN, machine=NEW_MACHINE, agent=STATIC_AGENT,
+            disks=[Disk("data", bus="virtio", discard="unmap")],
+        )
+        cls.guest.start()
+        cls.guest.run(BARE_ROOT)
+
+    def test_1_it_is_small_and_needs_no_loader(self) -> None:
+        self.assertLessEqual(STATIC_AGENT.stat().st_size, MAX_BYTES)
+        listing = self.guest.run("find /run/bare -xdev -type f").output.split()
+        self.assertEqual(listing, ["/run/bare/agent"])
+
+    def test_2_it_answers_and_trims(self) -> None:
+        self.guest.run("dd if=/dev/zero of=/mnt/data/junk bs=1M count=64 2>/dev/null; sync; rm /mnt/data/junk; sync")
+        wait_for("the agent", lambda: self.reclaim.run("agent", "status", DOMAIN).status == 0, seconds=20)
+        reply = self.reclaim.run("trim", DOMAIN)
+        self.assertEqual(reply.status, 0, str(reply))
+        (disk,) = reply.json["domains"][0]["disks"]
+        self.assertGreater(disk["freed_bytes"], 50 * MIB)
+
+    def test_3_idle_it_costs_next_to_nothing(self) -> None:
+        time.sleep(10)  # it keeps its gRPC server for a moment after a session
+        before = self.wakeups()
+        time.sleep(IDLE_SECONDS)
+        self.assertLessEqual(self.wakeups() - before, MAX_WAKEUPS)
+        status = self.guest.run("cat /proc/$(cat /run/bare.pid)/status").output
+        resident = int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1])
+        print(f"resident {resident} KiB after sessions")
+        self.assertLessEqual(resident, MAX_RESIDENT_KIB)
+        descriptors = self.guest.run("ls -l /proc/$(cat /run/bare.pid)/fd").output
+        self.assertEqual(descriptors.count("socket:"), 0, descriptors)
+        self.assertEqual(descriptors.count("/vport"), 1, descriptors)
+
+    def wakeups(self) -> int:
+        text = self.guest.run("cat /proc/$(cat /run/bare.pid)/task/*/status").output
+        return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("voluntary_ctxt_switches"))
+
+
+if __name__ == "__main__":
+    bedpath.require_bed()
+    PROGRAM = host_program_path()
+    if not PROGRAM:
+        skip_all("VIRT_RECLAIM_BUILD_DIR names no build with virt-reclaim in it")
+    if not STATIC_AGENT.is_file():
+        skip_all("VIRT_RECLAIM_STATIC_AGENT names no static agent: scripts/build-static-agent")
+    main()
