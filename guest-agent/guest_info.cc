@@ -13,6 +13,21 @@ namespace {
 
 constexpr size_t kMaxFileBytes = 65536;
 
+GuestInfo ReadConstant() {
+  GuestInfo info;
+  utsname names = {};
+  if (uname(&names) == 0) info.kernel_release = names.release;
+  if (const auto id = ReadFile("/proc/sys/kernel/random/boot_id", kMaxFileBytes); id.ok()) {
+    info.boot_id = std::string(absl::StripAsciiWhitespace(*id));
+  }
+  return info;
+}
+
+bool SameContents(const struct stat& a, const struct stat& b) {
+  return a.st_dev == b.st_dev && a.st_ino == b.st_ino && a.st_size == b.st_size &&
+         a.st_mtim.tv_sec == b.st_mtim.tv_sec && a.st_mtim.tv_nsec == b.st_mtim.tv_nsec;
+}
+
 }  // namespace
 
 std::string PrettyName(absl::string_view os_release) {
@@ -34,22 +49,24 @@ std::string PrettyName(absl::string_view os_release) {
   return "";
 }
 
-GuestInfo ReadGuestInfo() {
-  GuestInfo info;
-  utsname names = {};
-  if (uname(&names) == 0) info.kernel_release = names.release;
-  if (const auto id = ReadFile("/proc/sys/kernel/random/boot_id", kMaxFileBytes); id.ok()) {
-    info.boot_id = std::string(absl::StripAsciiWhitespace(*id));
-  }
+GuestInfoReader::GuestInfoReader() : constant_(ReadConstant()) {}
+
+GuestInfo GuestInfoReader::Read() {
+  GuestInfo info = constant_;
   timespec now = {};
   if (clock_gettime(CLOCK_BOOTTIME, &now) == 0) {
     info.uptime = std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
   }
+  const std::lock_guard lock(mutex_);
   for (const char* path : {"/etc/os-release", "/usr/lib/os-release"}) {
-    if (const auto text = ReadFile(path, kMaxFileBytes); text.ok()) {
-      info.os_name = PrettyName(*text);
-      break;
+    struct stat file {};
+    if (stat(path, &file) != 0) continue;
+    if (!SameContents(file, os_release_)) {
+      os_name_ = PrettyName(ReadFile(path, kMaxFileBytes).value_or(""));
+      os_release_ = file;
     }
+    info.os_name = os_name_;
+    break;
   }
   return info;
 }

@@ -1,8 +1,11 @@
-// Who this guest is: what GetInfo tells. No disk access but for /etc/os-release. Any thread.
+// Who this guest is: what GetInfo tells. No disk access but for os-release(5). Any thread.
 #ifndef VIRT_RECLAIM_GUEST_AGENT_GUEST_INFO_H_
 #define VIRT_RECLAIM_GUEST_AGENT_GUEST_INFO_H_
 
+#include <sys/stat.h>
+
 #include <chrono>
+#include <mutex>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -16,8 +19,20 @@ struct GuestInfo {
   std::string os_name;
 };
 
-// What cannot be found out stays empty.
-GuestInfo ReadGuestInfo();
+// Reads what can change only when it may have: an agent is asked often, and a file costs a guest
+// more than the rest of the call.
+class GuestInfoReader {
+ public:
+  GuestInfoReader();
+  // What cannot be found out stays empty.
+  GuestInfo Read();
+
+ private:
+  const GuestInfo constant_;  // what stays until the next boot
+  std::mutex mutex_;
+  struct stat os_release_ {};  // of the file that os_name_ is from
+  std::string os_name_;
+};
 
 // The value of PRETTY_NAME in the text of an os-release(5) file, unquoted; empty when there is
 // none.

@@ -1,11 +1,8 @@
-// The gRPC server without a listening port: it serves the sockets the link makes, one per session.
-// It is there only while there are sessions: gRPC 1.51 wakes up twice a second as long as it is
-// initialized, and an idle agent must not. A thread sleeps on the sessions' ends and takes the
-// server down a little after the last.
+// Brings the link's sessions to gRPC, which is there only while there are sessions: gRPC 1.51 wakes
+// up twice a second as long as it is initialized, and an idle agent must not. A thread sleeps on
+// the sessions' ends and takes gRPC's server down a little after the last.
 #ifndef VIRT_RECLAIM_GUEST_AGENT_SERVER_H_
 #define VIRT_RECLAIM_GUEST_AGENT_SERVER_H_
-
-#include <grpcpp/server.h>
 
 #include <chrono>
 #include <memory>
@@ -15,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "base/unique_fd.h"
+#include "guest-agent/rpc_server.h"
 #include "guest-agent/service.h"
 
 namespace virt_reclaim::agent {
@@ -46,7 +44,7 @@ class AgentServer {
   AgentService& service_;
   UniqueFd wake_;  // eventfd: the list of sessions has changed
   std::mutex mutex_;
-  std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<RpcServer> server_;
   std::vector<UniqueFd> sessions_;  // duplicates of gRPC's sockets, to see them end
   std::jthread watch_;              // started with the first session
 };

@@ -3,12 +3,12 @@
 #include <chrono>
 #include <limits>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 #include "guest-agent/convert.h"
 #include "guest-agent/guest_info.h"
 #include "guest-agent/trimmer.h"
@@ -23,14 +23,8 @@ using std::chrono::steady_clock;
 constexpr int kMaxNamedMountPoints = 4096;
 constexpr size_t kMaxPathBytes = 4096;  // PATH_MAX
 constexpr milliseconds kProgressInterval{100};
-constexpr milliseconds kCancelPoll{50};
 // For a trim that is being stopped: its grace, the kernel's time to notice the kill, and a little.
 constexpr milliseconds kPlaceWait = kStopGrace + milliseconds(800);
-
-grpc::Status ToGrpc(const absl::Status& status) {
-  const auto message = status.message();
-  return {static_cast<grpc::StatusCode>(status.code()), Utf8(message)};
-}
 
 absl::StatusOr<TrimOptions> ReadOptions(const v1::TrimRequest& request) {
   if (request.mount_points_size() > kMaxNamedMountPoints) {
@@ -60,8 +54,8 @@ absl::StatusOr<TrimOptions> ReadOptions(const v1::TrimRequest& request) {
 // Writes events to the host; a host that is gone stops the trim.
 class StreamObserver final : public TrimObserver {
  public:
-  StreamObserver(grpc::ServerWriter<v1::TrimEvent>& writer, std::stop_source stop)
-      : writer_(writer), stop_(std::move(stop)) {}
+  StreamObserver(const std::function<bool(const v1::TrimEvent&)>& write, std::stop_source stop)
+      : write_(write), stop_(std::move(stop)) {}
 
   void OnStarted(const TrimTarget& target, uint32_t index, uint32_t count) override {
     v1::TrimEvent event;
@@ -90,10 +84,10 @@ class StreamObserver final : public TrimObserver {
 
  private:
   void Write(const v1::TrimEvent& event) {
-    if (!writer_.Write(event)) stop_.request_stop();
+    if (!write_(event)) stop_.request_stop();
   }
 
-  grpc::ServerWriter<v1::TrimEvent>& writer_;
+  const std::function<bool(const v1::TrimEvent&)>& write_;
   std::stop_source stop_;
   steady_clock::time_point next_progress_{};
 };
@@ -126,59 +120,41 @@ void AgentService::LeavePlace() {
   place_free_.notify_one();
 }
 
-grpc::Status AgentService::GetInfo(grpc::ServerContext* /*context*/,
-                                   const v1::GetInfoRequest* /*request*/,
-                                   v1::GetInfoResponse* response) {
-  const GuestInfo info = ReadGuestInfo();
-  response->set_agent_version(VIRT_RECLAIM_VERSION);
-  response->set_kernel_release(Utf8(info.kernel_release));
-  response->set_boot_id(Utf8(info.boot_id));
-  ToProto(info.uptime, *response->mutable_uptime());
-  response->add_capabilities(v1::CAPABILITY_LIST_FILESYSTEMS);
-  response->add_capabilities(v1::CAPABILITY_TRIM);
-  response->set_os_name(Utf8(info.os_name));
-  return grpc::Status::OK;
+v1::GetInfoResponse AgentService::GetInfo() {
+  const GuestInfo info = info_.Read();
+  v1::GetInfoResponse response;
+  response.set_agent_version(VIRT_RECLAIM_VERSION);
+  response.set_kernel_release(Utf8(info.kernel_release));
+  response.set_boot_id(Utf8(info.boot_id));
+  ToProto(info.uptime, *response.mutable_uptime());
+  response.add_capabilities(v1::CAPABILITY_LIST_FILESYSTEMS);
+  response.add_capabilities(v1::CAPABILITY_TRIM);
+  response.set_os_name(Utf8(info.os_name));
+  return response;
 }
 
-grpc::Status AgentService::ListFilesystems(grpc::ServerContext* /*context*/,
-                                           const v1::ListFilesystemsRequest* /*request*/,
-                                           v1::ListFilesystemsResponse* response) {
-  const auto list = backend_.read_filesystems();
-  if (!list.ok()) return ToGrpc(list.status());
-  ToProto(*list, *response);
-  return grpc::Status::OK;
+absl::StatusOr<v1::ListFilesystemsResponse> AgentService::ListFilesystems() {
+  VR_ASSIGN_OR_RETURN(const auto list, backend_.read_filesystems());
+  v1::ListFilesystemsResponse response;
+  ToProto(list, response);
+  return response;
 }
 
-grpc::Status AgentService::Trim(grpc::ServerContext* context, const v1::TrimRequest* request,
-                                grpc::ServerWriter<v1::TrimEvent>* writer) {
-  const auto options = ReadOptions(*request);
-  if (!options.ok()) return ToGrpc(options.status());
-  std::stop_source stop;
-  if (!TakePlace(stop)) return {grpc::StatusCode::ABORTED, "another trim is under way"};
+absl::Status AgentService::Trim(const v1::TrimRequest& request,
+                                const std::function<bool(const v1::TrimEvent&)>& write,
+                                std::stop_source stop) {
+  VR_ASSIGN_OR_RETURN(const auto options, ReadOptions(request));
+  if (!TakePlace(stop)) return absl::AbortedError("another trim is under way");
   const absl::Cleanup leave = [this] { LeavePlace(); };
-
-  const auto list = backend_.read_filesystems();
-  if (!list.ok()) return ToGrpc(list.status());
-  const auto targets =
-      ChooseTargets(*list, {request->mount_points().begin(), request->mount_points().end()});
-  if (!targets.ok()) return ToGrpc(targets.status());
-
-  // gRPC tells a synchronous service of a cancelled call only when asked.
-  std::mutex mutex;
-  std::condition_variable_any done;
-  const std::jthread watch([&](const std::stop_token& over) {
-    std::unique_lock lock(mutex);
-    while (!over.stop_requested()) {
-      if (context->IsCancelled()) stop.request_stop();
-      done.wait_for(lock, over, kCancelPoll, [] { return false; });
-    }
-  });
-  StreamObserver observer(*writer, stop);
-  const TrimTotals totals =
-      TrimAll(*targets, *options, observer, stop.get_token(), backend_.fitrim);
-  if (totals.cancelled) return {grpc::StatusCode::CANCELLED, "the trim was stopped"};
+  VR_ASSIGN_OR_RETURN(const auto list, backend_.read_filesystems());
+  VR_ASSIGN_OR_RETURN(
+      const auto targets,
+      ChooseTargets(list, {request.mount_points().begin(), request.mount_points().end()}));
+  StreamObserver observer(write, stop);
+  const TrimTotals totals = TrimAll(targets, options, observer, stop.get_token(), backend_.fitrim);
+  if (totals.cancelled) return absl::CancelledError("the trim was stopped");
   observer.OnSummary(totals);
-  return grpc::Status::OK;
+  return absl::OkStatus();
 }
 
 }  // namespace virt_reclaim::agent

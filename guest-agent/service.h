@@ -1,5 +1,5 @@
-// The gRPC service of agent.proto. gRPC's threads call it, several at once; one trim runs at a
-// time.
+// What the calls of agent.proto do, without gRPC: rpc_server.h brings the calls. Any thread, several
+// calls at once; one trim runs at a time.
 #ifndef VIRT_RECLAIM_GUEST_AGENT_SERVICE_H_
 #define VIRT_RECLAIM_GUEST_AGENT_SERVICE_H_
 
@@ -13,11 +13,12 @@
 #include "absl/status/statusor.h"
 #include "guest-agent/filesystems.h"
 #include "guest-agent/fitrim.h"
-#include "virt_reclaim/agent/v1/agent.grpc.pb.h"
+#include "guest-agent/guest_info.h"
+#include "virt_reclaim/agent/v1/agent.pb.h"
 
 namespace virt_reclaim::agent {
 
-class AgentService final : public v1::Agent::Service {
+class AgentService {
  public:
   struct Backend {
     std::function<absl::StatusOr<FilesystemList>()> read_filesystems;
@@ -27,16 +28,17 @@ class AgentService final : public v1::Agent::Service {
 
   explicit AgentService(Backend backend) : backend_(std::move(backend)) {}
 
-  // Stops a trim under way as a cancelled call would; every later one is refused. Any thread.
+  // Stops a trim under way as a cancelled call would; every later one is refused.
   void Stop();
 
-  grpc::Status GetInfo(grpc::ServerContext* context, const v1::GetInfoRequest* request,
-                       v1::GetInfoResponse* response) override;
-  grpc::Status ListFilesystems(grpc::ServerContext* context,
-                               const v1::ListFilesystemsRequest* request,
-                               v1::ListFilesystemsResponse* response) override;
-  grpc::Status Trim(grpc::ServerContext* context, const v1::TrimRequest* request,
-                    grpc::ServerWriter<v1::TrimEvent>* writer) override;
+  // Never blocks.
+  v1::GetInfoResponse GetInfo();
+  absl::StatusOr<v1::ListFilesystemsResponse> ListFilesystems();
+  // Trims, and tells of it as it goes. `write` may block; false means that the host is gone, and
+  // stops the trim, as does `stop`. InvalidArgument: the request breaks the contract; NotFound: no
+  // such mount point; Aborted: another trim is under way; Cancelled: stopped.
+  absl::Status Trim(const v1::TrimRequest& request,
+                    const std::function<bool(const v1::TrimEvent&)>& write, std::stop_source stop);
 
  private:
   // The one trim's place. Waits a moment for one that was told to stop already (its host has gone).
@@ -44,6 +46,7 @@ class AgentService final : public v1::Agent::Service {
   void LeavePlace();
 
   const Backend backend_;
+  GuestInfoReader info_;
   std::mutex mutex_;
   std::condition_variable place_free_;
   std::optional<std::stop_source> running_;  // the trim under way

@@ -22,7 +22,7 @@ constexpr int kMaxBusyRounds = 16;
 
 Session::TimePoint Now() { return std::chrono::steady_clock::now(); }
 
-enum Source : uint32_t { kWake, kPort, kPair };
+constexpr uint32_t kEdges = EPOLLIN | EPOLLET;
 
 // For epoll_wait, rounded up: or the last millisecond before the deadline would be spent spinning.
 int Milliseconds(std::optional<Session::TimePoint> until) {
@@ -37,24 +37,40 @@ Pump::Pump(std::unique_ptr<Port> port, Session::Options options, Hooks hooks)
     : port_(std::move(port)),
       session_(std::move(options), Now()),
       hooks_(std::move(hooks)),
-      buffer_(kReadSize) {}
+      buffer_(kReadSize),
+      port_edges_(kEdges | EPOLLOUT) {}
 
 absl::Status Pump::Init() {
   epoll_.Reset(epoll_create1(EPOLL_CLOEXEC));
   if (!epoll_.valid()) return ErrnoStatus(errno, "epoll_create1");
   wake_.Reset(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_.valid()) return ErrnoStatus(errno, "eventfd");
-  VR_RETURN_IF_ERROR(Watch(wake_.get(), kWake));
-  return Watch(port_->fd(), kPort);
+  VR_RETURN_IF_ERROR(Watch(wake_.get(), EPOLL_CTL_ADD, Source::kWake, kEdges));
+  return Watch(port_->fd(), EPOLL_CTL_ADD, Source::kPort, port_edges_);
 }
 
-absl::Status Pump::Watch(int fd, uint32_t source) {
+absl::Status Pump::Watch(int fd, int operation, Source source, uint32_t edges) {
   epoll_event event{};
-  event.events = EPOLLIN | EPOLLOUT | EPOLLET;
-  event.data.u32 = source;
-  if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0)
-    return ErrnoStatus(errno, "epoll_ctl");
+  event.events = edges;
+  event.data.u32 = static_cast<uint32_t>(source);
+  if (epoll_ctl(epoll_.get(), operation, fd, &event) != 0) return ErrnoStatus(errno, "epoll_ctl");
   return absl::OkStatus();
+}
+
+// Asks for edges of writability only while they are needed: each byte the other side takes makes
+// one, and in a small guest every wakeup counts. Changing what is asked for reports again what is
+// the case already, so that no edge is lost in between.
+void Pump::WatchWhatMatters() {
+  const auto ask = [this](int fd, Source source, bool writable, uint32_t* edges) {
+    const uint32_t wanted = writable ? kEdges : kEdges | EPOLLOUT;
+    if (wanted == *edges || !Watch(fd, EPOLL_CTL_MOD, source, wanted).ok()) return;
+    *edges = wanted;
+  };
+  // A port's first edge of a new peer is that it takes bytes.
+  if (port_error_.empty()) {
+    ask(port_->fd(), Source::kPort, peer_present_ && port_writable_, &port_edges_);
+  }
+  if (pair_.valid()) ask(pair_.get(), Source::kPair, pair_writable_, &pair_edges_);
 }
 
 void Pump::Wake() {
@@ -81,23 +97,22 @@ void Pump::Round(std::optional<TimePoint> until) {
 }
 
 void Pump::Wait(int milliseconds) {
+  WatchWhatMatters();
   std::array<epoll_event, 4> events{};
   const int count = epoll_wait(epoll_.get(), events.data(), events.size(), milliseconds);
   for (int i = 0; i < count; ++i) {
-    switch (events[static_cast<size_t>(i)].data.u32) {
-      case kWake: {
+    switch (static_cast<Source>(events[static_cast<size_t>(i)].data.u32)) {
+      case Source::kWake: {
         uint64_t value = 0;
         static_cast<void>(!read(wake_.get(), &value, sizeof value));
         break;
       }
-      case kPort:
+      case Source::kPort:
         port_->AcknowledgeEdge();
         port_readable_ = port_writable_ = true;
         break;
-      case kPair:
+      case Source::kPair:
         pair_readable_ = pair_writable_ = true;
-        break;
-      default:
         break;
     }
   }
@@ -180,10 +195,12 @@ void Pump::OpenPair() {
   }
   UniqueFd ours(fds[0]);
   UniqueFd theirs(fds[1]);
-  if (const absl::Status status = Watch(ours.get(), kPair); !status.ok()) {
+  if (const absl::Status status = Watch(ours.get(), EPOLL_CTL_ADD, Source::kPair, kEdges);
+      !status.ok()) {
     return session_.Abort(std::string(status.message()));
   }
   pair_ = std::move(ours);
+  pair_edges_ = kEdges;
   pair_id_ = session_.id();
   pair_readable_ = pair_writable_ = true;
   hooks_.on_open(std::move(theirs));

@@ -53,7 +53,10 @@ class Pump {
  private:
   static constexpr std::chrono::milliseconds kGoodbyeLimit{100};
 
-  absl::Status Watch(int fd, uint32_t source);
+  enum class Source : uint32_t { kWake, kPort, kPair };
+
+  absl::Status Watch(int fd, int operation, Source source, uint32_t edges);
+  void WatchWhatMatters();
   bool ReadPort();
   bool WritePort();
   void PortGone(std::string error);
@@ -72,6 +75,7 @@ class Pump {
   std::vector<uint8_t> buffer_;
   int busy_rounds_ = 0;
 
+  uint32_t port_edges_;  // what epoll_ was asked for
   bool port_readable_ = true;
   bool port_writable_ = false;
   bool peer_present_ = false;  // as far as the port tells
@@ -80,6 +84,7 @@ class Pump {
 
   UniqueFd pair_;         // our end
   uint64_t pair_id_ = 0;  // of the session it belongs to
+  uint32_t pair_edges_ = 0;
   bool pair_readable_ = false;
   bool pair_writable_ = false;
 };

@@ -14,6 +14,7 @@
 
 #include "guest-agent/server.h"
 #include "guest-agent/service.h"
+#include "virt_reclaim/agent/v1/agent.grpc.pb.h"
 
 namespace virt_reclaim::agent {
 namespace {

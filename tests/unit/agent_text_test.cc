@@ -88,7 +88,7 @@ TEST(GuestInfoTest, PrettyName) {
   EXPECT_EQ(PrettyName("PRETTY_NAME=Alpine"), "Alpine");
   EXPECT_EQ(PrettyName("PRETTY_NAME="), "");
   EXPECT_EQ(PrettyName("nothing"), "");
-  EXPECT_FALSE(ReadGuestInfo().kernel_release.empty());
+  EXPECT_FALSE(GuestInfoReader().Read().kernel_release.empty());
 }
 
 }  // namespace
