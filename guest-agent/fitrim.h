@@ -16,8 +16,9 @@
 namespace virt_reclaim::agent {
 
 // After a stop: how long the range under way may still take before it is killed. With what the
-// kernel needs to notice (measured: up to 240 ms on XFS) a stop is over within a second.
-inline constexpr std::chrono::milliseconds kStopGrace{700};
+// kernel needs to notice (measured: up to 240 ms on XFS) and the host to measure, a stop is over
+// within a second.
+inline constexpr std::chrono::milliseconds kStopGrace{400};
 inline constexpr std::chrono::milliseconds kMaxPause{60000};
 
 struct FitrimOptions {

@@ -3,9 +3,11 @@
 #include <exception>
 #include <span>
 
+#include "base/standard_fds.h"
 #include "guest-agent/cli.h"
 
 int main(int argc, char** argv) {
+  virt_reclaim::KeepStandardFds();
   try {
     return virt_reclaim::agent::RunProgram(
         std::span<const char* const>(argv, static_cast<size_t>(argc)).subspan(1));

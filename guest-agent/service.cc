@@ -147,9 +147,8 @@ absl::Status AgentService::Trim(const v1::TrimRequest& request,
   if (!TakePlace(stop)) return absl::AbortedError("another trim is under way");
   const absl::Cleanup leave = [this] { LeavePlace(); };
   VR_ASSIGN_OR_RETURN(const auto list, backend_.read_filesystems());
-  VR_ASSIGN_OR_RETURN(
-      const auto targets,
-      ChooseTargets(list, {request.mount_points().begin(), request.mount_points().end()}));
+  VR_ASSIGN_OR_RETURN(const auto targets, ChooseTargets(list, {request.mount_points().begin(),
+                                                               request.mount_points().end()}));
   StreamObserver observer(write, stop);
   const TrimTotals totals = TrimAll(targets, options, observer, stop.get_token(), backend_.fitrim);
   if (totals.cancelled) return absl::CancelledError("the trim was stopped");

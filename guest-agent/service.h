@@ -1,5 +1,5 @@
-// What the calls of agent.proto do, without gRPC: rpc_server.h brings the calls. Any thread, several
-// calls at once; one trim runs at a time.
+// What the calls of agent.proto do, without gRPC: rpc_server.h brings the calls. Any thread,
+// several calls at once; one trim runs at a time.
 #ifndef VIRT_RECLAIM_GUEST_AGENT_SERVICE_H_
 #define VIRT_RECLAIM_GUEST_AGENT_SERVICE_H_
 

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
+#include "base/standard_fds.h"
 #include "base/status.h"
 #include "xml-tools/filter.h"
 #include "xml-tools/options.h"
@@ -164,6 +165,7 @@ int Main(const std::vector<std::string>& arguments) {
 }  // namespace virt_reclaim::xml
 
 int main(int argc, char** argv) {
+  virt_reclaim::KeepStandardFds();
   try {
     return virt_reclaim::xml::Main(
         std::vector<std::string>(argv + (argc > 0 ? 1 : 0), argv + argc));

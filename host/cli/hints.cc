@@ -54,4 +54,18 @@ std::optional<std::string> HintFor(Reason reason, const HintContext& context) {
   }
 }
 
+std::optional<std::string> HintForConnection(const absl::Status& status,
+                                             const std::string& connect) {
+  if (absl::IsPermissionDenied(status))
+    return "run it as root, or as a user whom libvirt lets in (often the group 'libvirt')";
+  if (absl::IsUnavailable(status)) {
+    return connect.empty()
+               ? "is libvirt's daemon running (libvirtd, or virtqemud)? Another hypervisor: "
+                 "--connect URI, for example qemu+ssh://host/system"
+               : "a URI looks like qemu:///system or qemu+ssh://host/system, and a libvirt daemon "
+                 "must run there";
+  }
+  return std::nullopt;
+}
+
 }  // namespace virt_reclaim

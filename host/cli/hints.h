@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "host/model/reason.h"
 
@@ -19,6 +20,10 @@ struct HintContext {
 
 // Empty when there is nothing to advise.
 std::optional<std::string> HintFor(Reason reason, const HintContext& context);
+
+// For a connection to libvirt that failed. `connect` as in HintContext.
+std::optional<std::string> HintForConnection(const absl::Status& status,
+                                             const std::string& connect);
 
 // `word` as one word of a POSIX shell command.
 std::string ShellQuote(absl::string_view word);

@@ -6,7 +6,9 @@
 #include <cstdlib>
 #include <exception>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/standard_fds.h"
 #include "base/status.h"
 #include "base/stop_signal.h"
 #include "host/cli/program.h"
@@ -35,6 +37,7 @@ bool WriteAll(int fd, const std::string& text) {
 }
 
 int Main(int argc, char** argv) {
+  KeepStandardFds();
   setenv("GRPC_VERBOSITY", "NONE",
          0);  // a hostile guest could fill the terminal with gRPC's own log
   const StopSignal stop_signal;
@@ -44,9 +47,15 @@ int Main(int argc, char** argv) {
     result = RunProgram({argv + 1, argv + argc}, WithRealServices, progress, stop_signal.token());
   }
   const bool written = WriteAll(STDOUT_FILENO, result.out);
+  const int why = errno;
   WriteAll(STDERR_FILENO, result.err);
-  if (!written && result.status == ExitStatus::kDone)
-    result.status = ExitStatus::kError;  // disk full, closed pipe
+  if (!written) {
+    const auto status = ErrnoStatus(why, "write to standard output");
+    // Who closed a pipe early has seen enough.
+    if (why != EPIPE)
+      WriteAll(STDERR_FILENO, absl::StrCat("virt-reclaim: ", status.message(), "\n"));
+    if (result.status == ExitStatus::kDone) result.status = ExitStatus::kError;
+  }
   return static_cast<int>(result.status);
 }
 

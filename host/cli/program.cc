@@ -227,7 +227,11 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
   const absl::Status connected = with_services(line, [&](const Services& services) {
     result = VerbRunner(line, progress, stop).Run(services);
   });
-  return connected.ok() ? result : FailWith(connected, line.json);
+  if (connected.ok()) return result;
+  result = FailWith(connected, line.json);
+  const auto hint = HintForConnection(connected, line.connect);
+  if (hint && !line.json) result.err += absl::StrCat("hint: ", *hint, "\n");
+  return result;
 }
 
 }  // namespace virt_reclaim

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "base/suggest.h"
 
 namespace virt_reclaim {
 namespace {
@@ -60,6 +61,17 @@ bool HasSerialController(const xml::Domain& domain) {
                      [](const xml::Controller& c) { return c.type == "virtio-serial"; });
 }
 
+absl::Status NoSuchDomain(const std::string& name, const std::vector<DomainSummary>& all,
+                          const std::string& uri) {
+  std::vector<std::string> names;
+  for (const DomainSummary& domain : all) names.push_back(domain.name);
+  const auto nearest = NearestWord(name, names);
+  const std::string guess =
+      nearest ? absl::StrCat(": did you mean '", Printable(*nearest), "'?") : "";
+  return absl::NotFoundError(
+      absl::StrCat("no domain '", Printable(name), "' on '", uri, "'", guess));
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
@@ -75,8 +87,7 @@ absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
       return d.name == name || d.uuid == name;
     });
     if (found == all.end()) {
-      return absl::NotFoundError(
-          absl::StrCat("no domain '", Printable(name), "' on '", hypervisor.Uri(), "'"));
+      return NoSuchDomain(name, all, hypervisor.Uri());
     }
     const bool twice = std::any_of(selected.begin(), selected.end(),
                                    [&](const DomainSummary& d) { return d.uuid == found->uuid; });

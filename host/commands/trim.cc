@@ -14,7 +14,11 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr absl::Duration kSettleStep = absl::Milliseconds(50);
+// How long nothing may change before the storage counts as settled: a part of what the trim took,
+// because a slow store is slow to finish too.
+constexpr int kSettlePart = 20;
+constexpr absl::Duration kMinSettle = absl::Milliseconds(100);
+constexpr absl::Duration kMaxSettle = absl::Seconds(1);
 constexpr int kSettledAfter = 4;  // equal measurements in a row
 constexpr absl::Duration kSettleLimit = absl::Seconds(30);
 // Less than this is filesystem bookkeeping, not space that a trim could bring back: one qcow2
@@ -59,13 +63,14 @@ class DomainTrim {
     guest_to_target_ = MatchGuestDisks(facts_.live, guest_);
 
     MeasureBefore();
+    const absl::Time begin = services_.now();
     const absl::Status status = agent.Trim(
         options_.guest, Left(), stop,
         [&](const GuestTrimProgress& p) {
           if (progress) progress(result_.domain, p);
         },
         result_.filesystems);
-    MeasureAfter();
+    MeasureAfter(services_.now() - begin);
     Judge(status, stop);
     return std::move(result_);
   }
@@ -130,11 +135,12 @@ class DomainTrim {
     return same;
   }
 
-  void MeasureAfter() {
+  void MeasureAfter(absl::Duration trim_took) {
     const absl::Time limit = services_.now() + kSettleLimit;
+    const absl::Duration quiet = std::clamp(trim_took / kSettlePart, kMinSettle, kMaxSettle);
     MeasureOnce();
     for (int equal = 0; equal < kSettledAfter && services_.now() < limit;) {
-      services_.sleep(kSettleStep);
+      services_.sleep(quiet / kSettledAfter);
       equal = MeasureOnce() ? equal + 1 : 0;
     }
     for (TrimmedDisk& disk : result_.disks) {

@@ -20,7 +20,7 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
     {Reason::kAgentNotConnected, "agent-not-connected",
      "no agent has opened the channel in the guest"},
     {Reason::kAgentSilent, "agent-silent", "the agent did not answer in time"},
-    {Reason::kAgentFailed, "agent-failed", "the agent answered with an error"},
+    {Reason::kAgentFailed, "agent-failed", "the call to the agent failed"},
     {Reason::kBusy, "busy", "another program is using the domain's channel"},
     {Reason::kTransient, "transient", "the domain has no persistent definition to change"},
     {Reason::kManagedSave, "managed-save",

@@ -246,8 +246,13 @@ absl::StatusOr<std::unique_ptr<Hypervisor>> ConnectLibvirt(const std::string& ur
   InitializeLibvirt(debug);
   Connection connection(virConnectOpen(uri.empty() ? nullptr : uri.c_str()));
   if (connection == nullptr) {
-    return LibvirtStatus(uri.empty() ? std::string("connect to libvirt")
-                                     : absl::StrCat("connect to '", Printable(uri), "'"));
+    const absl::Status status =
+        LibvirtStatus(uri.empty() ? std::string("connect to libvirt")
+                                  : absl::StrCat("connect to '", Printable(uri), "'"));
+    // Of what is wrong with a URI, libvirt calls some an invalid argument and some an internal
+    // error.
+    const bool known = absl::IsAborted(status) || absl::IsPermissionDenied(status);
+    return known ? status : absl::UnavailableError(status.message());
   }
   virConnectSetKeepAlive(connection.get(), kKeepAliveSeconds, kKeepAliveCount);
   virResetLastError();

@@ -11,8 +11,8 @@ const std::vector<std::string> kWords{"report", "trim", "migrate", "--json", "--
 
 TEST(NearestWord, FindsTypingErrors) {
   EXPECT_EQ(NearestWord("repotr", kWords), "report");
-  EXPECT_EQ(NearestWord("tirm", kWords),
-            std::nullopt);  // two edits of four letters: too far to guess
+  EXPECT_EQ(NearestWord("tirm", kWords), "trim");        // two letters swapped are one edit
+  EXPECT_EQ(NearestWord("tarn", kWords), std::nullopt);  // two of four letters: too far to guess
   EXPECT_EQ(NearestWord("trimm", kWords), "trim");
   EXPECT_EQ(NearestWord("--jsn", kWords), "--json");
   EXPECT_EQ(NearestWord("--dryrun", kWords), "--dry-run");

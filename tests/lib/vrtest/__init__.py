@@ -9,6 +9,7 @@
 Python's standard library only.
 """
 
+from .daemon import DaemonHost
 from .guest import Disk, Guest
 from .host import DomainProblem, EmbedHost
 from .image import allocation, check_image, fsck
@@ -18,6 +19,6 @@ from .waiting import TimedOut, wait_for
 from .workspace import Workspace
 
 __all__ = [
-    "Disk", "DomainProblem", "EmbedHost", "Guest", "Reply", "TimedOut", "VirtReclaim", "Workspace", "agent_path",
-    "allocation", "check_image", "fsck", "host_program_path", "main", "skip_all", "wait_for",
+    "DaemonHost", "Disk", "DomainProblem", "EmbedHost", "Guest", "Reply", "TimedOut", "VirtReclaim", "Workspace",
+    "agent_path", "allocation", "check_image", "fsck", "host_program_path", "main", "skip_all", "wait_for",
 ]

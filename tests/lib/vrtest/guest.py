@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape, quoteattr
 
 from .console import CommandResult, Console
-from .host import EmbedHost
+from .host import Host
 from .image import allocation, check_image, fsck, make_image, new_uuid
 from .waiting import wait_for
 
@@ -84,7 +84,7 @@ class Guest:
 
     def __init__(
         self,
-        host: EmbedHost,
+        host: Host,
         name: str,
         *,
         disks: list[Disk],

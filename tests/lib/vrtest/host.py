@@ -1,7 +1,8 @@
-"""A hypervisor of one's own: libvirt's QEMU driver inside each program that opens it, its whole state in one directory.
+"""Hypervisors of one's own, their whole state in one directory.
 
-Only one process at a time can have it open, so callers run virsh and virt-reclaim one after the other. Guests go on
-running in between. https://libvirt.org/drvqemu.html, 'embedded'.
+EmbedHost is libvirt's QEMU driver inside each program that opens it. Only one process at a time can have it open, so
+callers run virsh and virt-reclaim one after the other. Guests go on running in between.
+https://libvirt.org/drvqemu.html, 'embedded'. daemon.py has the other kind, a libvirtd.
 """
 
 from __future__ import annotations
@@ -31,13 +32,12 @@ class DomainProblem(Exception):
     """virsh failed; the text is its own."""
 
 
-class EmbedHost:
-    def __init__(self, directory: Path) -> None:
+class Host:
+    """What every hypervisor of ours can do; `uri` opens it."""
+
+    def __init__(self, directory: Path, uri: str) -> None:
         self.directory = directory
-        self.root = directory / "libvirt"
-        (self.root / "etc").mkdir(parents=True)
-        (self.root / "etc" / "qemu.conf").write_text(QEMU_CONF)
-        self.uri = "qemu:///embed?root=" + quote(str(self.root), safe="/")
+        self.uri = uri
 
     def environment(self) -> dict[str, str]:
         """For every program that opens the URI: libvirt logs to stderr as soon as it is a driver itself, and what
@@ -107,6 +107,14 @@ class EmbedHost:
                 _end_virsh(virsh)
         if state != wanted:
             raise TimedOut(f"domain '{domain}' to be '{wanted}': not within {seconds:g} s, it is '{state}'")
+
+
+class EmbedHost(Host):
+    def __init__(self, directory: Path) -> None:
+        self.root = directory / "libvirt"
+        (self.root / "etc").mkdir(parents=True)
+        (self.root / "etc" / "qemu.conf").write_text(QEMU_CONF)
+        super().__init__(directory, "qemu:///embed?root=" + quote(str(self.root), safe="/"))
 
 
 def _end_virsh(virsh: subprocess.Popen[str]) -> None:

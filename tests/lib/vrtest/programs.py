@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .host import EmbedHost
+from .host import Host
 
 
 def build_dir() -> Path | None:
@@ -55,22 +55,24 @@ class Reply:
 class VirtReclaim:
     """virt-reclaim against one host; `reclaim.run("trim", "web")` is `virt-reclaim --connect URI --json trim web`."""
 
-    def __init__(self, program: Path, host: EmbedHost) -> None:
+    def __init__(self, program: Path, host: Host, *, uri: str = "", **environment: str) -> None:
+        """uri: another way to the same host; environment: what is to be different there."""
         self._program = program
-        self._host = host
+        self._uri = uri or host.uri
+        self._environment = {**host.environment(), **environment}
 
     def command(self, *words: str) -> list[str]:
-        return [str(self._program), "--connect", self._host.uri, "--json", *words]
+        return [str(self._program), "--connect", self._uri, "--json", *words]
 
     def run(self, *words: str, seconds: float = 180) -> Reply:
         done = subprocess.run(
-            self.command(*words), env=self._host.environment(), capture_output=True, text=True, timeout=seconds,
+            self.command(*words), env=self._environment, capture_output=True, text=True, timeout=seconds,
             check=False, stdin=subprocess.DEVNULL,
         )
         return Reply(done.returncode, done.stdout, done.stderr)
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.command(*words), env=self._host.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            self.command(*words), env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True,
         )

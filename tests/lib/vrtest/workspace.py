@@ -34,6 +34,10 @@ def _raise_interrupted(number: int, _frame: FrameType | None) -> None:
 
 def qemu_processes(directory: Path) -> list[int]:
     """QEMUs whose command line names the directory. It is ours alone, so they are too."""
+    return _processes(directory, b"qemu-")
+
+
+def _processes(directory: Path, *programs: bytes) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -43,21 +47,24 @@ def qemu_processes(directory: Path) -> list[int]:
         except OSError:
             continue
         program = os.path.basename(command.split(b"\0", 1)[0])
-        if program.startswith(b"qemu-") and os.fsencode(directory) + b"/" in command:
+        if program.startswith(programs) and os.fsencode(directory) + b"/" in command:
             found.append(int(entry.name))
     return found
 
 
 def remove_all(directory: Path) -> None:
+    def left() -> list[int]:
+        return _processes(directory, b"libvirtd", b"qemu-")
+
     for number in (signal.SIGTERM, signal.SIGKILL):
-        pids = qemu_processes(directory)
+        pids = left()
         for pid in pids:
             try:
                 os.kill(pid, number)
             except ProcessLookupError:
                 pass
         deadline = time.monotonic() + 5
-        while pids and time.monotonic() < deadline and qemu_processes(directory):
+        while pids and time.monotonic() < deadline and left():
             time.sleep(0.02)
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -1,0 +1,173 @@
+"""virt-reclaim on a libvirtd that others use at the same time, from near and from far, and stopped at any moment."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+import unittest
+
+import bedpath
+
+from vrtest import DaemonHost, Disk, Guest, Reply, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all
+from vrtest.guest import MIB, NEW_MACHINE
+
+DOMAIN = "shared"
+FAILED, BUSY, INTERRUPTED = 1, 5, 130
+NOBODY = 65534
+JUNK = 48 * MIB
+# The issue's word for 'at once', with what a loaded machine takes to start a program.
+AT_ONCE_SECONDS = 2.0 + 2.0
+# The link's silence limit, libvirt, and the settling of what is measured after it.
+GIVE_UP_SECONDS = 20.0
+
+
+class SharedLibvirtd(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.space = Workspace()
+        cls.addClassCleanup(cls.space.close)
+        cls.host = DaemonHost(cls.space)
+        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        cls.guest = Guest(
+            cls.host, DOMAIN, machine=NEW_MACHINE, agent=AGENT,
+            disks=[Disk(f"ext4-{number}", bus="virtio", discard="unmap", format="qcow2") for number in range(2)],
+        )
+        cls.guest.start()
+
+    def tearDown(self) -> None:
+        # Whatever a test did to the guest, the next one gets it running; and nothing may have stuck.
+        self.host.virsh("resume", DOMAIN, check=False)
+        if DOMAIN in self.host.virsh("list", "--name").stdout.split():
+            self.require_call_works()
+
+    def test_1_a_guest_in_use_is_busy_at_once(self) -> None:
+        elsewhere = VirtReclaim(PROGRAM, self.host, VIRT_RECLAIM_RUN_DIR=str(self.space.path / "elsewhere"))
+        with self.start_trim() as first:
+            first.send_signal(signal.SIGSTOP)
+            try:
+                # By the lock of this machine, and without it (another machine's program) by libvirt's stream.
+                for second, way in ((self.reclaim, "lock"), (elsewhere, "stream")):
+                    with self.subTest(way):
+                        begin = time.monotonic()
+                        reply = second.run("trim", DOMAIN, seconds=GIVE_UP_SECONDS)
+                        self.assertLess(time.monotonic() - begin, AT_ONCE_SECONDS)
+                        self.assertEqual(reply.status, BUSY, str(reply))
+                        self.assertIn("busy", reply.stdout)
+            finally:
+                first.send_signal(signal.SIGCONT)
+            # It slept through its session, which is a failure with a reason, unless it had been done before.
+            self.require_ends(first)
+
+    def test_2_from_far_the_images_are_measured_by_libvirt(self) -> None:
+        far = VirtReclaim(PROGRAM, self.host, uri=self.host.far_uri)
+        self.fill_and_free()
+        before = sum(disk.allocation() for disk in self.guest.disks)
+        (domain,) = far.run("report", DOMAIN).json["domains"]
+        self.assertEqual(sum(disk["allocation_bytes"] for disk in domain["disks"]), before)
+        reply = far.run("trim", DOMAIN)
+        self.assertEqual(reply.status, 0, str(reply))
+        after = sum(disk.allocation() for disk in self.guest.disks)
+        (domain,) = reply.json["domains"]
+        self.assertEqual(sum(disk["freed_bytes"] for disk in domain["disks"]), before - after, str(reply))
+        self.assertGreater(before - after, JUNK)
+
+    def test_3_signals_at_any_moment(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            for after in (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5):
+                with self.subTest(signal=number.name, after=after):
+                    self.fill_and_free(JUNK // 4)
+                    with self.reclaim.start("trim", DOMAIN) as program:
+                        time.sleep(after)
+                        program.send_signal(number)
+                        reply = self.finish(program)
+                    if reply.status == -number:
+                        # Before main: there was nothing to tell yet.
+                        self.assertLess(after, 0.1, str(reply))
+                    elif reply.status != 0:
+                        self.assertEqual(reply.status, INTERRUPTED, str(reply))
+                        self.assertIn("domains" if "domains" in reply.json else "error", reply.json)
+        self.require_call_works()
+
+    def test_4_guest_paused_and_reset_in_mid_call(self) -> None:
+        for what in ("suspend", "reset"):
+            with self.subTest(what), self.start_trim() as program:
+                self.host.virsh(what, DOMAIN)
+                self.require_ends(program)
+            self.host.virsh("resume", DOMAIN, check=False)
+            if what == "reset":
+                self.guest.wait_until_up()
+            self.require_call_works()
+
+    def test_5_nobody_is_let_in(self) -> None:
+        done = subprocess.run(
+            ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *self.readable_program(), "report"],
+            capture_output=True, text=True, timeout=GIVE_UP_SECONDS, check=False, stdin=subprocess.DEVNULL,
+            env={**self.host.environment(), "LIBVIRT_LOG_OUTPUTS": "4:stderr"}, cwd="/",
+        )
+        self.assertEqual(done.returncode, FAILED, done.stderr)
+        self.assertIn("Permission denied", done.stderr)
+        self.assertIn("hint:", done.stderr)
+
+    def test_6_power_off_in_mid_call(self) -> None:
+        with self.start_trim() as program:
+            self.host.virsh("destroy", DOMAIN)
+            self.require_ends(program)
+        self.guest.start()
+        self.require_call_works()
+
+    def test_7_libvirtd_dies_in_mid_call(self) -> None:
+        with self.start_trim() as program:
+            self.host.kill()
+            self.require_ends(program)
+        reply = self.reclaim.run("report", seconds=GIVE_UP_SECONDS)
+        self.assertEqual(reply.status, FAILED, str(reply))
+        self.host.start()
+        # It is a new one, without the guest.
+        self.assertEqual(self.reclaim.run("report").status, 0)
+
+    # What the tests are made of.
+
+    def require_call_works(self) -> None:
+        begin = time.monotonic()
+        reply = self.reclaim.run("agent", "status", DOMAIN, seconds=GIVE_UP_SECONDS)
+        self.assertEqual(reply.status, 0, str(reply))
+        self.assertLess(time.monotonic() - begin, AT_ONCE_SECONDS)
+
+    def finish(self, program: subprocess.Popen[str]) -> Reply:
+        stdout, stderr = program.communicate(timeout=GIVE_UP_SECONDS)
+        return Reply(program.returncode, stdout, stderr)
+
+    def require_ends(self, program: subprocess.Popen[str]) -> None:
+        reply = self.finish(program)
+        self.assertGreaterEqual(reply.status, 0, str(reply))
+        if reply.status != 0:
+            self.assertTrue(reply.json.get("domains") or reply.json.get("error"), str(reply))
+
+    def fill_and_free(self, junk: int = JUNK) -> None:
+        self.guest.run(
+            f"for dir in /mnt/*; do head -c {junk} /dev/zero >$dir/junk; done; sync; rm /mnt/*/junk; sync", seconds=200
+        )
+
+    def start_trim(self) -> subprocess.Popen[str]:
+        self.fill_and_free()
+        program = self.reclaim.start("trim", DOMAIN)
+        time.sleep(0.15)  # past the start of the program, into the call
+        return program
+
+    def readable_program(self) -> list[str]:
+        """Where nobody can reach it: the build may lie in somebody's home."""
+        copy = self.space.path / "virt-reclaim"
+        copy.write_bytes(PROGRAM.read_bytes())
+        copy.chmod(0o755)
+        self.space.path.chmod(0o711)
+        return [str(copy), "--connect", self.host.uri]
+
+
+if __name__ == "__main__":
+    bedpath.require_bed("libvirtd", "unshare", "setpriv")
+    PROGRAM, AGENT = host_program_path(), agent_path()
+    if not PROGRAM or not AGENT:
+        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    main(one_story=True)
