@@ -3,9 +3,9 @@
 //
 // Freed is the sum over every image of a disk's backing chain of st_blocks * 512, before minus
 // after. The measurement waits for the storage to settle: it is repeated until nothing has changed
-// for a twentieth of what the trim took (100 ms to 1 s), for at most 30 s. With most guests QEMU has
-// punched all holes when FITRIM returns; XFS of newer kernels returns while its discards are still
-// under way (measured with Linux 6.18: a quarter of them).
+// for a twentieth of what the trim took (100 ms to 1 s), for at most 30 s. With most guests QEMU
+// has punched all holes when FITRIM returns; XFS of newer kernels returns while its discards are
+// still under way (measured with Linux 6.18: a quarter of them).
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_TRIM_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_TRIM_H_
 
