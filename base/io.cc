@@ -63,10 +63,13 @@ absl::Status WriteFileDurably(const std::string& path, absl::string_view content
   if (rename(temporary.c_str(), path.c_str()) != 0)
     return ErrnoStatus(errno, absl::StrCat("rename to '", path, "'"));
   std::move(remove).Cancel();
-  const std::string directory = DirectoryOf(path);
-  UniqueFd dir(open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  return SyncDirectory(DirectoryOf(path));
+}
+
+absl::Status SyncDirectory(const std::string& path) {
+  UniqueFd dir(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!dir.valid() || fsync(dir.get()) != 0)
-    return ErrnoStatus(errno, absl::StrCat("fsync '", directory, "'"));
+    return ErrnoStatus(errno, absl::StrCat("fsync '", path, "'"));
   return absl::OkStatus();
 }
 

@@ -21,6 +21,9 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes);
 // the directory, so that after a power cut there is the old file or the new one, whole.
 absl::Status WriteFileDurably(const std::string& path, absl::string_view content, mode_t mode);
 
+// Makes what was created, renamed or removed in the directory `path` last through a power cut.
+absl::Status SyncDirectory(const std::string& path);
+
 // mkdir -p with mode 0700 for what it makes.
 absl::Status MakeDirectories(const std::string& path);
 

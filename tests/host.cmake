@@ -6,7 +6,8 @@ virt_reclaim_test(model_test
   DEPS virt_reclaim_model LABEL unit)
 
 virt_reclaim_test(commands_test
-  SOURCES unit/commands_trim_test.cc unit/commands_migrate_test.cc unit/commands_report_test.cc unit/image_store_test.cc
+  SOURCES unit/commands_trim_test.cc unit/commands_migrate_test.cc unit/commands_migration_test.cc
+    unit/commands_report_test.cc unit/image_store_test.cc
   DEPS virt_reclaim_fakes LABEL unit)
 
 virt_reclaim_test(program_test

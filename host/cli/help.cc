@@ -11,7 +11,10 @@ verbs:
   report          what each disk occupies, what its guest uses, what could come back, and what stands in the way
   trim            let running guests trim their filesystems, and measure what the host got back
   migrate plan    show the smallest change of the domain XML that lets discards reach the host
-  migrate apply   make that change (the old XML is kept)
+  migrate apply   make that change (the old XML is kept); where asked, power-cycle, verify, roll back
+  migrate verify  look whether migrated guests came back as they were
+  migrate rollback   put the old definition back
+  migrate status  where each domain's migration stands
   agent status    which guests have an agent, and why the others do not answer
 
 options, before or after the verb:
@@ -62,21 +65,36 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but the host 
 
 constexpr absl::string_view kMigrate = R"(usage: virt-reclaim migrate plan [OPTIONS] [DOMAIN...]
        virt-reclaim migrate apply [OPTIONS] DOMAIN... | --all
+       virt-reclaim migrate verify [OPTIONS] [DOMAIN...]
+       virt-reclaim migrate rollback [OPTIONS] DOMAIN... | --all
+       virt-reclaim migrate status [OPTIONS] [DOMAIN...]
 
 plan shows, apply makes, the smallest change of a domain's definition that lets discards reach the host:
 discard='unmap' on its disks, and for virtio-blk disks a machine type of at least version 4.0 in the same family.
 Everything else stays as it is. A running domain goes on unchanged until it is shut down and started again.
 
 apply keeps the old XML below --state-dir, lets libvirt validate the new one, reads back what libvirt stored, and puts
-the old definition back when that differs. A second plan or apply finds nothing to do.
+the old definition back when that differs. With --power-cycle=shutdown it then shuts the guest down, starts it, and
+waits until its agent answers and every filesystem is mounted again; a guest that does not come back is rolled back.
+Each step is written to a journal first: after a kill or a power cut, apply goes on where it stood.
 
-options:
-      --diff          show the change of each XML as a unified diff
-      --all           apply: all domains
-      --disk TARGET   only this disk (vda); may be given several times
-      --keep-machine  never change the machine type
-  -n, --dry-run       apply: only show the plan
-      --json          machine-readable output
+options of plan and apply:
+      --diff             show the change of each XML as a unified diff
+      --disk TARGET      only this disk (vda); may be given several times
+      --keep-machine     never change the machine type
+  -n, --dry-run          only show the plan
+options of apply and rollback:
+      --all              all domains
+      --power-cycle HOW  never (default): the change waits for the next power cycle; shutdown: shut the guest down
+                         cleanly and start it; when-off: only domains that are off
+      --shutdown-timeout TIME   for a guest to shut down (default 2m); it is never powered off instead
+      --verify-timeout TIME     for a guest to come back (default 5m; up to four times that while its disks are busy)
+options of apply:
+      --batch N|N%       so many domains, then look at the failures (default 1)
+      --max-failures N   begin no further batch after more than N failures (default: go on)
+      --pause TIME       wait between batches
+of all:
+      --json             machine-readable output
 
 exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 5 refused or busy, 130 interrupted
 )";

@@ -218,8 +218,8 @@ std::string MigratePlanJson(const std::vector<MigrateAction>& plan, bool diff) {
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-std::string MigratedJson(const std::vector<MigratedDomain>& domains) {
-  Json json = Document("migrate-apply");
+std::string MigratedJson(const std::string& verb, const std::vector<MigratedDomain>& domains) {
+  Json json = Document(absl::StrCat("migrate-", verb));
   json["domains"] = Json::array();
   for (const MigratedDomain& domain : domains) {
     Json entry = DomainJson(domain.domain);
@@ -227,6 +227,14 @@ std::string MigratedJson(const std::vector<MigratedDomain>& domains) {
     entry["changes"] = ChangesJson(domain.changes);
     entry["needs_power_cycle"] = domain.needs_power_cycle;
     entry["backup"] = domain.backup.empty() ? Json(nullptr) : Json(Text(domain.backup));
+    entry["migration"] = nullptr;
+    if (domain.place) {
+      entry["migration"] = {
+          {"step", std::string(Name(domain.place->step))},
+          {"since", absl::FormatTime(absl::RFC3339_sec, domain.place->since, absl::UTCTimeZone())},
+          {"over", IsOver(domain.place->step)},
+          {"detail", Text(domain.place->detail)}};
+    }
     json["domains"].push_back(std::move(entry));
   }
   return Print(json);

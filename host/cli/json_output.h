@@ -18,7 +18,8 @@ std::string ReportJson(const Report& report);
 std::string TrimPlanJson(const std::vector<TrimAction>& plan);
 std::string TrimJson(const std::vector<TrimmedDomain>& domains);
 std::string MigratePlanJson(const std::vector<MigrateAction>& plan, bool diff);
-std::string MigratedJson(const std::vector<MigratedDomain>& domains);
+// `verb`: apply, verify, rollback or status.
+std::string MigratedJson(const std::string& verb, const std::vector<MigratedDomain>& domains);
 std::string AgentStatusJson(const std::vector<AgentStatusOfDomain>& statuses);
 std::string ErrorJson(const absl::Status& status, ExitStatus exit_status);
 

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
 #include "base/status.h"
@@ -54,9 +55,15 @@ absl::Status UnknownWord(const CLI::App& root, const std::string& word) {
 
 // Texts that become numbers after parsing, so that the messages are ours.
 struct RawValues {
-  std::string minimum, chunk, pause, timeout;
+  std::string minimum, chunk, pause, timeout, shutdown_timeout, verify_timeout, max_failures;
   bool help = false;
 };
+
+absl::StatusOr<size_t> ParseCount(absl::string_view text) {
+  size_t count = 0;
+  if (absl::SimpleAtoi(text, &count)) return count;
+  return absl::InvalidArgumentError(absl::StrCat("'", Printable(text), "' is no number"));
+}
 
 template <typename T, typename Parser>
 absl::Status Convert(const std::string& text, absl::string_view option, T& out, Parser parse) {
@@ -72,8 +79,26 @@ absl::Status ConvertAll(const RawValues& raw, CommandLine& line) {
   VR_RETURN_IF_ERROR(Convert(raw.chunk, "--chunk", line.chunk, ParseByteSize));
   VR_RETURN_IF_ERROR(Convert(raw.pause, "--pause", line.pause, ParseDuration));
   VR_RETURN_IF_ERROR(Convert(raw.timeout, "--timeout", line.timeout, ParseDuration));
-  if (line.pause > absl::Seconds(60)) return UsageError("--pause: at most 60 s");
+  VR_RETURN_IF_ERROR(
+      Convert(raw.shutdown_timeout, "--shutdown-timeout", line.shutdown_timeout, ParseDuration));
+  VR_RETURN_IF_ERROR(
+      Convert(raw.verify_timeout, "--verify-timeout", line.verify_timeout, ParseDuration));
+  VR_RETURN_IF_ERROR(Convert(raw.max_failures, "--max-failures", line.max_failures, ParseCount));
+  if (line.verb == Verb::kTrim && line.pause > absl::Seconds(60))
+    return UsageError("--pause: at most 60 s");
   if (line.timeout <= absl::ZeroDuration()) return UsageError("--timeout: must be longer than 0");
+  return absl::OkStatus();
+}
+
+// "5", or "20%" of all.
+absl::Status CheckBatch(const std::string& text) {
+  absl::string_view number = text;
+  const bool percent = absl::ConsumeSuffix(&number, "%");
+  const auto count = ParseCount(number);
+  if (!text.empty() && (!count.ok() || *count == 0 || (percent && *count > 100))) {
+    return UsageError(absl::StrCat("--batch: '", Printable(text),
+                                   "' is no number of domains: write for example 5 or 20%"));
+  }
   return absl::OkStatus();
 }
 
@@ -143,7 +168,20 @@ class Parser {
       verb->add_flag("--keep-machine", line_.keep_machine);
       verb->add_option("--disk", line_.disks)->allow_extra_args(false);
     }
-    apply_->add_flag("--all", line_.all);
+    verify_ = AddVerb(*migrate_, "verify", raw_);
+    rollback_ = AddVerb(*migrate_, "rollback", raw_);
+    migrate_status_ = AddVerb(*migrate_, "status", raw_);
+    for (CLI::App* verb : {verify_, rollback_, migrate_status_}) AddDomains(*verb);
+    for (CLI::App* verb : {apply_, rollback_}) {
+      verb->add_flag("--all", line_.all);
+      verb->add_option("--power-cycle", line_.power_cycle);
+      verb->add_option("--shutdown-timeout", raw_.shutdown_timeout);
+    }
+    for (CLI::App* verb : {apply_, verify_, rollback_})
+      verb->add_option("--verify-timeout", raw_.verify_timeout);
+    apply_->add_option("--batch", line_.batch);
+    apply_->add_option("--max-failures", raw_.max_failures);
+    apply_->add_option("--pause", raw_.pause);
 
     agent_ = AddVerb(root_, "agent", raw_);
     status_ = AddVerb(*agent_, "status", raw_);
@@ -153,7 +191,7 @@ class Parser {
   void AddDomains(CLI::App& verb) { verb.add_option("DOMAIN", line_.domains); }
 
   absl::string_view CurrentVerb() const {
-    if (plan_->parsed() || apply_->parsed() || migrate_->parsed()) return "migrate";
+    if (migrate_->parsed()) return "migrate";
     if (agent_->parsed()) return "agent";
     if (trim_->parsed()) return "trim";
     return report_->parsed() ? "report" : "";
@@ -171,10 +209,16 @@ class Parser {
       line_.verb = Verb::kMigratePlan;
     } else if (apply_->parsed()) {
       line_.verb = Verb::kMigrateApply;
+    } else if (verify_->parsed()) {
+      line_.verb = Verb::kMigrateVerify;
+    } else if (rollback_->parsed()) {
+      line_.verb = Verb::kMigrateRollback;
+    } else if (migrate_status_->parsed()) {
+      line_.verb = Verb::kMigrateStatus;
     } else if (status_->parsed()) {
       line_.verb = Verb::kAgentStatus;
     } else if (migrate_->parsed()) {
-      return UsageError("migrate what? write 'migrate plan' or 'migrate apply'");
+      return UsageError("migrate what? write 'migrate plan', apply, verify, rollback or status");
     } else if (agent_->parsed()) {
       return UsageError("agent what? write 'agent status'");
     } else {
@@ -184,11 +228,20 @@ class Parser {
   }
 
   absl::Status CheckSelection() const {
-    if (line_.verb != Verb::kMigrateApply) return absl::OkStatus();
+    if (line_.verb != Verb::kMigrateApply && line_.verb != Verb::kMigrateRollback)
+      return absl::OkStatus();
+    VR_RETURN_IF_ERROR(CheckBatch(line_.batch));
+    if (line_.power_cycle != "never" && line_.power_cycle != "shutdown" &&
+        line_.power_cycle != "when-off") {
+      return UsageError(absl::StrCat("--power-cycle: '", Printable(line_.power_cycle),
+                                     "': write never, shutdown or when-off"));
+    }
     if (line_.all && !line_.domains.empty())
       return UsageError("--all and domain names exclude each other");
     if (!line_.all && line_.domains.empty())
-      return UsageError("migrate apply: name the domains, or write --all");
+      return UsageError(absl::StrCat("migrate ",
+                                     line_.verb == Verb::kMigrateApply ? "apply" : "rollback",
+                                     ": name the domains, or write --all"));
     return absl::OkStatus();
   }
 
@@ -206,6 +259,9 @@ class Parser {
   CLI::App* migrate_ = nullptr;
   CLI::App* plan_ = nullptr;
   CLI::App* apply_ = nullptr;
+  CLI::App* verify_ = nullptr;
+  CLI::App* rollback_ = nullptr;
+  CLI::App* migrate_status_ = nullptr;
   CLI::App* agent_ = nullptr;
   CLI::App* status_ = nullptr;
 };

@@ -3,6 +3,7 @@
 #ifndef VIRT_RECLAIM_HOST_CLI_OPTIONS_H_
 #define VIRT_RECLAIM_HOST_CLI_OPTIONS_H_
 
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -12,7 +13,16 @@
 
 namespace virt_reclaim {
 
-enum class Verb { kReport, kTrim, kMigratePlan, kMigrateApply, kAgentStatus };
+enum class Verb {
+  kReport,
+  kTrim,
+  kMigratePlan,
+  kMigrateApply,
+  kMigrateVerify,
+  kMigrateRollback,
+  kMigrateStatus,
+  kAgentStatus,
+};
 
 struct CommandLine {
   Verb verb = Verb::kReport;
@@ -28,6 +38,10 @@ struct CommandLine {
   bool all = false;
   bool diff = false;
   bool keep_machine = false;
+  std::string power_cycle = "never";  // or shutdown, when-off
+  std::string batch;                  // N or N%; empty: one after the other
+  std::optional<size_t> max_failures;
+  absl::Duration shutdown_timeout = absl::Minutes(2), verify_timeout = absl::Minutes(5);
   std::vector<std::string> disks;
   std::vector<std::string> mount_points;
   uint64_t minimum = 0, chunk = 0;

@@ -4,7 +4,9 @@
 #include <array>
 #include <set>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/escape.h"
 #include "base/suggest.h"
 #include "host/cli/hints.h"
@@ -84,6 +86,10 @@ class VerbRunner {
       case Verb::kMigratePlan:
       case Verb::kMigrateApply:
         return Migrate(services);
+      case Verb::kMigrateVerify:
+      case Verb::kMigrateRollback:
+      case Verb::kMigrateStatus:
+        return FollowUp(services);
       case Verb::kAgentStatus:
         return AgentStatus(services);
     }
@@ -153,9 +159,20 @@ class VerbRunner {
     return result;
   }
 
-  ProgramResult Migrate(const Services& services) {
+  MigrateOptions OptionsOfMigrate() const {
     MigrateOptions options;
     options.domains = line_.domains;
+    if (line_.power_cycle == "shutdown") options.power_cycle = PowerCycle::kShutdown;
+    if (line_.power_cycle == "when-off") options.power_cycle = PowerCycle::kWhenOff;
+    options.run.shutdown_timeout = line_.shutdown_timeout;
+    options.run.verify_timeout = line_.verify_timeout;
+    options.max_failures = line_.max_failures;
+    options.pause = line_.pause;
+    return options;
+  }
+
+  ProgramResult Migrate(const Services& services) {
+    MigrateOptions options = OptionsOfMigrate();
     options.rewrite.machine =
         line_.keep_machine ? xml::MachinePolicy::kKeep : xml::MachinePolicy::kAuto;
     options.rewrite.targets = line_.disks;
@@ -174,10 +191,11 @@ class VerbRunner {
       }
       result.status = ExitStatusOf(outcomes);
     } else {
+      options.batch = BatchSize(plan->size());
       const std::vector<MigratedDomain> migrated = ApplyMigrate(services, options, *plan, stop_);
       result.status = StatusOf(migrated);
       if (line_.json) {
-        result.out = MigratedJson(migrated);
+        result.out = MigratedJson("apply", migrated);
       } else {
         if (line_.diff) result.out = MigratePlanText(*plan, true) + "\n";
         result.out += MigratedText(migrated);
@@ -188,6 +206,34 @@ class VerbRunner {
     }
     if (!line_.json) result.err = hints.Text();
     return result;
+  }
+
+  // verify, rollback, status: of migrations that apply began.
+  ProgramResult FollowUp(const Services& services) {
+    const MigrateOptions options = OptionsOfMigrate();
+    const bool look = line_.verb == Verb::kMigrateStatus || line_.dry_run;
+    auto migrated = look ? MigrationStatus(services, options)
+                    : line_.verb == Verb::kMigrateVerify
+                        ? VerifyMigrated(services, options, stop_)
+                        : RollBackMigrated(services, options, stop_);
+    if (!migrated.ok()) return FailWith(migrated.status(), line_.json);
+    ProgramResult result;
+    result.status = StatusOf(*migrated);
+    const std::string verb = look                                 ? "status"
+                             : line_.verb == Verb::kMigrateVerify ? "verify"
+                                                                  : "rollback";
+    result.out = line_.json ? MigratedJson(verb, *migrated) : MigratedText(*migrated);
+    if (migrated->empty() && !line_.json) result.err = "no domain has been migrated yet\n";
+    return result;
+  }
+
+  // "5" or "20%" of `count`, at least 1.
+  size_t BatchSize(size_t count) const {
+    absl::string_view text = line_.batch;
+    const bool percent = absl::ConsumeSuffix(&text, "%");
+    size_t number = 1;
+    if (!absl::SimpleAtoi(text, &number)) return 1;
+    return std::max<size_t>(percent ? count * number / 100 : number, 1);
   }
 
   ProgramResult AgentStatus(const Services& services) {

@@ -176,10 +176,16 @@ std::string MigratedText(const std::vector<MigratedDomain>& domains) {
   for (const MigratedDomain& domain : domains) {
     std::string result = OutcomeText(domain.outcome);
     if (domain.outcome.kind == OutcomeKind::kDone && result.empty()) {
-      result = domain.changes.empty()     ? "nothing to do"
-               : domain.needs_power_cycle ? "defined; needs a power cycle"
-                                          : "defined";
+      result = domain.place             ? std::string(Name(domain.place->step))
+               : domain.changes.empty() ? "nothing to do"
+                                        : "defined";
+      if (domain.place && !domain.place->detail.empty())
+        absl::StrAppend(&result, " (", Printable(domain.place->detail), ")");
+    } else if (domain.place && domain.outcome.kind == OutcomeKind::kFailed) {
+      absl::StrAppend(&result, " (", Name(domain.place->step), ")");
     }
+    if (domain.needs_power_cycle && domain.outcome.kind == OutcomeKind::kDone)
+      absl::StrAppend(&result, "; needs a power cycle");
     const std::string changes =
         absl::StrJoin(domain.changes, ", ", [](std::string* out, const xml::Change& change) {
           if (!change.target.empty()) absl::StrAppend(out, Printable(change.target), ": ");

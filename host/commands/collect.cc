@@ -119,14 +119,22 @@ std::optional<Blocker> AgentObstacle(const DomainFacts& domain) {
 AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, absl::Duration timeout,
                       std::stop_token stop) {
   if (auto obstacle = AgentObstacle(domain)) return {std::nullopt, std::move(obstacle)};
-  const xml::Channel& channel = *AgentChannel(domain.live);
   auto lock = DomainLock::Take(services.lock_directory, domain.summary.uuid);
   if (!lock.ok()) return {std::nullopt, AgentBlocker(lock.status())};
+  AgentAccess access = OpenAgentLocked(services, domain, timeout, std::move(stop));
+  if (access.session) access.session->lock = *std::move(lock);
+  return access;
+}
+
+AgentAccess OpenAgentLocked(const Services& services, const DomainFacts& domain,
+                            absl::Duration timeout, std::stop_token stop) {
+  if (auto obstacle = AgentObstacle(domain)) return {std::nullopt, std::move(obstacle)};
+  const xml::Channel& channel = *AgentChannel(domain.live);
   auto port =
       services.hypervisor.OpenChannel(domain.summary.uuid, kAgentChannelName, channel.socket);
   if (!port.ok()) return {std::nullopt, AgentBlocker(port.status())};
   auto agent = services.connect_agent(*std::move(port), timeout, std::move(stop));
-  if (agent.ok()) return {AgentSession{*std::move(lock), *std::move(agent)}, std::nullopt};
+  if (agent.ok()) return {AgentSession{std::nullopt, *std::move(agent)}, std::nullopt};
   // libvirt tells no state for a channel plugged into a running domain until something opens it in
   // the guest.
   const bool never_opened = channel.state.empty() && absl::IsDeadlineExceeded(agent.status());

@@ -34,7 +34,7 @@ absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const Domain
 
 // A session with a domain's agent, while the domain's lock is held.
 struct AgentSession {
-  DomainLock lock;
+  std::optional<DomainLock> lock;     // empty: the caller has it
   std::unique_ptr<GuestAgent> agent;  // destroyed first
 };
 
@@ -47,6 +47,9 @@ struct AgentAccess {
 std::optional<Blocker> AgentObstacle(const DomainFacts& domain);
 AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, absl::Duration timeout,
                       std::stop_token stop);
+// For a caller that holds the domain's lock.
+AgentAccess OpenAgentLocked(const Services& services, const DomainFacts& domain,
+                            absl::Duration timeout, std::stop_token stop);
 
 // The reason a failed agent call stands for.
 Blocker AgentBlocker(const absl::Status& status);

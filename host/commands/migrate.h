@@ -1,9 +1,9 @@
-// `virt-reclaim migrate plan|apply`, first form: the smallest change of a domain's definition that
-// lets discards reach the host.
+// `virt-reclaim migrate plan|apply|verify|rollback|status`: the smallest change of a domain's
+// definition that lets discards reach the host, made, proved, and undone where it does not work.
 //
-// plan reads; apply saves the old XML, defines the new one with validation, reads back what libvirt
-// stored and compares, and puts the old definition back when it differs. A running domain goes on
-// as it is until its next shutdown and start.
+// plan reads. apply begins a migration for each domain (migration_run.h): the old XML is saved, the
+// new one defined with validation, what libvirt stored is read back and compared; where asked the
+// guest is shut down, started and verified, and rolled back when it does not come back as it was.
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_MIGRATE_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_MIGRATE_H_
 
@@ -13,14 +13,27 @@
 
 #include "absl/status/statusor.h"
 #include "host/commands/collect.h"
+#include "host/commands/migration_run.h"
 #include "host/model/outcome.h"
 #include "xml-tools/rewrite.h"
 
 namespace virt_reclaim {
 
+enum class PowerCycle {
+  kNever,     // only define; a running domain goes on as it is until its next shutdown and start
+  kShutdown,  // shut a running guest down cleanly, start it, verify
+  kWhenOff,   // only domains that are off
+};
+
 struct MigrateOptions {
   std::vector<std::string> domains;  // empty: all
   xml::RewriteOptions rewrite;
+  PowerCycle power_cycle = PowerCycle::kNever;
+  MigrationRunOptions run;
+  // How many domains make a batch; after each the pause, and the count of failures is looked at.
+  size_t batch = 1;
+  std::optional<size_t> max_failures;  // no further batch after more than these; empty: no limit
+  absl::Duration pause;                // between batches
 };
 
 // The plan for one domain, with what it was planned against.
@@ -40,8 +53,9 @@ struct MigrateAction {
 struct MigratedDomain {
   DomainSummary domain;
   Outcome outcome;
-  std::vector<xml::Change> changes;  // made
-  std::string backup;                // path of the old XML
+  std::vector<xml::Change> changes;     // made
+  std::string backup;                   // path of the old XML
+  std::optional<MigrationPlace> place;  // where its migration stands; empty: none was begun
   bool needs_power_cycle = false;
 };
 
@@ -53,10 +67,28 @@ absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,
                                                        const MigrateOptions& options,
                                                        const std::stop_token& stop);
 
-// One domain after the other. A stop request is honoured between two domains, never inside one.
+// One domain after the other; a migration that an earlier call left unfinished is finished first. A
+// stop request is honoured between two steps of a domain, and nothing more is begun.
 std::vector<MigratedDomain> ApplyMigrate(const Services& services, const MigrateOptions& options,
                                          const std::vector<MigrateAction>& plan,
                                          const std::stop_token& stop);
+
+// For each selected domain that has a migration: goes on with it, or looks again whether the guest
+// is as it was. A domain that still runs under its old definition is skipped (power-cycle-pending).
+absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& services,
+                                                           const MigrateOptions& options,
+                                                           const std::stop_token& stop);
+
+// Puts the old definition of each selected domain back. A running guest keeps the new one until its
+// next power cycle, unless `options` has one done.
+absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& services,
+                                                             const MigrateOptions& options,
+                                                             const std::stop_token& stop);
+
+// Where each selected domain's last migration stands. Changes nothing. A rolled back or unfinished
+// one counts as failed.
+absl::StatusOr<std::vector<MigratedDomain>> MigrationStatus(const Services& services,
+                                                            const MigrateOptions& options);
 
 }  // namespace virt_reclaim
 

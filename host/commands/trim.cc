@@ -21,6 +21,9 @@ constexpr absl::Duration kMinSettle = absl::Milliseconds(100);
 constexpr absl::Duration kMaxSettle = absl::Seconds(1);
 constexpr int kSettledAfter = 4;  // equal measurements in a row
 constexpr absl::Duration kSettleLimit = absl::Seconds(30);
+// After an interrupt: a guest's kernel finishes the discards that are under way, for a second and
+// more, and whoever pressed Ctrl-C does not wait for that.
+constexpr absl::Duration kInterruptedSettleLimit = absl::Milliseconds(400);
 // Less than this is filesystem bookkeeping, not space that a trim could bring back: one qcow2
 // cluster of the largest size, 8 times.
 constexpr uint64_t kWorthTrimming = 16 * kMiB;
@@ -70,7 +73,8 @@ class DomainTrim {
           if (progress) progress(result_.domain, p);
         },
         result_.filesystems);
-    MeasureAfter(services_.now() - begin);
+    MeasureAfter(services_.now() - begin,
+                 stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
     Judge(status, stop);
     return std::move(result_);
   }
@@ -135,8 +139,8 @@ class DomainTrim {
     return same;
   }
 
-  void MeasureAfter(absl::Duration trim_took) {
-    const absl::Time limit = services_.now() + kSettleLimit;
+  void MeasureAfter(absl::Duration trim_took, absl::Duration patience) {
+    const absl::Time limit = services_.now() + patience;
     const absl::Duration quiet = std::clamp(trim_took / kSettlePart, kMinSettle, kMaxSettle);
     MeasureOnce();
     for (int equal = 0; equal < kSettledAfter && services_.now() < limit;) {

@@ -55,13 +55,17 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      "trimmed, but the host got nothing back and no reason is known"},
     {Reason::kPowerCyclePending, "power-cycle-pending",
      "the definition is changed already; shut the domain down and start it"},
+    {Reason::kRunning, "running",
+     "the domain is running, and only those that are off were asked for"},
+    {Reason::kNotMigrated, "not-migrated", "it has no migration to go on with or to undo"},
+    {Reason::kTooManyFailures, "too-many-failures", "not begun: too many others have failed"},
 });
 
 constexpr bool InEnumOrder() {
   for (size_t i = 0; i < kReasons.size(); ++i) {
     if (static_cast<size_t>(kReasons[i].reason) != i) return false;
   }
-  return kReasons.size() == static_cast<size_t>(Reason::kPowerCyclePending) + 1;
+  return kReasons.size() == static_cast<size_t>(Reason::kTooManyFailures) + 1;
 }
 static_assert(InEnumOrder());
 

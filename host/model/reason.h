@@ -51,6 +51,10 @@ enum class Reason {
   kNothingReclaimable,
   kUnexplained,
   kPowerCyclePending,
+  // A migration that is not begun.
+  kRunning,
+  kNotMigrated,
+  kTooManyFailures,
 };
 
 struct ReasonText {

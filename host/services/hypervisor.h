@@ -17,6 +17,13 @@
 
 namespace virt_reclaim {
 
+// What a domain has that holds old XML, or old contents of its images.
+struct SnapshotCount {
+  int all = 0;
+  int with_memory = 0;  // a revert brings back the whole machine of then, with its XML
+  int checkpoints = 0;
+};
+
 // Statuses: NotFound (no such domain), PermissionDenied, Unavailable (libvirt cannot be reached),
 // Aborted (busy), FailedPrecondition (the domain's state forbids it), Unimplemented (this driver
 // cannot), else Internal.
@@ -49,8 +56,27 @@ class Hypervisor {
 
   virtual absl::StatusOr<bool> HasManagedSave(const std::string& uuid) = 0;
 
+  virtual absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) = 0;
+
+  // The machine types this host has for `arch` and `type` (kvm, qemu): names and aliases. Empty
+  // when the driver does not tell.
+  virtual absl::StatusOr<std::vector<std::string>> MachineTypes(const std::string& arch,
+                                                                const std::string& type) = 0;
+
   // Replaces the persistent definition, with validation (VIR_DOMAIN_DEFINE_VALIDATE).
   virtual absl::Status Define(const std::string& xml) = 0;
+
+  // Power. What libvirt says of an end is not believed, the state afterwards is: right after an
+  // embedded driver has been opened, libvirt 9.0 kills QEMU and says 'domain is not running'.
+  virtual absl::StatusOr<DomainState> State(const std::string& uuid) = 0;
+  virtual absl::Status Start(const std::string& uuid) = 0;
+  // Asks the guest (qemu-guest-agent or the power button) and returns at once.
+  virtual absl::Status Shutdown(const std::string& uuid) = 0;
+  // Pulls the plug: what the guest has not written is lost.
+  virtual absl::Status PowerOff(const std::string& uuid) = 0;
+  // Read and write requests of these disks since the domain started: a sign of life.
+  virtual absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
+                                                const std::vector<std::string>& targets) = 0;
 
   // The host end of a channel. Aborted when another stream holds it. `socket_path` (of the live
   // XML, may be empty) is used when libvirt cannot open channels and the socket is local.

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -20,6 +21,7 @@
 #include "host/services/hypervisor.h"
 #include "host/services/libvirt_error.h"
 #include "host/services/libvirt_port.h"
+#include "xml-tools/capabilities.h"
 
 namespace virt_reclaim {
 namespace {
@@ -184,10 +186,71 @@ class LibvirtHypervisor : public Hypervisor {
     return has == 1;
   }
 
+  absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    const int all = virDomainSnapshotNum(domain, 0);
+    if (all < 0) return LibvirtStatus("count its snapshots");
+    const int active = virDomainSnapshotNum(domain, VIR_DOMAIN_SNAPSHOT_LIST_ACTIVE);
+    const int checkpoints = virDomainListAllCheckpoints(domain, nullptr, 0);
+    virResetLastError();  // a driver without checkpoints has none
+    return SnapshotCount{all, std::max(active, 0), std::max(checkpoints, 0)};
+  }
+
+  absl::StatusOr<std::vector<std::string>> MachineTypes(const std::string& arch,
+                                                        const std::string& type) override {
+    const std::string text = TakeString(virConnectGetCapabilities(connection_.get()));
+    if (text.empty()) return LibvirtStatus("read the capabilities");
+    return xml::MachineTypesOf(text, arch, type);
+  }
+
   absl::Status Define(const std::string& xml) override {
     DomainHandle domain(
         virDomainDefineXMLFlags(connection_.get(), xml.c_str(), VIR_DOMAIN_DEFINE_VALIDATE));
     return domain == nullptr ? LibvirtStatus("define") : absl::OkStatus();
+  }
+
+  absl::StatusOr<DomainState> State(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    int state = 0;
+    if (virDomainGetState(domain, &state, nullptr, 0) != 0) return LibvirtStatus("read its state");
+    return StateOf(state);
+  }
+
+  absl::Status Start(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return virDomainCreate(domain) == 0 ? absl::OkStatus() : LibvirtStatus("start");
+  }
+
+  absl::Status Shutdown(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return virDomainShutdown(domain) == 0 ? absl::OkStatus() : LibvirtStatus("shut down");
+  }
+
+  absl::Status PowerOff(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    if (virDomainDestroy(domain) == 0) return absl::OkStatus();
+    const absl::Status status = LibvirtStatus("power off");
+    constexpr absl::Duration kBurial = absl::Seconds(5);
+    for (const absl::Time limit = absl::Now() + kBurial; absl::Now() < limit;) {
+      const auto state = State(uuid);
+      if (state.ok() && *state == DomainState::kShutOff) return absl::OkStatus();
+      absl::SleepFor(absl::Milliseconds(50));
+    }
+    return status;
+  }
+
+  absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
+                                        const std::vector<std::string>& targets) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    uint64_t sum = 0;
+    for (const std::string& target : targets) {
+      virDomainBlockStatsStruct stats{};
+      if (virDomainBlockStats(domain, target.c_str(), &stats, sizeof stats) != 0)
+        return LibvirtStatus("read its disk statistics");
+      sum += static_cast<uint64_t>(std::max<long long>(stats.rd_req, 0));
+      sum += static_cast<uint64_t>(std::max<long long>(stats.wr_req, 0));
+    }
+    return sum;
   }
 
   absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(const std::string& uuid,

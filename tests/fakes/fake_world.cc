@@ -127,7 +127,57 @@ class FakeHypervisor : public Hypervisor {
     return domain->managed_save;
   }
 
+  absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    return domain->snapshots;
+  }
+
+  absl::StatusOr<std::vector<std::string>> MachineTypes(const std::string&,
+                                                        const std::string&) override {
+    return world_.machine_types;
+  }
+
+  absl::StatusOr<DomainState> State(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    return domain->summary.state;
+  }
+
+  absl::Status Start(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    const Effect effect(world_, "start", *domain);
+    if (domain->summary.state == DomainState::kRunning)
+      return absl::FailedPreconditionError("start: domain is already running");
+    if (!domain->start.ok() && domain->inactive_xml != domain->first_xml) return domain->start;
+    domain->summary.state = DomainState::kRunning;
+    domain->live_xml = domain->inactive_xml;
+    return absl::OkStatus();
+  }
+
+  absl::Status Shutdown(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    const Effect effect(world_, "shutdown", *domain);
+    if (domain->summary.state != DomainState::kRunning)
+      return absl::FailedPreconditionError("shut down: domain is not running");
+    if (!domain->ignores_shutdown && !domain->IsDead())
+      domain->summary.state = DomainState::kShutOff;
+    return absl::OkStatus();
+  }
+
+  absl::Status PowerOff(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    const Effect effect(world_, "power off", *domain);
+    domain->summary.state = DomainState::kShutOff;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
+                                        const std::vector<std::string>&) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    return domain->IsDead() ? domain->disk_requests : ++domain->disk_requests;
+  }
+
   absl::Status Define(const std::string& text) override {
+    world_.MayCrash();
     VR_RETURN_IF_ERROR(world_.define);
     VR_ASSIGN_OR_RETURN(const xml::Domain parsed, xml::ParseDomain(text));
     FakeDomain& domain = world_.domains[parsed.uuid];
@@ -135,6 +185,7 @@ class FakeHypervisor : public Hypervisor {
     domain.summary.uuid = parsed.uuid;
     domain.inactive_xml = world_.stored_xml.empty() ? text : std::exchange(world_.stored_xml, "");
     world_.calls.push_back(absl::StrCat("define ", parsed.name));
+    world_.MayCrash();
     return absl::OkStatus();
   }
 
@@ -148,6 +199,19 @@ class FakeHypervisor : public Hypervisor {
   }
 
  private:
+  // Something that changes a domain: noted, and the program may die before and after it.
+  class Effect {
+   public:
+    Effect(FakeWorld& world, absl::string_view what, const FakeDomain& domain) : world_(world) {
+      world_.MayCrash();
+      world_.calls.push_back(absl::StrCat(what, " ", domain.summary.name));
+    }
+    ~Effect() noexcept(false) { world_.MayCrash(); }
+
+   private:
+    FakeWorld& world_;
+  };
+
   absl::StatusOr<FakeDomain*> Find(const std::string& uuid) {
     const auto domain = world_.domains.find(uuid);
     if (domain == world_.domains.end()) return absl::NotFoundError("no such domain");
@@ -171,8 +235,17 @@ FakeDomain& FakeWorld::AddDomain(const std::string& xml, DomainState state) {
   const xml::Domain parsed = xml::ParseDomain(xml).value();
   FakeDomain& domain = domains[parsed.uuid];
   domain.summary = {parsed.name, parsed.uuid, state, true};
-  domain.live_xml = domain.inactive_xml = xml;
+  domain.live_xml = domain.inactive_xml = domain.first_xml = xml;
   return domain;
+}
+
+bool FakeDomain::IsDead() const {
+  return summary.state != DomainState::kRunning ||
+         (!cannot_boot_with.empty() && live_xml.find(cannot_boot_with) != std::string::npos);
+}
+
+void FakeWorld::MayCrash() {
+  if (crash_in > 0 && --crash_in == 0) throw FakeCrash();
 }
 
 void FakeWorld::AddImage(const std::string& path, uint64_t capacity, uint64_t allocation) {
@@ -182,7 +255,9 @@ void FakeWorld::AddImage(const std::string& path, uint64_t capacity, uint64_t al
 Services FakeWorld::services() {
   const auto connect = [this](std::unique_ptr<link::Port>, absl::Duration,
                               std::stop_token) -> absl::StatusOr<std::unique_ptr<GuestAgent>> {
-    const FakeAgent& agent = domains.at(connecting_).agent;
+    const FakeDomain& domain = domains.at(connecting_);
+    if (domain.IsDead()) return absl::DeadlineExceededError("no answer from the guest agent");
+    const FakeAgent& agent = domain.agent;
     VR_RETURN_IF_ERROR(agent.connect);
     return std::make_unique<FakeGuestAgent>(*this, agent);
   };
@@ -191,7 +266,10 @@ Services FakeWorld::services() {
           connect,
           directory_ + "/run",
           directory_ + "/state",
-          [this] { return now_; },
+          [this] {
+            MayCrash();
+            return now_;
+          },
           [this](absl::Duration d) { now_ += d; }};
 }
 

@@ -26,12 +26,24 @@ struct FakeAgent {
 struct FakeDomain {
   DomainSummary summary;
   std::string live_xml, inactive_xml;
+  std::string first_xml;                     // as it was added
   std::map<std::string, Usage> block_usage;  // per target
   std::vector<Blocker> activity;
   bool managed_save = false;
-  absl::Status channel;  // not OK: OpenChannel fails with it
+  SnapshotCount snapshots;
+  uint64_t disk_requests = 0;
+  // How its guest takes a power cycle.
+  bool ignores_shutdown = false;
+  absl::Status start;  // not OK: Start fails with it, as long as the new definition is in force
+  std::string cannot_boot_with;  // a text of the definition with which the guest is dead
+  absl::Status channel;          // not OK: OpenChannel fails with it
   FakeAgent agent;
+
+  bool IsDead() const;  // off, or cannot boot
 };
+
+// What a program that is killed looks like from inside. Not caught by anything of ours.
+struct FakeCrash {};
 
 class FakeWorld {
  public:
@@ -53,6 +65,12 @@ class FakeWorld {
   absl::Status define;                        // not OK: Define fails with it
   std::string stored_xml;  // not empty: what libvirt stores in place of what was defined
   bool images_are_local = true;
+  std::vector<std::string> machine_types;  // of the host
+
+  // The program dies (FakeCrash is thrown) at the n-th point from now at which it could: before
+  // and after whatever changes something, and whenever it asks for the time. 0: never.
+  int crash_in = 0;
+  void MayCrash();
 
  private:
   std::string directory_;

@@ -66,6 +66,7 @@ void FillWorld(FakeWorld& world) {
 struct Case {
   std::string name;
   std::vector<std::string> arguments;
+  std::vector<std::string> before = {};  // a call in the same world before
 };
 
 class ProgramTest : public testing::TestWithParam<Case> {};
@@ -83,6 +84,7 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
     use(world.services());
     return absl::OkStatus();
   };
+  if (!GetParam().before.empty()) RunProgram(GetParam().before, with_services, progress, {});
   const ProgramResult result = RunProgram(GetParam().arguments, with_services, progress, {});
   const std::string actual =
       absl::StrReplaceAll(absl::StrCat("$ virt-reclaim ", absl::StrJoin(GetParam().arguments, " "),
@@ -136,6 +138,18 @@ const std::vector<Case> kCases{
     {"apply", {"migrate", "apply", "--all"}},
     {"apply-json", {"migrate", "apply", "--json", "web"}},
     {"apply-dry-run", {"migrate", "apply", "-n", "web"}},
+    {"apply-power-cycle", {"migrate", "apply", "--power-cycle=shutdown", "--all"}},
+    {"apply-when-off", {"migrate", "apply", "--power-cycle=when-off", "web"}},
+    {"apply-bad-batch", {"migrate", "apply", "--batch", "0%", "--all"}},
+    {"apply-bad-power-cycle", {"migrate", "apply", "--power-cycle", "now", "--all"}},
+    {"migrate-status", {"migrate", "status"}, {"migrate", "apply", "--all"}},
+    {"migrate-status-json", {"migrate", "status", "--json"}, {"migrate", "apply", "--all"}},
+    {"migrate-status-nothing", {"migrate", "status", "web"}},
+    {"verify-pending", {"migrate", "verify", "web"}, {"migrate", "apply", "web"}},
+    {"verify", {"migrate", "verify"}, {"migrate", "apply", "--power-cycle=shutdown", "web"}},
+    {"rollback", {"migrate", "rollback", "web"}, {"migrate", "apply", "web"}},
+    {"rollback-nothing", {"migrate", "rollback", "--all"}},
+    {"rollback-dry-run", {"migrate", "rollback", "-n", "web"}, {"migrate", "apply", "web"}},
     {"agent-status", {"agent", "status"}},
     {"agent-status-json", {"agent", "status", "--json", "new"}},
 };

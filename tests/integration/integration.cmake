@@ -15,9 +15,14 @@ function(virt_reclaim_integration_test name timeout)
     ENVIRONMENT "VIRT_RECLAIM_BUILD_DIR=${PROJECT_BINARY_DIR};VIRT_RECLAIM_STATIC_AGENT=${VIRT_RECLAIM_STATIC_AGENT}")
 endfunction()
 
+# Preloaded by migrate_test.py.
+add_library(kill_at_sync MODULE ${CMAKE_CURRENT_LIST_DIR}/../lib/kill_at_sync.c)
+target_link_libraries(kill_at_sync PRIVATE ${CMAKE_DL_LIBS})
+
 virt_reclaim_integration_test(bed 600)
 virt_reclaim_integration_test(story 900)
 virt_reclaim_integration_test(link 900)
 virt_reclaim_integration_test(daemon 600)
 virt_reclaim_integration_test(bad_input 300)
+virt_reclaim_integration_test(migrate 1200)
 virt_reclaim_integration_test(static_agent 300)

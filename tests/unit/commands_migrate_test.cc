@@ -86,7 +86,12 @@ TEST_F(MigrateTest, LibvirtStoringSomethingElseIsRolledBack) {
   EXPECT_THAT(std::string(migrated[0].outcome.error.message()),
               HasSubstr("the old definition was put back"));
   EXPECT_EQ(InactiveXml(), before);
-  EXPECT_THAT(world_.calls, ElementsAre("define web", "define web"));
+  EXPECT_THAT(world_.calls, ElementsAre("define web"));  // it is the old one already
+  world_.stored_xml = before;
+  world_.stored_xml.replace(before.find("/images/a.raw"), 13, "/images/b.raw");
+  EXPECT_EQ(Apply(Plan())[0].outcome.kind, OutcomeKind::kFailed);
+  EXPECT_EQ(InactiveXml(), before);
+  EXPECT_THAT(world_.calls, ElementsAre("define web", "define web", "define web"));
 }
 
 TEST_F(MigrateTest, DefineThatFailsLeavesTheDomainAlone) {

@@ -136,6 +136,11 @@ class Guest:
         self.shutdown()
         self.start(seconds=seconds)
 
+    def was_power_cycled(self, *, seconds: float = BOOT_SECONDS) -> None:
+        """By somebody else: the console of before is gone."""
+        self._console.close()
+        self.wait_until_up(seconds)
+
     def reset(self) -> None:
         """The reset button: the guest has no time for anything."""
         self.host.virsh("reset", self.name)

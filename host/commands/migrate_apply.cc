@@ -1,0 +1,253 @@
+// The verbs of migrate that act: apply, verify, rollback; and status, which only reads what they
+// left.
+#include <algorithm>
+
+#include "base/escape.h"
+#include "base/status.h"
+#include "host/commands/migrate.h"
+
+namespace virt_reclaim {
+namespace {
+
+bool IsUp(DomainState state) {
+  return state == DomainState::kRunning || state == DomainState::kPaused;
+}
+
+void SetOutcome(const absl::Status& status, MigratedDomain& migrated) {
+  Outcome& outcome = migrated.outcome;
+  outcome.error = status;
+  if (status.ok()) {
+    outcome.kind = OutcomeKind::kDone;
+  } else if (absl::IsCancelled(status)) {
+    outcome.kind = OutcomeKind::kCancelled;
+  } else if (absl::IsAborted(status)) {
+    outcome.kind = OutcomeKind::kSkipped;
+    outcome.asked_for = true;
+    outcome.reasons.push_back({Reason::kBusy, std::string(status.message())});
+  } else {
+    outcome.kind = OutcomeKind::kFailed;
+  }
+}
+
+// The running domain works under another definition than its migration has left it with.
+bool LiveIsOlder(const Services& services, const MigrationRun& run, const std::string& uuid) {
+  const MigrationStep step = run.place().step;
+  const bool undone = step == MigrationStep::kUndone || step == MigrationStep::kRolledBack;
+  const auto live = services.hypervisor.DomainXml(uuid, Hypervisor::Xml::kLive);
+  const auto wanted = undone ? run.migration().OldXml() : run.migration().NewXml();
+  if (!live.ok() || !wanted.ok()) return false;
+  const auto live_domain = xml::ParseDomain(*live);
+  const auto wanted_domain = xml::ParseDomain(*wanted);
+  return live_domain.ok() && wanted_domain.ok() &&
+         !SameWhereItMatters(*wanted_domain, *live_domain);
+}
+
+// Takes what a run has come to into the result.
+void Record(const Services& services, const MigrationRun& run, MigratedDomain& migrated) {
+  migrated.place = run.place();
+  migrated.backup = run.migration().old_xml_path();
+  const auto state = services.hypervisor.State(migrated.domain.uuid);
+  if (state.ok()) migrated.domain.state = *state;
+  const bool settled = run.place().step == MigrationStep::kDefined || IsOver(run.place().step);
+  migrated.needs_power_cycle = settled && IsUp(migrated.domain.state) &&
+                               LiveIsOlder(services, run, migrated.domain.uuid);
+}
+
+MigrationRunOptions RunOptions(const MigrateOptions& options) {
+  MigrationRunOptions run = options.run;
+  run.power_cycle = options.power_cycle == PowerCycle::kShutdown;
+  return run;
+}
+
+absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOptions& options,
+                                      const MigrateAction& action, const MigrationStore& store,
+                                      MigratedDomain& migrated) {
+  Hypervisor& hypervisor = services.hypervisor;
+  const std::string& uuid = action.domain.uuid;
+  VR_ASSIGN_OR_RETURN(const std::string now,
+                      hypervisor.DomainXml(uuid, Hypervisor::Xml::kInactive));
+  if (now != action.before)
+    return absl::FailedPreconditionError("its definition changed since it was planned");
+  VR_ASSIGN_OR_RETURN(const std::string secret,
+                      hypervisor.DomainXml(uuid, Hypervisor::Xml::kInactiveWithSecrets));
+  VR_ASSIGN_OR_RETURN(const xml::Rewritten rewritten, xml::Rewrite(secret, options.rewrite));
+  if (rewritten.changes.size() != action.changes.size())
+    return absl::FailedPreconditionError("its definition changed since it was planned");
+  MigrationRecord begun;
+  begun.time = services.now();
+  begun.before_digest = Digest(action.before);
+  begun.after_digest = Digest(action.after);
+  VR_ASSIGN_OR_RETURN(StoredMigration migration,
+                      store.Begin(uuid, secret, rewritten.text, std::move(begun)));
+  migrated.changes = rewritten.changes;
+  return migration;
+}
+
+absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
+                       const MigrateAction& action, const std::stop_token& stop,
+                       MigratedDomain& migrated) {
+  const std::string& uuid = action.domain.uuid;
+  VR_ASSIGN_OR_RETURN(const DomainLock lock, DomainLock::Take(services.lock_directory, uuid));
+  const MigrationStore store(services.state_directory, services.hypervisor.Uri());
+  VR_ASSIGN_OR_RETURN(auto migration, store.Latest(uuid));
+  const bool unfinished =
+      migration && !IsOver(migration->place().step) &&
+      (migration->place().step != MigrationStep::kDefined || action.changes.empty());
+  if (!unfinished) {
+    if (action.changes.empty()) return absl::OkStatus();
+    VR_ASSIGN_OR_RETURN(migration, Begin(services, options, action, store, migrated));
+  }
+  MigrationRun run(services, uuid, RunOptions(options), *std::move(migration));
+  const absl::Status status = run.Continue(stop);
+  Record(services, run, migrated);
+  const MigrationPlace place = run.place();
+  const bool undone =
+      place.step == MigrationStep::kUndone || place.step == MigrationStep::kRolledBack;
+  // What an earlier call had begun to undo is no success of this one.
+  return status.ok() && undone ? absl::UnknownError(place.detail) : status;
+}
+
+MigratedDomain ApplyDomain(const Services& services, const MigrateOptions& options,
+                           const MigrateAction& action, const std::stop_token& stop) {
+  MigratedDomain migrated;
+  migrated.domain = action.domain;
+  migrated.outcome = OutcomeOf(action);
+  if (migrated.outcome.kind != OutcomeKind::kDone) return migrated;
+  if (options.power_cycle == PowerCycle::kWhenOff && IsUp(action.domain.state)) {
+    if (!action.changes.empty()) {
+      migrated.outcome.kind = OutcomeKind::kSkipped;
+      migrated.outcome.reasons.push_back({Reason::kRunning, ""});
+    }
+    return migrated;
+  }
+  if (stop.stop_requested()) {
+    if (!action.changes.empty()) migrated.outcome.kind = OutcomeKind::kCancelled;
+    return migrated;
+  }
+  SetOutcome(ApplyInto(services, options, action, stop, migrated), migrated);
+  if (!migrated.place) migrated.needs_power_cycle = action.power_cycle_pending;
+  if (migrated.needs_power_cycle && migrated.changes.empty() &&
+      migrated.outcome.kind == OutcomeKind::kDone)
+    migrated.outcome.reasons.push_back({Reason::kPowerCyclePending, ""});
+  return migrated;
+}
+
+// What `act` makes of each selected domain that has a migration, under its lock.
+absl::StatusOr<std::vector<MigratedDomain>> ForEachMigrated(
+    const Services& services, const MigrateOptions& options, bool locked,
+    const std::function<absl::Status(MigrationRun&, MigratedDomain&)>& act) {
+  VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
+                      SelectDomains(services.hypervisor, options.domains));
+  const MigrationStore store(services.state_directory, services.hypervisor.Uri());
+  std::vector<MigratedDomain> all;
+  for (const DomainSummary& domain : selected) {
+    MigratedDomain migrated;
+    migrated.domain = domain;
+    migrated.outcome.asked_for = !options.domains.empty();
+    const absl::Status status = [&]() -> absl::Status {
+      std::optional<DomainLock> lock;
+      if (locked) {
+        VR_ASSIGN_OR_RETURN(lock, DomainLock::Take(services.lock_directory, domain.uuid));
+      }
+      VR_ASSIGN_OR_RETURN(auto migration, store.Latest(domain.uuid));
+      if (!migration) {
+        migrated.outcome.kind = OutcomeKind::kSkipped;
+        migrated.outcome.reasons.push_back({Reason::kNotMigrated, ""});
+        return absl::OkStatus();
+      }
+      MigrationRun run(services, domain.uuid, RunOptions(options), *std::move(migration));
+      const absl::Status acted = act(run, migrated);
+      Record(services, run, migrated);
+      return acted;
+    }();
+    if (migrated.outcome.kind == OutcomeKind::kDone) SetOutcome(status, migrated);
+    // Domains without a migration are only worth a line to those who named them.
+    if (migrated.place || migrated.outcome.asked_for ||
+        migrated.outcome.kind != OutcomeKind::kSkipped) {
+      all.push_back(std::move(migrated));
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+std::vector<MigratedDomain> ApplyMigrate(const Services& services, const MigrateOptions& options,
+                                         const std::vector<MigrateAction>& plan,
+                                         const std::stop_token& stop) {
+  std::vector<MigratedDomain> migrated;
+  size_t failures = 0;
+  size_t in_batch = 0;
+  bool enough = false;
+  for (const MigrateAction& action : plan) {
+    const bool to_do = OutcomeOf(action).kind == OutcomeKind::kDone && !action.changes.empty();
+    if (to_do && in_batch == options.batch) {
+      in_batch = 0;
+      enough = options.max_failures && failures > *options.max_failures;
+      if (!enough && options.pause > absl::ZeroDuration() && !stop.stop_requested())
+        services.sleep(options.pause);
+    }
+    if (to_do && enough) {
+      MigratedDomain left;
+      left.domain = action.domain;
+      left.outcome = OutcomeOf(action);
+      left.outcome.kind = OutcomeKind::kCancelled;
+      left.outcome.reasons.push_back({Reason::kTooManyFailures, ""});
+      migrated.push_back(std::move(left));
+      continue;
+    }
+    migrated.push_back(ApplyDomain(services, options, action, stop));
+    in_batch += to_do ? 1 : 0;
+    failures += migrated.back().outcome.kind == OutcomeKind::kFailed ? 1 : 0;
+  }
+  return migrated;
+}
+
+absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& services,
+                                                           const MigrateOptions& options,
+                                                           const std::stop_token& stop) {
+  return ForEachMigrated(
+      services, options, true, [&](MigrationRun& run, MigratedDomain& migrated) -> absl::Status {
+        if (!IsOver(run.place().step)) VR_RETURN_IF_ERROR(run.Continue(stop));
+        const MigrationStep step = run.place().step;
+        if (step == MigrationStep::kUndone || step == MigrationStep::kRolledBack) {
+          migrated.outcome.kind = OutcomeKind::kSkipped;
+          migrated.outcome.reasons.push_back({Reason::kNotMigrated, std::string(Name(step))});
+          return absl::OkStatus();
+        }
+        VR_ASSIGN_OR_RETURN(const DomainState state,
+                            services.hypervisor.State(migrated.domain.uuid));
+        if (!IsUp(state) || LiveIsOlder(services, run, migrated.domain.uuid)) {
+          migrated.outcome.kind = OutcomeKind::kSkipped;
+          migrated.outcome.reasons.push_back(
+              {IsUp(state) ? Reason::kPowerCyclePending : Reason::kNotRunning, ""});
+          return absl::OkStatus();
+        }
+        return run.Verify(stop).status();
+      });
+}
+
+absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& services,
+                                                             const MigrateOptions& options,
+                                                             const std::stop_token& stop) {
+  return ForEachMigrated(services, options, true,
+                         [&](MigrationRun& run, MigratedDomain&) -> absl::Status {
+                           if (stop.stop_requested()) return absl::CancelledError("interrupted");
+                           VR_RETURN_IF_ERROR(run.RollBack("asked for"));
+                           return run.Continue(stop);
+                         });
+}
+
+absl::StatusOr<std::vector<MigratedDomain>> MigrationStatus(const Services& services,
+                                                            const MigrateOptions& options) {
+  return ForEachMigrated(
+      services, options, false, [&](MigrationRun& run, MigratedDomain&) -> absl::Status {
+        const MigrationPlace place = run.place();
+        if (place.step == MigrationStep::kDone || place.step == MigrationStep::kDefined)
+          return absl::OkStatus();
+        return absl::UnknownError(place.detail.empty() ? std::string(Name(place.step))
+                                                       : place.detail);
+      });
+}
+
+}  // namespace virt_reclaim

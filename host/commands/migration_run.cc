@@ -1,0 +1,420 @@
+#include "host/commands/migration_run.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/status.h"
+#include "host/commands/collect.h"
+
+namespace virt_reclaim {
+namespace {
+
+constexpr absl::Duration kPoll = absl::Milliseconds(250);
+// A guest that is still booting does not hear the power button.
+constexpr absl::Duration kAskAgain = absl::Seconds(20);
+constexpr absl::Duration kAgentTimeout = absl::Seconds(5);
+constexpr int kMostPatience = 4;  // times verify_timeout
+// Busy disks buy a guest this much.
+constexpr absl::Duration kSignOfLife = absl::Seconds(60);
+// A guest whose disks are silent for this long, and that answers nothing, is dead.
+constexpr absl::Duration kDeathWatch = absl::Seconds(10);
+
+std::string Seconds(absl::Duration duration) {
+  return absl::StrCat(absl::ToInt64Seconds(duration), " s");
+}
+
+template <typename T, typename Same>
+bool AllFound(const std::vector<T>& wanted, const std::vector<T>& found, Same same) {
+  return std::all_of(wanted.begin(), wanted.end(), [&](const T& one) {
+    return std::any_of(found.begin(), found.end(),
+                       [&](const T& other) { return same(one, other); });
+  });
+}
+
+}  // namespace
+
+bool SameWhereItMatters(const xml::Domain& wanted, const xml::Domain& found) {
+  const auto same_disk = [](const xml::Disk& a, const xml::Disk& b) {
+    return a.target == b.target && a.bus == b.bus && a.device == b.device &&
+           a.discard == b.discard && a.detect_zeroes == b.detect_zeroes &&
+           a.source.path == b.source.path;
+  };
+  const auto same_controller = [](const xml::Controller& a, const xml::Controller& b) {
+    return a.type == b.type && a.index == b.index && (a.model.empty() || a.model == b.model);
+  };
+  const auto same_channel = [](const xml::Channel& a, const xml::Channel& b) {
+    return a.name == b.name;
+  };
+  return wanted.machine == found.machine && wanted.disks.size() == found.disks.size() &&
+         AllFound(wanted.disks, found.disks, same_disk) &&
+         AllFound(wanted.controllers, found.controllers, same_controller) &&
+         wanted.channels.size() == found.channels.size() &&
+         AllFound(wanted.channels, found.channels, same_channel);
+}
+
+MigrationRun::MigrationRun(const Services& services, std::string uuid,
+                           const MigrationRunOptions& options, StoredMigration migration)
+    : services_(services),
+      uuid_(std::move(uuid)),
+      options_(options),
+      migration_(std::move(migration)) {}
+
+absl::Status MigrationRun::Append(MigrationRecord record) {
+  record.time = services_.now();
+  return migration_.Append(std::move(record));
+}
+
+absl::Status MigrationRun::Append(MigrationStep step, std::string detail) {
+  MigrationRecord record;
+  record.step = step;
+  record.detail = std::move(detail);
+  return Append(std::move(record));
+}
+
+absl::Status MigrationRun::Continue(const std::stop_token& stop) {
+  waits_ = false;
+  while (!waits_ && !IsOver(place().step)) {
+    // A definition is never left half made; everything else may wait for the next call.
+    if (stop.stop_requested() && place().step != MigrationStep::kUndoing)
+      return absl::CancelledError("interrupted");
+    VR_RETURN_IF_ERROR(Step(stop));
+  }
+  return failure_;
+}
+
+absl::Status MigrationRun::Step(const std::stop_token& stop) {
+  switch (place().step) {
+    case MigrationStep::kBegun:
+      return Append(MigrationStep::kDefining);
+    case MigrationStep::kDefining:
+      return DefineNew();
+    case MigrationStep::kDefined:
+      return LeaveDefined(stop);
+    case MigrationStep::kStopping:
+      return Stop(stop);
+    case MigrationStep::kStarting:
+      return StartNew();
+    case MigrationStep::kVerifying:
+      return VerifyNew(stop);
+    case MigrationStep::kUndoing:
+      return UndoDefine();
+    case MigrationStep::kRollingBack:
+      return PutBack(stop);
+    case MigrationStep::kRestored:
+      return StartOld(stop);
+    case MigrationStep::kDone:
+    case MigrationStep::kUndone:
+    case MigrationStep::kRolledBack:
+      break;
+  }
+  return absl::InternalError("a migration that is over was gone on with");
+}
+
+// ---- Forward.
+
+absl::Status MigrationRun::DefineNew() {
+  VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
+  VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
+  VR_ASSIGN_OR_RETURN(const std::string current,
+                      services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kInactiveWithSecrets));
+  if (current == old_xml) {
+    if (const absl::Status defined = services_.hypervisor.Define(new_xml); !defined.ok()) {
+      failure_ = defined;
+      return Append(MigrationStep::kUndoing, Printable(defined.message()));
+    }
+  }
+  VR_ASSIGN_OR_RETURN(const std::string stored, Current());
+  VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(new_xml));
+  VR_ASSIGN_OR_RETURN(const xml::Domain found, xml::ParseDomain(stored));
+  if (SameWhereItMatters(wanted, found)) {
+    MigrationRecord record;
+    record.step = MigrationStep::kDefined;
+    record.after_digest = Digest(stored);
+    return Append(std::move(record));
+  }
+  if (current != old_xml) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("somebody else changed its definition meanwhile; the one of before is in '",
+                     migration_.old_xml_path(), "'"));
+  }
+  failure_ = absl::DataLossError(
+      "libvirt stored something else than what was defined; the old definition was put back");
+  return Append(MigrationStep::kUndoing, std::string(failure_.message()));
+}
+
+absl::Status MigrationRun::LeaveDefined(const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+  waits_ = true;
+  if (!options_.power_cycle || state != DomainState::kRunning) return absl::OkStatus();
+  DomainFacts facts;
+  VR_ASSIGN_OR_RETURN(facts, CollectDomain(services_, {"", uuid_, state, true}));
+  VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
+  VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(new_xml));
+  VR_ASSIGN_OR_RETURN(const auto activity, services_.hypervisor.Activity(uuid_, facts.live));
+  if (!activity.empty()) {
+    return absl::UnavailableError(
+        absl::StrCat("it cannot be shut down now: ", Sentence(activity.front().reason),
+                     "; its new definition waits for a power cycle"));
+  }
+  waits_ = false;
+  MigrationRecord record;
+  record.step = MigrationStep::kStopping;
+  record.was_running = true;
+  if (auto access = OpenAgentLocked(services_, facts, kAgentTimeout, stop); access.session) {
+    auto filesystems = access.session->agent->ListFilesystems(kAgentTimeout, stop);
+    record.had_agent = filesystems.ok();
+    if (filesystems.ok()) {
+      for (const GuestFilesystem& filesystem : *filesystems) {
+        // What lies on a disk and can be told apart; tmpfs and the like come and go.
+        if (filesystem.devices.empty() || filesystem.mount_points.empty()) continue;
+        record.mounts.push_back(
+            {filesystem.mount_points.front(), filesystem.type, filesystem.uuid});
+      }
+    }
+  }
+  if (stop.stop_requested()) return absl::CancelledError("interrupted");
+  return Append(std::move(record));
+}
+
+absl::Status MigrationRun::Stop(const std::stop_token& stop) {
+  if (const absl::Status stopped = ShutDownAndWait(stop); !stopped.ok()) {
+    if (absl::IsCancelled(stopped)) return stopped;
+    VR_RETURN_IF_ERROR(Append(MigrationStep::kDefined, std::string(stopped.message())));
+    return Annotate(stopped, "its new definition waits for a power cycle");
+  }
+  return Append(MigrationStep::kStarting);
+}
+
+absl::Status MigrationRun::StartNew() {
+  VR_ASSIGN_OR_RETURN(const bool off, IsOff());
+  if (off) {
+    if (const absl::Status started = services_.hypervisor.Start(uuid_); !started.ok()) {
+      failure_ = started;
+      MigrationRecord record;
+      record.step = MigrationStep::kRollingBack;
+      record.detail = Printable(started.message());
+      record.was_running = true;
+      return Append(std::move(record));
+    }
+  }
+  return Append(MigrationStep::kVerifying);
+}
+
+absl::Status MigrationRun::VerifyNew(const std::stop_token& stop) {
+  auto remark = Verify(stop);
+  if (remark.ok()) return Append(MigrationStep::kDone, *remark);
+  if (absl::IsCancelled(remark.status())) return remark.status();
+  failure_ = remark.status();
+  MigrationRecord record;
+  record.step = MigrationStep::kRollingBack;
+  record.detail = Printable(failure_.message());
+  record.was_running = record.stop_guest = record.may_power_off = true;
+  return Append(std::move(record));
+}
+
+absl::StatusOr<std::string> MigrationRun::Verify(const std::stop_token& stop) {
+  const absl::Time begin = services_.now();
+  const absl::Time end = begin + options_.verify_timeout * kMostPatience;
+  absl::Time deadline = begin + options_.verify_timeout;
+  std::optional<uint64_t> requests;
+  std::string missing;
+  while (true) {
+    if (stop.stop_requested()) return absl::CancelledError("interrupted");
+    VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+    if (state != DomainState::kRunning) {
+      return absl::UnavailableError(
+          absl::StrCat("the domain is ", Name(state), " instead of running"));
+    }
+    if (!place().had_agent) return std::string("not verified: no agent answered before, either");
+    auto still_missing = MissingMount(stop);
+    if (still_missing.ok() && still_missing->empty()) return std::string();
+    missing = still_missing.ok() ? absl::StrCat(*still_missing, " is not mounted")
+                                 : std::string(still_missing.status().message());
+    const auto now_requests = DiskRequests();
+    if (now_requests.ok() && requests && *now_requests > *requests)
+      deadline = std::min(end, std::max(deadline, services_.now() + kSignOfLife));
+    if (now_requests.ok()) requests = *now_requests;
+    if (services_.now() >= deadline) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("the guest did not come back as it was within ",
+                       Seconds(services_.now() - begin), ": ", missing));
+    }
+    services_.sleep(kPoll * 4);
+  }
+}
+
+absl::StatusOr<std::string> MigrationRun::MissingMount(const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts,
+                      CollectDomain(services_, {"", uuid_, DomainState::kRunning, true}));
+  AgentAccess access = OpenAgentLocked(services_, facts, kAgentTimeout, stop);
+  if (!access.session)
+    return absl::UnavailableError(absl::StrCat(Sentence(access.blocker->reason)));
+  VR_ASSIGN_OR_RETURN(const std::vector<GuestFilesystem> filesystems,
+                      access.session->agent->ListFilesystems(kAgentTimeout, stop));
+  for (const GuestMount& mount : place().mounts) {
+    const bool there =
+        std::any_of(filesystems.begin(), filesystems.end(), [&](const GuestFilesystem& filesystem) {
+          const auto& points = filesystem.mount_points;
+          return filesystem.uuid == mount.uuid && filesystem.type == mount.type &&
+                 std::find(points.begin(), points.end(), mount.mount_point) != points.end();
+        });
+    if (!there) return absl::StrCat("'", mount.mount_point, "' (", mount.uuid, ")");
+  }
+  return std::string();
+}
+
+// ---- Back.
+
+absl::Status MigrationRun::RollBack(const std::string& why) {
+  if (place().step == MigrationStep::kUndone || place().step == MigrationStep::kRolledBack)
+    return absl::FailedPreconditionError("its last migration is undone already");
+  if (place().step == MigrationStep::kRollingBack || place().step == MigrationStep::kRestored)
+    return absl::OkStatus();  // on its way
+  VR_RETURN_IF_ERROR(RequireOurs());
+  VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+  MigrationRecord record;
+  record.step = MigrationStep::kRollingBack;
+  record.detail = why;
+  record.was_running = options_.power_cycle && state == DomainState::kRunning;
+  record.stop_guest = record.was_running;
+  return Append(std::move(record));
+}
+
+absl::Status MigrationRun::UndoDefine() {
+  VR_RETURN_IF_ERROR(RestoreOldXml());
+  if (failure_.ok()) failure_ = absl::UnknownError(place().detail);
+  return Append(MigrationStep::kUndone, place().detail);
+}
+
+absl::Status MigrationRun::PutBack(const std::stop_token& stop) {
+  const MigrationPlace here = place();
+  if (here.stop_guest) VR_RETURN_IF_ERROR(StopForRollback(stop));
+  VR_RETURN_IF_ERROR(RestoreOldXml());
+  return Append(MigrationStep::kRestored, here.detail);
+}
+
+absl::Status MigrationRun::StartOld(const std::stop_token& stop) {
+  const MigrationPlace here = place();
+  std::string remark = here.detail;
+  if (here.was_running) {
+    VR_ASSIGN_OR_RETURN(const bool off, IsOff());
+    if (off) VR_RETURN_IF_ERROR(services_.hypervisor.Start(uuid_));
+    const auto verified = Verify(stop);
+    if (absl::IsCancelled(verified.status())) return verified.status();
+    if (!verified.ok()) {
+      absl::StrAppend(&remark, "; with the old definition: ", verified.status().message());
+    }
+  }
+  return Append(MigrationStep::kRolledBack, Printable(remark));
+}
+
+// ---- What the steps are made of.
+
+absl::StatusOr<std::string> MigrationRun::Current() {
+  return services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kInactive);
+}
+
+absl::StatusOr<bool> MigrationRun::IsOff() {
+  VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+  return state == DomainState::kShutOff;
+}
+
+// Nobody has changed the definition since we made it.
+absl::Status MigrationRun::RequireOurs() {
+  std::string defined;
+  for (const MigrationRecord& record : migration_.journal()) {
+    if (record.step == MigrationStep::kDefined && !record.after_digest.empty())
+      defined = record.after_digest;
+  }
+  VR_ASSIGN_OR_RETURN(const std::string current,
+                      services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kInactiveWithSecrets));
+  VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
+  if (current == old_xml) return absl::OkStatus();
+  VR_ASSIGN_OR_RETURN(const std::string shown, Current());
+  if (!defined.empty() && Digest(shown) == defined) return absl::OkStatus();
+  if (defined.empty()) {  // killed before libvirt's version was written down
+    VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
+    VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(new_xml));
+    VR_ASSIGN_OR_RETURN(const xml::Domain found, xml::ParseDomain(shown));
+    if (SameWhereItMatters(wanted, found)) return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat("its definition was changed after the migration, and putting the old one back "
+                   "would undo that, too; the old one is in '",
+                   migration_.old_xml_path(), "'"));
+}
+
+absl::Status MigrationRun::RestoreOldXml() {
+  VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
+  VR_ASSIGN_OR_RETURN(const std::string current,
+                      services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kInactiveWithSecrets));
+  if (current == old_xml) return absl::OkStatus();
+  if (const absl::Status defined = services_.hypervisor.Define(old_xml); !defined.ok()) {
+    return Annotate(defined, absl::StrCat("the old definition could not be put back; it is in '",
+                                          migration_.old_xml_path(), "'"));
+  }
+  VR_ASSIGN_OR_RETURN(const std::string stored, Current());
+  VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(old_xml));
+  VR_ASSIGN_OR_RETURN(const xml::Domain found, xml::ParseDomain(stored));
+  if (SameWhereItMatters(wanted, found)) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat("libvirt stored something else than the old definition, which is in '",
+                   migration_.old_xml_path(), "'"));
+}
+
+absl::Status MigrationRun::ShutDownAndWait(const std::stop_token& stop) {
+  const absl::Time begin = services_.now();
+  std::optional<absl::Time> asked;
+  while (true) {
+    VR_ASSIGN_OR_RETURN(const bool off, IsOff());
+    if (off) return absl::OkStatus();
+    if (stop.stop_requested()) return absl::CancelledError("interrupted");
+    const absl::Time now = services_.now();
+    if (now - begin >= options_.shutdown_timeout) {
+      return absl::DeadlineExceededError(
+          absl::StrCat("the guest did not shut down within ", Seconds(options_.shutdown_timeout)));
+    }
+    if (!asked || now - *asked >= kAskAgain) {
+      const absl::Status status = services_.hypervisor.Shutdown(uuid_);
+      if (!status.ok() && !asked && !absl::IsFailedPrecondition(status)) return status;
+      asked = now;
+    }
+    services_.sleep(kPoll);
+  }
+}
+
+// A guest that lives is asked to go; only one that we started and that is dead loses its power.
+absl::Status MigrationRun::StopForRollback(const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const bool off, IsOff());
+  if (off) return absl::OkStatus();
+  if (place().may_power_off) {
+    VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+    const bool answers = state == DomainState::kRunning && MissingMount(stop).ok();
+    const auto before = DiskRequests();
+    const absl::Time watch_end = services_.now() + kDeathWatch;
+    bool lives = answers;
+    while (!lives && services_.now() < watch_end) {
+      if (stop.stop_requested()) return absl::CancelledError("interrupted");
+      services_.sleep(kPoll * 4);
+      const auto now = DiskRequests();
+      lives = before.ok() && now.ok() && *now != *before;
+    }
+    if (!lives) return services_.hypervisor.PowerOff(uuid_);
+  }
+  return ShutDownAndWait(stop);
+}
+
+absl::StatusOr<uint64_t> MigrationRun::DiskRequests() {
+  VR_ASSIGN_OR_RETURN(const std::string text,
+                      services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kLive));
+  VR_ASSIGN_OR_RETURN(const xml::Domain live, xml::ParseDomain(text));
+  std::vector<std::string> targets;
+  for (const xml::Disk& disk : live.disks) {
+    if (disk.device == "disk") targets.push_back(disk.target);
+  }
+  return services_.hypervisor.DiskRequests(uuid_, targets);
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,87 @@
+// Takes the migration of one domain from the step in which it stands to its end, or to where it has
+// to wait. The same code goes on after a kill as goes through at once: each step is written to the
+// journal before it is done, and can be done again.
+#ifndef VIRT_RECLAIM_HOST_COMMANDS_MIGRATION_RUN_H_
+#define VIRT_RECLAIM_HOST_COMMANDS_MIGRATION_RUN_H_
+
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "host/commands/services.h"
+#include "host/model/migration.h"
+#include "host/services/migration_store.h"
+
+namespace virt_reclaim {
+
+struct MigrationRunOptions {
+  bool power_cycle = false;  // shut a running guest down and start it
+  absl::Duration shutdown_timeout = absl::Minutes(2);
+  // For the guest to come back. It is longer, up to four times, while its disks are busy: a file
+  // system check after years takes its time.
+  absl::Duration verify_timeout = absl::Minutes(5);
+};
+
+// The domain's lock is the caller's.
+class MigrationRun {
+ public:
+  MigrationRun(const Services& services, std::string uuid, const MigrationRunOptions& options,
+               StoredMigration migration);
+
+  // Goes on. OK: where place() says, which is an end or kDefined (it waits for a power cycle).
+  // Cancelled: stopped between two steps; to be gone on with. Any other: why the migration failed;
+  // place() says whether it was rolled back.
+  absl::Status Continue(const std::stop_token& stop);
+
+  // Begins to undo it, whatever step it is in; then Continue. FailedPrecondition when it is undone
+  // already, or somebody changed the definition since.
+  absl::Status RollBack(const std::string& why);
+
+  // Whether the guest is as it was: its agent answers (if it did before) and every filesystem is
+  // mounted again. A remark when that cannot be said.
+  absl::StatusOr<std::string> Verify(const std::stop_token& stop);
+
+  MigrationPlace place() const { return migration_.place(); }
+  const StoredMigration& migration() const { return migration_; }
+
+ private:
+  absl::Status Append(MigrationStep step, std::string detail = "");
+  absl::Status Append(MigrationRecord record);
+  absl::Status Step(const std::stop_token& stop);
+  absl::Status DefineNew();
+  absl::Status LeaveDefined(const std::stop_token& stop);
+  absl::Status Stop(const std::stop_token& stop);
+  absl::Status StartNew();
+  absl::Status VerifyNew(const std::stop_token& stop);
+  absl::Status UndoDefine();
+  absl::Status PutBack(const std::stop_token& stop);
+  absl::Status StartOld(const std::stop_token& stop);
+
+  absl::StatusOr<std::string> Current();
+  absl::StatusOr<bool> IsOff();
+  absl::Status RequireOurs();
+  absl::Status RestoreOldXml();
+  absl::Status ShutDownAndWait(const std::stop_token& stop);
+  absl::Status StopForRollback(const std::stop_token& stop);
+  // Empty: every mount of before is there.
+  absl::StatusOr<std::string> MissingMount(const std::stop_token& stop);
+  absl::StatusOr<uint64_t> DiskRequests();
+
+  const Services& services_;
+  const std::string uuid_;
+  const MigrationRunOptions options_;
+  StoredMigration migration_;
+  bool waits_ = false;    // at kDefined, and nothing more to do now
+  absl::Status failure_;  // the first one: why it was undone or rolled back
+};
+
+// What of a domain a migration may change reads the same in both: disks, machine type, controllers
+// and channels. libvirt adds elements of its own to what it is given; those do not matter.
+bool SameWhereItMatters(const xml::Domain& wanted, const xml::Domain& found);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_COMMANDS_MIGRATION_RUN_H_

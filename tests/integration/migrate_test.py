@@ -1,0 +1,154 @@
+"""migrate on real guests: the power cycle, what it proves, the way back, and SIGKILL at every step."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+import unittest
+from pathlib import Path
+
+import bedpath
+
+from vrtest import DaemonHost, Disk, EmbedHost, Guest, Reply, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all
+from vrtest.guest import MIB, OLD_MACHINE
+from vrtest.host import Host
+from vrtest.programs import find_program
+
+DONE, FAILED = 0, 1
+APPLY = ("migrate", "apply", "--power-cycle=shutdown", "--shutdown-timeout", "60s", "--verify-timeout", "90s")
+JUNK = 32 * MIB
+FILESYSTEMS = ("ext4", "xfs", "btrfs")
+
+
+class OnHost:
+    """The same on the embedded driver and on a libvirtd."""
+
+    @classmethod
+    def make_host(cls, space: Workspace) -> Host:
+        raise NotImplementedError
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.space = Workspace()
+        cls.addClassCleanup(cls.space.close)
+        cls.host = cls.make_host(cls.space)
+        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        cls.guest = Guest(
+            cls.host, "web", machine=OLD_MACHINE, agent=AGENT, disks=[Disk(fs, fs=fs) for fs in FILESYSTEMS]
+        )
+        cls.guest.start()
+        cls.guest.run("for dir in /mnt/*; do head -c 1000000 /dev/urandom >$dir/precious; done; sync")
+        cls.sums = cls.checksums()
+        cls.old_xml = cls.guest.saved_xml()
+
+    @classmethod
+    def checksums(cls) -> str:
+        return cls.guest.run("sha256sum /mnt/*/precious").output
+
+    def step(self) -> str:
+        (domain,) = self.reclaim.run("migrate", "status", "web").json["domains"]
+        return domain["migration"]["step"]
+
+    def require_new(self) -> None:
+        for xml in (self.guest.saved_xml(), self.guest.live_xml()):
+            self.assertEqual(len(re.findall("discard='unmap'", xml)), len(FILESYSTEMS))
+            self.assertIn("pc-i440fx-4.0", xml)
+
+    def put_back(self) -> None:
+        """The definition of the beginning; the running guest does not matter, the next apply stops it."""
+        path = self.space.path / "old.xml"
+        path.write_text(self.old_xml)
+        self.host.virsh("define", path)
+
+    def test_1_apply_power_cycles_and_proves(self) -> None:
+        reply = self.reclaim.run(*APPLY, "web")
+        self.assertEqual(reply.status, DONE, str(reply))
+        self.assertEqual(self.step(), "done")
+        self.require_new()
+        self.guest.was_power_cycled()
+        self.assertEqual(self.checksums(), self.sums)
+        again = self.reclaim.run(*APPLY, "web")
+        self.assertEqual(again.status, DONE, str(again))
+        self.assertEqual(again.json["domains"][0]["changes"], [])
+        self.assertEqual(self.reclaim.run("migrate", "verify", "web").status, DONE)
+        self.guest.run(f"for dir in /mnt/*; do head -c {JUNK} /dev/zero >$dir/junk; done; sync; rm /mnt/*/junk; sync")
+        trim = self.reclaim.run("trim", "web")
+        self.assertEqual(trim.status, DONE, str(trim))
+        for disk in trim.json["domains"][0]["disks"]:
+            self.assertGreaterEqual(disk["freed_bytes"], JUNK // 2, str(disk))
+
+    def test_2_rollback_by_hand(self) -> None:
+        reply = self.reclaim.run("migrate", "rollback", "--power-cycle=shutdown", "web")
+        self.assertEqual(reply.status, DONE, str(reply))
+        self.assertEqual(self.step(), "rolled-back")
+        self.assertEqual(self.guest.saved_xml(), self.old_xml)
+        self.assertNotIn("unmap", self.guest.live_xml())
+        self.guest.was_power_cycled()
+        self.assertEqual(self.checksums(), self.sums)
+
+    def test_3_a_filesystem_that_does_not_come_back_is_noticed_and_rolled_back(self) -> None:
+        # Mounted by hand somewhere else than where the guest mounts it at its next start.
+        self.guest.run("mkdir -p /srv; umount /mnt/xfs && mount -t xfs LABEL=xfs /srv || mount -t xfs /dev/vdb /srv")
+        reply = self.reclaim.run("migrate", "apply", "--power-cycle=shutdown", "--verify-timeout", "15s", "web")
+        self.assertEqual(reply.status, FAILED, str(reply))
+        self.assertIn("'/srv'", reply.json["domains"][0]["error"])
+        self.assertEqual(self.step(), "rolled-back")
+        self.assertEqual(self.reclaim.run("migrate", "status", "web").status, FAILED)
+        self.guest.was_power_cycled()
+        self.assertEqual(self.guest.saved_xml(), self.old_xml)
+        self.assertNotIn("unmap", self.guest.live_xml())
+        self.assertEqual(self.checksums(), self.sums)
+
+    def test_4_killed_at_every_step_the_next_call_converges(self) -> None:
+        points = 0
+        while True:
+            points += 1
+            self.put_back()
+            killed = self.apply_and_kill(points)
+            if killed.status != -signal.SIGKILL:
+                break
+            saved = self.guest.saved_xml()
+            self.assertTrue(saved == self.old_xml or saved.count("discard='unmap'") == len(FILESYSTEMS), f"{points}: {saved}")
+            reply = self.reclaim.run(*APPLY, "web")
+            self.assertEqual(reply.status, DONE, f"killed at {points}: {reply}")
+            self.assertEqual(self.step(), "done", f"killed at {points}")
+            self.require_new()
+            old = sorted((self.space.path / "state" / "migrate").rglob("old.xml"))[-1].read_text()
+            self.assertNotIn("unmap", old)
+        self.assertEqual(killed.status, DONE, str(killed))
+        self.assertGreater(points, 8)
+        self.guest.was_power_cycled()
+        self.assertEqual(self.checksums(), self.sums)
+        print(f"killed at {points - 1} points")
+
+    def apply_and_kill(self, point: int) -> Reply:
+        killer = VirtReclaim(PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point))
+        return killer.run(*APPLY, "web")
+
+    def test_5_everything_is_clean(self) -> None:
+        self.guest.shutdown()
+        for disk in self.guest.disks:
+            disk.check()
+
+
+class Embedded(OnHost, unittest.TestCase):
+    @classmethod
+    def make_host(cls, space: Workspace) -> Host:
+        return EmbedHost(space.path)
+
+
+class Daemon(OnHost, unittest.TestCase):
+    @classmethod
+    def make_host(cls, space: Workspace) -> Host:
+        return DaemonHost(space)
+
+
+if __name__ == "__main__":
+    bedpath.require_bed("libvirtd", "unshare")
+    PROGRAM, AGENT = host_program_path(), agent_path()
+    KILLER = find_program("libkill_at_sync.so")
+    if not PROGRAM or not AGENT or not KILLER:
+        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    main(one_story=True)

@@ -1,0 +1,268 @@
+// migrate with power cycles, rollbacks and kills, in the fake world: whatever happens, no domain is
+// lost, its XML is the old one or the new one, and the next call brings it to an end.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "host/commands/migrate.h"
+#include "tests/fakes/fake_world.h"
+
+namespace virt_reclaim {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+std::string Uuid(int number) {
+  return absl::StrCat("11111111-2222-3333-4444-", 555555555000 + number);
+}
+
+class MigrationTest : public testing::Test {
+ protected:
+  MigrationTest() {
+    options_.power_cycle = PowerCycle::kShutdown;
+    options_.run.verify_timeout = absl::Minutes(2);
+  }
+
+  FakeDomain& Add(FakeWorld& world, int number = 0, DomainState state = DomainState::kRunning) {
+    FakeDomain& domain = world.AddDomain(
+        DomainXml(absl::StrCat("web", number), Uuid(number), "pc-i440fx-3.1",
+                  {{"vda", "virtio", absl::StrCat("/images/", number, ".raw"), ""}}, "connected"),
+        state);
+    domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", 1 << 30, 1 << 20)};
+    domain.agent.facts.filesystems[0].uuid = "root-uuid";
+    return domain;
+  }
+  static std::vector<MigrateAction> Plan(FakeWorld& world, const MigrateOptions& options) {
+    return PlanMigrate(world.services(), options, {}).value();
+  }
+  static MigratedDomain ApplyOne(FakeWorld& world, const MigrateOptions& options) {
+    return ApplyMigrate(world.services(), options, Plan(world, options), {}).at(0);
+  }
+  static MigrationStep StepOf(FakeWorld& world) {
+    return MigrationStatus(world.services(), {}).value().at(0).place->step;
+  }
+  static bool IsNew(const FakeDomain& domain) {
+    return domain.inactive_xml.find("unmap") != std::string::npos;
+  }
+
+  MigrateOptions options_;
+};
+
+TEST_F(MigrationTest, PowerCycleAndVerify) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kDone) << migrated.outcome.error;
+  EXPECT_EQ(migrated.place->step, MigrationStep::kDone);
+  EXPECT_THAT(world.calls, ElementsAre("define web0", "shutdown web0", "start web0"));
+  EXPECT_TRUE(IsNew(domain));
+  EXPECT_EQ(domain.live_xml, domain.inactive_xml);
+  EXPECT_THAT(ApplyOne(world, options_).changes, IsEmpty());
+  EXPECT_THAT(world.calls, testing::SizeIs(3));
+}
+
+TEST_F(MigrationTest, NeverMeansThatTheGuestGoesOn) {
+  FakeWorld world;
+  Add(world);
+  options_.power_cycle = PowerCycle::kNever;
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_TRUE(migrated.needs_power_cycle);
+  EXPECT_EQ(migrated.place->step, MigrationStep::kDefined);
+  EXPECT_THAT(world.calls, ElementsAre("define web0"));
+  // Later, with another word.
+  options_.power_cycle = PowerCycle::kShutdown;
+  EXPECT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+}
+
+TEST_F(MigrationTest, WhenOffLeavesRunningDomainsAlone) {
+  FakeWorld world;
+  Add(world, 0);
+  Add(world, 1, DomainState::kShutOff);
+  options_.power_cycle = PowerCycle::kWhenOff;
+  const auto migrated = ApplyMigrate(world.services(), options_, Plan(world, options_), {});
+  EXPECT_EQ(migrated[0].outcome.kind, OutcomeKind::kSkipped);
+  EXPECT_EQ(migrated[0].outcome.reasons[0].reason, Reason::kRunning);
+  EXPECT_EQ(migrated[1].outcome.kind, OutcomeKind::kDone);
+  EXPECT_THAT(world.calls, ElementsAre("define web1"));
+}
+
+TEST_F(MigrationTest, AGuestThatDoesNotBootIsRolledBack) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  domain.cannot_boot_with = "unmap";
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kFailed);
+  EXPECT_THAT(std::string(migrated.outcome.error.message()), HasSubstr("did not come back"));
+  EXPECT_EQ(migrated.place->step, MigrationStep::kRolledBack);
+  EXPECT_THAT(world.calls, ElementsAre("define web0", "shutdown web0", "start web0",
+                                       "power off web0", "define web0", "start web0"));
+  EXPECT_EQ(domain.inactive_xml, domain.first_xml);
+  EXPECT_EQ(domain.live_xml, domain.first_xml);
+  EXPECT_EQ(domain.summary.state, DomainState::kRunning);
+}
+
+TEST_F(MigrationTest, ALivingGuestThatLostAFilesystemIsShutDownNotPoweredOff) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  domain.agent.facts.filesystems.push_back(FilesystemOn("vdb", 6, "/srv", 1 << 30, 1 << 20));
+  domain.agent.facts.filesystems[1].uuid = "srv-uuid";
+  // It is gone after the power cycle.
+  options_.power_cycle = PowerCycle::kNever;
+  ApplyOne(world, options_);
+  options_.power_cycle = PowerCycle::kShutdown;
+  const auto services = world.services();
+  MigrationStore store(services.state_directory, "fake:///world");
+  auto migration = store.Latest(Uuid(0)).value().value();
+  MigrationRecord stopping;
+  stopping.step = MigrationStep::kStopping;
+  stopping.was_running = stopping.had_agent = true;
+  stopping.mounts = {{"/", "ext4", "root-uuid"}, {"/srv", "ext4", "srv-uuid"}};
+  ASSERT_TRUE(migration.Append(stopping).ok());
+  domain.agent.facts.filesystems.pop_back();
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.place->step, MigrationStep::kRolledBack);
+  EXPECT_THAT(std::string(migrated.outcome.error.message()), HasSubstr("'/srv'"));
+  EXPECT_THAT(world.calls, testing::Not(testing::Contains("power off web0")));
+  EXPECT_EQ(domain.inactive_xml, domain.first_xml);
+}
+
+TEST_F(MigrationTest, AGuestThatDoesNotShutDownKeepsRunning) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  domain.ignores_shutdown = true;
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kFailed);
+  EXPECT_THAT(std::string(migrated.outcome.error.message()), HasSubstr("did not shut down"));
+  EXPECT_EQ(migrated.place->step, MigrationStep::kDefined);
+  EXPECT_EQ(domain.summary.state, DomainState::kRunning);
+  EXPECT_TRUE(migrated.needs_power_cycle);
+  EXPECT_THAT(world.calls, testing::Not(testing::Contains("power off web0")));
+}
+
+TEST_F(MigrationTest, AStartThatFailsIsRolledBack) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  domain.start = absl::InternalError("start: no such machine type");
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kFailed);
+  EXPECT_EQ(migrated.place->step, MigrationStep::kRolledBack);
+  EXPECT_EQ(domain.inactive_xml, domain.first_xml);
+  EXPECT_EQ(domain.summary.state, DomainState::kRunning);
+}
+
+TEST_F(MigrationTest, RollBackByHand) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  ApplyOne(world, options_);
+  options_.domains = {"web0"};
+  auto rolled = RollBackMigrated(world.services(), options_, {}).value();
+  EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kDone) << rolled[0].outcome.error;
+  EXPECT_EQ(rolled[0].place->step, MigrationStep::kRolledBack);
+  EXPECT_EQ(domain.live_xml, domain.first_xml);
+  // A second time there is nothing to undo; a later migration is a new one.
+  rolled = RollBackMigrated(world.services(), options_, {}).value();
+  EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kFailed);
+  EXPECT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+}
+
+TEST_F(MigrationTest, RollBackRefusesToUndoSomebodyElsesChange) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  ApplyOne(world, options_);
+  domain.inactive_xml.insert(domain.inactive_xml.find("<os>"), "<memory>1</memory>");
+  const std::string theirs = domain.inactive_xml;
+  const auto rolled = RollBackMigrated(world.services(), options_, {}).value();
+  EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kFailed);
+  EXPECT_THAT(std::string(rolled[0].outcome.error.message()), HasSubstr("changed after"));
+  EXPECT_EQ(domain.inactive_xml, theirs);
+}
+
+TEST_F(MigrationTest, BatchesStopAfterTooManyFailures) {
+  FakeWorld world;
+  for (int i = 0; i < 6; ++i) {
+    if (FakeDomain& domain = Add(world, i); i < 2) domain.cannot_boot_with = "unmap";
+  }
+  options_.batch = 2;
+  options_.max_failures = 1;
+  const auto migrated = ApplyMigrate(world.services(), options_, Plan(world, options_), {});
+  for (size_t i = 0; i < 6; ++i) {
+    EXPECT_EQ(migrated[i].outcome.kind, i < 2 ? OutcomeKind::kFailed : OutcomeKind::kCancelled);
+  }
+  EXPECT_EQ(migrated[2].outcome.reasons[0].reason, Reason::kTooManyFailures);
+}
+
+// Killed at every point at which it can be, and called again until it is through: with what result
+// does not depend on the kill.
+class KilledTest : public MigrationTest, public testing::WithParamInterface<const char*> {
+ protected:
+  void Prepare(FakeDomain& domain) {
+    if (GetParam() == std::string("does not boot")) domain.cannot_boot_with = "unmap";
+    if (GetParam() == std::string("does not start"))
+      domain.start = absl::InternalError("start: no such machine type");
+  }
+  static bool Crashes(FakeWorld& world, const std::function<void()>& call) {
+    try {
+      call();
+    } catch (const FakeCrash&) {
+      return true;
+    }
+    world.crash_in = 0;
+    return false;
+  }
+};
+
+TEST_P(KilledTest, AtEveryPointTheNextCallConverges) {
+  int points = 0;
+  for (bool crashed = true; crashed;) {
+    FakeWorld world;
+    FakeDomain& domain = Add(world);
+    Prepare(domain);
+    world.crash_in = ++points;
+    crashed = Crashes(world, [&] { ApplyOne(world, options_); });
+    EXPECT_TRUE(domain.inactive_xml == domain.first_xml || IsNew(domain)) << "killed at " << points;
+    std::vector<MigratedDomain> last;
+    for (int call = 0; call < 3; ++call)
+      last = ApplyMigrate(world.services(), options_, Plan(world, options_), {});
+    const bool works = GetParam() == std::string("works");
+    EXPECT_EQ(IsNew(domain), works) << "killed at " << points;
+    EXPECT_EQ(domain.summary.state, DomainState::kRunning) << "killed at " << points;
+    EXPECT_EQ(domain.live_xml, domain.inactive_xml) << "killed at " << points;
+    EXPECT_EQ(StepOf(world), works ? MigrationStep::kDone : MigrationStep::kRolledBack)
+        << "killed at " << points;
+    if (testing::Test::HasFailure()) return;
+  }
+  EXPECT_GT(points, 10);
+  RecordProperty("points", points);
+}
+
+TEST_P(KilledTest, InARollbackTheNextCallConverges) {
+  if (GetParam() != std::string("works")) return;
+  for (bool crashed = true, first = true; crashed; first = false) {
+    static int points;
+    if (first) points = 0;
+    FakeWorld world;
+    FakeDomain& domain = Add(world);
+    ApplyOne(world, options_);
+    world.crash_in = ++points;
+    crashed = Crashes(world, [&] { RollBackMigrated(world.services(), options_, {}).value(); });
+    EXPECT_TRUE(domain.inactive_xml == domain.first_xml || IsNew(domain)) << "killed at " << points;
+    RollBackMigrated(world.services(), options_, {}).value();
+    EXPECT_EQ(domain.live_xml, domain.first_xml) << "killed at " << points;
+    EXPECT_EQ(domain.inactive_xml, domain.first_xml) << "killed at " << points;
+    EXPECT_EQ(StepOf(world), MigrationStep::kRolledBack) << "killed at " << points;
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Migration, KilledTest,
+                         testing::Values("works", "does not boot", "does not start"),
+                         [](const auto& test) {
+                           std::string name = test.param;
+                           std::replace(name.begin(), name.end(), ' ', '_');
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace virt_reclaim

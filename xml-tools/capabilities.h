@@ -1,0 +1,23 @@
+// What a hypervisor can do, out of libvirt's capabilities XML
+// (https://libvirt.org/formatcaps.html). Pure. Any thread.
+#ifndef VIRT_RECLAIM_XML_TOOLS_CAPABILITIES_H_
+#define VIRT_RECLAIM_XML_TOOLS_CAPABILITIES_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace virt_reclaim::xml {
+
+// The machine types of guests of `arch` ("x86_64") and domain type ("kvm"): each name once, aliases
+// too, in the order of the document. Empty when it has no such guests. InvalidArgument: not
+// well-formed, or another root than <capabilities>.
+absl::StatusOr<std::vector<std::string>> MachineTypesOf(absl::string_view capabilities,
+                                                        absl::string_view arch,
+                                                        absl::string_view type);
+
+}  // namespace virt_reclaim::xml
+
+#endif  // VIRT_RECLAIM_XML_TOOLS_CAPABILITIES_H_
