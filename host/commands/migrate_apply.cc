@@ -49,8 +49,8 @@ void Record(const Services& services, const MigrationRun& run, MigratedDomain& m
   const auto state = services.hypervisor.State(migrated.domain.uuid);
   if (state.ok()) migrated.domain.state = *state;
   const bool settled = run.place().step == MigrationStep::kDefined || IsOver(run.place().step);
-  migrated.needs_power_cycle = settled && IsUp(migrated.domain.state) &&
-                               LiveIsOlder(services, run, migrated.domain.uuid);
+  migrated.needs_power_cycle =
+      settled && IsUp(migrated.domain.state) && LiveIsOlder(services, run, migrated.domain.uuid);
 }
 
 MigrationRunOptions RunOptions(const MigrateOptions& options) {

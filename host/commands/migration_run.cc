@@ -16,6 +16,7 @@ constexpr absl::Duration kPoll = absl::Milliseconds(250);
 constexpr absl::Duration kAskAgain = absl::Seconds(20);
 constexpr absl::Duration kAgentTimeout = absl::Seconds(5);
 constexpr int kMostPatience = 4;  // times verify_timeout
+constexpr int kMostStops = 3;     // of a guest in one migration
 // Busy disks buy a guest this much.
 constexpr absl::Duration kSignOfLife = absl::Seconds(60);
 // A guest whose disks are silent for this long, and that answers nothing, is dead.
@@ -190,7 +191,7 @@ absl::Status MigrationRun::Stop(const std::stop_token& stop) {
 absl::Status MigrationRun::StartNew() {
   VR_ASSIGN_OR_RETURN(const bool off, IsOff());
   if (off) {
-    if (const absl::Status started = services_.hypervisor.Start(uuid_); !started.ok()) {
+    if (const absl::Status started = StartIt(); !started.ok()) {
       failure_ = started;
       MigrationRecord record;
       record.step = MigrationStep::kRollingBack;
@@ -199,7 +200,24 @@ absl::Status MigrationRun::StartNew() {
       return Append(std::move(record));
     }
   }
-  return Append(MigrationStep::kVerifying);
+  VR_ASSIGN_OR_RETURN(const bool runs_new, RunsNew());
+  if (runs_new) return Append(MigrationStep::kVerifying);
+  // Somebody else has started it before, or it never went off.
+  const MigrationPlace here = place();
+  const auto& journal = migration_.journal();
+  const auto attempts = std::count_if(journal.begin(), journal.end(), [](const auto& record) {
+    return record.step == MigrationStep::kStopping;
+  });
+  if (attempts >= kMostStops) {
+    return absl::FailedPreconditionError(
+        "the domain was started, but does not run under its new definition");
+  }
+  MigrationRecord record;
+  record.step = MigrationStep::kStopping;
+  record.was_running = true;
+  record.had_agent = here.had_agent;
+  record.mounts = here.mounts;
+  return Append(std::move(record));
 }
 
 absl::Status MigrationRun::VerifyNew(const std::stop_token& stop) {
@@ -300,7 +318,7 @@ absl::Status MigrationRun::StartOld(const std::stop_token& stop) {
   std::string remark = here.detail;
   if (here.was_running) {
     VR_ASSIGN_OR_RETURN(const bool off, IsOff());
-    if (off) VR_RETURN_IF_ERROR(services_.hypervisor.Start(uuid_));
+    if (off) VR_RETURN_IF_ERROR(StartIt());
     const auto verified = Verify(stop);
     if (absl::IsCancelled(verified.status())) return verified.status();
     if (!verified.ok()) {
@@ -319,6 +337,25 @@ absl::StatusOr<std::string> MigrationRun::Current() {
 absl::StatusOr<bool> MigrationRun::IsOff() {
   VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
   return state == DomainState::kShutOff;
+}
+
+absl::StatusOr<bool> MigrationRun::RunsNew() {
+  VR_ASSIGN_OR_RETURN(const bool off, IsOff());
+  if (off) return false;
+  VR_ASSIGN_OR_RETURN(const std::string live,
+                      services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kLive));
+  VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
+  VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(new_xml));
+  VR_ASSIGN_OR_RETURN(const xml::Domain found, xml::ParseDomain(live));
+  return SameWhereItMatters(wanted, found);
+}
+
+absl::Status MigrationRun::StartIt() {
+  const absl::Status started = services_.hypervisor.Start(uuid_);
+  if (!absl::IsFailedPrecondition(started)) return started;
+  services_.sleep(kPoll);
+  VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+  return state == DomainState::kRunning ? absl::OkStatus() : started;
 }
 
 // Nobody has changed the definition since we made it.

@@ -62,6 +62,10 @@ class MigrationRun {
 
   absl::StatusOr<std::string> Current();
   absl::StatusOr<bool> IsOff();
+  // The domain runs, and under the new definition.
+  absl::StatusOr<bool> RunsNew();
+  // OK as well when it turns out to run already.
+  absl::Status StartIt();
   absl::Status RequireOurs();
   absl::Status RestoreOldXml();
   absl::Status ShutDownAndWait(const std::stop_token& stop);

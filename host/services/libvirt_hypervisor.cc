@@ -211,9 +211,13 @@ class LibvirtHypervisor : public Hypervisor {
 
   absl::StatusOr<DomainState> State(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    int state = 0;
-    if (virDomainGetState(domain, &state, nullptr, 0) != 0) return LibvirtStatus("read its state");
-    return StateOf(state);
+    while (true) {
+      int state = 0;
+      if (virDomainGetState(domain, &state, nullptr, 0) != 0)
+        return LibvirtStatus("read its state");
+      if (StateOf(state) != DomainState::kShutOff || !IsRediscovering()) return StateOf(state);
+      absl::SleepFor(absl::Milliseconds(20));
+    }
   }
 
   absl::Status Start(const std::string& uuid) override {
@@ -287,11 +291,14 @@ class LibvirtHypervisor : public Hypervisor {
   }
 
   // The embedded driver finds its running domains anew at each open, on threads of its own: for
-  // some 100 ms it calls every channel disconnected. Measured with libvirt 9.0.
-  bool ChannelStatesMayBeStale(const std::string& live_xml) const {
+  // some 100 ms it calls every channel disconnected, and a domain that runs shut off. Measured with
+  // libvirt 9.0.
+  bool IsRediscovering() const {
     constexpr absl::Duration kRediscovery = absl::Seconds(1);
-    return embedded_ && absl::Now() - opened_ < kRediscovery &&
-           absl::StrContains(live_xml, "state='disconnected'");
+    return embedded_ && absl::Now() - opened_ < kRediscovery;
+  }
+  bool ChannelStatesMayBeStale(const std::string& live_xml) const {
+    return IsRediscovering() && absl::StrContains(live_xml, "state='disconnected'");
   }
 
   Connection connection_;

@@ -101,10 +101,13 @@ class OnHost:
         self.assertNotIn("unmap", self.guest.live_xml())
         self.assertEqual(self.checksums(), self.sums)
 
+    # On a libvirtd our death is not libvirt's: the steps are the same, so a part of the points will do.
+    stride = 1
+
     def test_4_killed_at_every_step_the_next_call_converges(self) -> None:
         points = 0
         while True:
-            points += 1
+            points += self.stride
             self.put_back()
             killed = self.apply_and_kill(points)
             if killed.status != -signal.SIGKILL:
@@ -118,13 +121,15 @@ class OnHost:
             old = sorted((self.space.path / "state" / "migrate").rglob("old.xml"))[-1].read_text()
             self.assertNotIn("unmap", old)
         self.assertEqual(killed.status, DONE, str(killed))
-        self.assertGreater(points, 8)
+        self.assertGreater(points, 12)
         self.guest.was_power_cycled()
         self.assertEqual(self.checksums(), self.sums)
-        print(f"killed at {points - 1} points")
+        print(f"killed at every {self.stride}. of {points - 1} points")
 
     def apply_and_kill(self, point: int) -> Reply:
-        killer = VirtReclaim(PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point))
+        killer = VirtReclaim(
+            PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN="/state/:/etc/qemu/"
+        )
         return killer.run(*APPLY, "web")
 
     def test_5_everything_is_clean(self) -> None:
@@ -140,6 +145,8 @@ class Embedded(OnHost, unittest.TestCase):
 
 
 class Daemon(OnHost, unittest.TestCase):
+    stride = 3
+
     @classmethod
     def make_host(cls, space: Workspace) -> Host:
         return DaemonHost(space)
