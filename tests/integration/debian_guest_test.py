@@ -37,6 +37,7 @@ sync
 """
 MANIFEST = "sync; echo 3 >/proc/sys/vm/drop_caches; find /srv /boot /usr/bin /usr/sbin -xdev -type f | sort | xargs sha256sum"
 
+# Both: virtio_scsi does not depend on sd_mod, and MODULES=dep takes that only where there is a SCSI bus already.
 FIX_INITRAMFS = """
 set -e
 printf '%s\\n' virtio_scsi sd_mod >>/etc/initramfs-tools/modules
