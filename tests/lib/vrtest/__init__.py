@@ -6,10 +6,12 @@
         guest.start()
         print(guest.run("uname -r").output)
 
+Guest boots in seconds and has nothing but busybox; DebianGuest is a whole Debian that boots from its own disk.
 Python's standard library only.
 """
 
 from .daemon import DaemonHost
+from .debian_guest import DebianGuest
 from .guest import Disk, Guest
 from .host import DomainProblem, EmbedHost
 from .image import allocation, check_image, fsck
@@ -19,6 +21,6 @@ from .waiting import TimedOut, wait_for
 from .workspace import Workspace
 
 __all__ = [
-    "DaemonHost", "Disk", "DomainProblem", "EmbedHost", "Guest", "Reply", "TimedOut", "VirtReclaim", "Workspace",
+    "DaemonHost", "DebianGuest", "Disk", "DomainProblem", "EmbedHost", "Guest", "Reply", "TimedOut", "VirtReclaim", "Workspace",
     "agent_path", "allocation", "check_image", "fsck", "host_program_path", "main", "skip_all", "wait_for",
 ]

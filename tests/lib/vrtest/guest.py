@@ -39,6 +39,8 @@ class Disk:
     # Set by Guest.
     target: str = ""
     path: Path = Path()
+    # Where in the image the filesystem begins.
+    start: int = 0
 
     @property
     def mount_point(self) -> str:
@@ -50,7 +52,7 @@ class Disk:
     def check(self) -> None:
         """Raises unless image and filesystem are clean. Only while the guest is off."""
         check_image(self.path, self.format)
-        fsck(self.path, fs=self.fs, image_format=self.format)
+        fsck(self.path, fs=self.fs, image_format=self.format, start=self.start)
 
     def xml(self) -> str:
         discard = f" discard={quoteattr(self.discard)}" if self.discard else ""
@@ -107,13 +109,12 @@ class Guest:
         self.console_log = self.directory / "console.log"
         self._shell_socket = self.directory / "shell.sock"
         self._console = Console(self._shell_socket)
-        made = boot_files(agent, *guest_options)
-        # The cache drops old files; this guest may be started again after that.
-        self._kernel, self._initramfs = self.directory / "vmlinuz", self.directory / "initramfs"
-        self._kernel.write_bytes(made.kernel.read_bytes())
-        self._initramfs.write_bytes(made.initramfs.read_bytes())
+        words = ["console=ttyS0", "quiet", "panic=1", "mitigations=off", f"vr.disks={len(disks)}", f"vr.ports={len(ports)}"]
+        words += {"socket": ["vr.shell=ttyS1"], "pty": ["vr.login=ttyS1"], "": []}[shell]
+        words += [cmdline] if cmdline else []
+        boot = self._make_boot(agent, guest_options, " ".join(words))
         self._make_disks()
-        self.host.define(self._xml(machine, domain_type, vcpus, memory_mib, shell, cmdline))
+        self.host.define(self._xml(machine, domain_type, vcpus, memory_mib, shell, boot))
 
     # Power.
 
@@ -187,15 +188,25 @@ class Guest:
         for disk in self.disks:
             disk.target = prefix[disk.bus] + next(letters[disk.bus])
             disk.path = self.directory / f"{disk.name}.{disk.format}"
-            make_image(disk.path, fs=disk.fs, size=disk.size, image_format=disk.format, label=disk.name)
+            self._make_disk(disk)
 
-    def _xml(self, machine: str, domain_type: str, vcpus: int, memory_mib: int, shell: str, cmdline: str) -> str:
-        words = [
-            "console=ttyS0", "quiet", "panic=1", "mitigations=off",
-            f"vr.disks={len(self.disks)}", f"vr.ports={len(self.ports)}",
-        ]
-        words += {"socket": ["vr.shell=ttyS1"], "pty": ["vr.login=ttyS1"], "": []}[shell]
-        words += [cmdline] if cmdline else []
+    def _make_disk(self, disk: Disk) -> None:
+        make_image(disk.path, fs=disk.fs, size=disk.size, image_format=disk.format, label=disk.name)
+
+    def _make_boot(self, agent: Path | None, guest_options: tuple[str, ...], cmdline: str) -> str:
+        """What the guest boots from: as XML, for <os>."""
+        made = boot_files(agent, *guest_options)
+        # The cache drops old files; this guest may be started again after that.
+        kernel, initramfs = self.directory / "vmlinuz", self.directory / "initramfs"
+        kernel.write_bytes(made.kernel.read_bytes())
+        initramfs.write_bytes(made.initramfs.read_bytes())
+        return (
+            f"    <kernel>{escape(str(kernel))}</kernel>\n"
+            f"    <initrd>{escape(str(initramfs))}</initrd>\n"
+            f"    <cmdline>{escape(cmdline)}</cmdline>\n"
+        )
+
+    def _xml(self, machine: str, domain_type: str, vcpus: int, memory_mib: int, shell: str, boot: str) -> str:
         serial = {
             "socket": f"    <serial type='unix'><source mode='bind' path={quoteattr(str(self._shell_socket))}/>"
             "<target port='1'/></serial>\n",
@@ -217,9 +228,7 @@ class Guest:
             f"  <vcpu>{vcpus}</vcpu>\n"
             f"  <os>\n"
             f"    <type arch='x86_64' machine={quoteattr(machine)}>hvm</type>\n"
-            f"    <kernel>{escape(str(self._kernel))}</kernel>\n"
-            f"    <initrd>{escape(str(self._initramfs))}</initrd>\n"
-            f"    <cmdline>{escape(' '.join(words))}</cmdline>\n"
+            f"{boot}"
             f"  </os>\n"
             # Without ACPI there is no power button.
             f"  <features><acpi/></features>\n"

@@ -62,15 +62,16 @@ def check_image(path: Path, image_format: str) -> None:
         run_tool("qemu-img", "check", "-q", "-f", image_format, path)
 
 
-def fsck(path: Path, *, fs: str, image_format: str) -> None:
-    """Checks the filesystem in the image of a guest that is off. Read-only; other formats by way of a sparse raw copy."""
+def fsck(path: Path, *, fs: str, image_format: str, start: int = 0) -> None:
+    """Checks the filesystem in the image of a guest that is off. Read-only; other formats by way of a sparse raw copy.
+    start: where a partition begins, for ext4 only."""
     if image_format == "raw":
-        run_tool(*FSCK[fs], path)
+        run_tool(*FSCK[fs], f"{path}?offset={start}" if start else path)
         return
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fsck-") as directory:
         raw = Path(directory) / "copy.raw"
         run_tool("qemu-img", "convert", "-f", image_format, "-O", "raw", path, raw)
-        run_tool(*FSCK[fs], raw)
+        fsck(raw, fs=fs, image_format="raw", start=start)
 
 
 def new_uuid() -> str:
