@@ -197,6 +197,7 @@ absl::Status DocumentBuilder::Open(const RawTag& tag, const xmlChar* local, cons
   node.begin = tag.begin;
   node.end = tag.end;
   node.insert_at = tag.insert_at;
+  node.close_end = tag.close_end;
   if (open_ == Document::kTop) document_.root_ = id;
   open_ = id;
   if (!SaysTheSame(tag.name, node.name, encoding_))
