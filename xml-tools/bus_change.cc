@@ -1,6 +1,7 @@
 #include "xml-tools/bus_change.h"
 
 #include <algorithm>
+#include <cstddef>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -28,6 +29,41 @@ bool Contains(const absl::string_view (&list)[N], absl::string_view value) {
 
 Refusal Refuse(const Disk& disk, absl::string_view reason, std::string detail) {
   return {disk.target, std::string(reason), std::move(detail)};
+}
+
+struct Place {
+  std::string bus;
+  uint32_t index = 0;
+  size_t disk = 0;
+};
+
+// As libvirt's virDomainDiskInsert keeps its list: a disk goes before the first one of its bus with
+// a later name, else behind the last of its bus, else to the end. Index of the first hard disk in
+// that list; the number of disks when there is none.
+size_t FirstDisk(const Domain& domain, const std::map<size_t, std::string>& moved) {
+  std::vector<Place> list;
+  for (size_t i = 0; i < domain.disks.size(); ++i) {
+    const auto found = moved.find(i);
+    const Place place = found == moved.end() ? Place{BusOf(domain.disks[i]),
+                                                     IndexOfTarget(domain.disks[i].target), i}
+                                             : Place{"scsi", IndexOfTarget(found->second), i};
+    size_t at = list.size();
+    bool seen = false;
+    for (size_t k = list.size(); k-- > 0;) {
+      if (list[k].bus != place.bus) continue;
+      if (list[k].index > place.index) {
+        at = k;
+      } else if (!seen) {
+        at = k + 1;
+      }
+      seen = true;
+    }
+    list.insert(list.begin() + static_cast<std::ptrdiff_t>(at), place);
+  }
+  for (const Place& place : list) {
+    if (domain.disks[place.disk].device == "disk") return place.disk;
+  }
+  return domain.disks.size();
 }
 
 }  // namespace
@@ -142,13 +178,16 @@ BusMover::Scsi& BusMover::ControllerFor(size_t i, const Settings& settings) {
   return controllers_.emplace_back(std::move(controller));
 }
 
+// The first name that is free behind those of the disks moved before: libvirt sorts by name, and
+// the order of the disks is to stay.
 std::string BusMover::FreeTarget(size_t i) {
   const std::string& now = domain_.disks[i].target;
-  if (absl::StartsWith(now, "sd")) return now;
-  uint32_t index = 0;
-  while (targets_.count(ScsiTarget(index)) != 0) ++index;
-  targets_.insert(ScsiTarget(index));
-  return ScsiTarget(index);
+  if (absl::StartsWith(now, "sd") && IndexOfTarget(now) >= next_target_) {
+    next_target_ = IndexOfTarget(now) + 1;
+    return now;
+  }
+  while (targets_.count(ScsiTarget(next_target_)) != 0) ++next_target_;
+  return ScsiTarget(next_target_++);
 }
 
 uint32_t BusMover::FreeUnit(uint32_t controller) {
@@ -163,6 +202,7 @@ void BusMover::Move(size_t i) {
   const Settings settings = TakeSettings(i);
   const Scsi& controller = ControllerFor(i, settings);
   const std::string name = FreeTarget(i);
+  moved_[i] = name;
 
   edits.push_back(SetAttribute{target, "bus", "scsi"});
   changes.push_back({disk.target, "bus", disk.bus, "scsi",
@@ -194,6 +234,13 @@ void BusMover::Move(size_t i) {
   warnings.push_back(Refuse(
       disk, "guest-unchecked",
       "the guest must have virtio_scsi in its initramfs and must not name the disk by path"));
+}
+
+bool BusMover::ChangesFirstDisk() const {
+  for (const NodeId node : nodes_) {
+    if (document_.Child(node, "boot") != kNoNode) return false;
+  }
+  return FirstDisk(domain_, {}) != FirstDisk(domain_, moved_);
 }
 
 void BusMover::Finish() {

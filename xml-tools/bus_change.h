@@ -34,6 +34,10 @@ class BusMover {
   // Adds the new controllers. Once, behind the last Move.
   void Finish();
 
+  // Whether libvirt would find another disk first than before, which matters where no <boot order>
+  // says from which one to boot: it sorts the disks of a bus by name.
+  bool ChangesFirstDisk() const;
+
   std::vector<Edit> edits;
   std::vector<Change> changes;
   std::vector<Refusal> warnings;
@@ -59,6 +63,8 @@ class BusMover {
   const std::vector<NodeId>& nodes_;
   std::string windows_;  // the sign of it
   std::set<std::string> targets_;
+  uint32_t next_target_ = 0;
+  std::map<size_t, std::string> moved_;  // disk -> its new name
   std::set<uint32_t> indexes_;  // of SCSI controllers, also of those libvirt would add by itself
   std::set<std::tuple<uint32_t, uint32_t, uint32_t, uint32_t>> addresses_;
   std::vector<Scsi> controllers_;

@@ -35,9 +35,11 @@ std::string DetectZeroesValue(DetectZeroesPolicy policy) {
 // Decides, for a whole domain, which edits are made. Lives for one call.
 class Planner {
  public:
-  Planner(const Document& document, const RewriteOptions& options)
+  // `may_move`: whether disks may change their bus.
+  Planner(const Document& document, const RewriteOptions& options, bool may_move)
       : document_(document),
         options_(options),
+        may_move_(may_move),
         original_(ReadDomain(document)),
         domain_(original_),
         nodes_(DiskNodes(document)),
@@ -45,6 +47,7 @@ class Planner {
 
   absl::Status Plan();
 
+  bool ChangesFirstDisk() const { return bus_.ChangesFirstDisk(); }
   const std::vector<Edit>& edits() const { return edits_; }
   Rewritten TakeResult() { return std::move(result_); }
 
@@ -61,6 +64,7 @@ class Planner {
 
   const Document& document_;
   const RewriteOptions& options_;
+  const bool may_move_;
   const Domain original_;
   Domain domain_;  // with the machine type it gets
   const std::vector<NodeId> nodes_;
@@ -162,6 +166,11 @@ std::optional<Refusal> Planner::ChangeBus(size_t i, bool& moved) {
                           : options_.bus == BusPolicy::kAuto && path && bus == "virtio";
   if (!wanted) return path;
   std::optional<Refusal> refusal = bus_.RefusalOf(i);
+  if (!refusal && !may_move_) {
+    refusal = Refusal{disk.target, "boot-disk-would-change",
+                      "libvirt would then take another disk for the first one, and the guest may "
+                      "boot from the first; a <boot order> for each disk helps"};
+  }
   if (!refusal) {
     bus_.Move(i);
     moved = true;
@@ -235,10 +244,15 @@ absl::Status Planner::SetMachine(const std::string& machine, std::string reason)
 absl::StatusOr<Rewritten> Rewrite(absl::string_view text, const RewriteOptions& options) {
   VR_ASSIGN_OR_RETURN(const Document document, ParseDocument(text));
   VR_RETURN_IF_ERROR(CheckIsDomain(document));
-  Planner planner(document, options);
-  VR_RETURN_IF_ERROR(planner.Plan());
-  VR_ASSIGN_OR_RETURN(std::string edited, ApplyEdits(document, planner.edits()));
-  Rewritten result = planner.TakeResult();
+  std::optional<Planner> planner;
+  planner.emplace(document, options, true);
+  VR_RETURN_IF_ERROR(planner->Plan());
+  if (planner->ChangesFirstDisk()) {
+    planner.emplace(document, options, false);
+    VR_RETURN_IF_ERROR(planner->Plan());
+  }
+  VR_ASSIGN_OR_RETURN(std::string edited, ApplyEdits(document, planner->edits()));
+  Rewritten result = planner->TakeResult();
   result.text = std::move(edited);
   return result;
 }
