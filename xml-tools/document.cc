@@ -59,7 +59,7 @@ class DocumentBuilder {
   DocumentBuilder(absl::string_view text, Encoding encoding, RawTags tags)
       : encoding_(encoding), tags_(std::move(tags)) {
     document_.text_ = std::string(text);
-    document_.nodes_.reserve(tags_.tags.size() * 2 + 8);
+    document_.nodes_.reserve(tags_.tags.size() * 3 + 8);  // a text before each tag and end tag
     document_.attributes_.reserve(tags_.attributes.size());
     document_.nodes_.emplace_back();
   }

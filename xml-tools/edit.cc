@@ -167,13 +167,17 @@ class Flattener {
   }
 
   std::string Run() {
+    out_.reserve(document_.text().size() * 2);
     Children(Document::kTop);
     return std::move(out_);
   }
 
  private:
   void Put(char mark, absl::string_view text) {
-    absl::StrAppend(&out_, std::string(1, mark), text.size(), ":", text, "\n");
+    const size_t size = text.size();
+    out_ += mark;
+    out_.append(reinterpret_cast<const char*>(&size), sizeof size);
+    out_.append(text.data(), size);
   }
 
   void FlushText() {
