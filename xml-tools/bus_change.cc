@@ -130,6 +130,11 @@ std::optional<Refusal> BusMover::RefusalOf(size_t i) const {
     return Refuse(disk, "bus-change-refused", "it has no <target>");
   if (document_.Value(document_.Child(nodes_[i], "address"), "type") == "unassigned")
     return Refuse(disk, "bus-change-refused", "it is defined without being attached");
+  // Both are refused by libvirt's QEMU driver on bus scsi, although the schema takes them.
+  if (document_.Child(nodes_[i], "acpi") != kNoNode)
+    return Refuse(disk, "bus-change-refused", "it has an ACPI index, which only PCI devices have");
+  if (document_.FindAttribute(document_.Child(nodes_[i], "geometry"), "trans") != nullptr)
+    return Refuse(disk, "bus-change-refused", "its geometry has a translation, which only IDE has");
   const NodeId driver = document_.Child(nodes_[i], "driver");
   if (driver != kNoNode && document_.Child(driver, "iothreads") != kNoNode) {
     return Refuse(disk, "bus-change-refused",
