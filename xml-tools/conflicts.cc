@@ -10,7 +10,7 @@ constexpr absl::string_view kQemuNamespace = "http://libvirt.org/schemas/domain/
 // Switches that define drives, devices' properties or the machine, whatever follows them.
 constexpr absl::string_view kSwitches[] = {"-drive",  "-M",        "-machine", "-set",
                                            "--drive", "--machine", "--set"};
-constexpr absl::string_view kWords[] = {"discard", "virtio-blk", "device."};
+constexpr absl::string_view kWords[] = {"discard", "virtio-blk", "device.", "virtio-disk"};
 // How libvirt names disks by itself; in the XML of a domain that is off these are not written down.
 constexpr absl::string_view kAutomaticAliases[] = {"virtio-disk", "scsi", "ide", "sata",
                                                    "usb-disk"};

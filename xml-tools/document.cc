@@ -59,7 +59,7 @@ class DocumentBuilder {
   DocumentBuilder(absl::string_view text, Encoding encoding, RawTags tags)
       : encoding_(encoding), tags_(std::move(tags)) {
     document_.text_ = std::string(text);
-    document_.nodes_.reserve(tags_.tags.size() * 2 + 8);
+    document_.nodes_.reserve(tags_.tags.size() * 3 + 8);  // a text before each tag and end tag
     document_.attributes_.reserve(tags_.attributes.size());
     document_.nodes_.emplace_back();
   }
@@ -197,6 +197,7 @@ absl::Status DocumentBuilder::Open(const RawTag& tag, const xmlChar* local, cons
   node.begin = tag.begin;
   node.end = tag.end;
   node.insert_at = tag.insert_at;
+  node.close_end = tag.close_end;
   if (open_ == Document::kTop) document_.root_ = id;
   open_ = id;
   if (!SaysTheSame(tag.name, node.name, encoding_))

@@ -40,6 +40,7 @@ struct Node {
   std::string text;           // of text, CDATA, comment, instruction
   size_t begin = 0, end = 0;  // the start tag: of '<', behind '>'
   size_t insert_at = 0;       // where another attribute goes
+  size_t close_end = 0;       // of an element: behind its end tag
   uint32_t first_attribute = 0, attributes = 0;
 };
 

@@ -172,6 +172,10 @@ Domain Reader::Read() const {
       domain.controllers.push_back(
           {Get(node, "type"), Get(node, "model"), index.value_or(0), Pci(node)});
     }
+    for (const NodeId node : document_.Children(devices, "hostdev")) {
+      if (const std::optional<DriveAddress> drive = Drive(node))
+        domain.scsi_hostdevs.push_back(*drive);
+    }
     for (const NodeId node : document_.Children(devices, "channel")) {
       const NodeId target = document_.Child(node, "target");
       Channel channel{Get(target, "name"), Get(target, "state"), ""};

@@ -77,6 +77,7 @@ struct Domain {
   std::vector<Disk> disks;
   std::vector<Controller> controllers;
   std::vector<Channel> channels;
+  std::vector<DriveAddress> scsi_hostdevs;       // addresses of <hostdev>s on SCSI controllers
   std::vector<std::string> metadata_namespaces;  // namespace URIs of metadata's children
 };
 

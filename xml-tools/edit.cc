@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -49,6 +50,46 @@ absl::string_view Indentation(const Document& document, NodeId parent) {
   return blanks.substr(line);
 }
 
+bool IsBlank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+
+// The blanks that stand right before an element, from its last line end on.
+absl::string_view Lead(const Document& document, NodeId element) {
+  const size_t end = document.node(element).begin;
+  const absl::string_view text = document.text();
+  size_t begin = end;
+  while (begin > 0 && IsBlank(text[begin - 1])) {
+    --begin;
+    if (text[begin] != '\n' && text[begin] != '\r') continue;
+    if (text[begin] == '\n' && begin > 0 && text[begin - 1] == '\r') --begin;
+    break;
+  }
+  return text.substr(begin, end - begin);
+}
+
+// What children are indented by, beyond `lead`; nothing where elements stand side by side.
+absl::string_view Step(absl::string_view lead) {
+  if (lead.find_first_of("\r\n") == absl::string_view::npos) return "";
+  return lead.find('\t') == absl::string_view::npos ? "  " : "\t";
+}
+
+// A parser reports each kind of line end as one newline.
+std::string AsParsed(absl::string_view blanks) {
+  return absl::StrReplaceAll(blanks, {{"\r\n", "\n"}, {"\r", "\n"}});
+}
+
+void Write(std::string& out, const NewElement& element, const std::string& lead, char quote) {
+  absl::StrAppend(&out, lead, "<", element.name);
+  for (const auto& [name, value] : element.attributes) out += WrittenAttribute(name, value, quote);
+  if (element.children.empty()) {
+    out += "/>";
+    return;
+  }
+  out += ">";
+  for (const NewElement& child : element.children)
+    Write(out, child, absl::StrCat(lead, Step(lead)), quote);
+  absl::StrAppend(&out, lead, "</", element.name, ">");
+}
+
 Splice SpliceOf(const Document& document, const SetAttribute& edit) {
   if (const Attribute* const old = document.FindAttribute(edit.element, edit.name)) {
     return {old->value_begin, old->value_end, Escaped(edit.value, old->quote)};
@@ -65,13 +106,36 @@ Splice SpliceOf(const Document& document, const InsertFirst& edit) {
   return {at, at, text + "/>"};
 }
 
+Splice SpliceOf(const Document& document, const InsertAfter& edit) {
+  const size_t at = document.node(edit.sibling).close_end;
+  std::string text;
+  Write(text, edit.element, std::string(Lead(document, edit.sibling)),
+        QuoteOf(document, edit.sibling));
+  return {at, at, std::move(text)};
+}
+
+Splice SpliceOf(const Document& document, const RemoveAttribute& edit) {
+  const Attribute* const old = document.FindAttribute(edit.element, edit.name);
+  if (old == nullptr) return {};
+  size_t begin = old->name_begin;
+  while (begin > 0 && IsBlank(document.text()[begin - 1])) --begin;
+  return {begin, old->value_end + 1, ""};
+}
+
+Splice SpliceOf(const Document& document, const RemoveElement& edit) {
+  const Node& node = document.node(edit.element);
+  return {node.begin - Lead(document, edit.element).size(), node.close_end, ""};
+}
+
 absl::StatusOr<std::string> Spliced(const Document& document, const std::vector<Edit>& edits) {
   std::vector<Splice> splices;
   for (const Edit& edit : edits) {
     splices.push_back(std::visit([&](const auto& e) { return SpliceOf(document, e); }, edit));
   }
-  std::stable_sort(splices.begin(), splices.end(),
-                   [](const Splice& a, const Splice& b) { return a.begin < b.begin; });
+  std::stable_sort(splices.begin(), splices.end(), [](const Splice& a, const Splice& b) {
+    // An insertion goes before what is cut away at the same place.
+    return a.begin != b.begin ? a.begin < b.begin : a.begin == a.end && b.begin != b.end;
+  });
   std::string text;
   size_t copied = 0;
   for (const Splice& splice : splices) {
@@ -93,17 +157,27 @@ class Flattener {
         sets_.emplace(set->element, set);
       if (const InsertFirst* const insert = std::get_if<InsertFirst>(&edit))
         inserts_.emplace(insert->parent, insert);
+      if (const InsertAfter* const insert = std::get_if<InsertAfter>(&edit))
+        followers_.emplace(insert->sibling, insert);
+      if (const RemoveAttribute* const remove = std::get_if<RemoveAttribute>(&edit))
+        removed_attributes_.emplace(remove->element, remove->name);
+      if (const RemoveElement* const remove = std::get_if<RemoveElement>(&edit))
+        removed_.insert(remove->element);
     }
   }
 
   std::string Run() {
+    out_.reserve(document_.text().size() * 2);
     Children(Document::kTop);
     return std::move(out_);
   }
 
  private:
   void Put(char mark, absl::string_view text) {
-    absl::StrAppend(&out_, std::string(1, mark), text.size(), ":", text, "\n");
+    const size_t size = text.size();
+    out_ += mark;
+    out_.append(reinterpret_cast<const char*>(&size), sizeof size);
+    out_.append(text.data(), size);
   }
 
   void FlushText() {
@@ -115,15 +189,16 @@ class Flattener {
     const auto [first, last] = inserts_.equal_range(parent);
     for (auto it = first; it != last; ++it) Inserted(*it->second);
     for (NodeId id = document_.node(parent).first_child; id != kNoNode;
-         id = document_.node(id).next)
+         id = document_.node(id).next) {
       One(id);
+      const auto [follower, end] = followers_.equal_range(id);
+      for (auto it = follower; it != end; ++it) Follow(*it->second);
+    }
     FlushText();
   }
 
   void Inserted(const InsertFirst& insert) {
-    // A parser reports each kind of line end as one newline.
-    pending_text_ +=
-        absl::StrReplaceAll(Indentation(document_, insert.parent), {{"\r\n", "\n"}, {"\r", "\n"}});
+    pending_text_ += AsParsed(Indentation(document_, insert.parent));
     FlushText();
     Put('E', insert.name);
     Put('N', "");
@@ -131,8 +206,29 @@ class Flattener {
     Put('e', "");
   }
 
+  void Follow(const InsertAfter& insert) {
+    New(insert.element, AsParsed(Lead(document_, insert.sibling)));
+  }
+
+  void New(const NewElement& element, const std::string& lead) {
+    pending_text_ += lead;
+    FlushText();
+    Put('E', element.name);
+    Put('N', "");
+    for (const auto& [name, value] : element.attributes) Put('A', name), Put('V', value);
+    for (const NewElement& child : element.children) New(child, absl::StrCat(lead, Step(lead)));
+    if (!element.children.empty()) pending_text_ += lead;
+    FlushText();
+    Put('e', "");
+  }
+
   void One(NodeId id) {
     const Node& node = document_.node(id);
+    if (removed_.count(id) != 0) {
+      const size_t cut = AsParsed(Lead(document_, id)).size();
+      pending_text_.resize(pending_text_.size() - std::min(cut, pending_text_.size()));
+      return;
+    }
     if (node.kind == NodeKind::kText) {
       pending_text_ += node.text;
       return;
@@ -157,6 +253,7 @@ class Flattener {
     const Node& node = document_.node(id);
     for (uint32_t i = 0; i < node.attributes; ++i) {
       const Attribute& attribute = document_.attribute(node, i);
+      if (attribute.plain && removed_attributes_.count({id, attribute.name}) != 0) continue;
       const SetAttribute* const set = attribute.plain ? FindSet(id, attribute.name) : nullptr;
       Put('A', attribute.name), Put('V', set == nullptr ? attribute.value : set->value);
     }
@@ -177,6 +274,9 @@ class Flattener {
   const Document& document_;
   std::multimap<NodeId, const SetAttribute*> sets_;
   std::multimap<NodeId, const InsertFirst*> inserts_;
+  std::multimap<NodeId, const InsertAfter*> followers_;
+  std::set<std::pair<NodeId, std::string>> removed_attributes_;
+  std::set<NodeId> removed_;
   std::string out_;
   std::string pending_text_;
 };

@@ -28,7 +28,31 @@ struct InsertFirst {
   std::vector<std::pair<std::string, std::string>> attributes;
 };
 
-using Edit = std::variant<SetAttribute, InsertFirst>;
+struct NewElement {
+  std::string name;
+  std::vector<std::pair<std::string, std::string>> attributes;
+  std::vector<NewElement> children;
+};
+
+// A new element right behind the end of `sibling`, indented as that is. Several behind one sibling
+// come in the order of their edits.
+struct InsertAfter {
+  NodeId sibling = kNoNode;
+  NewElement element;
+};
+
+// The attribute and the blanks before it.
+struct RemoveAttribute {
+  NodeId element = kNoNode;
+  std::string name;
+};
+
+// The element with all that is in it, and its line when it begins one.
+struct RemoveElement {
+  NodeId element = kNoNode;
+};
+
+using Edit = std::variant<SetAttribute, InsertFirst, InsertAfter, RemoveAttribute, RemoveElement>;
 
 // The edited text. Internal: the proof failed, or two edits overlap.
 absl::StatusOr<std::string> ApplyEdits(const Document& document, const std::vector<Edit>& edits);

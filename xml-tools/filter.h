@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace virt_reclaim::xml {
 
@@ -19,6 +20,15 @@ absl::StatusOr<std::string> ReadText(const std::string& file);
 // `before` by now, or the backup exists already (it may be the only copy of the original).
 absl::Status ReplaceText(const std::string& file, const std::string& before,
                          const std::string& after);
+
+// Writes `text` as `directory`/(the last part of `file`), with the mode of `file`: whole or not at
+// all, and not synced, since the input is still there. An older output is replaced;
+// FailedPrecondition when that is the input itself, or no regular file.
+absl::Status WriteBeside(const std::string& directory, const std::string& file,
+                         const std::string& text);
+
+// What follows the last '/'.
+absl::string_view BaseName(absl::string_view file);
 
 }  // namespace virt_reclaim::xml
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "xml-tools/machine_types.h"
+#include "xml-tools/targets.h"
 
 namespace virt_reclaim::xml {
 namespace {
@@ -73,7 +74,8 @@ std::optional<Refusal> RefusalOfKind(const Document& document, NodeId node, cons
   return std::nullopt;
 }
 
-std::optional<Refusal> RefusalOfPath(const Domain& domain, const Disk& disk, MachinePolicy policy) {
+std::optional<Refusal> RefusalOfPath(const Domain& domain, const Disk& disk,
+                                     const RewriteOptions& options) {
   const MachineType machine = ParseMachineType(domain.machine);
   switch (DiscardPathOf(domain, disk)) {
     case DiscardPath::kPasses:
@@ -84,7 +86,17 @@ std::optional<Refusal> RefusalOfPath(const Domain& domain, const Disk& disk, Mac
                                                     : absl::StrCat("bus ", Quoted(disk.bus)),
                                  " drops discards; virtio, SATA, IDE and virtio-scsi pass them"));
     case DiscardPath::kMachineTooOld:
-      if (policy == MachinePolicy::kAuto && RaisedForVirtioBlk(machine)) return std::nullopt;
+      if (options.machine == MachinePolicy::kAuto &&
+          RaisedForVirtioBlk(machine, options.known_machines)) {
+        return std::nullopt;
+      }
+      if (machine.kind == MachineKind::kDownstream) {
+        return Refuse(
+            disk, "machine-too-old",
+            absl::StrCat("virtio-blk passes discards from ",
+                         machine.vendor == "rhel" ? "pc-q35-rhel8.1.0" : "Ubuntu's 'eoan'",
+                         " on, this is ", Quoted(domain.machine)));
+      }
       return Refuse(
           disk, "machine-too-old",
           absl::StrCat("virtio-blk passes discards from machine type version 4.0 on, this is ",
@@ -130,7 +142,7 @@ std::vector<Refusal> WarningsOf(const Document& document, NodeId node, const Dom
         Refuse(disk, "shareable",
                "other guests may use the same image: a discard of one is a discard for all"));
   }
-  if (DiscardPathOf(domain, disk) == DiscardPath::kUnknown) {
+  if (BusOf(disk) == "scsi" && DiscardPathOf(domain, disk) == DiscardPath::kUnknown) {
     warnings.push_back(Refuse(disk, "controller-unmeasured",
                               "whether this SCSI controller passes discards was never measured"));
   }

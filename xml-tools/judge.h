@@ -19,7 +19,8 @@ std::optional<Refusal> RefusalOfKind(const Document& document, NodeId node, cons
 
 // The same for bus and machine type. kMachineTooOld is a refusal only when the machine type may not
 // be raised.
-std::optional<Refusal> RefusalOfPath(const Domain& domain, const Disk& disk, MachinePolicy policy);
+std::optional<Refusal> RefusalOfPath(const Domain& domain, const Disk& disk,
+                                     const RewriteOptions& options);
 
 // What to know of a disk that is edited.
 std::vector<Refusal> WarningsOf(const Document& document, NodeId node, const Domain& domain,

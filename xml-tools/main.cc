@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
+#include "base/io.h"
 #include "base/standard_fds.h"
 #include "base/status.h"
 #include "xml-tools/filter.h"
@@ -72,6 +73,12 @@ class Program {
   explicit Program(Options options) : options_(std::move(options)) {}
 
   int Run() {
+    if (!options_.output_dir.empty()) {
+      if (absl::Status status = MakeDirectories(options_.output_dir); !status.ok()) {
+        Fail("--output-dir", status, kError);
+        return kError;
+      }
+    }
     for (const std::string& file : options_.files) One(file);
     if (options_.json) {
       const Json json = {{"schema_version", 1}, {"files", files_}};
@@ -95,6 +102,10 @@ class Program {
       if (absl::Status status = ReplaceText(file, *text, result->text); !status.ok())
         result = status;
     }
+    if (result.ok() && !options_.output_dir.empty()) {
+      if (absl::Status status = WriteBeside(options_.output_dir, file, result->text); !status.ok())
+        result = status;
+    }
     if (options_.json) files_.push_back(AsJson(file, result));
     const std::string name =
         file == "-" ? "standard input" : absl::StrCat("'", Printable(file), "'");
@@ -105,7 +116,8 @@ class Program {
     for (const Refusal& warning : result->warnings) Note(name, "warning", warning);
     if (options_.diff) {
       Write(UnifiedDiff(*text, result->text, file, file));
-    } else if (!options_.json && !options_.check && !options_.in_place) {
+    } else if (!options_.json && !options_.check && !options_.in_place &&
+               options_.output_dir.empty()) {
       Write(result->text);
     }
   }

@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "xml-tools/filter.h"
+#include "xml-tools/machine_types.h"
 
 namespace virt_reclaim::xml {
 namespace {
@@ -23,19 +27,65 @@ stays as it is; a second run changes nothing.
       --check           print nothing; exit with 3 when there is something to change
       --json            print what is changed, refused and warned of, as JSON
   -i, --in-place        edit the files; the old text is kept as FILE.bak
+  -O, --output-dir=DIR  write each FILE, edited or not, under its name into DIR
       --disk=TARGET     only this disk (vda); may be given more than once
-      --machine=MODE    auto: raise the machine type when needed (default); keep
+      --discard=MODE    unmap (default); ignore: undo it; keep
+      --detect-zeroes=MODE
+                        off, on, unmap; keep (default)
+      --machine=MODE    auto: raise the machine type when needed (default); keep;
+                        latest or NAME: a newer one of the same family
+      --host-machines=NAME[,NAME...]
+                        the machine types the host has; the others are not chosen
+      --bus=MODE        keep (default); auto: virtio-scsi for a virtio disk when
+                        nothing else helps; virtio-scsi: for every disk
+      --channel=MODE    add: the port of the guest's agent; keep (default)
       --help, --version
 
-Refused disks are named on standard error. Several FILEs need --in-place, --diff,
---check or --json.
+Another bus needs a guest that is ready for it; this program cannot look. The boot
+disk of a Windows guest is never moved. Refused disks are named on standard error.
+Several FILEs need --in-place, --output-dir, --diff, --check or --json.
 
 Exit status: 0 done; 1 error; 2 wrong usage; 3 --check: something to change, else
 some of several files failed; 5 refused.
 )";
 
-constexpr absl::string_view kLongOptions[] = {"--diff", "--check",   "--json", "--in-place",
-                                              "--disk", "--machine", "--help", "--version"};
+constexpr absl::string_view kLongOptions[] = {
+    "--diff",          "--check",   "--json", "--in-place",      "--output-dir",
+    "--disk",          "--machine", "--bus",  "--detect-zeroes", "--discard",
+    "--host-machines", "--channel", "--help", "--version"};
+
+template <typename Policy>
+struct Mode {
+  absl::string_view word;
+  Policy policy;
+};
+constexpr Mode<DiscardPolicy> kDiscardModes[] = {{"unmap", DiscardPolicy::kUnmap},
+                                                 {"ignore", DiscardPolicy::kIgnore},
+                                                 {"keep", DiscardPolicy::kKeep}};
+constexpr Mode<DetectZeroesPolicy> kDetectZeroesModes[] = {{"off", DetectZeroesPolicy::kOff},
+                                                           {"on", DetectZeroesPolicy::kOn},
+                                                           {"unmap", DetectZeroesPolicy::kUnmap},
+                                                           {"keep", DetectZeroesPolicy::kKeep}};
+constexpr Mode<BusPolicy> kBusModes[] = {{"auto", BusPolicy::kAuto},
+                                         {"keep", BusPolicy::kKeep},
+                                         {"virtio-scsi", BusPolicy::kVirtioScsi}};
+constexpr Mode<ChannelPolicy> kChannelModes[] = {{"add", ChannelPolicy::kAdd},
+                                                 {"keep", ChannelPolicy::kKeep}};
+
+template <typename Policy, size_t N>
+absl::Status Choose(absl::string_view option, absl::string_view value,
+                    const Mode<Policy> (&modes)[N], Policy& policy) {
+  std::string words;
+  for (size_t i = 0; i < N; ++i) {
+    if (value == modes[i].word) {
+      policy = modes[i].policy;
+      return absl::OkStatus();
+    }
+    absl::StrAppend(&words, i == 0 ? "" : i + 1 == N ? " or " : ", ", "'", modes[i].word, "'");
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(option, " is ", words, ", not '", Printable(value), "'"));
+}
 
 // Edits of one character that turn one word into the other; for words as short as options.
 size_t Distance(absl::string_view a, absl::string_view b) {
@@ -89,9 +139,13 @@ class Parser {
   absl::Status ParseOption(absl::string_view word) {
     const size_t equals = word.find('=');
     const absl::string_view name = word.substr(0, equals);
-    if (name == "--disk" || name == "--machine") {
+    const bool has_value = name == "--disk" || name == "--machine" || name == "--bus" ||
+                           name == "--discard" || name == "--detect-zeroes" ||
+                           name == "--channel" || name == "--host-machines" ||
+                           name == "--output-dir" || name == "-O";
+    if (has_value) {
       VR_ASSIGN_OR_RETURN(const std::string value, ValueOf(word, equals));
-      return name == "--disk" ? AddDisk(value) : SetMachine(value);
+      return SetValue(name, value);
     }
     bool* const flag = name == "--diff"                       ? &options_.diff
                        : name == "--check"                    ? &options_.check
@@ -114,20 +168,59 @@ class Parser {
     return arguments_[++next_];
   }
 
-  absl::Status AddDisk(const std::string& target) {
-    if (target.empty())
+  absl::Status SetValue(absl::string_view name, const std::string& value) {
+    RewriteOptions& rewrite = options_.rewrite;
+    if (name == "--bus") return Choose(name, value, kBusModes, rewrite.bus);
+    if (name == "--discard") return Choose(name, value, kDiscardModes, rewrite.discard);
+    if (name == "--channel") return Choose(name, value, kChannelModes, rewrite.channel);
+    if (name == "--detect-zeroes")
+      return Choose(name, value, kDetectZeroesModes, rewrite.detect_zeroes);
+    if (name == "--machine") return SetMachine(value);
+    if (value.empty()) {
       return absl::InvalidArgumentError(
-          "option '--disk' needs the target of a disk, such as 'vda'");
-    options_.rewrite.targets.push_back(target);
+          name == "--disk" ? "option '--disk' needs the target of a disk, such as 'vda'"
+                           : absl::StrCat("option '", name, "' needs a value"));
+    }
+    if (name == "--disk") rewrite.targets.push_back(value);
+    if (name == "--host-machines")
+      rewrite.known_machines = absl::StrSplit(value, ',', absl::SkipEmpty());
+    if (name == "--output-dir" || name == "-O") options_.output_dir = value;
     return absl::OkStatus();
   }
 
-  absl::Status SetMachine(absl::string_view mode) {
-    if (mode != "auto" && mode != "keep") {
+  absl::Status SetMachine(const std::string& mode) {
+    RewriteOptions& rewrite = options_.rewrite;
+    const MachineKind kind = ParseMachineType(mode).kind;
+    rewrite.machine_name.clear();
+    if (mode == "auto") {
+      rewrite.machine = MachinePolicy::kAuto;
+    } else if (mode == "keep") {
+      rewrite.machine = MachinePolicy::kKeep;
+    } else if (mode == "latest") {
+      rewrite.machine = MachinePolicy::kLatest;
+    } else if (kind != MachineKind::kUnknown && kind != MachineKind::kNotSaid) {
+      rewrite.machine = MachinePolicy::kNamed;
+      rewrite.machine_name = mode;
+    } else {
       return absl::InvalidArgumentError(
-          absl::StrCat("--machine is 'auto' or 'keep', not '", Printable(mode), "'"));
+          absl::StrCat("--machine is 'auto', 'keep', 'latest' or a machine type that is known, "
+                       "not '",
+                       Printable(mode), "'"));
     }
-    options_.rewrite.machine = mode == "keep" ? MachinePolicy::kKeep : MachinePolicy::kAuto;
+    return absl::OkStatus();
+  }
+
+  // Two files of one name would become one.
+  absl::Status CheckOutputNames() const {
+    std::set<absl::string_view> names;
+    for (const absl::string_view file : options_.files) {
+      if (file == "-") return absl::InvalidArgumentError("--output-dir needs a FILE");
+      const absl::string_view name = BaseName(file);
+      if (!names.insert(name).second) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("two files are named '", Printable(name), "': not with --output-dir"));
+      }
+    }
     return absl::OkStatus();
   }
 
@@ -138,12 +231,19 @@ class Parser {
     }
     if (options_.check && options_.in_place)
       return absl::InvalidArgumentError("--check changes nothing: not with --in-place");
+    if (!options_.output_dir.empty()) {
+      if (options_.in_place || options_.diff || options_.check)
+        return absl::InvalidArgumentError(
+            "--output-dir does not go together with --in-place, --diff and --check");
+      return CheckOutputNames();
+    }
     const bool has_stdin = std::count(options_.files.begin(), options_.files.end(), "-") > 0;
     if (options_.in_place && has_stdin)
       return absl::InvalidArgumentError("--in-place needs a FILE");
     if (options_.files.size() > 1 && !options_.in_place && !options_.diff && !options_.check &&
         !options_.json) {
-      return absl::InvalidArgumentError("several files need --in-place, --diff, --check or --json");
+      return absl::InvalidArgumentError(
+          "several files need --in-place, --output-dir, --diff, --check or --json");
     }
     return absl::OkStatus();
   }

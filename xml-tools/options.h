@@ -14,6 +14,7 @@ namespace virt_reclaim::xml {
 struct Options {
   bool help = false, version = false;
   bool diff = false, check = false, in_place = false, json = false;
+  std::string output_dir;  // empty: standard output
   RewriteOptions rewrite;
   std::vector<std::string> files;  // "-": standard input; never empty
 };

@@ -15,18 +15,49 @@ namespace virt_reclaim::xml {
 
 enum class MachinePolicy {
   kKeep,
-  kAuto,  // raise it only as far as a disk needs (virtio-blk: 4.0), in the same family
+  kAuto,    // raise it only as far as a disk needs (virtio-blk: 4.0), in the same family
+  kLatest,  // the newest of the same family, see known_machines
+  kNamed,   // RewriteOptions::machine_name, when it is a newer one of the same family
+};
+
+enum class DiscardPolicy {
+  kUnmap,   // wherever it works
+  kIgnore,  // where it is 'unmap' now
+  kKeep,
+};
+
+enum class DetectZeroesPolicy { kKeep, kOff, kOn, kUnmap };
+
+enum class BusPolicy {
+  kKeep,
+  kAuto,        // virtio-scsi for a virtio disk whose discards nothing else can help
+  kVirtioScsi,  // for every disk that is not on bus scsi
+};
+
+enum class ChannelPolicy {
+  kKeep,
+  kAdd,  // the port of the guest's agent and its controller
 };
 
 struct RewriteOptions {
   MachinePolicy machine = MachinePolicy::kAuto;
   std::vector<std::string> targets;  // only these disks; empty: all
+  std::string machine_name = {};     // of MachinePolicy::kNamed
+  // What the host has; empty: not known. Then kLatest takes the alias ("q35") that libvirt replaces
+  // by the host's newest when the domain is defined, and refuses a distribution's own types.
+  std::vector<std::string> known_machines = {};
+  DiscardPolicy discard = DiscardPolicy::kUnmap;
+  DetectZeroesPolicy detect_zeroes = DetectZeroesPolicy::kKeep;
+  BusPolicy bus = BusPolicy::kKeep;
+  ChannelPolicy channel = ChannelPolicy::kKeep;
 };
 
-// One change, as data: "disk 'vda': discard: (not set) -> unmap".
+// One change, as data, of a disk by the target it had before: "disk 'vda': discard: (not set) ->
+// unmap".
 struct Change {
   std::string target;  // of the disk; empty for the domain (machine)
-  std::string what;    // "discard", "machine"
+  std::string what;    // "discard", "detect_zeroes", "machine", "bus", "target", "controller",
+                       // "channel"
   std::string before;  // empty: not set
   std::string after;
   std::string reason;  // why, a sentence without full stop

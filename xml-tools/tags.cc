@@ -43,14 +43,18 @@ class TagFinder {
         }
       } else if (absl::StartsWith(rest, "</")) {
         whole = SkipBehind(">", 2);
-        if (depth_ > 0) --depth_;
+        if (whole && !open_.empty()) {
+          found_.tags[open_.back()].close_end = pos_;
+          open_.pop_back();
+        }
       } else {
         whole = ReadTag();
         if (has_bracket_) return Fault("'<' inside the value of an attribute");
         if (found_.attributes.size() - first_attribute_ > kMaxAttributes) {
           return TooMuch("an element has more than ", kMaxAttributes, " attributes");
         }
-        if (depth_ > kMaxDepth) return TooMuch("elements are nested deeper than ", kMaxDepth, "");
+        if (open_.size() > kMaxDepth)
+          return TooMuch("elements are nested deeper than ", kMaxDepth, "");
       }
       if (!whole) {
         found_.fault = pos_;
@@ -124,8 +128,11 @@ class TagFinder {
     tag.self_closing = text_[pos_] == '/';
     pos_ += tag.self_closing ? 2 : 1;
     if (pos_ > text_.size() || text_[pos_ - 1] != '>') return false;
-    tag.end = pos_;
-    if (!tag.self_closing) ++depth_;
+    tag.end = tag.close_end = pos_;
+    if (!tag.self_closing) {
+      tag.close_end = 0;
+      open_.push_back(found_.tags.size());
+    }
     found_.tags.push_back(tag);
     return true;
   }
@@ -133,7 +140,7 @@ class TagFinder {
   const absl::string_view text_;
   size_t pos_ = 0;
   size_t nodes_ = 0;
-  size_t depth_ = 0;
+  std::vector<size_t> open_;    // whose end tag is still to come
   bool has_bracket_ = false;    // a value with '<' was seen
   size_t first_attribute_ = 0;  // of the tag read last
   RawTags found_;

@@ -29,8 +29,10 @@ struct RawAttribute {
 };
 
 struct RawTag {
-  size_t begin = 0;      // of '<'
-  size_t end = 0;        // behind '>'
+  size_t begin = 0;  // of '<'
+  size_t end = 0;    // behind '>'
+  size_t close_end =
+      0;  // behind the '>' of its end tag; `end` when it is empty, 0 when there is none
   size_t insert_at = 0;  // behind the last attribute (or the name): where another attribute goes
   bool self_closing = false;
   absl::string_view name;

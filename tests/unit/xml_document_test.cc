@@ -49,6 +49,15 @@ TEST(XmlDocumentTest, KnowsTheBytesOfTagsAndValues) {
   EXPECT_EQ(document.TextOf(document.root()), "<<b>");
 }
 
+TEST(XmlDocumentTest, KnowsWhereElementsEnd) {
+  const Document document =
+      Parsed("<a><b><!-- </b> --><c/><![CDATA[</b>]]></b ><d>\xc3\xa9</d></a>");
+  const NodeId b = document.Child(document.root(), "b"), d = document.Child(document.root(), "d");
+  EXPECT_EQ(Slice(document, document.node(b).begin, document.node(b).close_end),
+            "<b><!-- </b> --><c/><![CDATA[</b>]]></b >");
+  EXPECT_EQ(Slice(document, document.node(d).begin, document.node(d).close_end), "<d>\xc3\xa9</d>");
+}
+
 TEST(XmlDocumentTest, DecodesAmpersands) {
   EXPECT_EQ(Parsed("<a b='x&amp;y&#38;lt;&#x26;'/>").Value(1, "b"), "x&y&lt;&");
   EXPECT_EQ(Parsed("<a>x&amp;lt;</a>").TextOf(1), "x&lt;");
@@ -151,6 +160,39 @@ TEST(XmlEditTest, ProvesSplicesAgainstTheTree) {
                             InsertFirst{document.root(), "n", {{"k", "v"}}}});
   ASSERT_TRUE(text.ok()) << text.status();
   EXPECT_EQ(*text, "<a>\n  <n k='v'/>\n  <b x='2'/>\n  <c y='&lt;&amp;&apos;\"&#10;>'/>\n</a>");
+}
+
+TEST(XmlEditTest, RemovesAndInsertsElementsWithTheirLines) {
+  const Document document =
+      Parsed("<a>\r\n\t<b x='1'  y=\"2\"/>\r\n\t<c><d/></c>\r\n\t<e/>\r\n</a>");
+  const NodeId b = document.Child(document.root(), "b"), c = document.Child(document.root(), "c"),
+               e = document.Child(document.root(), "e");
+  const auto text =
+      ApplyEdits(document, {RemoveElement{c}, RemoveAttribute{b, "x"}, SetAttribute{b, "z", "3"},
+                            InsertAfter{b, {"n", {}, {{"m", {{"k", "v"}}, {}}}}},
+                            InsertAfter{e, {"o", {}, {}}}, InsertAfter{e, {"p", {}, {}}}});
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(*text,
+            "<a>\r\n\t<b  y=\"2\" z=\"3\"/>\r\n\t<n>\r\n\t\t<m k=\"v\"/>\r\n\t</n>\r\n\t<e/>"
+            "\r\n\t<o/>\r\n\t<p/>\r\n</a>");
+}
+
+TEST(XmlEditTest, RemovesAnElementBetweenOthersOnOneLine) {
+  const Document document = Parsed("<a>x <b/> y<c/><d> <e>t</e></d></a>");
+  const NodeId d = document.Child(document.root(), "d");
+  const auto text = ApplyEdits(document, {RemoveElement{document.Child(document.root(), "b")},
+                                          RemoveElement{document.Child(document.root(), "c")},
+                                          RemoveElement{document.Child(d, "e")}});
+  ASSERT_TRUE(text.ok()) << text.status();
+  EXPECT_EQ(*text, "<a>x y<d></d></a>");
+}
+
+TEST(XmlEditTest, RefusesAnEditInsideWhatIsRemoved) {
+  const Document document = Parsed("<a><b><c/></b></a>");
+  const NodeId b = document.Child(document.root(), "b");
+  EXPECT_TRUE(absl::IsInternal(
+      ApplyEdits(document, {RemoveElement{b}, SetAttribute{document.Child(b, "c"), "x", "1"}})
+          .status()));
 }
 
 TEST(XmlEditTest, RefusesTwoEditsOfTheSameValue) {

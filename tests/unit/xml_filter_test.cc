@@ -34,6 +34,23 @@ TEST(XmlOptionsTest, ReadsOptions) {
   EXPECT_THAT(options->files, ElementsAre("a.xml", "--diff"));
 }
 
+TEST(XmlOptionsTest, ReadsPolicies) {
+  const auto options =
+      ParseOptions({"--bus=auto", "--discard", "keep", "--detect-zeroes=unmap", "--channel=add",
+                    "--machine=pc-q35-9.2", "--host-machines=q35,pc-q35-9.2", "-O", "d", "a"});
+  ASSERT_TRUE(options.ok()) << options.status();
+  EXPECT_EQ(options->rewrite.bus, BusPolicy::kAuto);
+  EXPECT_EQ(options->rewrite.discard, DiscardPolicy::kKeep);
+  EXPECT_EQ(options->rewrite.detect_zeroes, DetectZeroesPolicy::kUnmap);
+  EXPECT_EQ(options->rewrite.channel, ChannelPolicy::kAdd);
+  EXPECT_EQ(options->rewrite.machine, MachinePolicy::kNamed);
+  EXPECT_EQ(options->rewrite.machine_name, "pc-q35-9.2");
+  EXPECT_THAT(options->rewrite.known_machines, ElementsAre("q35", "pc-q35-9.2"));
+  EXPECT_EQ(options->output_dir, "d");
+  EXPECT_EQ(ParseOptions({"--machine=latest"})->rewrite.machine, MachinePolicy::kLatest);
+  EXPECT_EQ(ParseOptions({})->rewrite.bus, BusPolicy::kKeep);
+}
+
 TEST(XmlOptionsTest, StandardInputWhenNoFileIsGiven) {
   EXPECT_THAT(ParseOptions({"--check"})->files, ElementsAre("-"));
 }
@@ -45,7 +62,12 @@ TEST(XmlOptionsTest, NamesWhatIsWrong) {
   EXPECT_EQ(UsageError({"--diff=yes"}), "option '--diff' takes no value");
   EXPECT_EQ(UsageError({"--disk"}), "option '--disk' needs a value");
   EXPECT_THAT(UsageError({"--disk="}), HasSubstr("needs the target"));
-  EXPECT_THAT(UsageError({"--machine=pc"}), HasSubstr("'auto' or 'keep'"));
+  EXPECT_THAT(UsageError({"--machine=pcx"}), HasSubstr("'latest' or a machine type"));
+  EXPECT_EQ(UsageError({"--bus=scsi"}), "--bus is 'auto', 'keep' or 'virtio-scsi', not 'scsi'");
+  EXPECT_EQ(UsageError({"--channel="}), "--channel is 'add' or 'keep', not ''");
+  EXPECT_THAT(UsageError({"-O", "d"}), HasSubstr("--output-dir needs a FILE"));
+  EXPECT_THAT(UsageError({"-O", "d", "--check", "a"}), HasSubstr("does not go together"));
+  EXPECT_THAT(UsageError({"-O", "d", "a/x.xml", "b/x.xml"}), HasSubstr("two files are named"));
   EXPECT_THAT(UsageError({"--diff", "--json"}), HasSubstr("only one of"));
   EXPECT_THAT(UsageError({"--in-place"}), HasSubstr("needs a FILE"));
   EXPECT_THAT(UsageError({"--in-place", "--check", "a"}), HasSubstr("changes nothing"));
@@ -53,8 +75,10 @@ TEST(XmlOptionsTest, NamesWhatIsWrong) {
 }
 
 TEST(XmlOptionsTest, HelpNamesEveryOption) {
-  for (const char* option : {"--diff", "--check", "--json", "--in-place", "--disk", "--machine",
-                             "--help", "--version", "Exit status"}) {
+  for (const char* option :
+       {"--diff", "--check", "--json", "--in-place", "--disk", "--machine", "--bus", "--discard",
+        "--detect-zeroes", "--channel", "--host-machines", "--output-dir", "--help", "--version",
+        "Exit status"}) {
     EXPECT_NE(HelpText().find(option), absl::string_view::npos) << option;
   }
 }
@@ -108,6 +132,24 @@ TEST_F(ReplaceTextTest, FollowsLinksAndRefusesDirectories) {
   EXPECT_TRUE(std::filesystem::is_symlink(link));
   EXPECT_TRUE(absl::IsFailedPrecondition(ReplaceText(directory_, "", "new")));
   EXPECT_TRUE(absl::IsNotFound(ReplaceText(directory_ + "/none", "", "new")));
+}
+
+TEST_F(ReplaceTextTest, WritesBesideWithTheModeOfTheInput) {
+  const std::string out = directory_ + "/out";
+  ASSERT_TRUE(MakeDirectories(out).ok());
+  for (const char* text : {"new", "newer"}) {
+    ASSERT_TRUE(WriteBeside(out, file_, text).ok());
+    EXPECT_EQ(*ReadText(out + "/web.xml"), text);
+  }
+  struct stat status = {};
+  ASSERT_EQ(stat((out + "/web.xml").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 07777, 0640u);
+  EXPECT_EQ(*ReadText(file_), "old");
+  EXPECT_TRUE(absl::IsFailedPrecondition(WriteBeside(directory_, file_, "new")));
+  std::filesystem::remove(out + "/web.xml");
+  std::filesystem::create_symlink(file_, out + "/web.xml");
+  EXPECT_TRUE(absl::IsFailedPrecondition(WriteBeside(out, file_, "new")));
+  EXPECT_FALSE(WriteBeside(directory_ + "/none", file_, "new").ok());
 }
 
 TEST_F(ReplaceTextTest, RefusesToReadWhatIsTooLong) {

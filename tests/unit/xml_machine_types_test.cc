@@ -30,8 +30,6 @@ TEST(MachineTypesTest, KnowsWhoseTheyAre) {
        {"pc-i440fx-rhel7.6.0", "pc-q35-rhel9.2.0", "virt-rhel8.6.0", "pseries-rhel7.6.0-sxxm",
         "pc-q35-jammy", "pc-i440fx-focal-hpb", "s390-ccw-virtio-noble"}) {
     EXPECT_EQ(ParseMachineType(name).kind, MachineKind::kDownstream) << name;
-    EXPECT_FALSE(RaisedForVirtioBlk(ParseMachineType(name)).has_value()) << name;
-    EXPECT_FALSE(VirtioBlkPassesDiscards(ParseMachineType(name)).has_value()) << name;
   }
   for (const char* name : {"pc-0.12", "isapc", "none", "vexpress-a9", "pc-i440fx-", "pc-i440fx-4",
                            "pc-i440fx-4.", "pc-i440fx-4.x", "pc-i440fx-4.0 ", "pc-i440fx--4.0",
@@ -49,6 +47,43 @@ TEST(MachineTypesTest, RaisesWithinTheFamilyAndOnlyAsFarAsNeeded) {
   for (const char* name : {"pc-i440fx-4.0", "pc-q35-4.0.1", "pc-q35-10.1", "pc"}) {
     EXPECT_FALSE(RaisedForVirtioBlk(ParseMachineType(name)).has_value()) << name;
   }
+}
+
+TEST(MachineTypesTest, DistributionsHaveTablesOfTheirOwn) {
+  const MachineType variant = ParseMachineType("pc-i440fx-bionic-hpb");
+  EXPECT_EQ(variant.vendor, "ubuntu");
+  EXPECT_EQ(variant.suffix, "-hpb");
+  EXPECT_EQ(variant.version, (std::vector<uint32_t>{18, 4}));
+  EXPECT_EQ(RaisedForVirtioBlk(variant), "pc-i440fx-eoan-hpb");
+  EXPECT_EQ(RaisedForVirtioBlk(ParseMachineType("pseries-xenial")), "pseries-eoan");
+  EXPECT_EQ(RaisedForVirtioBlk(ParseMachineType("pc-q35-rhel7.6.0")), "pc-q35-rhel8.1.0");
+  for (const char* name : {"pc-i440fx-rhel7.6.0", "pc-q35-rhel8.1.0", "pc-q35-jammy", "pc-q35-wily",
+                           "virt-rhel7.6.0", "pc-q35-rhel7.6.0-x", "pseries-bionic-sxxm"}) {
+    EXPECT_FALSE(RaisedForVirtioBlk(ParseMachineType(name)).has_value()) << name;
+  }
+}
+
+TEST(MachineTypesTest, RaisesToWhatTheHostHas) {
+  const std::vector<std::string> known = {"pc-i440fx-7.2", "pc-q35-8.1",       "pc-q35-5.2",
+                                          "q35",           "pc-q35-rhel8.2.0", "pc-q35-jammy"};
+  EXPECT_EQ(RaisedForVirtioBlk(ParseMachineType("pc-q35-2.12"), known), "pc-q35-5.2");
+  EXPECT_EQ(RaisedForVirtioBlk(ParseMachineType("pc-q35-rhel8.0.0"), known), "pc-q35-rhel8.2.0");
+  EXPECT_EQ(RaisedForVirtioBlk(ParseMachineType("pc-q35-bionic"), known), "pc-q35-jammy");
+  EXPECT_FALSE(RaisedForVirtioBlk(ParseMachineType("pc-q35-bionic-hpb"), known).has_value());
+  EXPECT_FALSE(RaisedForVirtioBlk(ParseMachineType("virt-2.9"), known).has_value());
+}
+
+TEST(MachineTypesTest, NewestIsTheAliasOrTheNewestOfTheList) {
+  EXPECT_EQ(NewestOfFamily(ParseMachineType("pc-q35-3.1")), "q35");
+  EXPECT_EQ(NewestOfFamily(ParseMachineType("pc-i440fx-9.9")), "pc");
+  EXPECT_EQ(NewestOfFamily(ParseMachineType("q35")), "q35");
+  EXPECT_EQ(NewestOfFamily(ParseMachineType("")), "");
+  EXPECT_FALSE(NewestOfFamily(ParseMachineType("pc-q35-jammy")).has_value());
+  EXPECT_FALSE(NewestOfFamily(ParseMachineType("isapc"), {"isapc"}).has_value());
+  const std::vector<std::string> known = {"pc-q35-9.2", "pc-q35-10.0", "pc-q35-noble", "q35"};
+  EXPECT_EQ(NewestOfFamily(ParseMachineType("pc-q35-3.1"), known), "pc-q35-10.0");
+  EXPECT_EQ(NewestOfFamily(ParseMachineType("pc-q35-10.1"), known), "pc-q35-10.1");
+  EXPECT_EQ(NewestOfFamily(ParseMachineType("pc-q35-jammy"), known), "pc-q35-noble");
 }
 
 }  // namespace

@@ -109,5 +109,79 @@ TEST(RewriteTest, AnEditThatWouldBreakTheSizeLimitIsNotMade) {
   EXPECT_TRUE(absl::IsInternal(Rewrite(text, {}).status()));
 }
 
+RewriteOptions ToScsi() {
+  RewriteOptions options;
+  options.bus = BusPolicy::kVirtioScsi;
+  return options;
+}
+
+TEST(RewriteBusTest, MoreDisksThanSevenShareOneController) {
+  std::string disks;
+  for (char c = 'a'; c <= 'z'; ++c)
+    disks += DiskXml(absl::StrCat("vd", std::string(1, c)), "virtio");
+  disks += DiskXml("vdaa", "virtio");
+  const auto result = Rewrite(DomainXml("q35", disks), ToScsi());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->text, HasSubstr("<target dev='sdaa' bus='scsi'/><address type='drive' "
+                                      "controller='0' bus='0' target='0' unit='26'/>"));
+  EXPECT_THAT(result->text, testing::Not(HasSubstr("index='1'")));
+}
+
+TEST(RewriteBusTest, AutomaticAliasNamedForQemuStopsTheMove) {
+  const auto result = Rewrite(
+      "<domain type='kvm' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><os><type "
+      "machine='q35'>hvm</type></os><devices>" +
+          DiskXml("vda", "virtio") +
+          "</devices><qemu:commandline><qemu:arg value='virtio-disk0.serial=x'/></qemu:commandline>"
+          "</domain>",
+      ToScsi());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->changes, IsEmpty());
+  ASSERT_THAT(result->refusals, SizeIs(1));
+  EXPECT_EQ(result->refusals[0].reason, "qemu-commandline-conflict");
+}
+
+TEST(RewriteBusTest, ImpliedControllersKeepTheirIndex) {
+  // sdh lies on controller 1, which libvirt would add by itself.
+  const auto result = Rewrite(
+      DomainXml("pc", DiskXml("sdh", "scsi") + DiskXml("vda", "virtio", "<boot order='1'/>")),
+      ToScsi());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->text, HasSubstr("<controller type='scsi' index='0' model='virtio-scsi'/>"));
+}
+
+TEST(RewriteBusTest, AWindowsGuestKeepsItsFirstDiskByPlaceAndByName) {
+  const std::string text =
+      "<domain type='kvm'><os><type machine='q35'>hvm</type></os><features><hyperv/></features>"
+      "<devices>" +
+      DiskXml("vdc", "virtio") + DiskXml("vda", "virtio") + DiskXml("vdb", "virtio") +
+      "</devices></domain>";
+  const auto result = Rewrite(text, ToScsi());
+  ASSERT_TRUE(result.ok()) << result.status();
+  ASSERT_THAT(result->refusals, SizeIs(2));
+  EXPECT_EQ(result->refusals[0].target, "vdc");
+  EXPECT_EQ(result->refusals[1].target, "vda");
+  EXPECT_EQ(result->refusals[1].reason, "windows-boot-disk");
+}
+
+TEST(RewriteBusTest, AnotherSystemOfLibosinfoIsNotWindowsWhateverItsFeatures) {
+  const std::string text =
+      "<domain type='kvm'><metadata><l:libosinfo "
+      "xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'><l:os "
+      "id='http://debian.org/debian/12'/></l:libosinfo></metadata><features><hyperv/></features>"
+      "<devices>" +
+      DiskXml("vda", "virtio") + "</devices></domain>";
+  const auto result = Rewrite(text, ToScsi());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(result->refusals, IsEmpty());
+}
+
+TEST(RewriteBusTest, ChangesAreNamedByTheOldTarget) {
+  const auto result = Rewrite(DomainXml("q35", DiskXml("vda", "virtio")), ToScsi());
+  ASSERT_TRUE(result.ok()) << result.status();
+  for (const Change& change : result->changes)
+    EXPECT_TRUE(change.target == "vda" || change.what == "controller") << change.what;
+}
+
 }  // namespace
 }  // namespace virt_reclaim::xml
