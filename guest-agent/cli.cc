@@ -128,7 +128,7 @@ int ShowPreflight(const CommandLine& line) {
 // One call of the daemon's, on the socket that systemd made stdin and stdout of.
 int Worker() {
   const StopSignal stop;
-  const absl::Status status = ServeWorker(0, 1, DirectCalls(RealPreflightSources()));
+  const absl::Status status = ServeWorker(0, 1, DirectCalls(RealPreflightSources()), stop.token());
   if (status.ok()) return kExitDone;
   Warn(status.message());
   return kExitError;

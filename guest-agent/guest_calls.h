@@ -46,7 +46,10 @@ GuestCalls RealCalls();
 //
 //   request:  METHOD '\n' the request message
 //   answer:   status code, ' ', message '\n' the response message
-absl::Status ServeWorker(int input, int output, const GuestCalls& calls);
+//
+// `stop`, and a caller that goes, stop the call.
+absl::Status ServeWorker(int input, int output, const GuestCalls& calls,
+                         const std::stop_token& stop = {});
 
 }  // namespace virt_reclaim::agent
 

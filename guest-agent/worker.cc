@@ -118,12 +118,14 @@ auto ByWorker(const std::string& path, const char* method) {
   };
 }
 
-// Stops a call when its caller has gone: the agent was stopped, or the host gave up.
+// Stops a call when its caller has gone (the agent was stopped, or the host gave up) or `outer`
+// says so (the guest shuts down).
 class GoneWatch {
  public:
-  explicit GoneWatch(int fd)
-      : watch_([this, fd](const std::stop_token& over) {
+  GoneWatch(int fd, const std::stop_token& outer)
+      : watch_([this, fd, outer](const std::stop_token& over) {
           while (!over.stop_requested()) {
+            if (outer.stop_requested()) gone_.request_stop();
             pollfd entry = {.fd = fd, .events = 0, .revents = 0};  // POLLHUP comes by itself
             if (poll(&entry, 1, static_cast<int>(kStep.count())) > 0) {
               gone_.request_stop();
@@ -170,10 +172,11 @@ GuestCalls RealCalls() {
   return DirectCalls(RealPreflightSources());
 }
 
-absl::Status ServeWorker(int input, int output, const GuestCalls& calls) {
+absl::Status ServeWorker(int input, int output, const GuestCalls& calls,
+                         const std::stop_token& outer) {
   VR_ASSIGN_OR_RETURN(std::string bytes, ReceiveAll(input, kRequestDeadline, {}));
   VR_ASSIGN_OR_RETURN(const std::string method, TakeHead(bytes));
-  const GoneWatch gone(input);
+  const GoneWatch gone(input, outer);
   const std::stop_token stop = gone.token();
   absl::StatusOr<std::string> answer = absl::UnimplementedError("no such method");
   if (method == "preflight") answer = Serve(calls.preflight, bytes, stop);

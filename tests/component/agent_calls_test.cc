@@ -151,7 +151,9 @@ TEST_F(CallsTest, MarkerIsWrittenAndDiscarded) {
   }
   uint64_t sum = 0;
   for (const v1::MarkerExtent& extent : written->extents()) sum += extent.length_bytes();
-  if (written->extents_known()) EXPECT_GE(sum, 3U * 4096);
+  if (written->extents_known()) {
+    EXPECT_GE(sum, 3U * 4096);
+  }
 
   v1::DiscardMarkerRequest request;
   request.set_mount_point(mount.path());

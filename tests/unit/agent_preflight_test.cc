@@ -245,7 +245,8 @@ TEST_F(PreflightTest, HostileFiles) {
   guest.tree.Write("etc/fstab", std::string(10 << 20, 'x'));
   const std::string crypttab = guest.tree.path() + "/etc/crypttab";
   ASSERT_EQ(mkfifo(crypttab.c_str(), 0600), 0);
-  guest.tree.Link("etc/kernel/cmdline", "etc/kernel/cmdline");  // a circle
+  std::filesystem::create_directories(guest.tree.path() + "/etc/kernel");
+  std::filesystem::create_symlink("cmdline", guest.tree.path() + "/etc/kernel/cmdline");
   std::filesystem::create_directories(guest.tree.path() + "/etc/lvm/lvm.conf");
   guest.tree.Write("etc/default/grub", std::string("root=/dev/vda1\0\xff\x1b[2J\n", 20));
   const Preflight preflight = Read();
