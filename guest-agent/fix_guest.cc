@@ -58,11 +58,7 @@ std::vector<std::vector<std::string>> AllCommands(const PreflightSources& source
   if (initramfs && (debian || facts.tool == InitramfsTool::kDracut)) {
     const std::string program = FindProgram(sources.files, debian ? "update-initramfs" : "dracut");
     for (const KernelModules& kernel : facts.kernels) {
-      if (debian) {
-        commands.push_back({program, "-u", "-k", kernel.release});
-      } else {
-        commands.push_back({program, "-f", "--kver", kernel.release});
-      }
+      if (!kernel.initramfs.empty()) commands.push_back(MakeInitramfs(debian, program, kernel));
     }
   }
   if (!grub) return commands;

@@ -37,6 +37,11 @@ struct FixPlan {
 // FailedPrecondition: it cannot be done here at all.
 absl::StatusOr<FixPlan> PlanFix(const PreflightSources& sources, const Preflight& preflight);
 
+// The command that makes the initramfs of `kernel`, which has one, anew: `program` is Debian's
+// update-initramfs or dracut.
+std::vector<std::string> MakeInitramfs(bool debian, const std::string& program,
+                                       const KernelModules& kernel);
+
 // The numbers are those of agent.proto.
 enum class FixAction { kPlan = 1, kApply = 2, kUndo = 3 };
 enum class FixResult { kNothingToDo = 1, kPlanned = 2, kDone = 3, kRolledBack = 4, kFailed = 5 };

@@ -229,13 +229,16 @@ class Planner {
     if (!debian && initramfs.tool != InitramfsTool::kDracut) return NoTool();
     const std::string program = FindProgram(files_, debian ? "update-initramfs" : "dracut");
     for (const KernelModules& kernel : initramfs.kernels) {
-      if (debian) {
-        plan_.commands.push_back({program, "-u", "-k", kernel.release});
-      } else if (kernel.initramfs.empty()) {
-        plan_.commands.push_back({program, "-f", "--kver", kernel.release});
-      } else {
-        plan_.commands.push_back({program, "-f", kernel.initramfs, kernel.release});
+      if (kernel.initramfs.empty()) {
+        // A kernel that the hypervisor brings along, or one that was removed while it runs.
+        plan_.refusals.push_back(
+            absl::StrCat("kernel '", kernel.release, "' has no initramfs in this guest"));
+        continue;
       }
+      plan_.commands.push_back(MakeInitramfs(debian, program, kernel));
+    }
+    if (plan_.commands.empty()) {
+      return absl::FailedPreconditionError("no kernel of this guest has an initramfs");
     }
     return absl::OkStatus();
   }
@@ -264,6 +267,12 @@ class Planner {
 };
 
 }  // namespace
+
+std::vector<std::string> MakeInitramfs(bool debian, const std::string& program,
+                                       const KernelModules& kernel) {
+  if (debian) return {program, "-u", "-k", kernel.release};
+  return {program, "-f", kernel.initramfs, kernel.release};
+}
 
 absl::StatusOr<FixPlan> PlanFix(const PreflightSources& sources, const Preflight& preflight) {
   if (preflight.truncated) {

@@ -224,6 +224,19 @@ TEST_F(FixTest, GuestsThatCannotBeFixed) {
   EXPECT_EQ(error(), "kernel '6.1.0-18-amd64' has no module 'virtio_scsi'");
 }
 
+// A kernel that libvirt loads from the host.
+TEST_F(FixTest, KernelThatIsNotTheGuestsOwn) {
+  guest.MakeDebian();
+  PreflightSources sources = guest.Sources();
+  sources.kernel_release = "6.18.0-of-the-host";
+  const auto report = FixGuest(sources, FixAction::kApply, {});
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_EQ(report->result, FixResult::kDone);
+  EXPECT_THAT(report->refusals,
+              ElementsAre("kernel '6.18.0-of-the-host' has no initramfs in this guest"));
+  EXPECT_THAT(guest.commands, ElementsAre(kUpdateInitramfs, "/usr/sbin/update-grub"));
+}
+
 TEST_F(FixTest, JournalTellsTheWayBackFromEveryStep) {
   // As if killed after each change, before its command.
   for (int steps = 1; steps <= 2; ++steps) {
