@@ -94,9 +94,17 @@ bool IsFixable(NameSource source, absl::string_view line, const FoundName& found
   }
 }
 
+// "KEY=ID"; empty when it is none that could stand in a file: whoever makes a filesystem chooses
+// its UUID.
+std::string Tag(absl::string_view key, const std::string& id) {
+  const bool plain =
+      std::all_of(id.begin(), id.end(), [](char c) { return absl::ascii_isalnum(c) || c == '-'; });
+  return id.empty() || !plain ? "" : absl::StrCat(key, "=", id);
+}
+
 std::string Replacement(NameSource source, const DeviceIds& ids) {
-  const std::string uuid = ids.uuid.empty() ? "" : absl::StrCat("UUID=", ids.uuid);
-  const std::string part = ids.part_uuid.empty() ? "" : absl::StrCat("PARTUUID=", ids.part_uuid);
+  const std::string uuid = Tag("UUID", ids.uuid);
+  const std::string part = Tag("PARTUUID", ids.part_uuid);
   // A UUID of a swap that crypttab makes anew at each start would be another one next time: only
   // LUKS has one that stays.
   if (source == NameSource::kCrypttab) return ids.type == "crypto_LUKS" ? uuid : part;

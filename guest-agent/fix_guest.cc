@@ -105,6 +105,26 @@ void RollBack(const PreflightSources& sources, const FixPlan& plan, FixFiles& fi
   report.result = whole ? FixResult::kRolledBack : FixResult::kFailed;
 }
 
+// Looks whether it did what it was for. False: a kernel would still not find its disk.
+bool Check(const PreflightSources& sources, FixReport& report) {
+  const auto facts = ReadPreflight(sources);
+  if (!facts.ok()) return false;
+  for (const NamedDevice& named : facts->names.names) {
+    if (named.source != NameSource::kGrubConfig) continue;
+    report.refusals.push_back(
+        absl::StrCat(named.file, ":", named.line, ": '", named.name, "' is there again"));
+  }
+  bool whole = true;
+  for (const KernelModules& kernel : facts->initramfs.kernels) {
+    if (kernel.virtio_scsi != ModuleState::kModuleOnly && kernel.sd_mod != ModuleState::kModuleOnly)
+      continue;
+    report.refusals.push_back(
+        absl::StrCat("kernel '", kernel.release, "': its new initramfs has not got the drivers"));
+    whole = false;
+  }
+  return whole;
+}
+
 absl::StatusOr<FixReport> Apply(const PreflightSources& sources, FixPlan plan,
                                 const std::stop_token& stop) {
   FixReport report;
@@ -125,7 +145,7 @@ absl::StatusOr<FixReport> Apply(const PreflightSources& sources, FixPlan plan,
   }
   if (!status.ok()) report.refusals.push_back(std::string(status.message()));
   report.changes = std::move(plan.changes);
-  if (!status.ok() || !RunAll(sources, plan.commands, stop, report)) {
+  if (!status.ok() || !RunAll(sources, plan.commands, stop, report) || !Check(sources, report)) {
     RollBack(sources, plan, files, report);
     return report;
   }

@@ -79,8 +79,9 @@ absl::StatusOr<std::string> TakeHead(std::string& bytes) {
   return head;
 }
 
-absl::StatusOr<std::string> CallWorker(const std::string& path, absl::string_view method,
-                                       const std::string& request, const std::stop_token& stop) {
+// A connection with the whole request sent.
+absl::StatusOr<UniqueFd> SendRequest(const std::string& path, absl::string_view method,
+                                     const std::string& request) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path) return absl::InternalError("the path is too long");
@@ -92,6 +93,12 @@ absl::StatusOr<std::string> CallWorker(const std::string& path, absl::string_vie
   }
   VR_RETURN_IF_ERROR(SendAll(fd.get(), absl::StrCat(method, "\n", request)));
   if (shutdown(fd.get(), SHUT_WR) != 0) return ErrnoStatus(errno, "shutdown");
+  return fd;
+}
+
+absl::StatusOr<std::string> CallWorker(const std::string& path, absl::string_view method,
+                                       const std::string& request, const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const UniqueFd fd, SendRequest(path, method, request));
   VR_ASSIGN_OR_RETURN(std::string answer, ReceiveAll(fd.get(), kAnswerDeadline, stop));
   VR_ASSIGN_OR_RETURN(const std::string head, TakeHead(answer));
   const size_t space = head.find(' ');
@@ -160,7 +167,8 @@ GuestCalls WorkerCalls(const std::string& path) {
   calls.discard_marker =
       ByWorker<v1::DiscardMarkerRequest, v1::DiscardMarkerResponse>(path, "discard-marker");
   calls.fix_guest = ByWorker<v1::FixGuestRequest, v1::FixGuestResponse>(path, "fix-guest");
-  calls.clean_up = [path] { static_cast<void>(CallWorker(path, "clean-up", "", {})); };
+  // Nobody waits for the answer: the daemon's start must not hang on a dead disk.
+  calls.clean_up = [path] { static_cast<void>(SendRequest(path, "clean-up", "")); };
   return calls;
 }
 

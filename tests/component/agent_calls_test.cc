@@ -226,7 +226,7 @@ struct WorkerTest : CallsTest {
 };
 
 TEST_F(WorkerTest, CallsGoThrough) {
-  const std::jthread worker = Serve(4);
+  std::jthread worker = Serve(4);
   const GuestCalls calls = WorkerCalls(path);
   const auto preflight = calls.preflight({}, {});
   ASSERT_TRUE(preflight.ok()) << preflight.status();
@@ -234,7 +234,8 @@ TEST_F(WorkerTest, CallsGoThrough) {
   EXPECT_EQ(calls.write_marker(MarkerRequest(0), {}).status().code(),
             absl::StatusCode::kInvalidArgument);
   ASSERT_TRUE(calls.write_marker(MarkerRequest(4096), {}).ok());
-  calls.clean_up();
+  calls.clean_up();  // does not wait
+  worker.join();
   EXPECT_THAT(Markers(), IsEmpty());
 }
 

@@ -131,6 +131,16 @@ TEST_F(FixTest, FailedCommandRollsBack) {
   }
 }
 
+TEST_F(FixTest, InitramfsThatLacksTheDriversAllTheSameRollsBack) {
+  guest.MakeDebian();
+  guest.drivers_get_in = false;
+  const auto before = Snapshot();
+  const FixReport report = Run(FixAction::kApply);
+  EXPECT_EQ(report.result, FixResult::kRolledBack);
+  EXPECT_THAT(report.refusals, Contains(HasSubstr("has not got the drivers")));
+  EXPECT_EQ(Snapshot(), before);
+}
+
 TEST_F(FixTest, FailureThatStaysIsTold) {
   guest.MakeDebian();
   guest.failing = "update-initramfs";

@@ -144,6 +144,12 @@ TEST_F(PreflightTest, FstabPlacesThatAreNotTheDevice) {
               ::testing::Contains("fstab:1 /dev/vdz9 -> "));
 }
 
+TEST_F(PreflightTest, UuidThatIsMoreThanAUuid) {
+  guest.ids["/dev/vdb1"] = {"ext4", "filesystem", "1 / ext4 exec\n", "a b"};
+  EXPECT_THAT(FstabNames("/dev/vdb1 /data ext4 defaults 0 0\n"),
+              ElementsAre("fstab:1 /dev/vdb1 -> "));
+}
+
 TEST_F(PreflightTest, LuksAndLvm) {
   guest.sysfs.Disk("vda", "254:0", 4096);
   guest.sysfs.Partition("vda", "vda2", "254:2");

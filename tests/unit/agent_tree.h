@@ -93,8 +93,8 @@ class GuestTree {
       CommandResult result{0, "done\n", false};
       if (!failing.empty() && line.find(failing) != std::string::npos && fail_times-- > 0) {
         result = {1, "no space left on device\n", false};
-      } else if (line.find("initramfs") != std::string::npos ||
-                 line.find("dracut") != std::string::npos) {
+      } else if (drivers_get_in && (line.find("initramfs") != std::string::npos ||
+                                    line.find("dracut") != std::string::npos)) {
         listing =
             "init\nusr/lib/modules/6.1/kernel/virtio_scsi.ko\nusr/lib/modules/sd-mod.ko.zst\n";
       } else if (line.find("grub") != std::string::npos) {
@@ -114,6 +114,7 @@ class GuestTree {
   std::vector<std::string> commands;
   std::string failing;  // a part of the command that fails
   int fail_times = 1;
+  bool drivers_get_in = true;  // update-initramfs does what it is asked for
 };
 
 }  // namespace virt_reclaim::agent
