@@ -160,6 +160,9 @@ int RunProgram(std::span<const char* const> arguments) {
       return ShowPreflight(*line);
     case Command::kWorker:
       return Worker();
+    case Command::kCleanUp:
+      DirectCalls(RealPreflightSources()).clean_up();
+      return kExitDone;
     case Command::kDaemon:
       return Daemon(*line);
   }

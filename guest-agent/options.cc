@@ -86,12 +86,11 @@ struct Verb {
   Command command;
   size_t column;  // in Option::of
 };
-// worker is for its unit, not for people: it stands in no help.
-constexpr Verb kVerbs[] = {{"list", Command::kList, 0},
-                           {"trim", Command::kTrim, 1},
-                           {"preflight", Command::kPreflight, 2},
-                           {"daemon", Command::kDaemon, 3},
-                           {"worker", Command::kWorker, 4}};
+// worker and clean-up are for the daemon, not for people: they stand in no help.
+constexpr Verb kVerbs[] = {
+    {"list", Command::kList, 0},           {"trim", Command::kTrim, 1},
+    {"preflight", Command::kPreflight, 2}, {"daemon", Command::kDaemon, 3},
+    {"worker", Command::kWorker, 4},       {"clean-up", Command::kCleanUp, 4}};
 
 // Letters to add, remove or change to get from `a` to `b`.
 size_t Distance(absl::string_view a, absl::string_view b) {

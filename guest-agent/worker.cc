@@ -31,7 +31,8 @@ constexpr size_t kMaxHeadBytes = 1024;
 constexpr milliseconds kRequestDeadline{5000};
 // Above the longest a fix may take; the host's own deadline stops a call before.
 constexpr milliseconds kAnswerDeadline{std::chrono::hours(2)};
-constexpr milliseconds kStep{100};  // how late a stop is noticed
+constexpr milliseconds kStep{100};              // how late a stop is noticed
+constexpr milliseconds kCleanUpDeadline{5000};  // a start may wait that long for a dead disk
 
 absl::Status SendAll(int fd, absl::string_view bytes) {
   while (!bytes.empty()) {
@@ -177,7 +178,15 @@ GuestCalls RealCalls() {
   if (stat(kWorkerSocket, &status) == 0 && S_ISSOCK(status.st_mode)) {
     return WorkerCalls(kWorkerSocket);
   }
-  return DirectCalls(RealPreflightSources());
+  GuestCalls calls = DirectCalls(RealPreflightSources());
+  // In a process of its own: it reads the mount table, and the pages of code that takes would stay
+  // in a daemon that may never need them again (measured: 450 KiB).
+  calls.clean_up = [] {
+    CommandLimits limits;
+    limits.deadline = kCleanUpDeadline;
+    static_cast<void>(RunCommand({"/proc/self/exe", "clean-up"}, limits));
+  };
+  return calls;
 }
 
 absl::Status ServeWorker(int input, int output, const GuestCalls& calls,
