@@ -226,7 +226,7 @@ absl::StatusOr<DiscardedMarker> DiscardMarker(const TrimTarget& target, absl::st
                       OpenMountPoint(target.filesystem, target.mount_point));
   const std::string name = MarkerName(id);
   UniqueFd file(openat(directory.get(), name.c_str(),
-                       O_RDONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY));
+                       O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC | O_NOCTTY));
   if (!file.valid()) return ErrnoStatus(errno, "open the marker");
   struct stat status = {};
   if (fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) {
@@ -235,10 +235,12 @@ absl::StatusOr<DiscardedMarker> DiscardMarker(const TrimTarget& target, absl::st
   std::vector<MarkerExtent> extents;
   const bool ranged =
       !HasOwnAddresses(target.filesystem) && ReadExtents(file.get(), extents) && !extents.empty();
-  if (unlinkat(directory.get(), name.c_str(), 0) != 0) {
+  // XFS frees the blocks of a deleted file some time later, in the background, and no sync waits
+  // for that; what is cut off is freed now.
+  if (ftruncate(file.get(), 0) != 0 || unlinkat(directory.get(), name.c_str(), 0) != 0) {
     return ErrnoStatus(errno, "delete the marker");
   }
-  file.Reset();  // an open file keeps its blocks
+  file.Reset();
   // Measured: before the journal is written, ext4 and btrfs trim nothing of it, XFS sometimes.
   if (syncfs(directory.get()) != 0) return ErrnoStatus(errno, "syncfs");
 
