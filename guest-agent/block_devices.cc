@@ -63,12 +63,12 @@ std::string Directory(const std::string& path) {
 
 std::string BaseName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
 
-// Names in `path`, sorted; at most kMaxDevices + 1, so that the caller sees that there are more.
-std::vector<std::string> List(const std::string& path) {
+// Names in `path`, sorted; at most `limit` + 1, so that the caller sees that there are more.
+std::vector<std::string> List(const std::string& path, size_t limit = kMaxDevices) {
   std::vector<std::string> names;
   Handle<DIR, closedir> directory(opendir(path.c_str()));
   if (directory == nullptr) return names;
-  while (names.size() <= kMaxDevices) {
+  while (names.size() <= limit) {
     const dirent* entry = readdir(directory.get());
     if (entry == nullptr) break;
     if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
@@ -297,6 +297,15 @@ DeviceChain ReadDeviceChain(std::span<const dev_t> tops, const std::string& sysf
 std::vector<dev_t> BtrfsMembers(absl::string_view uuid, const std::string& sysfs) {
   if (uuid.empty() || uuid.find('/') != absl::string_view::npos || uuid[0] == '.') return {};
   return DevicesIn(absl::StrCat(sysfs, "/fs/btrfs/", uuid, "/devices"));
+}
+
+std::vector<dev_t> AllBlockDevices(size_t limit, const std::string& sysfs) {
+  std::vector<dev_t> numbers;
+  for (const std::string& name : List(absl::StrCat(sysfs, "/dev/block"), limit)) {
+    if (numbers.size() == limit) break;
+    if (const auto number = ParseDeviceNumber(name)) numbers.push_back(*number);
+  }
+  return numbers;
 }
 
 Verdict JudgeChain(const DeviceChain& chain) {

@@ -66,6 +66,9 @@ DeviceChain ReadDeviceChain(std::span<const dev_t> tops, const std::string& sysf
 // The members of the btrfs `uuid` (SYSFS/fs/btrfs/UUID/devices/*); empty when there is none such.
 std::vector<dev_t> BtrfsMembers(absl::string_view uuid, const std::string& sysfs = "/sys");
 
+// Every block device (SYSFS/dev/block/*), at most `limit`.
+std::vector<dev_t> AllBlockDevices(size_t limit, const std::string& sysfs = "/sys");
+
 // Which device drops discards: one with discard_max_bytes 0 that is a disk or lies on devices that
 // take them. kPartial when another way to a disk is free; kLoop when a way ends at a file.
 Verdict JudgeChain(const DeviceChain& chain);

@@ -10,6 +10,8 @@
 #include "base/handle.h"
 #include "base/stop_signal.h"
 #include "guest-agent/daemon.h"
+#include "guest-agent/guest_calls.h"
+#include "guest-agent/preflight.h"
 
 namespace virt_reclaim::agent {
 namespace {
@@ -113,6 +115,25 @@ int Trim(CommandLine line) {
   return kExitError;
 }
 
+int ShowPreflight(const CommandLine& line) {
+  const auto preflight = ReadPreflight(RealPreflightSources());
+  if (!preflight.ok()) {
+    Warn(preflight.status().message());
+    return kExitError;
+  }
+  if (preflight->truncated) Warn("more than can be looked at: some is left out");
+  return PrintOrFail(line.json ? PreflightJson(*preflight) : PreflightText(*preflight), kExitDone);
+}
+
+// One call of the daemon's, on the socket that systemd made stdin and stdout of.
+int Worker() {
+  const StopSignal stop;
+  const absl::Status status = ServeWorker(0, 1, DirectCalls(RealPreflightSources()), stop.token());
+  if (status.ok()) return kExitDone;
+  Warn(status.message());
+  return kExitError;
+}
+
 int Daemon(const CommandLine& line) {
   const StopSignal stop;
   return RunDaemon({line.port}, stop.token());
@@ -135,6 +156,13 @@ int RunProgram(std::span<const char* const> arguments) {
       return List(*line);
     case Command::kTrim:
       return Trim(*std::move(line));
+    case Command::kPreflight:
+      return ShowPreflight(*line);
+    case Command::kWorker:
+      return Worker();
+    case Command::kCleanUp:
+      DirectCalls(RealPreflightSources()).clean_up();
+      return kExitDone;
     case Command::kDaemon:
       return Daemon(*line);
   }

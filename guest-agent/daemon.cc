@@ -82,6 +82,7 @@ int RunDaemon(const DaemonOptions& options, const std::stop_token& stop) {
   const StopLimit limit(stop);
   ChangeLog log;
   AgentService service(AgentService::RealBackend());
+  service.CleanUp();
   AgentServer server(service);
   PortWaiter waiter;
   while (!stop.stop_requested()) {

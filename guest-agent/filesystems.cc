@@ -57,6 +57,7 @@ Filesystem ReadFilesystem(const MountTable& table, const MountGroup& group,
   filesystem.type = mount.type;
   filesystem.device = mount.device;
   filesystem.read_only = mount.read_only;
+  filesystem.options = mount.options;
   for (const size_t i : group) {
     if (filesystem.mount_points.size() == kMaxMountPoints) {
       truncated = true;

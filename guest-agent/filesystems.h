@@ -14,6 +14,7 @@
 
 #include "absl/status/statusor.h"
 #include "guest-agent/block_devices.h"
+#include "guest-agent/device_names.h"
 #include "guest-agent/mounts.h"
 #include "guest-agent/obstacle.h"
 
@@ -29,6 +30,7 @@ struct Filesystem {
   std::vector<std::string> mount_points;  // the one to trim first
   dev_t device = 0;                       // st_dev of its files; btrfs subvolumes have others
   bool read_only = false;
+  std::string options;  // of the superblock: "rw,discard"
   uint64_t size_bytes = 0;
   uint64_t used_bytes = 0;
   uint64_t free_bytes = 0;
@@ -64,6 +66,11 @@ struct SystemProbes {
   std::function<std::string(dev_t device, const std::string& name)> device_uuid;
 };
 SystemProbes RealProbes();
+
+// What names the block device at `path` (a node or a link to one) for good. Empty when it is none.
+// A UUID that several devices have (a cloned disk) is left out: which of them it would mean is
+// luck.
+std::optional<DeviceIds> IdentifyRealDevice(const std::string& path);
 
 // Errors: the mount table cannot be read.
 absl::StatusOr<FilesystemList> ReadFilesystems(const SystemProbes& probes);

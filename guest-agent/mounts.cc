@@ -55,8 +55,8 @@ Mount ToMount(libmnt_fs* fs) {
   // systemd's ProtectSystem=strict all of them say "ro".
   char* value = nullptr;
   size_t size = 0;
-  mount.read_only =
-      mnt_optstr_get_option(OrEmpty(mnt_fs_get_fs_options(fs)).c_str(), "ro", &value, &size) == 0;
+  mount.options = OrEmpty(mnt_fs_get_fs_options(fs));
+  mount.read_only = mnt_optstr_get_option(mount.options.c_str(), "ro", &value, &size) == 0;
   mount.pseudo = mnt_fs_is_pseudofs(fs) != 0;
   mount.network = mnt_fs_is_netfs(fs) != 0;
   return mount;

@@ -27,6 +27,7 @@ struct Mount {
   std::string type;
   std::string source;
   bool read_only = false;  // the filesystem is, not only this mount of it
+  std::string options;     // of the superblock: "rw,discard"
   bool pseudo =
       false;  // libmount: made by the kernel, no data of its own (proc, tmpfs, overlay, ...)
   bool network = false;   // libmount: nfs, cifs, ...

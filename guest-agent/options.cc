@@ -15,6 +15,7 @@ namespace virt_reclaim::agent {
 
 const absl::string_view kHelpText = R"(Usage: virt-reclaim-agent list [--json] [--all]
        virt-reclaim-agent trim --all | MOUNTPOINT... [options]
+       virt-reclaim-agent preflight [--json]
        virt-reclaim-agent daemon [--port PATH]
 
 Gives a virtual machine's free disk space back to its host: tells the host what
@@ -24,6 +25,8 @@ Commands:
   list              the mounted filesystems, what a discard meets on its way to
                     the disk, and whether a trim is possible
   trim              discard the unused blocks of filesystems, as fstrim(8) does
+  preflight         what decides whether this guest boots after its disks moved
+                    to virtio-scsi: drivers, names of devices; changes nothing
   daemon            serve the host over the virtio-serial port until stopped
 
 Options of list:
@@ -37,6 +40,9 @@ Options of trim:
                     honours (default: 1 GiB on ext4, an allocation group on XFS)
   --pause T         time between two steps, at most 60s: 200ms, 1.5s
   -n, --dry-run     choose and print, trim nothing
+  --json            print one JSON document
+
+Options of preflight:
   --json            print one JSON document
 
 Options of daemon:
@@ -60,15 +66,19 @@ struct Option {
   absl::string_view name;
   char letter;  // 0: none
   bool has_value;
-  std::array<bool, 3> of;  // list, trim, daemon
+  std::array<bool, 5> of;  // list, trim, preflight, daemon, worker
 };
 
 constexpr Option kOptions[] = {
-    {"--all", 'a', false, {true, true, false}},     {"--json", 0, false, {true, true, false}},
-    {"--minimum", 'm', true, {false, true, false}}, {"--chunk", 0, true, {false, true, false}},
-    {"--pause", 0, true, {false, true, false}},     {"--dry-run", 'n', false, {false, true, false}},
-    {"--port", 0, true, {false, false, true}},      {"--help", 'h', false, {true, true, true}},
-    {"--version", 'V', false, {true, true, true}},
+    {"--all", 'a', false, {true, true, false, false, false}},
+    {"--json", 0, false, {true, true, true, false, false}},
+    {"--minimum", 'm', true, {false, true, false, false, false}},
+    {"--chunk", 0, true, {false, true, false, false, false}},
+    {"--pause", 0, true, {false, true, false, false, false}},
+    {"--dry-run", 'n', false, {false, true, false, false, false}},
+    {"--port", 0, true, {false, false, false, true, false}},
+    {"--help", 'h', false, {true, true, true, true, true}},
+    {"--version", 'V', false, {true, true, true, true, true}},
 };
 
 struct Verb {
@@ -76,8 +86,11 @@ struct Verb {
   Command command;
   size_t column;  // in Option::of
 };
+// worker and clean-up are for the daemon, not for people: they stand in no help.
 constexpr Verb kVerbs[] = {
-    {"list", Command::kList, 0}, {"trim", Command::kTrim, 1}, {"daemon", Command::kDaemon, 2}};
+    {"list", Command::kList, 0},           {"trim", Command::kTrim, 1},
+    {"preflight", Command::kPreflight, 2}, {"daemon", Command::kDaemon, 3},
+    {"worker", Command::kWorker, 4},       {"clean-up", Command::kCleanUp, 4}};
 
 // Letters to add, remove or change to get from `a` to `b`.
 size_t Distance(absl::string_view a, absl::string_view b) {
@@ -228,8 +241,9 @@ class Parser {
       const auto* found = std::find_if(std::begin(kVerbs), std::end(kVerbs),
                                        [&](const Verb& verb) { return verb.name == word; });
       if (found == std::end(kVerbs)) {
-        return absl::InvalidArgumentError(absl::StrCat("unknown command ", Quoted(word),
-                                                       Suggest(word, {"list", "trim", "daemon"})));
+        return absl::InvalidArgumentError(
+            absl::StrCat("unknown command ", Quoted(word),
+                         Suggest(word, {"list", "trim", "preflight", "daemon"})));
       }
       verb_ = found;
       line_.command = found->command;
@@ -246,7 +260,7 @@ class Parser {
 
   absl::Status Check() const {
     if (verb_ == nullptr)
-      return absl::InvalidArgumentError("no command: list, trim or daemon (see --help)");
+      return absl::InvalidArgumentError("no command: list, trim, preflight or daemon (see --help)");
     if (verb_->command != Command::kTrim) return absl::OkStatus();
     if (line_.all && !line_.mount_points.empty()) {
       return absl::InvalidArgumentError("either --all or mount points, not both");

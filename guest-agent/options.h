@@ -12,7 +12,7 @@
 
 namespace virt_reclaim::agent {
 
-enum class Command { kHelp, kVersion, kList, kTrim, kDaemon };
+enum class Command { kHelp, kVersion, kList, kTrim, kPreflight, kDaemon, kWorker, kCleanUp };
 
 struct CommandLine {
   Command command = Command::kHelp;

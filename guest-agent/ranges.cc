@@ -88,6 +88,7 @@ RangePlan::RangePlan(const Geometry& geometry, uint64_t chunk_bytes)
 }
 
 TrimRange RangePlan::At(uint64_t start) const {
+  if (only_.length > 0) return only_;
   if (step_ == 0) return {start, kEverything - start};
   // The first range starts at 0, before the first unit; every other at a boundary.
   const uint64_t end = SaturatingAdd(start == 0 ? offset_ : start, step_);
@@ -96,6 +97,7 @@ TrimRange RangePlan::At(uint64_t start) const {
 }
 
 std::optional<uint64_t> RangePlan::After(const TrimRange& range) const {
+  if (only_.length > 0) return std::nullopt;
   if (range.length >= kEverything - range.start) return std::nullopt;
   return range.start + range.length;
 }

@@ -38,6 +38,8 @@ class RangePlan {
   // `chunk_bytes`: as TrimRequest.chunk_bytes; rounded up to units. No plan has more than 2^20
   // ranges.
   RangePlan(const Geometry& geometry, uint64_t chunk_bytes);
+  // This one range, and nothing after it.
+  explicit RangePlan(const TrimRange& only) : only_(only) {}
 
   // The range that starts at `start` (0, or where the one before ended).
   TrimRange At(uint64_t start) const;
@@ -48,6 +50,7 @@ class RangePlan {
   uint64_t step_ = 0;  // 0: one range
   uint64_t offset_ = 0;
   uint64_t size_ = 0;
+  TrimRange only_;  // length 0: there are more
 };
 
 // From an ext4 superblock (fs/ext4/ext4.h, little endian): `bytes` are at least its first 1024.

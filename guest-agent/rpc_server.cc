@@ -143,27 +143,70 @@ class SlowCall {
   std::jthread worker_;
 };
 
-class ListCall final : public SlowCall {
+// One message in, one out. `Method` names the three functions that a unary call is made of.
+template <typename Method>
+class UnaryCall final : public SlowCall {
  public:
-  static void Await(Context& context) { new ListCall(context); }
+  static void Await(Context& context) { new UnaryCall(context); }
 
  private:
-  explicit ListCall(Context& context) : SlowCall(context) {
-    context.rpc.RequestListFilesystems(grpc(), &request_, &responder_, context.queue.get(),
-                                       context.queue.get(), arrived());
+  explicit UnaryCall(Context& context) : SlowCall(context) {
+    (context.rpc.*Method::kRequest)(grpc(), &request_, &responder_, context.queue.get(),
+                                    context.queue.get(), arrived());
   }
   void AwaitNext() override { Await(context()); }
   void Work() override {
-    const auto list = context().service.ListFilesystems();
-    if (!list.ok()) return Refuse(ToGrpc(list.status()));
-    responder_.Finish(*list, grpc::Status::OK, finished());
+    const auto response = Method::Call(context().service, request_, stop());
+    if (!response.ok()) return Refuse(ToGrpc(response.status()));
+    responder_.Finish(*response, grpc::Status::OK, finished());
   }
   void Refuse(const grpc::Status& status) override {
     responder_.FinishWithError(status, finished());
   }
 
-  v1::ListFilesystemsRequest request_;
-  grpc::ServerAsyncResponseWriter<v1::ListFilesystemsResponse> responder_{grpc()};
+  typename Method::Request request_;
+  grpc::ServerAsyncResponseWriter<typename Method::Response> responder_{grpc()};
+};
+
+struct ListMethod {
+  using Request = v1::ListFilesystemsRequest;
+  using Response = v1::ListFilesystemsResponse;
+  static constexpr auto kRequest = &v1::Agent::AsyncService::RequestListFilesystems;
+  static auto Call(AgentService& service, const Request&, const std::stop_source&) {
+    return service.ListFilesystems();
+  }
+};
+struct PreflightMethod {
+  using Request = v1::PreflightRequest;
+  using Response = v1::PreflightResponse;
+  static constexpr auto kRequest = &v1::Agent::AsyncService::RequestPreflight;
+  static auto Call(AgentService& service, const Request& request, const std::stop_source& stop) {
+    return service.Preflight(request, stop);
+  }
+};
+struct WriteMarkerMethod {
+  using Request = v1::WriteMarkerRequest;
+  using Response = v1::WriteMarkerResponse;
+  static constexpr auto kRequest = &v1::Agent::AsyncService::RequestWriteMarker;
+  static auto Call(AgentService& service, const Request& request, const std::stop_source& stop) {
+    return service.WriteMarker(request, stop);
+  }
+};
+struct DiscardMarkerMethod {
+  using Request = v1::DiscardMarkerRequest;
+  using Response = v1::DiscardMarkerResponse;
+  static constexpr auto kRequest = &v1::Agent::AsyncService::RequestDiscardMarker;
+  static auto Call(AgentService& service, const Request& request, const std::stop_source& stop) {
+    return service.DiscardMarker(request, stop);
+  }
+};
+struct FixGuestMethod {
+  using Request = v1::FixGuestRequest;
+  using Response = v1::FixGuestResponse;
+  static constexpr auto kRequest = &v1::Agent::AsyncService::RequestFixGuest;
+  static auto Call(AgentService& service, const Request& request, const std::stop_source& stop) {
+    return service.FixGuest(request, stop);
+  }
 };
 
 class TrimCall final : public SlowCall {
@@ -227,7 +270,11 @@ class RpcServerImpl final : public RpcServer {
     server_ = builder.BuildAndStart();
     if (server_ == nullptr) return false;
     InfoCall::Await(context_);
-    ListCall::Await(context_);
+    UnaryCall<ListMethod>::Await(context_);
+    UnaryCall<PreflightMethod>::Await(context_);
+    UnaryCall<WriteMarkerMethod>::Await(context_);
+    UnaryCall<DiscardMarkerMethod>::Await(context_);
+    UnaryCall<FixGuestMethod>::Await(context_);
     TrimCall::Await(context_);
     thread_ = std::jthread([this] { Serve(); });
     return true;

@@ -26,6 +26,10 @@ constexpr milliseconds kProgressInterval{100};
 // For a trim that is being stopped: its grace, the kernel's time to notice the kill, and a little.
 constexpr milliseconds kPlaceWait = kStopGrace + milliseconds(800);
 
+constexpr char kPlaceTaken[] = "another trim is under way";
+
+absl::Status Unimplemented() { return absl::UnimplementedError("not a call of this agent"); }
+
 absl::StatusOr<TrimOptions> ReadOptions(const v1::TrimRequest& request) {
   if (request.mount_points_size() > kMaxNamedMountPoints) {
     return absl::InvalidArgumentError(
@@ -95,7 +99,7 @@ class StreamObserver final : public TrimObserver {
 }  // namespace
 
 AgentService::Backend AgentService::RealBackend() {
-  return {[] { return ReadFilesystems(RealProbes()); }, KernelFitrim};
+  return {[] { return ReadFilesystems(RealProbes()); }, KernelFitrim, RealCalls()};
 }
 
 void AgentService::Stop() {
@@ -129,6 +133,11 @@ v1::GetInfoResponse AgentService::GetInfo() {
   ToProto(info.uptime, *response.mutable_uptime());
   response.add_capabilities(v1::CAPABILITY_LIST_FILESYSTEMS);
   response.add_capabilities(v1::CAPABILITY_TRIM);
+  if (backend_.calls.preflight) response.add_capabilities(v1::CAPABILITY_PREFLIGHT);
+  if (backend_.calls.write_marker && backend_.calls.discard_marker) {
+    response.add_capabilities(v1::CAPABILITY_MARKER);
+  }
+  if (backend_.calls.fix_guest) response.add_capabilities(v1::CAPABILITY_FIX_GUEST);
   response.set_os_name(Utf8(info.os_name));
   return response;
 }
@@ -144,7 +153,7 @@ absl::Status AgentService::Trim(const v1::TrimRequest& request,
                                 const std::function<bool(const v1::TrimEvent&)>& write,
                                 std::stop_source stop) {
   VR_ASSIGN_OR_RETURN(const auto options, ReadOptions(request));
-  if (!TakePlace(stop)) return absl::AbortedError("another trim is under way");
+  if (!TakePlace(stop)) return absl::AbortedError(kPlaceTaken);
   const absl::Cleanup leave = [this] { LeavePlace(); };
   VR_ASSIGN_OR_RETURN(const auto list, backend_.read_filesystems());
   VR_ASSIGN_OR_RETURN(const auto targets, ChooseTargets(list, {request.mount_points().begin(),
@@ -154,6 +163,42 @@ absl::Status AgentService::Trim(const v1::TrimRequest& request,
   if (totals.cancelled) return absl::CancelledError("the trim was stopped");
   observer.OnSummary(totals);
   return absl::OkStatus();
+}
+
+template <typename Request, typename Response>
+absl::StatusOr<Response> AgentService::InPlace(
+    const std::function<absl::StatusOr<Response>(const Request&, const std::stop_token&)>& call,
+    const Request& request, std::stop_source stop) {
+  if (!call) return Unimplemented();
+  const std::stop_token token = stop.get_token();
+  if (!TakePlace(std::move(stop))) return absl::AbortedError(kPlaceTaken);
+  const absl::Cleanup leave = [this] { LeavePlace(); };
+  return call(request, token);
+}
+
+absl::StatusOr<v1::PreflightResponse> AgentService::Preflight(const v1::PreflightRequest& request,
+                                                              std::stop_source stop) {
+  if (!backend_.calls.preflight) return Unimplemented();
+  return backend_.calls.preflight(request, stop.get_token());
+}
+
+absl::StatusOr<v1::WriteMarkerResponse> AgentService::WriteMarker(
+    const v1::WriteMarkerRequest& request, std::stop_source stop) {
+  return InPlace(backend_.calls.write_marker, request, std::move(stop));
+}
+
+absl::StatusOr<v1::DiscardMarkerResponse> AgentService::DiscardMarker(
+    const v1::DiscardMarkerRequest& request, std::stop_source stop) {
+  return InPlace(backend_.calls.discard_marker, request, std::move(stop));
+}
+
+absl::StatusOr<v1::FixGuestResponse> AgentService::FixGuest(const v1::FixGuestRequest& request,
+                                                            std::stop_source stop) {
+  return InPlace(backend_.calls.fix_guest, request, std::move(stop));
+}
+
+void AgentService::CleanUp() {
+  if (backend_.calls.clean_up) backend_.calls.clean_up();
 }
 
 }  // namespace virt_reclaim::agent

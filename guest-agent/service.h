@@ -1,5 +1,5 @@
 // What the calls of agent.proto do, without gRPC: rpc_server.h brings the calls. Any thread,
-// several calls at once; one trim runs at a time.
+// several calls at once; one of those that work on a disk runs at a time.
 #ifndef VIRT_RECLAIM_GUEST_AGENT_SERVICE_H_
 #define VIRT_RECLAIM_GUEST_AGENT_SERVICE_H_
 
@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "guest-agent/filesystems.h"
 #include "guest-agent/fitrim.h"
+#include "guest-agent/guest_calls.h"
 #include "guest-agent/guest_info.h"
 #include "virt_reclaim/agent/v1/agent.pb.h"
 
@@ -23,6 +24,7 @@ class AgentService {
   struct Backend {
     std::function<absl::StatusOr<FilesystemList>()> read_filesystems;
     FitrimCall fitrim = KernelFitrim;
+    GuestCalls calls = {};  // one that is not there is refused as unimplemented
   };
   static Backend RealBackend();
 
@@ -40,8 +42,25 @@ class AgentService {
   absl::Status Trim(const v1::TrimRequest& request,
                     const std::function<bool(const v1::TrimEvent&)>& write, std::stop_source stop);
 
+  // Aborted: a trim, a marker's call or a fix is under way; a preflight waits for nobody.
+  absl::StatusOr<v1::PreflightResponse> Preflight(const v1::PreflightRequest& request,
+                                                  std::stop_source stop);
+  absl::StatusOr<v1::WriteMarkerResponse> WriteMarker(const v1::WriteMarkerRequest& request,
+                                                      std::stop_source stop);
+  absl::StatusOr<v1::DiscardMarkerResponse> DiscardMarker(const v1::DiscardMarkerRequest& request,
+                                                          std::stop_source stop);
+  absl::StatusOr<v1::FixGuestResponse> FixGuest(const v1::FixGuestRequest& request,
+                                                std::stop_source stop);
+  // Deletes what a crash left on the filesystems. Once, at the start.
+  void CleanUp();
+
  private:
-  // The one trim's place. Waits a moment for one that was told to stop already (its host has gone).
+  template <typename Request, typename Response>
+  absl::StatusOr<Response> InPlace(
+      const std::function<absl::StatusOr<Response>(const Request&, const std::stop_token&)>& call,
+      const Request& request, std::stop_source stop);
+  // The one place of what works on a disk. Waits a moment for one that was told to stop already
+  // (its host has gone).
   bool TakePlace(std::stop_source trim);
   void LeavePlace();
 
@@ -49,7 +68,7 @@ class AgentService {
   GuestInfoReader info_;
   std::mutex mutex_;
   std::condition_variable place_free_;
-  std::optional<std::stop_source> running_;  // the trim under way
+  std::optional<std::stop_source> running_;  // of the call that has the place
   bool stopped_ = false;
 };
 

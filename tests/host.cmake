@@ -20,5 +20,5 @@ virt_reclaim_test(hypervisor_contract_test
   DEPS virt_reclaim_fakes LABEL contract)
 
 virt_reclaim_test(hostile_guest_test
-  SOURCES component/hostile_guest_test.cc
+  SOURCES component/hostile_guest_test.cc component/lying_guest_test.cc
   DEPS virt_reclaim_services ZLIB::ZLIB LABEL component TIMEOUT 120)

@@ -13,6 +13,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/services/guest_agent.h"
+#include "host/services/guest_preflight_proto.h"
 #include "proto/link/bridge.h"
 #include "virt_reclaim/agent/v1/agent.grpc.pb.h"
 
@@ -222,6 +223,53 @@ class GrpcGuestAgent : public GuestAgent {
     return FromGrpc(status, stop, "Trim");
   }
 
+  absl::StatusOr<GuestPreflight> Preflight(absl::Duration timeout, std::stop_token stop) override {
+    v1::PreflightResponse response;
+    VR_RETURN_IF_ERROR(Unary(timeout, stop, "Preflight", [&](grpc::ClientContext* context) {
+      return stub_->Preflight(context, v1::PreflightRequest(), &response);
+    }));
+    return virt_reclaim::FromProto(response);
+  }
+
+  absl::StatusOr<GuestMarker> WriteMarker(const std::string& mount_point, uint64_t size,
+                                          absl::Duration timeout, std::stop_token stop) override {
+    v1::WriteMarkerRequest request;
+    request.set_mount_point(mount_point);
+    request.set_size_bytes(size);
+    v1::WriteMarkerResponse response;
+    VR_RETURN_IF_ERROR(Unary(timeout, stop, "WriteMarker", [&](grpc::ClientContext* context) {
+      return stub_->WriteMarker(context, request, &response);
+    }));
+    return virt_reclaim::FromProto(response);
+  }
+
+  absl::StatusOr<GuestMarkerDiscard> DiscardMarker(const std::string& mount_point,
+                                                   const GuestMarker& marker,
+                                                   absl::Duration timeout,
+                                                   std::stop_token stop) override {
+    v1::DiscardMarkerRequest request;
+    request.set_mount_point(mount_point);
+    request.set_id(marker.id);
+    v1::DiscardMarkerResponse response;
+    VR_RETURN_IF_ERROR(Unary(timeout, stop, "DiscardMarker", [&](grpc::ClientContext* context) {
+      return stub_->DiscardMarker(context, request, &response);
+    }));
+    return virt_reclaim::FromProto(response);
+  }
+
+  absl::StatusOr<GuestFix> FixGuest(GuestFixAction action, absl::Duration timeout,
+                                    std::stop_token stop) override {
+    v1::FixGuestRequest request;
+    request.set_action(action == GuestFixAction::kApply  ? v1::FIX_ACTION_APPLY
+                       : action == GuestFixAction::kUndo ? v1::FIX_ACTION_UNDO
+                                                         : v1::FIX_ACTION_PLAN);
+    v1::FixGuestResponse response;
+    VR_RETURN_IF_ERROR(Unary(timeout, stop, "FixGuest", [&](grpc::ClientContext* context) {
+      return stub_->FixGuest(context, request, &response);
+    }));
+    return virt_reclaim::FromProto(response);
+  }
+
  private:
   static void HandleEvent(const v1::TrimEvent& event, GuestTrimProgress& current,
                           const std::function<void(const GuestTrimProgress&)>& progress,
@@ -270,6 +318,21 @@ class GrpcGuestAgent : public GuestAgent {
 };
 
 }  // namespace
+
+absl::StatusOr<GuestPreflight> GuestAgent::Preflight(absl::Duration, std::stop_token) {
+  return absl::UnimplementedError("Preflight: an older agent");
+}
+absl::StatusOr<GuestMarker> GuestAgent::WriteMarker(const std::string&, uint64_t, absl::Duration,
+                                                    std::stop_token) {
+  return absl::UnimplementedError("WriteMarker: an older agent");
+}
+absl::StatusOr<GuestMarkerDiscard> GuestAgent::DiscardMarker(const std::string&, const GuestMarker&,
+                                                             absl::Duration, std::stop_token) {
+  return absl::UnimplementedError("DiscardMarker: an older agent");
+}
+absl::StatusOr<GuestFix> GuestAgent::FixGuest(GuestFixAction, absl::Duration, std::stop_token) {
+  return absl::UnimplementedError("FixGuest: an older agent");
+}
 
 absl::StatusOr<std::unique_ptr<GuestAgent>> ConnectGuestAgent(std::unique_ptr<link::Port> port,
                                                               absl::Duration timeout,

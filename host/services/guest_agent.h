@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "host/model/facts.h"
+#include "host/model/guest_preflight.h"
 #include "proto/link/port.h"
 
 namespace virt_reclaim {
@@ -62,6 +63,24 @@ class GuestAgent {
                             std::stop_token stop,
                             const std::function<void(const GuestTrimProgress&)>& progress,
                             std::vector<GuestTrim>& finished) = 0;
+
+  // For a migration. Unimplemented, as by default here: an older agent.
+  // What the guest's configuration says. Reads the guest's initramfs: give it a minute or two.
+  virtual absl::StatusOr<GuestPreflight> Preflight(absl::Duration timeout, std::stop_token stop);
+  // The end-to-end probe: look at the image after WriteMarker, and again after DiscardMarker.
+  // FailedPrecondition: read-only, or too little is free there; Aborted: a trim is under way.
+  virtual absl::StatusOr<GuestMarker> WriteMarker(const std::string& mount_point, uint64_t size,
+                                                  absl::Duration timeout, std::stop_token stop);
+  // NotFound: the marker has gone, as when the agent was started again.
+  virtual absl::StatusOr<GuestMarkerDiscard> DiscardMarker(const std::string& mount_point,
+                                                           const GuestMarker& marker,
+                                                           absl::Duration timeout,
+                                                           std::stop_token stop);
+  // Changes files of the guest unless it is a plan. Makes an initramfs: minutes. A stop or the
+  // deadline has the guest put everything back, of which nobody is told any more: ask Preflight.
+  // FailedPrecondition: it cannot be done in this guest, with the reason.
+  virtual absl::StatusOr<GuestFix> FixGuest(GuestFixAction action, absl::Duration timeout,
+                                            std::stop_token stop);
 };
 
 // Opens a session over `port`. DeadlineExceeded when no agent answers within `timeout`.

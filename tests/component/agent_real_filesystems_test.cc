@@ -20,6 +20,7 @@
 #include "base/byte_size.h"
 #include "base/unique_fd.h"
 #include "guest-agent/filesystems.h"
+#include "guest-agent/marker.h"
 #include "guest-agent/ranges.h"
 #include "guest-agent/trimmer.h"
 #include "tests/unit/agent_fixtures.h"
@@ -164,6 +165,33 @@ TrimFinished TrimIt(const LoopFilesystem& filesystem, const TrimOptions& options
   TrimAll(*targets, options, recorder, {});
   EXPECT_THAT(recorder.finished, SizeIs(1));
   return recorder.finished.at(0);
+}
+
+// The end-to-end probe, as a host sees it: the marker is where the guest says, and then it is gone.
+TEST_P(RealFilesystemsTest, MarkerIsInTheImageAndThenIsNot) {
+  const std::string type = GetParam();
+  const LoopFilesystem filesystem(tree.path(), type, 512 * kMiB, Mkfs(type));
+  ASSERT_TRUE(filesystem.ok());
+  const auto list = ReadFilesystems(RealProbes());
+  ASSERT_TRUE(list.ok()) << list.status();
+  const auto targets = ChooseTargets(*list, {filesystem.mount_point()});
+  ASSERT_TRUE(targets.ok()) << targets.status();
+  const auto marker = WriteMarker(targets->front(), 16 * kMiB, {});
+  ASSERT_TRUE(marker.ok()) << marker.status();
+  const uint64_t with = filesystem.AllocatedAtRest();
+  EXPECT_EQ(marker->extents_known, type != "btrfs");
+  const UniqueFd image(open(filesystem.image().c_str(), O_RDONLY | O_CLOEXEC));
+  for (const MarkerExtent& extent : marker->extents) {
+    std::string id(kMarkerIdBytes, '\0');
+    ASSERT_EQ(pread(image.get(), id.data(), id.size(), static_cast<off_t>(extent.offset_bytes)),
+              ssize_t{kMarkerIdBytes});
+    EXPECT_EQ(id, marker->id);
+  }
+  const auto discarded = DiscardMarker(targets->front(), marker->id, {}, KernelFitrim);
+  ASSERT_TRUE(discarded.ok()) << discarded.status();
+  EXPECT_EQ(discarded->error_number, 0);
+  EXPECT_LE(filesystem.AllocatedAtRest() + 15 * kMiB, with);
+  EXPECT_EQ(RemoveLeftMarkers({{targets->front().filesystem}, false}), 0U);
 }
 
 TEST_P(RealFilesystemsTest, FreesWhatUtilLinuxFrees) {

@@ -5,57 +5,24 @@
 // HTTP/2 frames: RFC 9113; header compression: RFC 7541; messages: gRPC over HTTP/2.
 #include <fcntl.h>
 #include <gmock/gmock.h>
-#include <grpcpp/grpcpp.h>
-#include <grpcpp/server_posix.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 #include <zlib.h>
 
-#include <fstream>
 #include <functional>
 #include <random>
 #include <thread>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "host/services/guest_agent.h"
 #include "proto/link/bridge.h"
-#include "virt_reclaim/agent/v1/agent.grpc.pb.h"
+#include "tests/component/guest_limits.h"
 
 namespace virt_reclaim {
 namespace {
-
-namespace v1 = virt_reclaim::agent::v1;
-
-constexpr absl::Duration kDeadline = absl::Seconds(2);
-constexpr absl::Duration kGrace = absl::Milliseconds(500);
-constexpr int64_t kMemoryLimitKiB = 64 * 1024;
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized =
-    true;  // shadow memory and slowness make the numbers meaningless; crashes still count
-#else
-constexpr bool kSanitized = false;
-#endif
-
-// A line of /proc/self/status in KiB: VmRSS now, VmHWM at its highest.
-int64_t StatusKiB(absl::string_view key) {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.rfind(std::string(key) + ":", 0) != 0) continue;
-    const std::vector<std::string> words =
-        absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
-    int64_t value = 0;
-    if (words.size() > 1 && absl::SimpleAtoi(words[1], &value)) return value;
-  }
-  return 0;
-}
-
-void ResetPeak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
 // The attacker's end of a session's pair: writes until stopped or until the host has gone.
 class Wire {
@@ -302,106 +269,7 @@ TEST(HostileGuest, GoAwayResetAndEndOfFile) {
   EXPECT_FALSE(CallUnderAttack([](Wire& wire) { static_cast<void>(Begin(wire)); }).ok());
 }
 
-// A real gRPC server that answers with what a good one never would.
-class LyingAgent : public v1::Agent::Service {
- public:
-  grpc::Status GetInfo(grpc::ServerContext*, const v1::GetInfoRequest*,
-                       v1::GetInfoResponse* response) override {
-    response->set_agent_version("1\x1b[2J\r\n\xe2\x80\xae" + std::string(5000, 'v'));
-    response->mutable_uptime()->set_seconds(INT64_MAX);
-    response->mutable_uptime()->set_nanos(INT32_MIN);
-    return grpc::Status::OK;
-  }
-  grpc::Status ListFilesystems(grpc::ServerContext*, const v1::ListFilesystemsRequest*,
-                               v1::ListFilesystemsResponse* response) override {
-    for (int i = 0; i < 20000; ++i) response->add_filesystems()->set_size_bytes(1);
-    v1::Filesystem& first = *response->mutable_filesystems(0);
-    first.add_mount_points("/mnt/\x1b]0;title\x07");
-    first.set_used_bytes(UINT64_MAX);
-    first.set_obstacle(static_cast<v1::TrimObstacle>(12345));
-    for (int i = 0; i < 1000; ++i) first.add_devices()->add_parents("loop");
-    return grpc::Status::OK;
-  }
-  grpc::Status Trim(grpc::ServerContext*, const v1::TrimRequest*,
-                    grpc::ServerWriter<v1::TrimEvent>* writer) override {
-    v1::TrimEvent event;
-    event.mutable_finished()->set_mount_point("/");
-    event.mutable_finished()->set_trimmed_bytes(UINT64_MAX);
-    while (writer->Write(event)) {
-    }
-    return grpc::Status::OK;
-  }
-};
-
-class LyingGuest {
- public:
-  LyingGuest() {
-    grpc::ServerBuilder builder;
-    builder.RegisterService(&service_);
-    server_ = builder.BuildAndStart();
-    int fds[2];
-    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
-    host_port_ = link::NewFdPort(UniqueFd(fds[0]), true);
-    link_ = std::make_unique<link::AgentLink>(
-        link::NewFdPort(UniqueFd(fds[1]), true), [this](UniqueFd socket) {
-          grpc::AddInsecureChannelFromFd(server_.get(), socket.Release());
-        });
-    link_thread_ =
-        std::jthread([this](std::stop_token stop) { static_cast<void>(link_->Run(stop)); });
-  }
-  ~LyingGuest() {
-    link_thread_.request_stop();
-    link_thread_.join();
-    server_->Shutdown(std::chrono::system_clock::now());
-  }
-  std::unique_ptr<GuestAgent> Connect() {
-    return ConnectGuestAgent(std::move(host_port_), absl::Seconds(5), {}).value();
-  }
-
- private:
-  LyingAgent service_;
-  std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<link::Port> host_port_;
-  std::unique_ptr<link::AgentLink> link_;
-  std::jthread link_thread_;
-};
-
-TEST(LyingGuest, StringsArePrintableAndBounded) {
-  LyingGuest guest;
-  const auto info = guest.Connect()->GetInfo(absl::Seconds(5), {});
-  ASSERT_TRUE(info.ok()) << info.status();
-  EXPECT_LE(info->agent_version.size(), 1100u);
-  EXPECT_EQ(info->agent_version.find('\x1b'), std::string::npos);
-  EXPECT_EQ(info->agent_version.find('\n'), std::string::npos);
-}
-
-TEST(LyingGuest, HugeCountsAreCut) {
-  LyingGuest guest;
-  const auto filesystems = guest.Connect()->ListFilesystems(absl::Seconds(5), {});
-  ASSERT_TRUE(filesystems.ok()) << filesystems.status();
-  EXPECT_EQ(filesystems->size(), 4096u);
-  EXPECT_EQ(filesystems->front().devices.size(), 64u);
-  EXPECT_LE(filesystems->front().used, filesystems->front().size);
-  EXPECT_EQ(filesystems->front().obstacle, GuestObstacle::kUnknown);
-  EXPECT_EQ(filesystems->front().mount_points.front(), "/mnt/\\x1b]0;title\\x07");
-}
-
-TEST(LyingGuest, EndlessStreamEnds) {
-  LyingGuest guest;
-  const int64_t before = StatusKiB("VmRSS");
-  ResetPeak();
-  std::vector<GuestTrim> finished;
-  const absl::Time start = absl::Now();
-  const absl::Status status = guest.Connect()->Trim({}, absl::Seconds(20), {}, nullptr, finished);
-  EXPECT_FALSE(status.ok());
-  EXPECT_LE(absl::Now() - start, absl::Seconds(20) + kGrace);
-  EXPECT_LE(finished.size(), 8192u);
-  if (!kSanitized) {
-    EXPECT_LE(StatusKiB("VmHWM") - before, kMemoryLimitKiB);
-  }
-}
-
-TEST(LyingGuest, StopEndsACallAtOnce) {
+TEST(HostileGuest, StopEndsACallAtOnce) {
   HostileGuest guest([](Wire& wire) { wire.Idle(); });
   auto agent = ConnectGuestAgent(guest.TakePort(), absl::Seconds(5), {}).value();
   std::stop_source stop;

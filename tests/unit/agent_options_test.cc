@@ -23,6 +23,9 @@ std::string Error(std::vector<const char*> words) {
 TEST(OptionsTest, Commands) {
   EXPECT_EQ(Parse({"list"})->command, Command::kList);
   EXPECT_TRUE(Parse({"list", "--json", "--all"})->json);
+  EXPECT_EQ(Parse({"preflight"})->command, Command::kPreflight);
+  EXPECT_TRUE(Parse({"preflight", "--json"})->json);
+  EXPECT_EQ(Parse({"worker"})->command, Command::kWorker);
   EXPECT_EQ(Parse({"daemon"})->command, Command::kDaemon);
   EXPECT_EQ(Parse({"daemon", "--port=/dev/vport0p1"})->port, "/dev/vport0p1");
   EXPECT_EQ(Parse({"--help"})->command, Command::kHelp);
@@ -62,7 +65,7 @@ TEST(OptionsTest, DidYouMean) {
 }
 
 TEST(OptionsTest, WrongUse) {
-  EXPECT_EQ(Error({}), "no command: list, trim or daemon (see --help)");
+  EXPECT_EQ(Error({}), "no command: list, trim, preflight or daemon (see --help)");
   EXPECT_EQ(Error({"trim"}), "trim what? name mount points, or give --all");
   EXPECT_EQ(Error({"trim", "--all", "/"}), "either --all or mount points, not both");
   EXPECT_EQ(Error({"list", "/"}), "'list' takes no argument '/'");

@@ -1,0 +1,65 @@
+// What the next boot has before it has a root filesystem: which tool makes the guest's initramfs,
+// and whether the drivers of a virtio-scsi disk are in it. The archives are listed by that tool's
+// own lister: it knows the compressions. Any thread.
+#ifndef VIRT_RECLAIM_GUEST_AGENT_INITRAMFS_H_
+#define VIRT_RECLAIM_GUEST_AGENT_INITRAMFS_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "guest-agent/root_files.h"
+#include "guest-agent/subprocess.h"
+
+namespace virt_reclaim::agent {
+
+// The numbers are those of agent.proto.
+enum class InitramfsTool {
+  kUnknown = 0,
+  kNoneKnown = 1,
+  kInitramfsTools = 2,
+  kDracut = 3,
+  kMkinitcpio = 4,
+};
+absl::string_view InitramfsToolName(InitramfsTool tool);
+
+enum class ModuleState {
+  kUnknown = 0,
+  kBuiltIn = 1,
+  kInInitramfs = 2,
+  kModuleOnly = 3,
+  kMissing = 4,
+};
+absl::string_view ModuleStateName(ModuleState state);
+
+struct KernelModules {
+  std::string release;
+  bool running = false;
+  bool newest = false;
+  std::string initramfs;  // empty: none found
+  ModuleState virtio_scsi = ModuleState::kUnknown;
+  ModuleState sd_mod = ModuleState::kUnknown;
+};
+
+struct InitramfsConfig {
+  std::string modules_policy;  // initramfs-tools: MODULES
+  std::string host_only;       // dracut: hostonly
+  bool virtio_scsi_listed = false;
+  bool sd_mod_listed = false;
+};
+
+struct InitramfsFacts {
+  InitramfsTool tool = InitramfsTool::kNoneKnown;
+  std::vector<KernelModules> kernels;  // running, then newest when it is another
+  InitramfsConfig config;
+};
+
+InitramfsFacts ReadInitramfsFacts(const RootFiles& files, const std::string& running_release,
+                                  const CommandRunner& run);
+
+// The first of /usr/sbin, /usr/bin, /sbin, /bin that has `program`; empty: none.
+std::string FindProgram(const RootFiles& files, absl::string_view program);
+
+}  // namespace virt_reclaim::agent
+
+#endif  // VIRT_RECLAIM_GUEST_AGENT_INITRAMFS_H_

@@ -1,0 +1,181 @@
+// ToProto of what the migration asks for (convert.h): every list within the contract's bound, every
+// text valid UTF-8, the whole below a message's limit.
+#include <algorithm>
+
+#include "guest-agent/convert.h"
+#include "guest-agent/utf8.h"
+
+namespace virt_reclaim::agent {
+namespace {
+
+constexpr size_t kMaxNameBytes = 256;
+constexpr size_t kMaxPathBytes = 1024;
+// Escaping makes four bytes of one at worst: 256 lines of this length stay below a message's limit
+// with all else.
+constexpr size_t kMaxLineBytes = 1024;
+constexpr size_t kMaxOutputBytes = 4096;
+constexpr size_t kMaxResponseBytes = (size_t{1} << 20) - (size_t{128} << 10);
+
+static_assert(static_cast<int>(InitramfsTool::kMkinitcpio) == v1::INITRAMFS_TOOL_MKINITCPIO);
+static_assert(static_cast<int>(InitramfsTool::kNoneKnown) == v1::INITRAMFS_TOOL_NONE_KNOWN);
+static_assert(static_cast<int>(InitramfsTool::kDracut) == v1::INITRAMFS_TOOL_DRACUT);
+static_assert(static_cast<int>(ModuleState::kBuiltIn) == v1::MODULE_STATE_BUILT_IN);
+static_assert(static_cast<int>(ModuleState::kInInitramfs) == v1::MODULE_STATE_IN_INITRAMFS);
+static_assert(static_cast<int>(ModuleState::kModuleOnly) == v1::MODULE_STATE_MODULE_ONLY);
+static_assert(static_cast<int>(ModuleState::kMissing) == v1::MODULE_STATE_MISSING);
+static_assert(static_cast<int>(NameSource::kRunningCommandLine) ==
+              v1::NAME_SOURCE_RUNNING_COMMAND_LINE);
+static_assert(static_cast<int>(NameSource::kInitramfsResume) == v1::NAME_SOURCE_INITRAMFS_RESUME);
+static_assert(static_cast<int>(NameSource::kGrubConfig) == v1::NAME_SOURCE_GRUB_CONFIG);
+static_assert(static_cast<int>(NameSource::kLvmConfig) == v1::NAME_SOURCE_LVM_CONFIG);
+static_assert(static_cast<int>(DiscardSetting::kEnabled) == v1::DISCARD_SETTING_ENABLED);
+static_assert(static_cast<int>(DiscardSetting::kDisabled) == v1::DISCARD_SETTING_DISABLED);
+static_assert(static_cast<int>(FixAction::kPlan) == v1::FIX_ACTION_PLAN);
+static_assert(static_cast<int>(FixAction::kApply) == v1::FIX_ACTION_APPLY);
+static_assert(static_cast<int>(FixAction::kUndo) == v1::FIX_ACTION_UNDO);
+static_assert(static_cast<int>(FixResult::kNothingToDo) == v1::FIX_RESULT_NOTHING_TO_DO);
+static_assert(static_cast<int>(FixResult::kDone) == v1::FIX_RESULT_DONE);
+static_assert(static_cast<int>(FixResult::kFailed) == v1::FIX_RESULT_FAILED);
+
+std::string Name(absl::string_view text) { return Utf8(text, kMaxNameBytes); }
+std::string Path(absl::string_view text) { return Utf8(text, kMaxPathBytes); }
+std::string Line(absl::string_view text) { return Utf8(text, kMaxLineBytes); }
+v1::DiscardSetting ToProto(DiscardSetting setting) {
+  return static_cast<v1::DiscardSetting>(setting);
+}
+
+void ToProto(const InitramfsFacts& facts, v1::PreflightResponse& out) {
+  out.set_initramfs_tool(static_cast<v1::InitramfsTool>(facts.tool));
+  for (const KernelModules& kernel : facts.kernels) {
+    v1::KernelModules& message = *out.add_kernels();
+    message.set_release(Name(kernel.release));
+    message.set_running(kernel.running);
+    message.set_newest(kernel.newest);
+    message.set_initramfs(Path(kernel.initramfs));
+    message.set_virtio_scsi(static_cast<v1::ModuleState>(kernel.virtio_scsi));
+    message.set_sd_mod(static_cast<v1::ModuleState>(kernel.sd_mod));
+  }
+  v1::InitramfsConfig& config = *out.mutable_initramfs_config();
+  config.set_modules_policy(Name(facts.config.modules_policy));
+  config.set_host_only(Name(facts.config.host_only));
+  config.set_virtio_scsi_listed(facts.config.virtio_scsi_listed);
+  config.set_sd_mod_listed(facts.config.sd_mod_listed);
+}
+
+// Adds entries while there is room for them in the message. `bytes` is what it has already.
+class Room {
+ public:
+  template <typename Message>
+  bool Has(const Message& message) {
+    bytes_ += message.ByteSizeLong() + 8;
+    return bytes_ <= kMaxResponseBytes;
+  }
+
+ private:
+  size_t bytes_ = size_t{64} << 10;  // for what is not counted: names of kernels and tools
+};
+
+}  // namespace
+
+void ToProto(const Preflight& preflight, v1::PreflightResponse& out) {
+  out.set_truncated(preflight.truncated);
+  out.set_kernel_release(Name(preflight.kernel_release));
+  out.set_kernel_major(preflight.kernel_major);
+  out.set_kernel_minor(preflight.kernel_minor);
+  out.set_boot_id(Name(preflight.boot_id));
+  ToProto(preflight.initramfs, out);
+  Room room;
+  // False, and the response says so, when there is no more room.
+  const auto add = [&](const auto& message, auto* list) {
+    if (!room.Has(message)) return out.set_truncated(true);
+    *list->Add() = message;
+  };
+  for (const NamedDevice& named : preflight.names.names) {
+    v1::NamedDevice message;
+    message.set_source(static_cast<v1::NameSource>(named.source));
+    message.set_file(Path(named.file));
+    message.set_line(named.line);
+    message.set_text(Line(named.text));
+    message.set_name(Name(named.name));
+    message.set_replacement(Name(named.replacement));
+    message.set_fixable(named.fixable);
+    add(message, out.mutable_names());
+  }
+  for (const CryptDevice& device : preflight.crypt_devices) {
+    v1::CryptDevice message;
+    message.set_name(Name(device.name));
+    message.set_dm_name(Name(device.dm_name));
+    message.set_passes_discards(ToProto(device.passes_discards));
+    message.set_crypttab_discard(ToProto(device.crypttab_discard));
+    add(message, out.mutable_crypt_devices());
+  }
+  out.set_lvm_issue_discards(ToProto(preflight.lvm_issue_discards));
+  for (const RaidArray& array : preflight.raid_arrays) {
+    v1::RaidArray message;
+    message.set_name(Name(array.name));
+    message.set_level(Name(array.level));
+    for (const std::string& member : array.members) message.add_members(Name(member));
+    message.set_passes_discards(ToProto(array.passes_discards));
+    add(message, out.mutable_raid_arrays());
+  }
+  for (const MountIdentity& mount : preflight.mounts) {
+    v1::MountIdentity message;
+    message.set_source(Path(mount.source));
+    message.set_uuid(Name(mount.uuid));
+    message.set_type(Name(mount.type));
+    for (const std::string& point : mount.mount_points) message.add_mount_points(Path(point));
+    message.set_discard_option(ToProto(mount.discard_option));
+    add(message, out.mutable_mounts());
+  }
+  out.set_fstrim_timer(ToProto(preflight.fstrim_timer));
+  for (const std::string& disk : preflight.boot_disks) {
+    if (out.boot_disks_size() < 64) out.add_boot_disks(Name(disk));
+  }
+  for (const std::string& file : preflight.names.unread) {
+    if (out.unread_files_size() < 32) out.add_unread_files(Name(file));
+  }
+}
+
+void ToProto(const Marker& marker, v1::WriteMarkerResponse& out) {
+  out.set_id(marker.id);
+  out.set_size_bytes(marker.size_bytes);
+  out.set_extents_known(marker.extents_known);
+  for (const MarkerExtent& extent : marker.extents) {
+    v1::MarkerExtent& message = *out.add_extents();
+    message.set_offset_bytes(extent.offset_bytes);
+    message.set_length_bytes(extent.length_bytes);
+  }
+  out.set_device(Name(marker.device));
+  out.set_disk(Name(marker.disk));
+  out.set_start_bytes(marker.start_bytes);
+}
+
+void ToProto(const FixReport& report, v1::FixGuestResponse& out) {
+  out.set_result(static_cast<v1::FixResult>(report.result));
+  Room room;
+  for (const FileChange& change : report.changes) {
+    v1::FixedFile message;
+    message.set_path(Path(change.path));
+    message.set_backup(Path(change.backup));
+    for (const FixedLine& line : change.lines) {
+      if (message.lines_size() == int{kMaxPreflightEntries}) break;
+      v1::FixedLine& fixed = *message.add_lines();
+      fixed.set_line(line.line);
+      fixed.set_before(Line(line.before));
+      fixed.set_after(Line(line.after));
+    }
+    if (!room.Has(message)) message.clear_lines();
+    if (out.files_size() < int{kMaxPreflightEntries}) *out.add_files() = std::move(message);
+  }
+  for (const FixCommand& command : report.commands) {
+    v1::FixCommand& message = *out.add_commands();
+    for (const std::string& argument : command.arguments) message.add_arguments(Path(argument));
+    message.set_exit_status(command.exit_status);
+    message.set_output(Utf8(command.output, kMaxOutputBytes));
+  }
+  for (const std::string& refusal : report.refusals) {
+    if (out.refusals_size() < int{kMaxPreflightEntries} / 4) out.add_refusals(Line(refusal));
+  }
+}
+
+}  // namespace virt_reclaim::agent

@@ -1,0 +1,43 @@
+// What the tests of a guest that attacks measure: time and this process's memory. One thread.
+#ifndef VIRT_RECLAIM_TESTS_COMPONENT_GUEST_LIMITS_H_
+#define VIRT_RECLAIM_TESTS_COMPONENT_GUEST_LIMITS_H_
+
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/time.h"
+
+namespace virt_reclaim {
+
+inline constexpr absl::Duration kDeadline = absl::Seconds(2);
+inline constexpr absl::Duration kGrace = absl::Milliseconds(500);
+inline constexpr int64_t kMemoryLimitKiB = 64 * 1024;
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized =
+    true;  // shadow memory and slowness make the numbers meaningless; crashes still count
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
+// A line of /proc/self/status in KiB: VmRSS now, VmHWM at its highest.
+inline int64_t StatusKiB(absl::string_view key) {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.rfind(std::string(key) + ":", 0) != 0) continue;
+    const std::vector<std::string> words =
+        absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
+    int64_t value = 0;
+    if (words.size() > 1 && absl::SimpleAtoi(words[1], &value)) return value;
+  }
+  return 0;
+}
+
+inline void ResetPeak() { std::ofstream("/proc/self/clear_refs") << "5"; }
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_TESTS_COMPONENT_GUEST_LIMITS_H_
