@@ -271,7 +271,7 @@ absl::StatusOr<std::string> MigrationRun::MissingMount(const std::stop_token& st
     return absl::UnavailableError(absl::StrCat(Sentence(access.blocker->reason)));
   VR_ASSIGN_OR_RETURN(const std::vector<GuestFilesystem> filesystems,
                       access.session->agent->ListFilesystems(kAgentTimeout, stop));
-  for (const GuestMount& mount : place().mounts) {
+  for (const ExpectedMount& mount : place().mounts) {
     const bool there =
         std::any_of(filesystems.begin(), filesystems.end(), [&](const GuestFilesystem& filesystem) {
           const auto& points = filesystem.mount_points;

@@ -42,9 +42,9 @@ std::optional<MigrationStep> MigrationStepOf(absl::string_view name);
 bool IsOver(MigrationStep step);
 
 // Where the guest has its filesystems: what must be the same after a power cycle.
-struct GuestMount {
+struct ExpectedMount {
   std::string mount_point, type, uuid;
-  bool operator==(const GuestMount&) const = default;
+  bool operator==(const ExpectedMount&) const = default;
 };
 
 // One line of the journal.
@@ -56,7 +56,7 @@ struct MigrationRecord {
   std::string before_digest, after_digest;
   // kStopping: what the guest was like, when it could be asked.
   bool had_agent = false;
-  std::vector<GuestMount> mounts;
+  std::vector<ExpectedMount> mounts;
   // kRollingBack: the running guest is to be stopped, and if it gives no sign of life, powered off.
   bool stop_guest = false, may_power_off = false;
   // kStopping, kRollingBack: the domain ran, and is to run again.
@@ -69,7 +69,7 @@ struct MigrationPlace {
   absl::Time since;
   std::string detail;
   bool had_agent = false, was_running = false, stop_guest = false, may_power_off = false;
-  std::vector<GuestMount> mounts;
+  std::vector<ExpectedMount> mounts;
 };
 MigrationPlace PlaceOf(const std::vector<MigrationRecord>& journal);
 

@@ -57,7 +57,7 @@ json ToJson(const MigrationRecord& record) {
   if (record.had_agent) line["had_agent"] = true;
   if (record.stop_guest) line["stop_guest"] = true;
   if (record.may_power_off) line["may_power_off"] = true;
-  for (const GuestMount& mount : record.mounts) {
+  for (const ExpectedMount& mount : record.mounts) {
     line["mounts"].push_back(
         {{"mount_point", mount.mount_point}, {"type", mount.type}, {"uuid", mount.uuid}});
   }
