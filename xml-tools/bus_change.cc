@@ -20,6 +20,8 @@ constexpr absl::string_view kMoving[] = {"iothread", "queues", "ioeventfd",  "io
                                          "ats",      "packed", "page_per_vq"};
 // ... and for these the controller has no attribute.
 constexpr absl::string_view kVanishing[] = {"event_idx", "queue_size"};
+// Far beyond any domain; places and names are looked for among all disks, each time.
+constexpr size_t kMaxDisks = 1000;
 constexpr absl::string_view kOnce[] = {"driver", "target", "address", "alias"};
 
 template <size_t N>
@@ -117,6 +119,10 @@ void BusMover::ReadAddresses() {
 
 std::optional<Refusal> BusMover::RefusalOf(size_t i) const {
   const Disk& disk = domain_.disks[i];
+  if (domain_.disks.size() > kMaxDisks) {
+    return Refuse(disk, "bus-change-refused",
+                  absl::StrCat("the domain has more than ", kMaxDisks, " disks"));
+  }
   if (!windows_.empty() && MayBoot(document_, domain_, nodes_, i)) {
     return Refuse(disk, "windows-boot-disk",
                   absl::StrCat("the guest is Windows (", windows_,
@@ -242,6 +248,7 @@ void BusMover::Move(size_t i) {
 }
 
 bool BusMover::ChangesFirstDisk() const {
+  if (moved_.empty()) return false;
   for (const NodeId node : nodes_) {
     if (document_.Child(node, "boot") != kNoNode) return false;
   }

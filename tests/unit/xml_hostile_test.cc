@@ -22,15 +22,25 @@ constexpr char kDomain[] =
     "<disk type='file'>\n\t<source file='b'/><target dev='vdb' "
     "bus='virtio'/></disk></devices></domain>\n";
 
-void Check(absl::string_view text) {
-  const auto once = Rewrite(text, {});
+void CheckWith(absl::string_view text, const RewriteOptions& options) {
+  const auto once = Rewrite(text, options);
   if (!once.ok()) {
     EXPECT_EQ(once.status().message().find('\n'), absl::string_view::npos) << once.status();
     return;
   }
-  const auto twice = Rewrite(once->text, {});
+  const auto twice = Rewrite(once->text, options);
   ASSERT_TRUE(twice.ok()) << twice.status() << "\n" << text;
   EXPECT_EQ(twice->text, once->text);
+}
+
+void Check(absl::string_view text) {
+  CheckWith(text, {});
+  RewriteOptions most;
+  most.bus = BusPolicy::kVirtioScsi;
+  most.channel = ChannelPolicy::kAdd;
+  most.machine = MachinePolicy::kLatest;
+  most.detect_zeroes = DetectZeroesPolicy::kOn;
+  CheckWith(text, most);
 }
 
 TEST(XmlHostileTest, CutOffAtEveryByte) {
