@@ -205,6 +205,7 @@ std::string MigratePlanJson(const std::vector<MigrateAction>& plan, bool diff) {
     Json entry = DomainJson(action.domain);
     if (!action.error.ok()) entry["error"] = Text(action.error.message());
     AddReasons(entry, "blockers", action.blockers);
+    AddReasons(entry, "risks", action.risks);
     entry["changes"] = ChangesJson(action.changes);
     entry["refusals"] = RefusalsJson(action.refusals);
     entry["warnings"] = RefusalsJson(action.warnings);

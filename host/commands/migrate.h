@@ -45,6 +45,7 @@ struct MigrateAction {
   std::vector<xml::Refusal> refusals;  // disks that stay as they are
   std::vector<xml::Refusal> warnings;  // of disks that change, and yet may not pass discards
   std::vector<Blocker> blockers;       // not empty: the domain is not touched
+  std::vector<Blocker> risks;          // to be known before it is
   absl::Status error;                  // not OK: it could not be examined
   bool asked_for = false;              // the user named this domain
   bool power_cycle_pending = false;    // the running domain still works under an older definition

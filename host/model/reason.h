@@ -55,6 +55,14 @@ enum class Reason {
   kRunning,
   kNotMigrated,
   kTooManyFailures,
+  // What a migration's preflight finds.
+  kMemorySnapshot,
+  kMachineNotOnHost,
+  kGuestUnknown,
+  kInitramfsLacks,
+  kGuestNamesDisk,
+  kGuestTooOld,
+  kFstrimTimer,
 };
 
 struct ReasonText {
