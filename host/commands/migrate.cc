@@ -24,7 +24,7 @@ bool LiveIsOlder(const Services& services, const MigrateOptions& options,
   if (!IsUp(domain)) return false;
   auto live = services.hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive);
   if (!live.ok()) return false;
-  auto rewritten = xml::Rewrite(*live, options.rewrite);
+  auto rewritten = RewriteFor(services, options, *live);
   return rewritten.ok() && !rewritten->changes.empty();
 }
 
@@ -101,7 +101,7 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
   VR_ASSIGN_OR_RETURN(action.before,
                       services.hypervisor.DomainXml(uuid, Hypervisor::Xml::kInactive));
   VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(action.before));
-  auto rewritten = xml::Rewrite(action.before, options.rewrite);
+  auto rewritten = RewriteFor(services, options, action.before);
   if (!rewritten.ok()) {
     action.blockers.push_back({Reason::kRewriteRefused, Printable(rewritten.status().message())});
     return absl::OkStatus();
@@ -124,6 +124,18 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
 }
 
 }  // namespace
+
+absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const MigrateOptions& options,
+                                          const std::string& text) {
+  xml::RewriteOptions rewrite = options.rewrite;
+  if (rewrite.machine == xml::MachinePolicy::kLatest ||
+      rewrite.machine == xml::MachinePolicy::kNamed) {
+    VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(text));
+    VR_ASSIGN_OR_RETURN(rewrite.known_machines,
+                        services.hypervisor.MachineTypes(domain.arch, domain.type));
+  }
+  return xml::Rewrite(text, rewrite);
+}
 
 Outcome OutcomeOf(const MigrateAction& action) {
   Outcome outcome;

@@ -60,6 +60,10 @@ struct MigratedDomain {
   bool needs_power_cycle = false;
 };
 
+// xml::Rewrite with what this host has.
+absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const MigrateOptions& options,
+                                          const std::string& text);
+
 // What the plan says, for the exit status: a domain that cannot be examined has failed, one with
 // blockers is skipped.
 Outcome OutcomeOf(const MigrateAction& action);

@@ -70,7 +70,7 @@ absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOpt
     return absl::FailedPreconditionError("its definition changed since it was planned");
   VR_ASSIGN_OR_RETURN(const std::string secret,
                       hypervisor.DomainXml(uuid, Hypervisor::Xml::kInactiveWithSecrets));
-  VR_ASSIGN_OR_RETURN(const xml::Rewritten rewritten, xml::Rewrite(secret, options.rewrite));
+  VR_ASSIGN_OR_RETURN(const xml::Rewritten rewritten, RewriteFor(services, options, secret));
   if (rewritten.changes.size() != action.changes.size())
     return absl::FailedPreconditionError("its definition changed since it was planned");
   MigrationRecord begun;
