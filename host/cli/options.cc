@@ -232,8 +232,8 @@ class Parser {
 
   absl::Status CheckWords() const {
     if (line_.bus != "keep" && line_.bus != "auto" && line_.bus != "virtio-scsi")
-      return UsageError(absl::StrCat("--bus: '", Printable(line_.bus),
-                                     "': write keep, auto or virtio-scsi"));
+      return UsageError(
+          absl::StrCat("--bus: '", Printable(line_.bus), "': write keep, auto or virtio-scsi"));
     if (line_.channel != "keep" && line_.channel != "add")
       return UsageError(
           absl::StrCat("--channel: '", Printable(line_.channel), "': write keep or add"));

@@ -57,6 +57,7 @@ struct MigratedDomain {
   std::vector<xml::Change> changes;     // made
   std::string backup;                   // path of the old XML
   std::optional<MigrationPlace> place;  // where its migration stands; empty: none was begun
+  std::vector<ProbedDisk> probed;       // whether discards reach the host; empty: not looked at
   bool needs_power_cycle = false;
 };
 

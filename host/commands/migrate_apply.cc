@@ -2,6 +2,7 @@
 // left.
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/commands/migrate.h"
@@ -46,6 +47,15 @@ bool LiveIsOlder(const Services& services, const MigrationRun& run, const std::s
 void Record(const Services& services, const MigrationRun& run, MigratedDomain& migrated) {
   migrated.place = run.place();
   migrated.backup = run.migration().old_xml_path();
+  migrated.probed = run.probed();
+  for (const ProbedDisk& disk : migrated.probed) {
+    // Done, and the host gets nothing all the same.
+    if (disk.reaches && !*disk.reaches) {
+      migrated.outcome.nothing_freed = true;
+      migrated.outcome.reasons.push_back(
+          {Reason::kDiscardNotProved, absl::StrCat(Printable(disk.target), ": ", disk.detail)});
+    }
+  }
   const auto state = services.hypervisor.State(migrated.domain.uuid);
   if (state.ok()) migrated.domain.state = *state;
   const bool settled = run.place().step == MigrationStep::kDefined || IsOver(run.place().step);
@@ -223,7 +233,9 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
               {IsUp(state) ? Reason::kPowerCyclePending : Reason::kNotRunning, ""});
           return absl::OkStatus();
         }
-        return run.Verify(stop).status();
+        VR_RETURN_IF_ERROR(run.Verify(stop).status());
+        run.Probe(stop);
+        return absl::OkStatus();
       });
 }
 

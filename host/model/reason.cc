@@ -72,13 +72,15 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      "virtio-blk passes discards only from kernel 5.0 of the guest on"},
     {Reason::kFstrimTimer, "fstrim-timer",
      "the guest trims by a timer of its own, too (fstrim.timer)"},
+    {Reason::kDiscardNotProved, "discard-not-proved",
+     "a marker was written, deleted and trimmed in the guest, and the host did not get it back"},
 });
 
 constexpr bool InEnumOrder() {
   for (size_t i = 0; i < kReasons.size(); ++i) {
     if (static_cast<size_t>(kReasons[i].reason) != i) return false;
   }
-  return kReasons.size() == static_cast<size_t>(Reason::kFstrimTimer) + 1;
+  return kReasons.size() == static_cast<size_t>(Reason::kDiscardNotProved) + 1;
 }
 static_assert(InEnumOrder());
 

@@ -63,6 +63,7 @@ enum class Reason {
   kGuestNamesDisk,
   kGuestTooOld,
   kFstrimTimer,
+  kDiscardNotProved,
 };
 
 struct ReasonText {
