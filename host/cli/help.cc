@@ -85,6 +85,8 @@ options of plan and apply:
                          (always in the same family; --keep-machine is --machine=keep)
       --bus WHAT         keep (default); virtio-scsi: move every disk there; auto: only disks that nothing else helps.
                          Only when the guest was asked and would find its disks; never a Windows boot disk
+      --fix-guest        let the agent prepare the guest for a bus change: names by UUID, drivers into the initramfs;
+                         with backups, and undone when it is not enough
       --channel add      also add the agent's channel, so that one power cycle does for both
   -n, --dry-run          only show the plan
 options of apply and rollback:

@@ -206,6 +206,7 @@ std::string MigratePlanJson(const std::vector<MigrateAction>& plan, bool diff) {
     if (!action.error.ok()) entry["error"] = Text(action.error.message());
     AddReasons(entry, "blockers", action.blockers);
     AddReasons(entry, "risks", action.risks);
+    AddReasons(entry, "fixes", action.fixes);
     entry["changes"] = ChangesJson(action.changes);
     entry["refusals"] = RefusalsJson(action.refusals);
     entry["warnings"] = RefusalsJson(action.warnings);

@@ -169,6 +169,7 @@ class Parser {
       verb->add_option("--machine", line_.machine);
       verb->add_option("--bus", line_.bus);
       verb->add_option("--channel", line_.channel);
+      verb->add_flag("--fix-guest", line_.fix_guest);
       verb->add_option("--disk", line_.disks)->allow_extra_args(false);
     }
     verify_ = AddVerb(*migrate_, "verify", raw_);

@@ -185,6 +185,7 @@ class VerbRunner {
     options.run.verify_timeout = line_.verify_timeout;
     options.max_failures = line_.max_failures;
     options.pause = line_.pause;
+    options.fix_guest = line_.fix_guest;
     return options;
   }
 

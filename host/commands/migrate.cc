@@ -5,7 +5,6 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
-#include "host/model/migration_judge.h"
 
 namespace virt_reclaim {
 namespace {
@@ -29,14 +28,15 @@ bool LiveIsOlder(const Services& services, const MigrateOptions& options,
 }
 
 // Why there is nothing known of a guest, or what its agent says.
-void AskGuest(const Services& services, const DomainSummary& domain, const std::stop_token& stop,
-              MigrationFacts& facts) {
+void AskGuest(const Services& services, const DomainSummary& domain, bool locked,
+              const std::stop_token& stop, MigrationFacts& facts) {
   auto collected = CollectDomain(services, domain);
   if (!collected.ok()) {
     facts.guest_unknown = std::string(collected.status().message());
     return;
   }
-  AgentAccess access = OpenAgent(services, *collected, kAgentTimeout, stop);
+  AgentAccess access = locked ? OpenAgentLocked(services, *collected, kAgentTimeout, stop)
+                              : OpenAgent(services, *collected, kAgentTimeout, stop);
   if (!access.session) {
     facts.guest_unknown = std::string(Sentence(access.blocker->reason));
     return;
@@ -52,7 +52,8 @@ void AskGuest(const Services& services, const DomainSummary& domain, const std::
 }
 
 absl::Status CollectMigrationFacts(const Services& services, const DomainSummary& domain,
-                                   const std::stop_token& stop, MigrationFacts& facts) {
+                                   bool locked, const std::stop_token& stop,
+                                   MigrationFacts& facts) {
   Hypervisor& hypervisor = services.hypervisor;
   facts.persistent = domain.persistent;
   const auto saved = hypervisor.HasManagedSave(domain.uuid);
@@ -74,7 +75,7 @@ absl::Status CollectMigrationFacts(const Services& services, const DomainSummary
                       hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive));
   VR_ASSIGN_OR_RETURN(facts.live, xml::ParseDomain(live));
   VR_ASSIGN_OR_RETURN(facts.activity, hypervisor.Activity(domain.uuid, *facts.live));
-  AskGuest(services, domain, stop, facts);
+  AskGuest(services, domain, locked, stop, facts);
   return absl::OkStatus();
 }
 
@@ -114,12 +115,12 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
     action.power_cycle_pending = LiveIsOlder(services, options, action.domain);
     return absl::OkStatus();
   }
-  MigrationFacts facts;
-  facts.saved = domain;
-  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, action.domain, stop, facts));
-  const MigrationJudgement judgement = Judge(facts, ChangeOf(domain, action.changes));
+  VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
+                      Preflight(services, action.domain, domain, action.changes, options.fix_guest,
+                                /*locked=*/false, stop));
   action.blockers = judgement.blockers;
   action.risks = judgement.risks;
+  action.fixes = judgement.fixes;
   return absl::OkStatus();
 }
 
@@ -135,6 +136,19 @@ absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const Migrat
                         services.hypervisor.MachineTypes(domain.arch, domain.type));
   }
   return xml::Rewrite(text, rewrite);
+}
+
+absl::StatusOr<MigrationJudgement> Preflight(const Services& services, const DomainSummary& domain,
+                                             const xml::Domain& saved,
+                                             const std::vector<xml::Change>& changes,
+                                             bool fix_guest, bool locked,
+                                             const std::stop_token& stop) {
+  MigrationFacts facts;
+  facts.saved = saved;
+  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, domain, locked, stop, facts));
+  MigrationChange change = ChangeOf(saved, changes);
+  change.fix_guest = fix_guest;
+  return Judge(facts, change);
 }
 
 Outcome OutcomeOf(const MigrateAction& action) {

@@ -10,6 +10,9 @@
 namespace virt_reclaim {
 namespace {
 
+constexpr absl::Duration kAgentTimeout = absl::Seconds(5);
+constexpr absl::Duration kFixTimeout = absl::Minutes(30);  // making an initramfs takes a while
+
 bool IsUp(DomainState state) {
   return state == DomainState::kRunning || state == DomainState::kPaused;
 }
@@ -93,6 +96,36 @@ absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOpt
   return migration;
 }
 
+// Prepares the guest for a bus change, and looks whether that was enough; puts it back as it was
+// when it was not.
+absl::Status FixGuest(const Services& services, const MigrateAction& action,
+                      const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, action.domain));
+  VR_ASSIGN_OR_RETURN(const xml::Domain saved, xml::ParseDomain(action.before));
+  const auto fix = [&](GuestFixAction what) -> absl::StatusOr<GuestFix> {
+    AgentAccess access = OpenAgentLocked(services, facts, kAgentTimeout, stop);
+    if (!access.session)
+      return absl::UnavailableError(
+          absl::StrCat("fix the guest: ", Sentence(access.blocker->reason)));
+    return access.session->agent->FixGuest(what, kFixTimeout, stop);
+  };
+  VR_ASSIGN_OR_RETURN(const GuestFix fixed, fix(GuestFixAction::kApply));
+  if (fixed.result != GuestFixResult::kDone && fixed.result != GuestFixResult::kNothingToDo) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the guest could not be prepared",
+                     fixed.refusals.empty() ? "" : absl::StrCat(": ", fixed.refusals.front())));
+  }
+  VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
+                      Preflight(services, action.domain, saved, action.changes,
+                                /*fix_guest=*/false, /*locked=*/true, stop));
+  if (judgement.blockers.empty()) return absl::OkStatus();
+  const Blocker& blocker = judgement.blockers.front();
+  const auto undone = fix(GuestFixAction::kUndo);
+  return absl::FailedPreconditionError(
+      absl::StrCat("the guest was prepared, and still ", Code(blocker.reason), " (", blocker.detail,
+                   ")", undone.ok() ? "; it was put back as it was" : ""));
+}
+
 absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
                        const MigrateAction& action, const std::stop_token& stop,
                        MigratedDomain& migrated) {
@@ -105,6 +138,7 @@ absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
       (migration->place().step != MigrationStep::kDefined || action.changes.empty());
   if (!unfinished) {
     if (action.changes.empty()) return absl::OkStatus();
+    if (!action.fixes.empty()) VR_RETURN_IF_ERROR(FixGuest(services, action, stop));
     VR_ASSIGN_OR_RETURN(migration, Begin(services, options, action, store, migrated));
   }
   MigrationRun run(services, uuid, RunOptions(options), *std::move(migration));

@@ -50,7 +50,7 @@ void JudgeMachine(const MigrationFacts& facts, const MigrationChange& change,
 }
 
 // What a guest must have to find its disks on another bus.
-void JudgeBusChange(const GuestPreflight& guest, MigrationJudgement& judgement) {
+void JudgeBusChange(const GuestPreflight& guest, bool fix, MigrationJudgement& judgement) {
   bool any = false;
   for (const GuestKernel& kernel : guest.kernels) {
     if (!kernel.running && !kernel.newest) continue;
@@ -58,17 +58,21 @@ void JudgeBusChange(const GuestPreflight& guest, MigrationJudgement& judgement) 
     for (const auto& [name, state] :
          {std::pair("virtio_scsi", kernel.virtio_scsi), std::pair("sd_mod", kernel.sd_mod)}) {
       if (state == GuestModuleState::kBuiltIn || state == GuestModuleState::kInInitramfs) continue;
-      judgement.blockers.push_back(
-          {state == GuestModuleState::kUnknown ? Reason::kGuestUnknown : Reason::kInitramfsLacks,
-           absl::StrCat(name, " for kernel ", kernel.release)});
+      const bool unknown = state == GuestModuleState::kUnknown;
+      const bool fixable = !unknown && state != GuestModuleState::kMissing &&
+                           (guest.initramfs_tool == GuestInitramfsTool::kInitramfsTools ||
+                            guest.initramfs_tool == GuestInitramfsTool::kDracut);
+      (fix && fixable ? judgement.fixes : judgement.blockers)
+          .push_back({unknown ? Reason::kGuestUnknown : Reason::kInitramfsLacks,
+                      absl::StrCat(name, " for kernel ", kernel.release)});
     }
   }
   if (!any) judgement.blockers.push_back({Reason::kGuestUnknown, "which kernel boots next"});
   for (const GuestNamedDevice& name : guest.names) {
-    judgement.blockers.push_back(
-        {Reason::kGuestNamesDisk,
-         absl::StrCat(name.file, ":", name.line, ": ", name.name,
-                      name.fixable ? " (--fix-guest would change it)" : "")});
+    (fix && name.fixable ? judgement.fixes : judgement.blockers)
+        .push_back({Reason::kGuestNamesDisk,
+                    absl::StrCat(name.file, ":", name.line, ": ", name.name,
+                                 name.fixable ? " (--fix-guest changes it)" : "")});
   }
   for (const std::string& file : guest.unread_files)
     judgement.blockers.push_back({Reason::kGuestUnknown, file});
@@ -85,7 +89,7 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
     return;
   }
   const GuestPreflight& guest = *facts.guest;
-  if (moves) JudgeBusChange(guest, judgement);
+  if (moves) JudgeBusChange(guest, change.fix_guest, judgement);
   if (change.uses_virtio_blk && guest.kernel && *guest.kernel < kVirtioBlkDiscard)
     judgement.risks.push_back({Reason::kGuestTooOld, guest.kernel_release});
   for (const GuestCryptDevice& crypt : guest.crypt_devices) {

@@ -32,10 +32,12 @@ struct MigrationChange {
   std::vector<std::string> moved_disks;  // targets of before, of disks that change their bus
   bool uses_virtio_blk = false;          // a changed disk is, and stays, virtio-blk
   bool assume = false;                   // --assume: unknown guest facts are taken as good
+  bool fix_guest = false;                // --fix-guest: the guest may be prepared
 };
 
 struct MigrationJudgement {
   std::vector<Blocker> blockers;  // not empty: not to be made
+  std::vector<Blocker> fixes;     // would be blockers, and the agent can do something about them
   std::vector<Blocker> risks;     // to be known before
 };
 

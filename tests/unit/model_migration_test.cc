@@ -76,6 +76,17 @@ TEST(JudgeTest, ABusChangeNeedsDriversAndNamesThatStay) {
   ASSERT_THAT(blockers, Has(Reason::kGuestNamesDisk));
   EXPECT_THAT(blockers[0].detail, testing::HasSubstr("/etc/fstab:3: /dev/vda1"));
   EXPECT_THAT(Judge(facts, {}).blockers, IsEmpty());
+  facts.guest->initramfs_tool = GuestInitramfsTool::kDracut;
+  facts.guest->kernels[0].virtio_scsi = GuestModuleState::kModuleOnly;
+  change.fix_guest = true;
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+  EXPECT_THAT(Judge(facts, change).fixes, Has(Reason::kGuestNamesDisk));
+  EXPECT_THAT(Judge(facts, change).fixes, Has(Reason::kInitramfsLacks));
+  facts.guest->kernels[0].virtio_scsi = GuestModuleState::kMissing;
+  facts.guest->names[0].fixable = false;
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestNamesDisk));
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kInitramfsLacks));
+  change.fix_guest = false;
   facts.guest = GoodGuest();
   facts.guest->truncated = true;
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
