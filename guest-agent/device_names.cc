@@ -147,7 +147,11 @@ constexpr Place kDirectories[] = {
 void ReadPlace(const RootFiles& files, NameSource source, const std::string& path,
                const IdentifyDevice& identify, NamedDevices& out) {
   const auto text = files.Read(path, kMaxGrubConfigBytes);
-  if (text.ok()) return FindNamesInText(*text, source, path, identify, out);
+  if (text.ok()) {
+    const bool boots = source == NameSource::kGrubConfig || source == NameSource::kLoaderEntry;
+    if (boots && out.boot_configs.size() < kMaxPreflightEntries) out.boot_configs.push_back(path);
+    return FindNamesInText(*text, source, path, identify, out);
+  }
   if (absl::IsNotFound(text.status())) return;
   if (out.unread.size() == kMaxPreflightEntries) {
     out.truncated = true;

@@ -61,7 +61,8 @@ struct NamedDevice {
 
 struct NamedDevices {
   std::vector<NamedDevice> names;
-  std::vector<std::string> unread;  // "PATH: why"
+  std::vector<std::string> unread;        // "PATH: why"
+  std::vector<std::string> boot_configs;  // of the boot loader, that were read
   bool truncated = false;
 };
 

@@ -69,6 +69,9 @@ void JudgeBusChange(const GuestPreflight& guest, bool fix, MigrationJudgement& j
   }
   if (!any) judgement.blockers.push_back({Reason::kGuestUnknown, "which kernel boots next"});
   for (const GuestNamedDevice& name : guest.names) {
+    // The boot loader's files are looked at themselves, and may say something else by now.
+    if (name.source == GuestNameSource::kRunningCommandLine && !guest.boot_configs.empty())
+      continue;
     (fix && name.fixable ? judgement.fixes : judgement.blockers)
         .push_back({Reason::kGuestNamesDisk,
                     absl::StrCat(name.file, ":", name.line, ": ", name.name,

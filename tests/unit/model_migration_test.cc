@@ -88,6 +88,11 @@ TEST(JudgeTest, ABusChangeNeedsDriversAndNamesThatStay) {
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kInitramfsLacks));
   change.fix_guest = false;
   facts.guest = GoodGuest();
+  facts.guest->names.push_back({GuestNameSource::kRunningCommandLine, "/proc/cmdline", 1,
+                                "root=/dev/vda1", "/dev/vda1", "", false});
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestNamesDisk));
+  facts.guest->boot_configs = {"/boot/grub/grub.cfg"};
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
   facts.guest->truncated = true;
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
   facts.guest = GoodGuest();
