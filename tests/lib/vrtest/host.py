@@ -50,10 +50,15 @@ class Host:
         }
 
     def virsh(self, *words: str | Path, check: bool = True, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(
-            ["virsh", "-q", "-c", self.uri, *map(str, words)], env=self.environment(), capture_output=True, text=True,
-            timeout=seconds, check=False, stdin=subprocess.DEVNULL,
-        )
+        # An open that meets a guest in the middle of its power-off may fail without a message; the next one does not.
+        for _ in range(5):
+            result = subprocess.run(
+                ["virsh", "-q", "-c", self.uri, *map(str, words)], env=self.environment(), capture_output=True, text=True,
+                timeout=seconds, check=False, stdin=subprocess.DEVNULL,
+            )
+            if result.returncode == 0 or result.stderr.strip():
+                break
+            time.sleep(0.2)
         if check and result.returncode != 0:
             raise DomainProblem(f"virsh {' '.join(map(str, words))}: {result.stderr.strip()}")
         return result
@@ -65,7 +70,6 @@ class Host:
 
     def state(self, domain: str) -> str:
         """'running', 'shut off', 'paused', ..."""
-        # An open that meets a guest in the middle of its power-off may fail without a message; the next one does not.
         for _ in range(5):
             result = self.virsh("domstate", domain, check=False)
             if result.returncode == 0 or "failed to get domain" in result.stderr:
