@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "guest-agent/initramfs.h"
 
 namespace virt_reclaim::agent {
 namespace {
@@ -80,6 +81,7 @@ bool IsFixable(NameSource source, absl::string_view line, const FoundName& found
     case NameSource::kCrypttab:
       return IsField(line, 1, found.offset, end);
     case NameSource::kGrubDefault:
+    case NameSource::kGrubConfig:
     case NameSource::kKernelCommandLine:
     case NameSource::kLoaderEntry:
       return IsKernelArgument(line, found.offset, end);
@@ -90,7 +92,7 @@ bool IsFixable(NameSource source, absl::string_view line, const FoundName& found
       return before == "RESUME=" && rest.empty();
     }
     default:
-      return false;  // made by a program, or of a form that knows no UUID
+      return false;  // of a form that knows no UUID
   }
 }
 
@@ -147,7 +149,11 @@ constexpr Place kDirectories[] = {
 void ReadPlace(const RootFiles& files, NameSource source, const std::string& path,
                const IdentifyDevice& identify, NamedDevices& out) {
   const auto text = files.Read(path, kMaxGrubConfigBytes);
-  if (text.ok()) return FindNamesInText(*text, source, path, identify, out);
+  if (text.ok()) {
+    const bool boots = source == NameSource::kGrubConfig || source == NameSource::kLoaderEntry;
+    if (boots && out.boot_configs.size() < kMaxPreflightEntries) out.boot_configs.push_back(path);
+    return FindNamesInText(*text, source, path, identify, out);
+  }
   if (absl::IsNotFound(text.status())) return;
   if (out.unread.size() == kMaxPreflightEntries) {
     out.truncated = true;
@@ -224,6 +230,19 @@ void FindNamesInText(absl::string_view text, NameSource source, const std::strin
   }
 }
 
+std::vector<std::string> MakeGrubConfig(const RootFiles& files) {
+  if (std::string program = FindProgram(files, "update-grub"); !program.empty()) {
+    return {std::move(program)};
+  }
+  for (const absl::string_view version : {"2", ""}) {
+    std::string program = FindProgram(files, absl::StrCat("grub", version, "-mkconfig"));
+    std::string config = absl::StrCat("/boot/grub", version, "/grub.cfg");
+    if (!program.empty() && files.Exists(config))
+      return {std::move(program), "-o", std::move(config)};
+  }
+  return {};
+}
+
 NamedDevices ReadNamedDevices(const RootFiles& files, const IdentifyDevice& identify) {
   NamedDevices out;
   for (const Place& place : kFiles) {
@@ -238,6 +257,12 @@ NamedDevices ReadNamedDevices(const RootFiles& files, const IdentifyDevice& iden
       const bool conf = absl::EndsWith(name, ".conf") || absl::EndsWith(name, ".cfg");
       if (place.source != NameSource::kInitramfsResume && !conf) continue;
       ReadPlace(files, place.source, absl::StrCat(directory, "/", name), identify, out);
+    }
+  }
+  if (MakeGrubConfig(files).empty()) {
+    // Nobody edits what a program makes; without the program it stays as it is.
+    for (NamedDevice& named : out.names) {
+      if (named.source == NameSource::kGrubConfig) named.fixable = false;
     }
   }
   return out;

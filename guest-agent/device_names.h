@@ -56,14 +56,19 @@ struct NamedDevice {
   size_t offset = 0;  // of the name in it
   std::string name;
   std::string replacement;  // "UUID=..."; empty: not known
-  bool fixable = false;     // its place is one that understands the replacement
+  // Its place understands the replacement, or is made by a program that is there.
+  bool fixable = false;
 };
 
 struct NamedDevices {
   std::vector<NamedDevice> names;
-  std::vector<std::string> unread;  // "PATH: why"
+  std::vector<std::string> unread;        // "PATH: why"
+  std::vector<std::string> boot_configs;  // of the boot loader, that were read
   bool truncated = false;
 };
+
+// What makes grub.cfg anew; empty: no such program, or no such file.
+std::vector<std::string> MakeGrubConfig(const RootFiles& files);
 
 // Looks into every file of the contract's list that is there.
 NamedDevices ReadNamedDevices(const RootFiles& files, const IdentifyDevice& identify);

@@ -62,10 +62,8 @@ std::vector<std::vector<std::string>> AllCommands(const PreflightSources& source
     }
   }
   if (!grub) return commands;
-  if (std::string program = FindProgram(sources.files, "update-grub"); !program.empty()) {
-    commands.push_back({std::move(program)});
-  } else if (program = FindProgram(sources.files, "grub2-mkconfig"); !program.empty()) {
-    commands.push_back({std::move(program), "-o", "/boot/grub2/grub.cfg"});
+  if (auto command = MakeGrubConfig(sources.files); !command.empty()) {
+    commands.push_back(std::move(command));
   }
   return commands;
 }

@@ -245,15 +245,8 @@ class Planner {
 
   void AddGrubCommand() {
     if (!grub_names_) return;
-    if (std::string program = FindProgram(files_, "update-grub"); !program.empty()) {
-      plan_.commands.push_back({std::move(program)});
-      return;
-    }
-    for (const absl::string_view version : {"2", ""}) {
-      std::string program = FindProgram(files_, absl::StrCat("grub", version, "-mkconfig"));
-      std::string config = absl::StrCat("/boot/grub", version, "/grub.cfg");
-      if (program.empty() || !files_.Exists(config)) continue;
-      plan_.commands.push_back({std::move(program), "-o", std::move(config)});
+    if (auto command = MakeGrubConfig(files_); !command.empty()) {
+      plan_.commands.push_back(std::move(command));
       return;
     }
     plan_.refusals.push_back("grub.cfg: no program is there that makes it");

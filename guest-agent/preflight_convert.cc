@@ -134,6 +134,9 @@ void ToProto(const Preflight& preflight, v1::PreflightResponse& out) {
   for (const std::string& file : preflight.names.unread) {
     if (out.unread_files_size() < 32) out.add_unread_files(Name(file));
   }
+  for (const std::string& file : preflight.names.boot_configs) {
+    if (out.boot_configs_size() < 32) out.add_boot_configs(Name(file));
+  }
 }
 
 void ToProto(const Marker& marker, v1::WriteMarkerResponse& out) {

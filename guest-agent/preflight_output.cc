@@ -163,6 +163,7 @@ std::string PreflightJson(const Preflight& preflight) {
   json.Field("fstrim_timer", DiscardSettingName(preflight.fstrim_timer));
   json.Strings("boot_disks", preflight.boot_disks);
   json.Strings("unread_files", preflight.names.unread);
+  json.Strings("boot_configs", preflight.names.boot_configs);
   json.Flag("truncated", preflight.truncated);
   json.EndObject();
   return json.Take();

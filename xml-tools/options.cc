@@ -9,6 +9,7 @@
 #include "absl/strings/str_split.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "base/suggest.h"
 #include "xml-tools/filter.h"
 #include "xml-tools/machine_types.h"
 
@@ -87,30 +88,10 @@ absl::Status Choose(absl::string_view option, absl::string_view value,
       absl::StrCat(option, " is ", words, ", not '", Printable(value), "'"));
 }
 
-// Edits of one character that turn one word into the other; for words as short as options.
-size_t Distance(absl::string_view a, absl::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
-  for (size_t i = 1; i <= a.size(); ++i) {
-    size_t diagonal = row[0];
-    row[0] = i;
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const size_t changed = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
-      diagonal = row[j];
-      row[j] = std::min({row[j] + 1, row[j - 1] + 1, changed});
-    }
-  }
-  return row[b.size()];
-}
-
 absl::Status UnknownOption(absl::string_view name) {
-  absl::string_view nearest;
-  size_t best = 4;  // further away is no typing error
-  for (const absl::string_view candidate : kLongOptions) {
-    const size_t distance = Distance(name.substr(0, 64), candidate);
-    if (distance < best) best = distance, nearest = candidate;
-  }
-  const std::string hint = nearest.empty() ? "" : absl::StrCat("; did you mean '", nearest, "'?");
+  const std::vector<std::string> known(std::begin(kLongOptions), std::end(kLongOptions));
+  const auto nearest = NearestWord(name, known);
+  const std::string hint = nearest ? absl::StrCat("; did you mean '", *nearest, "'?") : "";
   return absl::InvalidArgumentError(absl::StrCat("unknown option '", Printable(name), "'", hint));
 }
 

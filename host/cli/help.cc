@@ -81,7 +81,13 @@ Each step is written to a journal first: after a kill or a power cut, apply goes
 options of plan and apply:
       --diff             show the change of each XML as a unified diff
       --disk TARGET      only this disk (vda); may be given several times
-      --keep-machine     never change the machine type
+      --machine WHAT     auto (default): raise the machine type only as far as a disk needs; keep; latest; or a name
+                         (always in the same family; --keep-machine is --machine=keep)
+      --bus WHAT         keep (default); virtio-scsi: move every disk there; auto: only disks that nothing else helps.
+                         Only when the guest was asked and would find its disks; never a Windows boot disk
+      --fix-guest        let the agent prepare the guest for a bus change: names by UUID, drivers into the initramfs;
+                         with backups, and undone when it is not enough
+      --channel add      also add the agent's channel, so that one power cycle does for both
   -n, --dry-run          only show the plan
 options of apply and rollback:
       --all              all domains

@@ -205,6 +205,8 @@ std::string MigratePlanJson(const std::vector<MigrateAction>& plan, bool diff) {
     Json entry = DomainJson(action.domain);
     if (!action.error.ok()) entry["error"] = Text(action.error.message());
     AddReasons(entry, "blockers", action.blockers);
+    AddReasons(entry, "risks", action.risks);
+    AddReasons(entry, "fixes", action.fixes);
     entry["changes"] = ChangesJson(action.changes);
     entry["refusals"] = RefusalsJson(action.refusals);
     entry["warnings"] = RefusalsJson(action.warnings);
@@ -227,6 +229,12 @@ std::string MigratedJson(const std::string& verb, const std::vector<MigratedDoma
     entry["changes"] = ChangesJson(domain.changes);
     entry["needs_power_cycle"] = domain.needs_power_cycle;
     entry["backup"] = domain.backup.empty() ? Json(nullptr) : Json(Text(domain.backup));
+    for (const ProbedDisk& disk : domain.probed) {
+      entry["probed_disks"].push_back(
+          {{"target", Text(disk.target)},
+           {"discards_reach_host", disk.reaches ? Json(*disk.reaches) : Json(nullptr)},
+           {"detail", Text(disk.detail)}});
+    }
     entry["migration"] = nullptr;
     if (domain.place) {
       entry["migration"] = {

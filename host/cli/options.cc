@@ -166,6 +166,10 @@ class Parser {
       AddDomains(*verb);
       verb->add_flag("--diff", line_.diff);
       verb->add_flag("--keep-machine", line_.keep_machine);
+      verb->add_option("--machine", line_.machine);
+      verb->add_option("--bus", line_.bus);
+      verb->add_option("--channel", line_.channel);
+      verb->add_flag("--fix-guest", line_.fix_guest);
       verb->add_option("--disk", line_.disks)->allow_extra_args(false);
     }
     verify_ = AddVerb(*migrate_, "verify", raw_);
@@ -227,7 +231,20 @@ class Parser {
     return CheckSelection();
   }
 
+  absl::Status CheckWords() const {
+    if (line_.bus != "keep" && line_.bus != "auto" && line_.bus != "virtio-scsi")
+      return UsageError(
+          absl::StrCat("--bus: '", Printable(line_.bus), "': write keep, auto or virtio-scsi"));
+    if (line_.channel != "keep" && line_.channel != "add")
+      return UsageError(
+          absl::StrCat("--channel: '", Printable(line_.channel), "': write keep or add"));
+    if (line_.keep_machine && line_.machine != "auto")
+      return UsageError("--machine and --keep-machine exclude each other");
+    return absl::OkStatus();
+  }
+
   absl::Status CheckSelection() const {
+    VR_RETURN_IF_ERROR(CheckWords());
     if (line_.verb != Verb::kMigrateApply && line_.verb != Verb::kMigrateRollback)
       return absl::OkStatus();
     VR_RETURN_IF_ERROR(CheckBatch(line_.batch));

@@ -37,7 +37,11 @@ struct CommandLine {
   std::vector<std::string> domains;
   bool all = false;
   bool diff = false;
-  bool keep_machine = false;
+  bool keep_machine = false;     // the same as machine = "keep"
+  std::string machine = "auto";  // or keep, latest, a name
+  std::string bus = "keep";      // or auto, virtio-scsi
+  std::string channel = "keep";  // or add
+  bool fix_guest = false;
   std::string power_cycle = "never";  // or shutdown, when-off
   std::string batch;                  // N or N%; empty: one after the other
   std::optional<size_t> max_failures;

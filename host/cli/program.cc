@@ -159,6 +159,23 @@ class VerbRunner {
     return result;
   }
 
+  xml::RewriteOptions RewriteOptionsOfLine() const {
+    xml::RewriteOptions rewrite;
+    rewrite.targets = line_.disks;
+    if (line_.keep_machine || line_.machine == "keep") {
+      rewrite.machine = xml::MachinePolicy::kKeep;
+    } else if (line_.machine == "latest") {
+      rewrite.machine = xml::MachinePolicy::kLatest;
+    } else if (line_.machine != "auto") {
+      rewrite.machine = xml::MachinePolicy::kNamed;
+      rewrite.machine_name = line_.machine;
+    }
+    if (line_.bus == "auto") rewrite.bus = xml::BusPolicy::kAuto;
+    if (line_.bus == "virtio-scsi") rewrite.bus = xml::BusPolicy::kVirtioScsi;
+    if (line_.channel == "add") rewrite.channel = xml::ChannelPolicy::kAdd;
+    return rewrite;
+  }
+
   MigrateOptions OptionsOfMigrate() const {
     MigrateOptions options;
     options.domains = line_.domains;
@@ -168,14 +185,13 @@ class VerbRunner {
     options.run.verify_timeout = line_.verify_timeout;
     options.max_failures = line_.max_failures;
     options.pause = line_.pause;
+    options.fix_guest = line_.fix_guest;
     return options;
   }
 
   ProgramResult Migrate(const Services& services) {
     MigrateOptions options = OptionsOfMigrate();
-    options.rewrite.machine =
-        line_.keep_machine ? xml::MachinePolicy::kKeep : xml::MachinePolicy::kAuto;
-    options.rewrite.targets = line_.disks;
+    options.rewrite = RewriteOptionsOfLine();
     auto plan = PlanMigrate(services, options, stop_);
     if (!plan.ok()) return FailWith(plan.status(), line_.json);
     ProgramResult result;

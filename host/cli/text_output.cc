@@ -140,6 +140,9 @@ std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff) {
     const std::string name = Printable(action.domain.name);
     for (const Blocker& blocker : action.blockers)
       table.AddRow({name, "", "refused", BlockerText(blocker)});
+    for (const Blocker& fix : action.fixes)
+      table.AddRow({name, "", "fix in the guest", BlockerText(fix)});
+    for (const Blocker& risk : action.risks) table.AddRow({name, "", "note", BlockerText(risk)});
     if (!action.error.ok()) table.AddRow({name, "", "cannot", Printable(action.error.message())});
     for (const xml::Change& change : action.changes) {
       table.AddRow({name, Printable(change.target), ChangeText(change), Printable(change.reason)});

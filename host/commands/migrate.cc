@@ -1,9 +1,7 @@
 #include "host/commands/migrate.h"
 
 #include <algorithm>
-#include <array>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
@@ -11,47 +9,100 @@
 namespace virt_reclaim {
 namespace {
 
-// Managers that generate the XML at each start, so that an edit is lost or fought: metadata
-// namespace (prefix) and name.
-struct Manager {
-  absl::string_view namespace_prefix;
-  absl::string_view name;
-};
-constexpr std::array kManagers = std::to_array<Manager>({
-    {"http://ovirt.org/vm/", "oVirt"},
-    {"http://openstack.org/xmlns/libvirt/nova/", "OpenStack"},
-    {"http://opennebula.org/xmlns/libvirt/", "OpenNebula"},
-    {"http://kubevirt.io", "KubeVirt"},
-    {"http://cloudstack.org/", "CloudStack"},
-});
+constexpr absl::Duration kAgentTimeout = absl::Seconds(2);
+constexpr absl::Duration kPreflightTimeout = absl::Minutes(1);
 
-void AddManager(const xml::Domain& domain, std::vector<Blocker>& blockers) {
-  for (const std::string& uri : domain.metadata_namespaces) {
-    for (const Manager& manager : kManagers) {
-      if (absl::StartsWith(uri, manager.namespace_prefix))
-        blockers.push_back({Reason::kManaged, std::string(manager.name)});
-    }
-  }
+bool IsUp(const DomainSummary& domain) {
+  return domain.state == DomainState::kRunning || domain.state == DomainState::kPaused;
 }
 
 // True when the running domain would still change under the rewriter: the new definition waits for
 // a power cycle.
 bool LiveIsOlder(const Services& services, const MigrateOptions& options,
                  const DomainSummary& domain) {
-  if (domain.state != DomainState::kRunning && domain.state != DomainState::kPaused) return false;
+  if (!IsUp(domain)) return false;
   auto live = services.hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive);
   if (!live.ok()) return false;
-  auto rewritten = xml::Rewrite(*live, options.rewrite);
+  auto rewritten = RewriteFor(services, options, *live);
   return rewritten.ok() && !rewritten->changes.empty();
 }
 
+// Why there is nothing known of a guest, or what its agent says.
+void AskGuest(const Services& services, const DomainSummary& domain, bool locked,
+              const std::stop_token& stop, MigrationFacts& facts) {
+  auto collected = CollectDomain(services, domain);
+  if (!collected.ok()) {
+    facts.guest_unknown = std::string(collected.status().message());
+    return;
+  }
+  AgentAccess access = locked ? OpenAgentLocked(services, *collected, kAgentTimeout, stop)
+                              : OpenAgent(services, *collected, kAgentTimeout, stop);
+  if (!access.session) {
+    facts.guest_unknown = std::string(Sentence(access.blocker->reason));
+    return;
+  }
+  auto preflight = access.session->agent->Preflight(kPreflightTimeout, stop);
+  if (preflight.ok()) {
+    facts.guest = *std::move(preflight);
+  } else {
+    facts.guest_unknown = absl::IsUnimplemented(preflight.status())
+                              ? "its agent is older than this program"
+                              : std::string(preflight.status().message());
+  }
+}
+
+absl::Status CollectMigrationFacts(const Services& services, const DomainSummary& domain,
+                                   bool locked, const std::stop_token& stop,
+                                   MigrationFacts& facts) {
+  Hypervisor& hypervisor = services.hypervisor;
+  facts.persistent = domain.persistent;
+  const auto saved = hypervisor.HasManagedSave(domain.uuid);
+  if (!saved.ok() && !absl::IsUnimplemented(saved.status())) return saved.status();
+  if (saved.ok()) facts.managed_save = *saved;
+  if (const auto snapshots = hypervisor.Snapshots(domain.uuid); snapshots.ok()) {
+    facts.memory_snapshots = snapshots->with_memory;
+    facts.checkpoints = snapshots->checkpoints;
+  }
+  if (const auto machines = hypervisor.MachineTypes(facts.saved.arch, facts.saved.type);
+      machines.ok()) {
+    facts.machine_types = *machines;
+  }
+  if (!IsUp(domain)) {
+    facts.guest_unknown = std::string(Sentence(Reason::kNotRunning));
+    return absl::OkStatus();
+  }
+  VR_ASSIGN_OR_RETURN(const std::string live,
+                      hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive));
+  VR_ASSIGN_OR_RETURN(facts.live, xml::ParseDomain(live));
+  VR_ASSIGN_OR_RETURN(facts.activity, hypervisor.Activity(domain.uuid, *facts.live));
+  AskGuest(services, domain, locked, stop, facts);
+  return absl::OkStatus();
+}
+
+MigrationChange ChangeOf(const xml::Domain& before, const std::vector<xml::Change>& changes) {
+  MigrationChange change;
+  for (const xml::Change& one : changes) {
+    if (one.what == "machine") change.machine = one.after;
+    if (one.what == "bus") change.moved_disks.push_back(one.target);
+  }
+  for (const xml::Disk& disk : before.disks) {
+    const auto touches = [&](const xml::Change& one) { return one.target == disk.target; };
+    const bool moved = std::find(change.moved_disks.begin(), change.moved_disks.end(),
+                                 disk.target) != change.moved_disks.end();
+    if (disk.bus == "virtio" && !moved && std::any_of(changes.begin(), changes.end(), touches)) {
+      change.uses_virtio_blk = true;
+    }
+  }
+  return change;
+}
+
 absl::Status PlanInto(const Services& services, const MigrateOptions& options,
-                      MigrateAction& action) {
+                      const std::stop_token& stop, MigrateAction& action) {
   const std::string& uuid = action.domain.uuid;
   VR_ASSIGN_OR_RETURN(action.before,
                       services.hypervisor.DomainXml(uuid, Hypervisor::Xml::kInactive));
   VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(action.before));
-  auto rewritten = xml::Rewrite(action.before, options.rewrite);
+  auto rewritten = RewriteFor(services, options, action.before);
   if (!rewritten.ok()) {
     action.blockers.push_back({Reason::kRewriteRefused, Printable(rewritten.status().message())});
     return absl::OkStatus();
@@ -64,15 +115,41 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
     action.power_cycle_pending = LiveIsOlder(services, options, action.domain);
     return absl::OkStatus();
   }
-  if (!action.domain.persistent) action.blockers.push_back({Reason::kTransient, ""});
-  AddManager(domain, action.blockers);
-  auto saved = services.hypervisor.HasManagedSave(uuid);
-  if (saved.ok() && *saved) action.blockers.push_back({Reason::kManagedSave, ""});
-  if (!saved.ok() && !absl::IsUnimplemented(saved.status())) return saved.status();
+  VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
+                      Preflight(services, action.domain, domain, action.changes, options.fix_guest,
+                                /*locked=*/false, stop));
+  action.blockers = judgement.blockers;
+  action.risks = judgement.risks;
+  action.fixes = judgement.fixes;
   return absl::OkStatus();
 }
 
 }  // namespace
+
+absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const MigrateOptions& options,
+                                          const std::string& text) {
+  xml::RewriteOptions rewrite = options.rewrite;
+  if (rewrite.machine == xml::MachinePolicy::kLatest ||
+      rewrite.machine == xml::MachinePolicy::kNamed) {
+    VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(text));
+    VR_ASSIGN_OR_RETURN(rewrite.known_machines,
+                        services.hypervisor.MachineTypes(domain.arch, domain.type));
+  }
+  return xml::Rewrite(text, rewrite);
+}
+
+absl::StatusOr<MigrationJudgement> Preflight(const Services& services, const DomainSummary& domain,
+                                             const xml::Domain& saved,
+                                             const std::vector<xml::Change>& changes,
+                                             bool fix_guest, bool locked,
+                                             const std::stop_token& stop) {
+  MigrationFacts facts;
+  facts.saved = saved;
+  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, domain, locked, stop, facts));
+  MigrationChange change = ChangeOf(saved, changes);
+  change.fix_guest = fix_guest;
+  return Judge(facts, change);
+}
 
 Outcome OutcomeOf(const MigrateAction& action) {
   Outcome outcome;
@@ -98,7 +175,7 @@ absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,
     MigrateAction action;
     action.domain = domain;
     action.asked_for = !options.domains.empty();
-    action.error = PlanInto(services, options, action);
+    action.error = PlanInto(services, options, stop, action);
     plan.push_back(std::move(action));
   }
   return plan;

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "host/commands/collect.h"
 #include "host/commands/migration_run.h"
+#include "host/model/migration_judge.h"
 #include "host/model/outcome.h"
 #include "xml-tools/rewrite.h"
 
@@ -28,6 +29,7 @@ enum class PowerCycle {
 struct MigrateOptions {
   std::vector<std::string> domains;  // empty: all
   xml::RewriteOptions rewrite;
+  bool fix_guest = false;  // let the agent prepare a guest for a bus change
   PowerCycle power_cycle = PowerCycle::kNever;
   MigrationRunOptions run;
   // How many domains make a batch; after each the pause, and the count of failures is looked at.
@@ -45,6 +47,8 @@ struct MigrateAction {
   std::vector<xml::Refusal> refusals;  // disks that stay as they are
   std::vector<xml::Refusal> warnings;  // of disks that change, and yet may not pass discards
   std::vector<Blocker> blockers;       // not empty: the domain is not touched
+  std::vector<Blocker> risks;          // to be known before it is
+  std::vector<Blocker> fixes;          // what the agent is to put right in the guest before
   absl::Status error;                  // not OK: it could not be examined
   bool asked_for = false;              // the user named this domain
   bool power_cycle_pending = false;    // the running domain still works under an older definition
@@ -56,8 +60,21 @@ struct MigratedDomain {
   std::vector<xml::Change> changes;     // made
   std::string backup;                   // path of the old XML
   std::optional<MigrationPlace> place;  // where its migration stands; empty: none was begun
+  std::vector<ProbedDisk> probed;       // whether discards reach the host; empty: not looked at
   bool needs_power_cycle = false;
 };
+
+// xml::Rewrite with what this host has.
+absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const MigrateOptions& options,
+                                          const std::string& text);
+
+// The preflight: facts of a domain whose definition is `saved`, its host and its guest, judged
+// against `changes`. `locked`: the caller holds the domain's lock.
+absl::StatusOr<MigrationJudgement> Preflight(const Services& services, const DomainSummary& domain,
+                                             const xml::Domain& saved,
+                                             const std::vector<xml::Change>& changes,
+                                             bool fix_guest, bool locked,
+                                             const std::stop_token& stop);
 
 // What the plan says, for the exit status: a domain that cannot be examined has failed, one with
 // blockers is skipped.

@@ -2,12 +2,16 @@
 // left.
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/commands/migrate.h"
 
 namespace virt_reclaim {
 namespace {
+
+constexpr absl::Duration kAgentTimeout = absl::Seconds(5);
+constexpr absl::Duration kFixTimeout = absl::Minutes(30);  // making an initramfs takes a while
 
 bool IsUp(DomainState state) {
   return state == DomainState::kRunning || state == DomainState::kPaused;
@@ -46,6 +50,15 @@ bool LiveIsOlder(const Services& services, const MigrationRun& run, const std::s
 void Record(const Services& services, const MigrationRun& run, MigratedDomain& migrated) {
   migrated.place = run.place();
   migrated.backup = run.migration().old_xml_path();
+  migrated.probed = run.probed();
+  for (const ProbedDisk& disk : migrated.probed) {
+    // Done, and the host gets nothing all the same.
+    if (disk.reaches && !*disk.reaches) {
+      migrated.outcome.nothing_freed = true;
+      migrated.outcome.reasons.push_back(
+          {Reason::kDiscardNotProved, absl::StrCat(Printable(disk.target), ": ", disk.detail)});
+    }
+  }
   const auto state = services.hypervisor.State(migrated.domain.uuid);
   if (state.ok()) migrated.domain.state = *state;
   const bool settled = run.place().step == MigrationStep::kDefined || IsOver(run.place().step);
@@ -70,7 +83,7 @@ absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOpt
     return absl::FailedPreconditionError("its definition changed since it was planned");
   VR_ASSIGN_OR_RETURN(const std::string secret,
                       hypervisor.DomainXml(uuid, Hypervisor::Xml::kInactiveWithSecrets));
-  VR_ASSIGN_OR_RETURN(const xml::Rewritten rewritten, xml::Rewrite(secret, options.rewrite));
+  VR_ASSIGN_OR_RETURN(const xml::Rewritten rewritten, RewriteFor(services, options, secret));
   if (rewritten.changes.size() != action.changes.size())
     return absl::FailedPreconditionError("its definition changed since it was planned");
   MigrationRecord begun;
@@ -81,6 +94,36 @@ absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOpt
                       store.Begin(uuid, secret, rewritten.text, std::move(begun)));
   migrated.changes = rewritten.changes;
   return migration;
+}
+
+// Prepares the guest for a bus change, and looks whether that was enough; puts it back as it was
+// when it was not.
+absl::Status FixGuest(const Services& services, const MigrateAction& action,
+                      const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, action.domain));
+  VR_ASSIGN_OR_RETURN(const xml::Domain saved, xml::ParseDomain(action.before));
+  const auto fix = [&](GuestFixAction what) -> absl::StatusOr<GuestFix> {
+    AgentAccess access = OpenAgentLocked(services, facts, kAgentTimeout, stop);
+    if (!access.session)
+      return absl::UnavailableError(
+          absl::StrCat("fix the guest: ", Sentence(access.blocker->reason)));
+    return access.session->agent->FixGuest(what, kFixTimeout, stop);
+  };
+  VR_ASSIGN_OR_RETURN(const GuestFix fixed, fix(GuestFixAction::kApply));
+  if (fixed.result != GuestFixResult::kDone && fixed.result != GuestFixResult::kNothingToDo) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the guest could not be prepared",
+                     fixed.refusals.empty() ? "" : absl::StrCat(": ", fixed.refusals.front())));
+  }
+  VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
+                      Preflight(services, action.domain, saved, action.changes,
+                                /*fix_guest=*/false, /*locked=*/true, stop));
+  if (judgement.blockers.empty()) return absl::OkStatus();
+  const Blocker& blocker = judgement.blockers.front();
+  const auto undone = fix(GuestFixAction::kUndo);
+  return absl::FailedPreconditionError(
+      absl::StrCat("the guest was prepared, and still ", Code(blocker.reason), " (", blocker.detail,
+                   ")", undone.ok() ? "; it was put back as it was" : ""));
 }
 
 absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
@@ -95,6 +138,7 @@ absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
       (migration->place().step != MigrationStep::kDefined || action.changes.empty());
   if (!unfinished) {
     if (action.changes.empty()) return absl::OkStatus();
+    if (!action.fixes.empty()) VR_RETURN_IF_ERROR(FixGuest(services, action, stop));
     VR_ASSIGN_OR_RETURN(migration, Begin(services, options, action, store, migrated));
   }
   MigrationRun run(services, uuid, RunOptions(options), *std::move(migration));
@@ -223,7 +267,9 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
               {IsUp(state) ? Reason::kPowerCyclePending : Reason::kNotRunning, ""});
           return absl::OkStatus();
         }
-        return run.Verify(stop).status();
+        VR_RETURN_IF_ERROR(run.Verify(stop).status());
+        run.Probe(stop);
+        return absl::OkStatus();
       });
 }
 

@@ -222,7 +222,12 @@ absl::Status MigrationRun::StartNew() {
 
 absl::Status MigrationRun::VerifyNew(const std::stop_token& stop) {
   auto remark = Verify(stop);
-  if (remark.ok()) return Append(MigrationStep::kDone, *remark);
+  if (remark.ok()) {
+    // No reason to roll back: the guest is well, and the layer that drops discards may lie anywhere
+    // below.
+    if (options_.probe && place().had_agent) Probe(stop);
+    return Append(MigrationStep::kDone, *remark);
+  }
   if (absl::IsCancelled(remark.status())) return remark.status();
   failure_ = remark.status();
   MigrationRecord record;
@@ -261,6 +266,15 @@ absl::StatusOr<std::string> MigrationRun::Verify(const std::stop_token& stop) {
     }
     services_.sleep(kPoll * 4);
   }
+}
+
+std::vector<ProbedDisk> MigrationRun::Probe(const std::stop_token& stop) {
+  probed_.clear();
+  const auto facts = CollectDomain(services_, {"", uuid_, DomainState::kRunning, true});
+  if (!facts.ok()) return probed_;
+  AgentAccess access = OpenAgentLocked(services_, *facts, kAgentTimeout, stop);
+  if (access.session) probed_ = ProbeDiscards(services_, *facts, *access.session->agent, stop);
+  return probed_;
 }
 
 absl::StatusOr<std::string> MigrationRun::MissingMount(const std::stop_token& stop) {

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "host/commands/discard_probe.h"
 #include "host/commands/services.h"
 #include "host/model/migration.h"
 #include "host/services/migration_store.h"
@@ -23,6 +24,7 @@ struct MigrationRunOptions {
   // For the guest to come back. It is longer, up to four times, while its disks are busy: a file
   // system check after years takes its time.
   absl::Duration verify_timeout = absl::Minutes(5);
+  bool probe = true;  // after the guest has come back, prove that discards reach the host
 };
 
 // The domain's lock is the caller's.
@@ -43,6 +45,10 @@ class MigrationRun {
   // Whether the guest is as it was: its agent answers (if it did before) and every filesystem is
   // mounted again. A remark when that cannot be said.
   absl::StatusOr<std::string> Verify(const std::stop_token& stop);
+  // Whether its discards reach the host by now, per disk (discard_probe.h); empty without an agent.
+  std::vector<ProbedDisk> Probe(const std::stop_token& stop);
+  // What the last Probe found, or the one that Continue made.
+  const std::vector<ProbedDisk>& probed() const { return probed_; }
 
   MigrationPlace place() const { return migration_.place(); }
   const StoredMigration& migration() const { return migration_; }
@@ -78,6 +84,7 @@ class MigrationRun {
   const std::string uuid_;
   const MigrationRunOptions options_;
   StoredMigration migration_;
+  std::vector<ProbedDisk> probed_;
   bool waits_ = false;    // at kDefined, and nothing more to do now
   absl::Status failure_;  // the first one: why it was undone or rolled back
 };

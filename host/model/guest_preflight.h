@@ -90,6 +90,7 @@ struct GuestPreflight {
   GuestSetting fstrim_timer = GuestSetting::kUnknown;
   std::vector<std::string> boot_disks;    // kernel names; empty: unknown
   std::vector<std::string> unread_files;  // what they name is unknown
+  std::vector<std::string> boot_configs;  // what the next boot's command line comes from
   bool truncated = false;                 // by the guest or here: what is missing is unknown
 };
 

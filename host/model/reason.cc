@@ -59,13 +59,28 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      "the domain is running, and only those that are off were asked for"},
     {Reason::kNotMigrated, "not-migrated", "it has no migration to go on with or to undo"},
     {Reason::kTooManyFailures, "too-many-failures", "not begun: too many others have failed"},
+    {Reason::kMemorySnapshot, "memory-snapshot",
+     "reverting to a snapshot with memory brings the old definition back"},
+    {Reason::kMachineNotOnHost, "machine-not-on-host", "this host does not have the machine type"},
+    {Reason::kGuestUnknown, "guest-unknown",
+     "whether the guest would boot from another bus is not known"},
+    {Reason::kInitramfsLacks, "initramfs-lacks-driver",
+     "the guest would not find its disks when it boots: a driver is missing in its initramfs"},
+    {Reason::kGuestNamesDisk, "guest-names-disk",
+     "the guest names a disk in a way that ends with its bus"},
+    {Reason::kGuestTooOld, "guest-too-old",
+     "virtio-blk passes discards only from kernel 5.0 of the guest on"},
+    {Reason::kFstrimTimer, "fstrim-timer",
+     "the guest trims by a timer of its own, too (fstrim.timer)"},
+    {Reason::kDiscardNotProved, "discard-not-proved",
+     "a marker was written, deleted and trimmed in the guest, and the host did not get it back"},
 });
 
 constexpr bool InEnumOrder() {
   for (size_t i = 0; i < kReasons.size(); ++i) {
     if (static_cast<size_t>(kReasons[i].reason) != i) return false;
   }
-  return kReasons.size() == static_cast<size_t>(Reason::kTooManyFailures) + 1;
+  return kReasons.size() == static_cast<size_t>(Reason::kDiscardNotProved) + 1;
 }
 static_assert(InEnumOrder());
 

@@ -55,6 +55,15 @@ enum class Reason {
   kRunning,
   kNotMigrated,
   kTooManyFailures,
+  // What a migration's preflight finds.
+  kMemorySnapshot,
+  kMachineNotOnHost,
+  kGuestUnknown,
+  kInitramfsLacks,
+  kGuestNamesDisk,
+  kGuestTooOld,
+  kFstrimTimer,
+  kDiscardNotProved,
 };
 
 struct ReasonText {

@@ -165,6 +165,7 @@ GuestPreflight FromProto(const v1::PreflightResponse& proto) {
   out.fstrim_timer = FromProto(proto.fstrim_timer());
   out.boot_disks = Some(proto.boot_disks(), kMaxPerEntry, cut, Name);
   out.unread_files = Some(proto.unread_files(), kMaxEntries, cut, Path);
+  out.boot_configs = Some(proto.boot_configs(), kMaxEntries, cut, Path);
   return out;
 }
 

@@ -198,9 +198,13 @@ class LibvirtHypervisor : public Hypervisor {
 
   absl::StatusOr<std::vector<std::string>> MachineTypes(const std::string& arch,
                                                         const std::string& type) override {
+    const std::lock_guard lock(mutex_);
+    const auto [known, is_new] = machine_types_.try_emplace({arch, type});
+    if (!is_new) return known->second;
     const std::string text = TakeString(virConnectGetCapabilities(connection_.get()));
     if (text.empty()) return LibvirtStatus("read the capabilities");
-    return xml::MachineTypesOf(text, arch, type);
+    VR_ASSIGN_OR_RETURN(known->second, xml::MachineTypesOf(text, arch, type));
+    return known->second;
   }
 
   absl::Status Define(const std::string& xml) override {
@@ -308,6 +312,7 @@ class LibvirtHypervisor : public Hypervisor {
   bool local_ = false;
   std::mutex mutex_;
   std::map<std::string, DomainHandle> domains_;
+  std::map<std::pair<std::string, std::string>, std::vector<std::string>> machine_types_;
 };
 
 }  // namespace

@@ -82,7 +82,30 @@ class FakeGuestAgent : public GuestAgent {
     return agent_.trim;
   }
 
+  absl::StatusOr<GuestMarker> WriteMarker(const std::string& mount_point, uint64_t size,
+                                          absl::Duration, std::stop_token) override {
+    const auto image = agent_.image_of.find(mount_point);
+    if (image == agent_.image_of.end()) return absl::UnimplementedError("WriteMarker: too old");
+    Grow(image->second, static_cast<int64_t>(size));
+    GuestMarker marker;
+    marker.size = size;
+    return marker;
+  }
+
+  absl::StatusOr<GuestMarkerDiscard> DiscardMarker(const std::string& mount_point,
+                                                   const GuestMarker& marker, absl::Duration,
+                                                   std::stop_token) override {
+    if (agent_.marker_comes_back)
+      Grow(agent_.image_of.at(mount_point), -static_cast<int64_t>(marker.size));
+    return GuestMarkerDiscard{marker.size, "", false};
+  }
+
  private:
+  void Grow(const std::string& path, int64_t bytes) {
+    Usage& usage = world_.images.at(path);
+    usage.allocation = static_cast<uint64_t>(static_cast<int64_t>(*usage.allocation) + bytes);
+  }
+
   FakeWorld& world_;
   FakeAgent agent_;
 };

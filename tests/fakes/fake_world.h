@@ -21,6 +21,10 @@ struct FakeAgent {
   GuestFacts facts;
   std::vector<GuestTrim> trims;           // what a Trim reports
   std::map<std::string, uint64_t> freed;  // per image path: what a Trim takes from the allocation
+  // Image path behind each mount point: a marker takes room in it, and gives it back when
+  // `marker_comes_back`.
+  std::map<std::string, std::string> image_of;
+  bool marker_comes_back = true;
 };
 
 struct FakeDomain {

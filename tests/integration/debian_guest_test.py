@@ -15,7 +15,7 @@ from vrtest import (
 )
 from vrtest.guest import MIB
 
-DONE, DONE_FOR_NOTHING = 0, 4
+DONE, FAILED, DONE_FOR_NOTHING, REFUSED = 0, 1, 4, 5
 JUNK = 96 * MIB
 # Journals, superblocks, what a booting Debian writes.
 DRIFT = 16 * MIB
@@ -42,6 +42,15 @@ FIX_INITRAMFS = """
 set -e
 printf '%s\\n' virtio_scsi sd_mod >>/etc/initramfs-tools/modules
 update-initramfs -u
+"""
+
+FORGET_DRIVERS = """
+set -e
+sed -i 's/^MODULES=.*/MODULES=list/' /etc/initramfs-tools/initramfs.conf
+rm -f /etc/initramfs-tools/conf.d/driver-policy
+printf '%s\\n' virtio_pci virtio_blk ext4 >/etc/initramfs-tools/modules
+update-initramfs -u
+! lsinitramfs /boot/initrd.img-$(uname -r) | grep virtio_scsi
 """
 
 
@@ -205,6 +214,85 @@ class BusChange(DebianTest):
         self.host.define(self.on_scsi)
         self.start()
         self.assertEqual(self.guest.run("findmnt -no SOURCE /").output.strip(), "/dev/sda1")
+        self.shut_down()
+        self.guest.root.check()
+
+
+class FixedBusChange(DebianTest):
+    """The same unprepared guest, and names by path besides: migrate looks first, and --fix-guest puts it right."""
+
+    name = "fixed"
+    options = {"by_path": True, "resume": True, "initramfs": "virtio-blk-only"}
+    manifest: str
+
+    def test_0_without_a_fix_it_is_refused(self) -> None:
+        self.start()
+        self.guest.run(WRITE, seconds=300)
+        type(self).manifest = self.guest.run("find /srv -xdev -type f | sort | xargs sha256sum", seconds=300).output
+        before = self.guest.saved_xml()
+        (plan,) = self.run_program(REFUSED, "migrate", "apply", "--bus=virtio-scsi", self.name).json["domains"]
+        self.assertIn("initramfs-lacks-driver", plan["reasons"])
+        self.assertIn("guest-names-disk", plan["reasons"])
+        self.assertEqual(self.guest.saved_xml(), before)
+
+    def test_1_the_plan_says_what_would_be_fixed(self) -> None:
+        (plan,) = self.run_program(DONE, "migrate", "plan", "--bus=virtio-scsi", "--fix-guest", self.name).json["domains"]
+        self.assertEqual(plan["blockers"], [])
+        self.assertIn("guest-names-disk", plan["fixes"])
+        self.assertIn("initramfs-lacks-driver", plan["fixes"])
+
+    def test_2_fixed_moved_proved(self) -> None:
+        begin = time.monotonic()
+        reply = self.reclaim.run(
+            "migrate", "apply", "--bus=virtio-scsi", "--fix-guest", "--power-cycle=shutdown", self.name, seconds=1000
+        )
+        print(f"fix, move, boot, verify: {time.monotonic() - begin:.1f} s", flush=True)
+        self.assertEqual(reply.status, DONE, str(reply))
+        (domain,) = reply.json["domains"]
+        self.assertEqual(domain["migration"]["step"], "done")
+        self.assertEqual([disk["discards_reach_host"] for disk in domain["probed_disks"]], [True], str(reply))
+        self.guest.was_power_cycled()
+        self.assertEqual(self.guest.run("findmnt -no SOURCE /").output.strip(), "/dev/sda1")
+        self.assertIn("/dev/sda2", self.guest.run("cat /proc/swaps").output)
+
+    def test_3_nothing_is_lost(self) -> None:
+        found = self.guest.run("find /srv -xdev -type f | sort | xargs sha256sum", seconds=300).output
+        self.assertEqual(found, self.manifest)
+        self.shut_down()
+        self.guest.root.check()
+
+
+class RolledBack(DebianTest):
+    """Prepared when it was planned, and no more when it is power-cycled: the guest does not boot, and gets its old disk back."""
+
+    name = "back"
+    manifest: str
+
+    def test_0_planned_while_all_was_well(self) -> None:
+        self.start()
+        self.guest.run(WRITE, seconds=300)
+        type(self).manifest = self.guest.run("find /srv -xdev -type f | sort | xargs sha256sum", seconds=300).output
+        type(self).on_blk = self.guest.saved_xml()
+        self.run_program(DONE, "migrate", "apply", "--bus=virtio-scsi", self.name)
+        self.assertIn("bus='scsi'", self.guest.saved_xml())
+
+    def test_1_does_not_boot_and_is_rolled_back(self) -> None:
+        self.guest.run(FORGET_DRIVERS, seconds=400)
+        begin = time.monotonic()
+        reply = self.reclaim.run(
+            "migrate", "apply", "--bus=virtio-scsi", "--power-cycle=shutdown", "--verify-timeout", "60s", self.name,
+            seconds=1000,
+        )
+        print(f"noticed and rolled back after {time.monotonic() - begin:.1f} s", flush=True)
+        self.assertEqual(reply.status, FAILED, str(reply))
+        self.assertEqual(reply.json["domains"][0]["migration"]["step"], "rolled-back")
+        self.guest.was_power_cycled()
+        self.assertEqual(self.guest.saved_xml(), self.on_blk)
+        self.assertEqual(self.guest.run("findmnt -no SOURCE /").output.strip(), "/dev/vda1")
+
+    def test_2_nothing_is_lost(self) -> None:
+        found = self.guest.run("find /srv -xdev -type f | sort | xargs sha256sum", seconds=300).output
+        self.assertEqual(found, self.manifest)
         self.shut_down()
         self.guest.root.check()
 

@@ -85,7 +85,7 @@ TEST_F(PreflightTest, Debian) {
                                    "fstab:3 /dev/vda5 -> UUID=aaaa-5 fixable",
                                    "grub-default:2 /dev/vda1 -> UUID=aaaa-1 fixable",
                                    "grub-default:2 /dev/vda5 -> UUID=aaaa-5 fixable",
-                                   "grub-config:1 /dev/vda1 -> UUID=aaaa-1",
+                                   "grub-config:1 /dev/vda1 -> UUID=aaaa-1 fixable",
                                    "initramfs-resume:1 /dev/vda5 -> UUID=aaaa-5 fixable"));
   // Nothing of the command line but the word.
   EXPECT_EQ(preflight.names.names[0].text, "root=/dev/vda1");

@@ -63,6 +63,35 @@ TEST_F(MigrationTest, PowerCycleAndVerify) {
   EXPECT_THAT(world.calls, testing::SizeIs(3));
 }
 
+TEST_F(MigrationTest, DiscardsAreProvedAfterThePowerCycle) {
+  for (const bool reaches : {true, false}) {
+    FakeWorld world;
+    FakeDomain& domain = Add(world);
+    world.AddImage("/images/0.raw", 1 << 30, 100 << 20);
+    domain.agent.image_of["/"] = "/images/0.raw";
+    domain.agent.marker_comes_back = reaches;
+    const MigratedDomain migrated = ApplyOne(world, options_);
+    // Not proved is no reason to roll a healthy guest back.
+    EXPECT_EQ(migrated.place->step, MigrationStep::kDone);
+    ASSERT_EQ(migrated.probed.size(), 1u);
+    EXPECT_EQ(migrated.probed[0].reaches, reaches) << migrated.probed[0].detail;
+    EXPECT_EQ(ExitStatusOf(std::vector<Outcome>{migrated.outcome}),
+              reaches ? ExitStatus::kDone : ExitStatus::kNothingFreed);
+    EXPECT_EQ(world.images["/images/0.raw"].allocation.value(), reaches ? 100u << 20 : 116u << 20);
+  }
+}
+
+TEST_F(MigrationTest, AnOlderAgentCannotProveIt) {
+  FakeWorld world;
+  Add(world);
+  world.AddImage("/images/0.raw", 1 << 30, 100 << 20);
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kDone);
+  ASSERT_EQ(migrated.probed.size(), 1u);
+  EXPECT_EQ(migrated.probed[0].reaches, std::nullopt);
+  EXPECT_FALSE(migrated.outcome.nothing_freed);
+}
+
 TEST_F(MigrationTest, NeverMeansThatTheGuestGoesOn) {
   FakeWorld world;
   Add(world);

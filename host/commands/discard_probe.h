@@ -1,0 +1,30 @@
+// Do discards of a guest reach the host? Proved end to end, for each disk: the agent writes a
+// marker into a filesystem, deletes it and trims it, and the allocation of the disk's images must
+// fall by what the marker had taken. Writes to the guest's filesystem, a file of its own, and takes
+// it away again.
+#ifndef VIRT_RECLAIM_HOST_COMMANDS_DISCARD_PROBE_H_
+#define VIRT_RECLAIM_HOST_COMMANDS_DISCARD_PROBE_H_
+
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "host/commands/collect.h"
+
+namespace virt_reclaim {
+
+struct ProbedDisk {
+  std::string target;
+  std::optional<bool> reaches;  // empty: could not be told, see `detail`
+  std::string detail;           // why not; printable
+};
+
+// Of each disk of `domain` that has discard='unmap'. Never fails as a whole: what cannot be told is
+// said per disk.
+std::vector<ProbedDisk> ProbeDiscards(const Services& services, const DomainFacts& domain,
+                                      GuestAgent& agent, const std::stop_token& stop);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_COMMANDS_DISCARD_PROBE_H_

@@ -1,0 +1,117 @@
+#include "host/model/migration_judge.h"
+
+#include <algorithm>
+#include <array>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+
+namespace virt_reclaim {
+namespace {
+
+// The first kernel whose virtio-blk driver knows discards.
+constexpr GuestKernelVersion kVirtioBlkDiscard{5, 0};
+
+// Managers that generate the XML at each start, so that an edit is lost or fought: metadata
+// namespace (prefix) and name.
+struct Manager {
+  absl::string_view namespace_prefix;
+  absl::string_view name;
+};
+constexpr std::array kManagers = std::to_array<Manager>({
+    {"http://ovirt.org/vm/", "oVirt"},
+    {"http://openstack.org/xmlns/libvirt/nova/", "OpenStack"},
+    {"http://opennebula.org/xmlns/libvirt/", "OpenNebula"},
+    {"http://kubevirt.io", "KubeVirt"},
+    {"http://cloudstack.org/", "CloudStack"},
+});
+
+void JudgeDomain(const MigrationFacts& facts, MigrationJudgement& judgement) {
+  if (!facts.persistent) judgement.blockers.push_back({Reason::kTransient, ""});
+  for (const std::string& uri : facts.saved.metadata_namespaces) {
+    for (const Manager& manager : kManagers) {
+      if (absl::StartsWith(uri, manager.namespace_prefix))
+        judgement.blockers.push_back({Reason::kManaged, std::string(manager.name)});
+    }
+  }
+  if (facts.managed_save.value_or(false)) judgement.blockers.push_back({Reason::kManagedSave, ""});
+  for (const Blocker& activity : facts.activity) judgement.blockers.push_back(activity);
+  if (facts.memory_snapshots > 0) {
+    judgement.risks.push_back({Reason::kMemorySnapshot, absl::StrCat(facts.memory_snapshots)});
+  }
+}
+
+void JudgeMachine(const MigrationFacts& facts, const MigrationChange& change,
+                  MigrationJudgement& judgement) {
+  const auto& known = facts.machine_types;
+  if (change.machine.empty() || known.empty()) return;
+  if (std::find(known.begin(), known.end(), change.machine) == known.end())
+    judgement.blockers.push_back({Reason::kMachineNotOnHost, change.machine});
+}
+
+// What a guest must have to find its disks on another bus.
+void JudgeBusChange(const GuestPreflight& guest, bool fix, MigrationJudgement& judgement) {
+  bool any = false;
+  for (const GuestKernel& kernel : guest.kernels) {
+    if (!kernel.running && !kernel.newest) continue;
+    any = true;
+    for (const auto& [name, state] :
+         {std::pair("virtio_scsi", kernel.virtio_scsi), std::pair("sd_mod", kernel.sd_mod)}) {
+      if (state == GuestModuleState::kBuiltIn || state == GuestModuleState::kInInitramfs) continue;
+      const bool unknown = state == GuestModuleState::kUnknown;
+      const bool fixable = !unknown && state != GuestModuleState::kMissing &&
+                           (guest.initramfs_tool == GuestInitramfsTool::kInitramfsTools ||
+                            guest.initramfs_tool == GuestInitramfsTool::kDracut);
+      (fix && fixable ? judgement.fixes : judgement.blockers)
+          .push_back({unknown ? Reason::kGuestUnknown : Reason::kInitramfsLacks,
+                      absl::StrCat(name, " for kernel ", kernel.release)});
+    }
+  }
+  if (!any) judgement.blockers.push_back({Reason::kGuestUnknown, "which kernel boots next"});
+  for (const GuestNamedDevice& name : guest.names) {
+    // The boot loader's files are looked at themselves, and may say something else by now.
+    if (name.source == GuestNameSource::kRunningCommandLine && !guest.boot_configs.empty())
+      continue;
+    (fix && name.fixable ? judgement.fixes : judgement.blockers)
+        .push_back({Reason::kGuestNamesDisk,
+                    absl::StrCat(name.file, ":", name.line, ": ", name.name,
+                                 name.fixable ? " (--fix-guest changes it)" : "")});
+  }
+  for (const std::string& file : guest.unread_files)
+    judgement.blockers.push_back({Reason::kGuestUnknown, file});
+  if (guest.truncated)
+    judgement.blockers.push_back({Reason::kGuestUnknown, "it has more than it could tell"});
+}
+
+void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
+                MigrationJudgement& judgement) {
+  const bool moves = !change.moved_disks.empty();
+  if (!facts.guest) {
+    // Never assumed for a bus change: a guest that cannot find its root disk does not boot.
+    if (moves) judgement.blockers.push_back({Reason::kGuestUnknown, facts.guest_unknown});
+    return;
+  }
+  const GuestPreflight& guest = *facts.guest;
+  if (moves) JudgeBusChange(guest, change.fix_guest, judgement);
+  if (change.uses_virtio_blk && guest.kernel && *guest.kernel < kVirtioBlkDiscard)
+    judgement.risks.push_back({Reason::kGuestTooOld, guest.kernel_release});
+  for (const GuestCryptDevice& crypt : guest.crypt_devices) {
+    if (crypt.passes_discards == GuestSetting::kDisabled)
+      judgement.risks.push_back(
+          {Reason::kDmCrypt, crypt.dm_name.empty() ? crypt.name : crypt.dm_name});
+  }
+  if (guest.fstrim_timer == GuestSetting::kEnabled)
+    judgement.risks.push_back({Reason::kFstrimTimer, ""});
+}
+
+}  // namespace
+
+MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change) {
+  MigrationJudgement judgement;
+  JudgeDomain(facts, judgement);
+  JudgeMachine(facts, change, judgement);
+  JudgeGuest(facts, change, judgement);
+  return judgement;
+}
+
+}  // namespace virt_reclaim

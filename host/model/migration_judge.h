@@ -1,0 +1,48 @@
+// May this change of a definition be made? Judges what was found out about the domain, its host and
+// its guest against what the change touches. Pure.
+#ifndef VIRT_RECLAIM_HOST_MODEL_MIGRATION_JUDGE_H_
+#define VIRT_RECLAIM_HOST_MODEL_MIGRATION_JUDGE_H_
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "host/model/facts.h"
+#include "host/model/guest_preflight.h"
+#include "host/model/reason.h"
+
+namespace virt_reclaim {
+
+// What is not known is absent, or unknown in itself.
+struct MigrationFacts {
+  xml::Domain saved;                // the persistent definition
+  std::optional<xml::Domain> live;  // of a domain that is up
+  bool persistent = true;
+  std::optional<bool> managed_save;
+  int memory_snapshots = 0, checkpoints = 0;
+  std::vector<Blocker> activity;           // jobs, block jobs, a freeze
+  std::vector<std::string> machine_types;  // of the host; empty: not told
+  std::optional<GuestPreflight> guest;
+  std::string guest_unknown;  // why there is no `guest`
+};
+
+// The change, as far as the judgement needs it.
+struct MigrationChange {
+  std::string machine;                   // the new type; empty: stays
+  std::vector<std::string> moved_disks;  // targets of before, of disks that change their bus
+  bool uses_virtio_blk = false;          // a changed disk is, and stays, virtio-blk
+  bool assume = false;                   // --assume: unknown guest facts are taken as good
+  bool fix_guest = false;                // --fix-guest: the guest may be prepared
+};
+
+struct MigrationJudgement {
+  std::vector<Blocker> blockers;  // not empty: not to be made
+  std::vector<Blocker> fixes;     // would be blockers, and the agent can do something about them
+  std::vector<Blocker> risks;     // to be known before
+};
+
+MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_MODEL_MIGRATION_JUDGE_H_

@@ -1,0 +1,147 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "host/model/migration.h"
+#include "host/model/migration_judge.h"
+
+namespace virt_reclaim {
+namespace {
+
+using testing::Contains;
+using testing::Field;
+using testing::IsEmpty;
+using testing::Not;
+
+auto Has(Reason reason) { return Contains(Field(&Blocker::reason, reason)); }
+
+GuestPreflight GoodGuest() {
+  GuestPreflight guest;
+  guest.kernel = GuestKernelVersion{6, 1};
+  guest.kernel_release = "6.1.0-32-amd64";
+  guest.kernels = {{"6.1.0-32-amd64", true, true, "/boot/initrd.img-6.1.0-32-amd64",
+                    GuestModuleState::kInInitramfs, GuestModuleState::kBuiltIn}};
+  return guest;
+}
+
+TEST(MigrationStepTest, NamesGoThereAndBack) {
+  for (int i = 0; i <= static_cast<int>(MigrationStep::kRolledBack); ++i) {
+    const auto step = static_cast<MigrationStep>(i);
+    EXPECT_EQ(MigrationStepOf(Name(step)), step) << i;
+  }
+  EXPECT_EQ(MigrationStepOf("asleep"), std::nullopt);
+}
+
+TEST(MigrationPlaceTest, TheLastWordOfEachKindCounts) {
+  MigrationRecord stopping;
+  stopping.step = MigrationStep::kStopping;
+  stopping.had_agent = stopping.was_running = true;
+  stopping.mounts = {{"/", "ext4", "u"}};
+  MigrationRecord verifying;
+  verifying.step = MigrationStep::kVerifying;
+  verifying.detail = "x";
+  const MigrationPlace place = PlaceOf({MigrationRecord(), stopping, verifying});
+  EXPECT_EQ(place.step, MigrationStep::kVerifying);
+  EXPECT_EQ(place.detail, "x");
+  EXPECT_TRUE(place.had_agent);
+  EXPECT_EQ(place.mounts.size(), 1u);
+}
+
+TEST(JudgeTest, NothingKnownOfTheGuestMattersOnlyToABusChange) {
+  MigrationFacts facts;
+  facts.guest_unknown = "the domain is not running";
+  EXPECT_THAT(Judge(facts, {}).blockers, IsEmpty());
+  MigrationChange change;
+  change.moved_disks = {"vda"};
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
+  change.assume = true;
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
+  facts.guest = GoodGuest();
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+}
+
+TEST(JudgeTest, ABusChangeNeedsDriversAndNamesThatStay) {
+  MigrationChange change;
+  change.moved_disks = {"vda"};
+  MigrationFacts facts;
+  facts.guest = GoodGuest();
+  facts.guest->kernels[0].virtio_scsi = GuestModuleState::kModuleOnly;
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kInitramfsLacks));
+  facts.guest = GoodGuest();
+  facts.guest->kernels[0].sd_mod = GuestModuleState::kUnknown;
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
+  facts.guest = GoodGuest();
+  facts.guest->names.push_back(
+      {GuestNameSource::kFstab, "/etc/fstab", 3, "/dev/vda1 / ext4", "/dev/vda1", "UUID=x", true});
+  const auto blockers = Judge(facts, change).blockers;
+  ASSERT_THAT(blockers, Has(Reason::kGuestNamesDisk));
+  EXPECT_THAT(blockers[0].detail, testing::HasSubstr("/etc/fstab:3: /dev/vda1"));
+  EXPECT_THAT(Judge(facts, {}).blockers, IsEmpty());
+  facts.guest->initramfs_tool = GuestInitramfsTool::kDracut;
+  facts.guest->kernels[0].virtio_scsi = GuestModuleState::kModuleOnly;
+  change.fix_guest = true;
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+  EXPECT_THAT(Judge(facts, change).fixes, Has(Reason::kGuestNamesDisk));
+  EXPECT_THAT(Judge(facts, change).fixes, Has(Reason::kInitramfsLacks));
+  facts.guest->kernels[0].virtio_scsi = GuestModuleState::kMissing;
+  facts.guest->names[0].fixable = false;
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestNamesDisk));
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kInitramfsLacks));
+  change.fix_guest = false;
+  facts.guest = GoodGuest();
+  facts.guest->names.push_back({GuestNameSource::kRunningCommandLine, "/proc/cmdline", 1,
+                                "root=/dev/vda1", "/dev/vda1", "", false});
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestNamesDisk));
+  facts.guest->boot_configs = {"/boot/grub/grub.cfg"};
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+  facts.guest->truncated = true;
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
+  facts.guest = GoodGuest();
+  facts.guest->kernels.clear();
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
+}
+
+TEST(JudgeTest, RisksDoNotStopAnything) {
+  MigrationFacts facts;
+  facts.memory_snapshots = 2;
+  facts.guest = GoodGuest();
+  facts.guest->kernel = GuestKernelVersion{4, 19};
+  facts.guest->fstrim_timer = GuestSetting::kEnabled;
+  facts.guest->crypt_devices.push_back(
+      {"dm-0", "root_crypt", GuestSetting::kDisabled, GuestSetting::kUnknown});
+  MigrationChange change;
+  change.uses_virtio_blk = true;
+  const MigrationJudgement judgement = Judge(facts, change);
+  EXPECT_THAT(judgement.blockers, IsEmpty());
+  EXPECT_THAT(judgement.risks, Has(Reason::kMemorySnapshot));
+  EXPECT_THAT(judgement.risks, Has(Reason::kGuestTooOld));
+  EXPECT_THAT(judgement.risks, Has(Reason::kDmCrypt));
+  EXPECT_THAT(judgement.risks, Has(Reason::kFstrimTimer));
+  change.uses_virtio_blk = false;
+  EXPECT_THAT(Judge(facts, change).risks, Not(Has(Reason::kGuestTooOld)));
+}
+
+TEST(JudgeTest, TheHostMustHaveTheMachineType) {
+  MigrationFacts facts;
+  MigrationChange change;
+  change.machine = "pc-i440fx-4.0";
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());  // not told: libvirt will say
+  facts.machine_types = {"pc", "pc-i440fx-7.2"};
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kMachineNotOnHost));
+  facts.machine_types.push_back("pc-i440fx-4.0");
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+}
+
+TEST(JudgeTest, JobsAndManagersStopIt) {
+  MigrationFacts facts;
+  facts.activity = {{Reason::kBlockJob, "vda"}};
+  facts.saved.metadata_namespaces = {"http://ovirt.org/vm/1.0"};
+  facts.persistent = false;
+  facts.managed_save = true;
+  const auto blockers = Judge(facts, {}).blockers;
+  for (const Reason reason :
+       {Reason::kBlockJob, Reason::kManaged, Reason::kTransient, Reason::kManagedSave})
+    EXPECT_THAT(blockers, Has(reason));
+}
+
+}  // namespace
+}  // namespace virt_reclaim
