@@ -14,8 +14,10 @@
 #include "absl/status/statusor.h"
 #include "host/commands/collect.h"
 #include "host/commands/migration_run.h"
+#include "host/model/daily_window.h"
 #include "host/model/migration_judge.h"
 #include "host/model/outcome.h"
+#include "host/services/plan_file.h"
 #include "xml-tools/rewrite.h"
 
 namespace virt_reclaim {
@@ -27,15 +29,23 @@ enum class PowerCycle {
 };
 
 struct MigrateOptions {
-  std::vector<std::string> domains;  // empty: all
+  std::vector<std::string> domains;  // empty: all (of the plan, when there is one)
+  // A saved plan: its domains only, and only what is as it was then. Its policies are to be in the
+  // fields below.
+  std::optional<PlanFile> plan;
   xml::RewriteOptions rewrite;
-  bool fix_guest = false;  // let the agent prepare a guest for a bus change
+  bool fix_guest = false;    // let the agent prepare a guest for a bus change
+  bool allow_thick = false;  // preallocated images, too
+  bool assume = false;       // what is not known of a guest is good; never for a bus change
   PowerCycle power_cycle = PowerCycle::kNever;
   MigrationRunOptions run;
-  // How many domains make a batch; after each the pause, and the count of failures is looked at.
+  // How many domains make a batch, which go through their power cycles side by side, `parallel` at
+  // a time; after each the pause, and the count of failures is looked at.
   size_t batch = 1;
+  size_t parallel = 8;
   std::optional<size_t> max_failures;  // no further batch after more than these; empty: no limit
   absl::Duration pause;                // between batches
+  std::optional<DailyWindow> window;   // in which a batch may begin, in the host's time zone
 };
 
 // The plan for one domain, with what it was planned against.
@@ -45,6 +55,8 @@ struct MigrateAction {
   std::string after;
   std::vector<xml::Change> changes;    // empty: nothing to do
   std::vector<xml::Refusal> refusals;  // disks that stay as they are
+  std::vector<std::string> excluded;   // the targets of those that their images exclude
+  std::vector<PlannedImage> images;    // of the disks that change
   std::vector<xml::Refusal> warnings;  // of disks that change, and yet may not pass discards
   std::vector<Blocker> blockers;       // not empty: the domain is not touched
   std::vector<Blocker> risks;          // to be known before it is
@@ -64,28 +76,46 @@ struct MigratedDomain {
   bool needs_power_cycle = false;
 };
 
-// xml::Rewrite with what this host has.
+// xml::Rewrite with what this host has; the disks in `excluded` stay as they are.
 absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const MigrateOptions& options,
+                                          const std::vector<std::string>& excluded,
                                           const std::string& text);
+
+// The domains of the saved plan that `options` asks for.
+struct SelectedOfPlan {
+  std::vector<DomainSummary> there, gone;
+};
+absl::StatusOr<SelectedOfPlan> SelectOfPlan(const Services& services,
+                                            const MigrateOptions& options);
+
+// The images of the disks that `changes` are about, by their identity now.
+absl::StatusOr<std::vector<PlannedImage>> ImagesOf(const Services& services,
+                                                   const DomainSummary& domain,
+                                                   const std::vector<xml::Change>& changes);
 
 // The preflight: facts of a domain whose definition is `saved`, its host and its guest, judged
 // against `changes`. `locked`: the caller holds the domain's lock.
-absl::StatusOr<MigrationJudgement> Preflight(const Services& services, const DomainSummary& domain,
-                                             const xml::Domain& saved,
-                                             const std::vector<xml::Change>& changes,
-                                             bool fix_guest, bool locked,
+absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
+                                             const MigrateOptions& options,
+                                             const DomainSummary& domain, const xml::Domain& saved,
+                                             const std::vector<xml::Change>& changes, bool locked,
                                              const std::stop_token& stop);
 
 // What the plan says, for the exit status: a domain that cannot be examined has failed, one with
 // blockers is skipped.
 Outcome OutcomeOf(const MigrateAction& action);
 
+// FailedPrecondition: the saved plan in `options` is of another hypervisor.
 absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,
                                                        const MigrateOptions& options,
                                                        const std::stop_token& stop);
 
-// One domain after the other; a migration that an earlier call left unfinished is finished first. A
-// stop request is honoured between two steps of a domain, and nothing more is begun.
+// The plan as it can be saved: of the domains that would be changed.
+PlanFile PlanFileOf(const Services& services, const MigrateOptions& options,
+                    const std::vector<MigrateAction>& plan);
+
+// What an earlier call left unfinished is finished first, then batch by batch. A stop request is
+// honoured between two steps of a domain, and nothing more is begun. In the order of the plan.
 std::vector<MigratedDomain> ApplyMigrate(const Services& services, const MigrateOptions& options,
                                          const std::vector<MigrateAction>& plan,
                                          const std::stop_token& stop);

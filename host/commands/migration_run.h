@@ -89,10 +89,6 @@ class MigrationRun {
   absl::Status failure_;  // the first one: why it was undone or rolled back
 };
 
-// What of a domain a migration may change reads the same in both: disks, machine type, controllers
-// and channels. libvirt adds elements of its own to what it is given; those do not matter.
-bool SameWhereItMatters(const xml::Domain& wanted, const xml::Domain& found);
-
 }  // namespace virt_reclaim
 
 #endif  // VIRT_RECLAIM_HOST_COMMANDS_MIGRATION_RUN_H_

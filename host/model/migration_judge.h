@@ -33,6 +33,7 @@ struct MigrationChange {
   bool uses_virtio_blk = false;          // a changed disk is, and stays, virtio-blk
   bool assume = false;                   // --assume: unknown guest facts are taken as good
   bool fix_guest = false;                // --fix-guest: the guest may be prepared
+  bool power_cycle = false;              // to be shut down and started at once
 };
 
 struct MigrationJudgement {

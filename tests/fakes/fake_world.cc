@@ -37,11 +37,14 @@ class FakeImageStore : public ImageStore {
               absl::StrCat("stat '", source.path, "': No such file or directory"));
         break;
       }
-      chain.push_back(
-          {source.path, source.format, image->second, 1, std::hash<std::string>()(source.path)});
+      chain.push_back({source.path, source.format, image->second, 1,
+                       std::hash<std::string>()(source.path) + world_.replaced.count(source.path)});
+      chain.back().internal_snapshots = world_.internal_snapshots;
     }
     return chain;
   }
+
+  absl::StatusOr<bool> CanPunch(const std::string&) override { return world_.can_punch; }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
     uint64_t sum = 0;
@@ -65,6 +68,10 @@ class FakeGuestAgent : public GuestAgent {
                                                                std::stop_token) override {
     if (!agent_.list.ok()) return agent_.list;
     return agent_.facts.filesystems;
+  }
+
+  absl::StatusOr<GuestPreflight> Preflight(absl::Duration, std::stop_token) override {
+    return agent_.preflight;
   }
 
   absl::Status Trim(const GuestTrimOptions&, absl::Duration, std::stop_token stop,
@@ -111,6 +118,15 @@ class FakeGuestAgent : public GuestAgent {
 };
 
 }  // namespace
+
+FakeAgent::FakeAgent() {
+  GuestPreflight guest;
+  guest.kernel = GuestKernelVersion{6, 1};
+  guest.kernel_release = "6.1.0-32-amd64";
+  guest.kernels = {{"6.1.0-32-amd64", true, true, "/boot/initrd.img-6.1.0-32-amd64",
+                    GuestModuleState::kInInitramfs, GuestModuleState::kBuiltIn}};
+  preflight = guest;
+}
 
 class FakeHypervisor : public Hypervisor {
  public:
@@ -173,6 +189,7 @@ class FakeHypervisor : public Hypervisor {
     if (!domain->start.ok() && domain->inactive_xml != domain->first_xml) return domain->start;
     domain->summary.state = DomainState::kRunning;
     domain->live_xml = domain->inactive_xml;
+    if (domain->boots_from) domain->agent.facts.filesystems = {*domain->boots_from};
     return absl::OkStatus();
   }
 

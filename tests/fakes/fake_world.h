@@ -6,6 +6,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,8 @@ struct FakeAgent {
   // `marker_comes_back`.
   std::map<std::string, std::string> image_of;
   bool marker_comes_back = true;
+  absl::StatusOr<GuestPreflight> preflight;  // of a modern guest that names nothing by path
+  FakeAgent();
 };
 
 struct FakeDomain {
@@ -40,7 +43,8 @@ struct FakeDomain {
   bool ignores_shutdown = false;
   absl::Status start;  // not OK: Start fails with it, as long as the new definition is in force
   std::string cannot_boot_with;  // a text of the definition with which the guest is dead
-  absl::Status channel;          // not OK: OpenChannel fails with it
+  std::optional<GuestFilesystem> boots_from;  // its only filesystem after a start
+  absl::Status channel;                       // not OK: OpenChannel fails with it
   FakeAgent agent;
 
   bool IsDead() const;  // off, or cannot boot
@@ -65,9 +69,12 @@ class FakeWorld {
 
   std::map<std::string, FakeDomain> domains;  // by UUID
   std::map<std::string, Usage> images;        // by path
-  std::vector<std::string> calls;             // what changed something: "define web"
-  absl::Status define;                        // not OK: Define fails with it
-  std::string stored_xml;  // not empty: what libvirt stores in place of what was defined
+  std::set<std::string> replaced;             // images that are another file by now
+  bool can_punch = true;
+  uint32_t internal_snapshots = 0;  // of every image
+  std::vector<std::string> calls;   // what changed something: "define web"
+  absl::Status define;              // not OK: Define fails with it
+  std::string stored_xml;           // not empty: what libvirt stores in place of what was defined
   bool images_are_local = true;
   std::vector<std::string> machine_types;  // of the host
 
