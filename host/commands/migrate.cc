@@ -13,6 +13,7 @@ namespace virt_reclaim {
 namespace {
 
 constexpr absl::Duration kAgentTimeout = absl::Seconds(2);
+constexpr absl::string_view kGuestUnchecked = "guest-unchecked";
 constexpr absl::Duration kPreflightTimeout = absl::Minutes(1);
 
 bool IsUp(const DomainSummary& domain) {
@@ -121,6 +122,9 @@ absl::Status RewriteInto(const Services& services, const MigrateOptions& options
   action.changes = std::move(rewritten.changes);
   action.refusals = std::move(rewritten.refusals);
   action.warnings = std::move(rewritten.warnings);
+  // The filter cannot look into a guest; the preflight does.
+  std::erase_if(action.warnings,
+                [](const xml::Refusal& warning) { return warning.reason == kGuestUnchecked; });
   return absl::OkStatus();
 }
 
@@ -314,6 +318,11 @@ Outcome OutcomeOf(const MigrateAction& action) {
     outcome.reasons = action.blockers;
   }
   return outcome;
+}
+
+bool NeedsPowerCycle(const MigrateAction& action) {
+  return IsUp(action.domain) && !action.changes.empty() &&
+         OutcomeOf(action).kind == OutcomeKind::kDone;
 }
 
 absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,

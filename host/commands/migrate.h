@@ -104,6 +104,8 @@ absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
 // What the plan says, for the exit status: a domain that cannot be examined has failed, one with
 // blockers is skipped.
 Outcome OutcomeOf(const MigrateAction& action);
+// The change would wait for a power cycle.
+bool NeedsPowerCycle(const MigrateAction& action);
 
 // FailedPrecondition: the saved plan in `options` is of another hypervisor.
 absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,
