@@ -103,6 +103,8 @@ options of apply and rollback:
                          cleanly and start it; when-off: only domains that are off
       --shutdown-timeout TIME   for a guest to shut down (default 2m); it is never powered off instead
       --verify-timeout TIME     for a guest to come back (default 5m; up to four times that while its disks are busy)
+option of rollback:
+      --fix-guest        once the guest is on its old bus again, have the agent put its files back, too
 options of apply:
   -y, --yes              do not ask; without a terminal nothing is ever asked
       --batch N|N%       so many domains at once, then look at the failures (default 1)

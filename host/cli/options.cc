@@ -183,11 +183,11 @@ class Parser {
           raw_.policies.emplace_back(policy, word);
         });
       }
-      verb->add_flag("--fix-guest", line_.fix_guest);
       verb->add_flag("--allow-thick", line_.allow_thick);
       verb->add_flag("--assume", line_.assume);
       verb->add_option("--disk", line_.rewrite.targets)->allow_extra_args(false);
     }
+    for (CLI::App* verb : {plan_, apply_}) verb->add_flag("--fix-guest", line_.fix_guest);
     plan_->add_option("--save", line_.save);
     apply_->add_flag("-y,--yes", line_.yes);
     apply_->add_option("--window", raw_.window);
@@ -197,6 +197,7 @@ class Parser {
     for (CLI::App* verb : {verify_, rollback_, migrate_status_}) AddDomains(*verb);
     for (CLI::App* verb : {apply_, verify_, rollback_, migrate_status_})
       verb->add_option("--plan", line_.plan_file);
+    rollback_->add_flag("--fix-guest", line_.fix_guest);
     for (CLI::App* verb : {apply_, rollback_}) {
       verb->add_flag("--all", line_.all);
       verb->add_option("--power-cycle", line_.power_cycle);
@@ -255,8 +256,9 @@ class Parser {
   // A saved plan says itself what is to be done.
   absl::Status CheckPlan() const {
     if (line_.plan_file.empty()) return absl::OkStatus();
-    const bool more = raw_.keep_machine || !raw_.policies.empty() || line_.fix_guest ||
-                      line_.allow_thick || line_.assume || !line_.rewrite.targets.empty();
+    const bool fix = line_.fix_guest && line_.verb == Verb::kMigrateApply;
+    const bool more = raw_.keep_machine || !raw_.policies.empty() || fix || line_.allow_thick ||
+                      line_.assume || !line_.rewrite.targets.empty();
     if (more) return UsageError("--plan: the plan says already what to change, and how");
     return absl::OkStatus();
   }
@@ -271,6 +273,8 @@ class Parser {
       return UsageError(absl::StrCat("--power-cycle: '", Printable(line_.power_cycle),
                                      "': write never, shutdown or when-off"));
     }
+    if (line_.verb == Verb::kMigrateRollback && line_.fix_guest && line_.power_cycle != "shutdown")
+      return UsageError("--fix-guest: a rollback needs --power-cycle=shutdown for it");
     if (line_.all && !line_.domains.empty())
       return UsageError("--all and domain names exclude each other");
     if (!line_.all && line_.domains.empty() && line_.plan_file.empty())

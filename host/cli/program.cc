@@ -175,10 +175,13 @@ class VerbRunner {
     options.max_failures = line_.max_failures;
     options.pause = line_.pause;
     options.window = line_.window;
+    options.progress = [this](const DomainSummary& domain, absl::string_view what) {
+      progress_.Show(domain, what);
+    };
     if (line_.plan_file.empty()) return options;
     VR_ASSIGN_OR_RETURN(options.plan, ReadPlanFile(line_.plan_file));
     options.rewrite = options.plan->rewrite;
-    options.fix_guest = options.plan->fix_guest;
+    if (line_.verb == Verb::kMigrateApply) options.fix_guest = options.plan->fix_guest;
     options.allow_thick = options.plan->allow_thick;
     options.assume = options.plan->assume;
     return options;

@@ -172,7 +172,7 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
                       PunchTests& punch_tests, const std::stop_token& stop, MigrateAction& action) {
   VR_ASSIGN_OR_RETURN(
       action.before, services.hypervisor.DomainXml(action.domain.uuid, Hypervisor::Xml::kInactive));
-  VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(action.before));
+  VR_RETURN_IF_ERROR(xml::ParseDomain(action.before).status());
   if (const absl::Status status = RewriteInto(services, options, action); !status.ok()) {
     action.blockers.push_back({Reason::kRewriteRefused, Printable(status.message())});
     return absl::OkStatus();
@@ -184,8 +184,7 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
     return absl::OkStatus();
   }
   VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
-                      Preflight(services, options, action.domain, domain, action.changes,
-                                /*locked=*/false, stop));
+                      Preflight(services, options, action, /*locked=*/false, stop));
   action.blockers = judgement.blockers;
   action.risks.insert(action.risks.end(), judgement.risks.begin(), judgement.risks.end());
   action.fixes = judgement.fixes;
@@ -294,13 +293,13 @@ absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const Migrat
 
 absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
                                              const MigrateOptions& options,
-                                             const DomainSummary& domain, const xml::Domain& saved,
-                                             const std::vector<xml::Change>& changes, bool locked,
+                                             const MigrateAction& action, bool locked,
                                              const std::stop_token& stop) {
   MigrationFacts facts;
-  facts.saved = saved;
-  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, domain, locked, stop, facts));
-  MigrationChange change = ChangeOf(saved, changes);
+  VR_ASSIGN_OR_RETURN(facts.saved, xml::ParseDomain(action.before));
+  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, action.domain, locked, stop, facts));
+  MigrationChange change = ChangeOf(facts.saved, action.changes);
+  VR_ASSIGN_OR_RETURN(change.after, xml::ParseDomain(action.after));
   change.fix_guest = options.fix_guest;
   change.assume = options.assume;
   change.power_cycle = options.power_cycle == PowerCycle::kShutdown;

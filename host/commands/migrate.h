@@ -46,6 +46,8 @@ struct MigrateOptions {
   std::optional<size_t> max_failures;  // no further batch after more than these; empty: no limit
   absl::Duration pause;                // between batches
   std::optional<DailyWindow> window;   // in which a batch may begin, in the host's time zone
+  // What is being done with which domain; from several threads at once. May be empty.
+  std::function<void(const DomainSummary&, absl::string_view)> progress;
 };
 
 // The plan for one domain, with what it was planned against.
@@ -93,12 +95,11 @@ absl::StatusOr<std::vector<PlannedImage>> ImagesOf(const Services& services,
                                                    const DomainSummary& domain,
                                                    const std::vector<xml::Change>& changes);
 
-// The preflight: facts of a domain whose definition is `saved`, its host and its guest, judged
-// against `changes`. `locked`: the caller holds the domain's lock.
+// The preflight: facts of the domain, its host and its guest, judged against the action's changes.
+// `locked`: the caller holds the domain's lock.
 absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
                                              const MigrateOptions& options,
-                                             const DomainSummary& domain, const xml::Domain& saved,
-                                             const std::vector<xml::Change>& changes, bool locked,
+                                             const MigrateAction& action, bool locked,
                                              const std::stop_token& stop);
 
 // What the plan says, for the exit status: a domain that cannot be examined has failed, one with
@@ -129,7 +130,8 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
                                                            const std::stop_token& stop);
 
 // Puts the old definition of each selected domain back. A running guest keeps the new one until its
-// next power cycle, unless `options` has one done.
+// next power cycle, unless `options` has one done; then `fix_guest` has the agent put the guest's
+// files back, too, once it is on its old bus again.
 absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& services,
                                                              const MigrateOptions& options,
                                                              const std::stop_token& stop);

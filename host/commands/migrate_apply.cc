@@ -68,10 +68,17 @@ void Record(const Services& services, const MigrationRun& run, MigratedDomain& m
       settled && IsUp(migrated.domain.state) && LiveIsOlder(services, run, migrated.domain.uuid);
 }
 
-MigrationRunOptions RunOptions(const MigrateOptions& options) {
+MigrationRunOptions RunOptions(const MigrateOptions& options, const DomainSummary& domain) {
   MigrationRunOptions run = options.run;
   run.power_cycle = options.power_cycle == PowerCycle::kShutdown;
+  if (options.progress) {
+    run.on_step = [&options, domain](MigrationStep step) { options.progress(domain, Name(step)); };
+  }
   return run;
+}
+
+void Tell(const MigrateOptions& options, const DomainSummary& domain, absl::string_view what) {
+  if (options.progress) options.progress(domain, what);
 }
 
 absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOptions& options,
@@ -103,36 +110,47 @@ absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOpt
   return migration;
 }
 
+// The domain's lock is held.
+absl::StatusOr<GuestFix> CallFix(const Services& services, const DomainSummary& domain,
+                                 GuestFixAction what, const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, domain));
+  AgentAccess access = OpenAgentLocked(services, facts, kAgentTimeout, stop);
+  if (!access.session) return absl::UnavailableError(Sentence(access.blocker->reason));
+  VR_ASSIGN_OR_RETURN(GuestFix fix, access.session->agent->FixGuest(what, kFixTimeout, stop));
+  if (fix.result == GuestFixResult::kDone || fix.result == GuestFixResult::kNothingToDo) return fix;
+  return absl::FailedPreconditionError(fix.refusals.empty() ? "the agent could not do it"
+                                                            : Printable(fix.refusals.front()));
+}
+
 // Prepares the guest for a bus change, and looks whether that was enough; puts it back as it was
 // when it was not.
 absl::Status FixGuest(const Services& services, const MigrateOptions& options,
                       const MigrateAction& action, const std::stop_token& stop) {
-  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, action.domain));
-  VR_ASSIGN_OR_RETURN(const xml::Domain saved, xml::ParseDomain(action.before));
-  const auto fix = [&](GuestFixAction what) -> absl::StatusOr<GuestFix> {
-    AgentAccess access = OpenAgentLocked(services, facts, kAgentTimeout, stop);
-    if (!access.session)
-      return absl::UnavailableError(
-          absl::StrCat("fix the guest: ", Sentence(access.blocker->reason)));
-    return access.session->agent->FixGuest(what, kFixTimeout, stop);
-  };
-  VR_ASSIGN_OR_RETURN(const GuestFix fixed, fix(GuestFixAction::kApply));
-  if (fixed.result != GuestFixResult::kDone && fixed.result != GuestFixResult::kNothingToDo) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the guest could not be prepared",
-                     fixed.refusals.empty() ? "" : absl::StrCat(": ", fixed.refusals.front())));
+  Tell(options, action.domain, "the guest is prepared for another bus");
+  if (const auto fixed = CallFix(services, action.domain, GuestFixAction::kApply, stop);
+      !fixed.ok()) {
+    return Annotate(fixed.status(), "the guest could not be prepared");
   }
   MigrateOptions without_fix = options;
   without_fix.fix_guest = false;
   VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
-                      Preflight(services, without_fix, action.domain, saved, action.changes,
-                                /*locked=*/true, stop));
+                      Preflight(services, without_fix, action, /*locked=*/true, stop));
   if (judgement.blockers.empty()) return absl::OkStatus();
   const Blocker& blocker = judgement.blockers.front();
-  const auto undone = fix(GuestFixAction::kUndo);
+  const auto undone = CallFix(services, action.domain, GuestFixAction::kUndo, stop);
   return absl::FailedPreconditionError(
       absl::StrCat("the guest was prepared, and still ", Code(blocker.reason), " (", blocker.detail,
                    ")", undone.ok() ? "; it was put back as it was" : ""));
+}
+
+// Only for a guest that runs on its old bus again.
+absl::Status UnfixGuest(const Services& services, const MigrateOptions& options,
+                        const DomainSummary& domain, const std::stop_token& stop) {
+  Tell(options, domain, "the guest's files are put back");
+  const auto undone = CallFix(services, domain, GuestFixAction::kUndo, stop);
+  return undone.ok()
+             ? absl::OkStatus()
+             : Annotate(undone.status(), "rolled back, but the guest's files were not put back");
 }
 
 absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
@@ -150,7 +168,7 @@ absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
     if (!action.fixes.empty()) VR_RETURN_IF_ERROR(FixGuest(services, options, action, stop));
     VR_ASSIGN_OR_RETURN(migration, Begin(services, options, action, store, migrated));
   }
-  MigrationRun run(services, uuid, RunOptions(options), *std::move(migration));
+  MigrationRun run(services, uuid, RunOptions(options, action.domain), *std::move(migration));
   const absl::Status status = run.Continue(stop);
   Record(services, run, migrated);
   const MigrationPlace place = run.place();
@@ -217,7 +235,7 @@ absl::StatusOr<std::vector<MigratedDomain>> ForEachMigrated(
         migrated.outcome.reasons.push_back({Reason::kNotMigrated, ""});
         return absl::OkStatus();
       }
-      MigrationRun run(services, domain.uuid, RunOptions(options), *std::move(migration));
+      MigrationRun run(services, domain.uuid, RunOptions(options, domain), *std::move(migration));
       const absl::Status acted = act(run, migrated);
       Record(services, run, migrated);
       return acted;
@@ -319,12 +337,14 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
 absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& services,
                                                              const MigrateOptions& options,
                                                              const std::stop_token& stop) {
-  return ForEachMigrated(services, options, true,
-                         [&](MigrationRun& run, MigratedDomain&) -> absl::Status {
-                           if (stop.stop_requested()) return absl::CancelledError("interrupted");
-                           VR_RETURN_IF_ERROR(run.RollBack("asked for"));
-                           return run.Continue(stop);
-                         });
+  return ForEachMigrated(
+      services, options, true, [&](MigrationRun& run, MigratedDomain& migrated) -> absl::Status {
+        if (stop.stop_requested()) return absl::CancelledError("interrupted");
+        VR_RETURN_IF_ERROR(run.RollBack("asked for"));
+        VR_RETURN_IF_ERROR(run.Continue(stop));
+        return options.fix_guest ? UnfixGuest(services, options, migrated.domain, stop)
+                                 : absl::OkStatus();
+      });
 }
 
 absl::StatusOr<std::vector<MigratedDomain>> MigrationStatus(const Services& services,

@@ -76,7 +76,10 @@ MigrationRun::MigrationRun(const Services& services, std::string uuid,
 
 absl::Status MigrationRun::Append(MigrationRecord record) {
   record.time = services_.now();
-  return migration_.Append(std::move(record));
+  const MigrationStep step = record.step;
+  VR_RETURN_IF_ERROR(migration_.Append(std::move(record)));
+  if (options_.on_step) options_.on_step(step);
+  return absl::OkStatus();
 }
 
 absl::Status MigrationRun::Append(MigrationStep step, std::string detail) {

@@ -4,6 +4,7 @@
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_MIGRATION_RUN_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_MIGRATION_RUN_H_
 
+#include <functional>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -25,6 +26,8 @@ struct MigrationRunOptions {
   // system check after years takes its time.
   absl::Duration verify_timeout = absl::Minutes(5);
   bool probe = true;  // after the guest has come back, prove that discards reach the host
+  // Called as a step begins, on the caller's thread. May be empty.
+  std::function<void(MigrationStep)> on_step;
 };
 
 // The domain's lock is the caller's.

@@ -56,6 +56,7 @@ struct GuestDevice {
   uint64_t size = 0;
   std::optional<uint64_t> discard_max;
   std::string serial, wwid, bus_path, scsi_address;
+  uint32_t ata_port = 0;  // of its controller, from 1; 0: none
 };
 
 // Why the guest cannot trim a filesystem (proto: TrimObstacle).

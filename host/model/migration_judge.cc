@@ -48,7 +48,10 @@ void JudgeDomain(const MigrationFacts& facts, MigrationJudgement& judgement) {
 // bring back what ran before.
 void JudgeLive(const MigrationFacts& facts, const MigrationChange& change,
                MigrationJudgement& judgement) {
-  if (!facts.live || SameWhereItMatters(facts.saved, *facts.live)) return;
+  if (!facts.live || SameWhereItMatters(facts.saved, *facts.live) ||
+      SameWhereItMatters(change.after, *facts.live)) {
+    return;
+  }
   (change.power_cycle ? judgement.blockers : judgement.risks)
       .push_back({Reason::kDefinitionPending, ""});
 }

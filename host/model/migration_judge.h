@@ -28,6 +28,7 @@ struct MigrationFacts {
 
 // The change, as far as the judgement needs it.
 struct MigrationChange {
+  xml::Domain after;                     // the new definition
   std::string machine;                   // the new type; empty: stays
   std::vector<std::string> moved_disks;  // targets of before, of disks that change their bus
   bool uses_virtio_blk = false;          // a changed disk is, and stays, virtio-blk
