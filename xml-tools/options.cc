@@ -91,7 +91,7 @@ absl::Status Choose(absl::string_view option, absl::string_view value,
 absl::Status UnknownOption(absl::string_view name) {
   const std::vector<std::string> known(std::begin(kLongOptions), std::end(kLongOptions));
   const auto nearest = NearestWord(name, known);
-  const std::string hint = nearest ? absl::StrCat("; did you mean '", *nearest, "'?") : "";
+  const std::string hint = nearest ? absl::StrCat(": did you mean '", *nearest, "'?") : "";
   return absl::InvalidArgumentError(absl::StrCat("unknown option '", Printable(name), "'", hint));
 }
 
