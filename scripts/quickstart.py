@@ -219,9 +219,9 @@ class Story:
 
 def explain_failure(story: Story | None) -> None:
     """What a bug report would need, before it is removed."""
-    if story and story.guest:
+    if story and story.guest and (lines := story.guest.console_text().splitlines()):
         print("the guest's last lines:", file=sys.stderr)
-        for line in story.guest.console_text().splitlines()[-12:]:
+        for line in lines[-12:]:
             print(f"  {line}", file=sys.stderr)
 
 
