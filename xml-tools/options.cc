@@ -58,7 +58,7 @@ constexpr absl::string_view kLongOptions[] = {
 absl::Status UnknownOption(absl::string_view name) {
   const std::vector<std::string> known(std::begin(kLongOptions), std::end(kLongOptions));
   const auto nearest = NearestWord(name, known);
-  const std::string hint = nearest ? absl::StrCat("; did you mean '", *nearest, "'?") : "";
+  const std::string hint = nearest ? absl::StrCat(": did you mean '", *nearest, "'?") : "";
   return absl::InvalidArgumentError(absl::StrCat("unknown option '", Printable(name), "'", hint));
 }
 

@@ -114,7 +114,8 @@ options of apply:
 of all:
       --json             machine-readable output
 
-exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 5 refused or busy, 130 interrupted
+exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but discards still do not reach the host,
+             5 refused or busy, 130 interrupted
 )";
 
 constexpr absl::string_view kAgent = R"(usage: virt-reclaim agent status [OPTIONS] [DOMAIN...]

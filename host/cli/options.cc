@@ -145,6 +145,11 @@ class Parser {
       root_.parse(arguments);
     } catch (const CLI::ExtrasError&) {
       // Reported below, by name.
+    } catch (const CLI::ArgumentMismatch& error) {
+      // "--chunk: 1 required TEXT missing"
+      const absl::string_view text = error.what();
+      if (!raw_.help)
+        return UsageError(absl::StrCat(text.substr(0, text.find(": ")), " needs a value"));
     } catch (const CLI::ParseError& error) {
       if (!raw_.help) return UsageError(OneLine(error.what()));
     }
