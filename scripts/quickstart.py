@@ -120,7 +120,7 @@ class Story:
     def migrate(self) -> None:
         self.voice.title("Migrate: what would change, then do it")
         self._reclaim("migrate", "plan", "--diff", DOMAIN, expected=0)
-        self._reclaim("migrate", "apply", DOMAIN, expected=0)
+        self._reclaim("migrate", "apply", "--yes", DOMAIN, expected=0)
 
     def power_cycle(self) -> None:
         self.voice.title("Off and on again: only a new QEMU reads the new settings")
