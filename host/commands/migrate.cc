@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
@@ -128,13 +129,14 @@ absl::Status RewriteInto(const Services& services, const MigrateOptions& options
   return absl::OkStatus();
 }
 
-// Asks each filesystem once.
+// Asks each filesystem once. Any thread.
 class PunchTests {
  public:
   explicit PunchTests(ImageStore& images) : images_(images) {}
   std::optional<bool> CanPunch(const DiskFacts& disk) {
     if (disk.chain.empty()) return std::nullopt;
     const ImageFile& top = disk.chain.front();
+    const std::lock_guard lock(mutex_);
     const auto [entry, is_new] = known_.try_emplace(top.device);
     if (is_new) {
       if (const auto can = images_.CanPunch(top.path); can.ok()) entry->second = *can;
@@ -144,6 +146,7 @@ class PunchTests {
 
  private:
   ImageStore& images_;
+  std::mutex mutex_;
   std::map<uint64_t, std::optional<bool>> known_;
 };
 
@@ -329,15 +332,17 @@ absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,
                                                        const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(std::vector<MigrateAction> plan, Select(services, options));
   PunchTests punch_tests(services.images);
-  for (MigrateAction& action : plan) {
-    if (stop.stop_requested()) return absl::CancelledError("interrupted");
-    if (!action.blockers.empty()) continue;
+  // A guest that is asked takes its time.
+  ForEachInParallel(plan.size(), options.parallel, [&](size_t i) {
+    MigrateAction& action = plan[i];
+    if (stop.stop_requested() || !action.blockers.empty()) return;
     action.error = PlanInto(services, options, punch_tests, stop, action);
-    if (!options.plan) continue;
+    if (!options.plan) return;
     for (const PlannedDomain& planned : options.plan->domains) {
       if (planned.uuid == action.domain.uuid) CompareWithPlan(planned, action);
     }
-  }
+  });
+  if (stop.stop_requested()) return absl::CancelledError("interrupted");
   return plan;
 }
 

@@ -39,10 +39,10 @@ struct MigrateOptions {
   bool assume = false;       // what is not known of a guest is good; never for a bus change
   PowerCycle power_cycle = PowerCycle::kNever;
   MigrationRunOptions run;
-  // How many domains make a batch, which go through their power cycles side by side, `parallel` at
-  // a time; after each the pause, and the count of failures is looked at.
-  size_t batch = 1;
+  // How many domains are looked at, or go through their power cycles, side by side.
   size_t parallel = 8;
+  // How many domains make a batch; after each the pause, and the count of failures is looked at.
+  size_t batch = 1;
   std::optional<size_t> max_failures;  // no further batch after more than these; empty: no limit
   absl::Duration pause;                // between batches
   std::optional<DailyWindow> window;   // in which a batch may begin, in the host's time zone

@@ -12,9 +12,11 @@
 namespace virt_reclaim {
 namespace {
 
-// A port that nothing is ever read from: the fake agent does not speak.
+// A port that nothing is ever read from: the fake agent does not speak. It knows whose it is.
 class SilentPort : public link::Port {
  public:
+  explicit SilentPort(std::string whose) : uuid(std::move(whose)) {}
+  const std::string uuid;
   int fd() const override { return -1; }
   link::IoResult Read(std::span<uint8_t>) override { return {}; }
   link::IoResult Write(std::span<const uint8_t>) override { return {}; }
@@ -234,8 +236,7 @@ class FakeHypervisor : public Hypervisor {
                                                           const std::string&) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     VR_RETURN_IF_ERROR(domain->channel);
-    world_.connecting_ = uuid;
-    return std::make_unique<SilentPort>();
+    return std::make_unique<SilentPort>(uuid);
   }
 
  private:
@@ -296,9 +297,9 @@ void FakeWorld::AddImage(const std::string& path, uint64_t capacity, uint64_t al
 }
 
 Services FakeWorld::services() {
-  const auto connect = [this](std::unique_ptr<link::Port>, absl::Duration,
+  const auto connect = [this](std::unique_ptr<link::Port> port, absl::Duration,
                               std::stop_token) -> absl::StatusOr<std::unique_ptr<GuestAgent>> {
-    const FakeDomain& domain = domains.at(connecting_);
+    const FakeDomain& domain = domains.at(dynamic_cast<const SilentPort&>(*port).uuid);
     if (domain.IsDead()) return absl::DeadlineExceededError("no answer from the guest agent");
     const FakeAgent& agent = domain.agent;
     VR_RETURN_IF_ERROR(agent.connect);

@@ -87,7 +87,6 @@ class FakeWorld {
   std::string directory_;
   std::unique_ptr<Hypervisor> hypervisor_;
   std::unique_ptr<ImageStore> image_store_;
-  std::string connecting_;  // UUID whose channel was opened last
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
 
   friend class FakeHypervisor;
