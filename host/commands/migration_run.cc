@@ -311,10 +311,15 @@ absl::StatusOr<std::string> MigrationRun::MissingMount(const std::stop_token& st
 // ---- Back.
 
 absl::Status MigrationRun::RollBack(const std::string& why) {
-  if (place().step == MigrationStep::kUndone || place().step == MigrationStep::kRolledBack)
-    return absl::FailedPreconditionError("its last migration is undone already");
-  if (place().step == MigrationStep::kRollingBack || place().step == MigrationStep::kRestored)
-    return absl::OkStatus();  // on its way
+  switch (place().step) {
+    case MigrationStep::kUndone:
+    case MigrationStep::kRolledBack:  // already
+    case MigrationStep::kRollingBack:
+    case MigrationStep::kRestored:  // on its way
+      return absl::OkStatus();
+    default:
+      break;
+  }
   VR_RETURN_IF_ERROR(RequireOurs());
   VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
   MigrationRecord record;

@@ -41,8 +41,8 @@ class MigrationRun {
   // place() says whether it was rolled back.
   absl::Status Continue(const std::stop_token& stop);
 
-  // Begins to undo it, whatever step it is in; then Continue. FailedPrecondition when it is undone
-  // already, or somebody changed the definition since.
+  // Begins to undo it, whatever step it is in; then Continue. Nothing to do when it is undone
+  // already. FailedPrecondition when somebody changed the definition since.
   absl::Status RollBack(const std::string& why);
 
   // Whether the guest is as it was: its agent answers (if it did before) and every filesystem is
