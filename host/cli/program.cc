@@ -192,6 +192,9 @@ class VerbRunner {
   ProgramResult Migrate(const Services& services) {
     MigrateOptions options = OptionsOfMigrate();
     options.rewrite = RewriteOptionsOfLine();
+    options.progress = [this](const DomainSummary& domain, absl::string_view step) {
+      progress_.Show(domain, step);
+    };
     auto plan = PlanMigrate(services, options, stop_);
     if (!plan.ok()) return FailWith(plan.status(), line_.json);
     ProgramResult result;

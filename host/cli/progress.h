@@ -20,9 +20,12 @@ class ProgressLine {
   ~ProgressLine();
 
   void Show(const DomainSummary& domain, const GuestTrimProgress& progress);
+  // "web: reading disks"
+  void Show(const DomainSummary& domain, absl::string_view step);
 
  private:
   void Clear();
+  void Put(std::string line);
 
   const int fd_;
   const bool enabled_;

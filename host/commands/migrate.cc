@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/commands/offline_facts.h"
 
 namespace virt_reclaim {
 namespace {
@@ -51,9 +52,15 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
   }
 }
 
+// Whether the judgement depends on the guest, so that it is worth reading its disks.
+bool NeedsGuest(const MigrationChange& change) {
+  return !change.moved_disks.empty() || (change.uses_virtio_blk && !change.assume);
+}
+
 absl::Status CollectMigrationFacts(const Services& services, const DomainSummary& domain,
-                                   bool locked, const std::stop_token& stop,
-                                   MigrationFacts& facts) {
+                                   const MigrationChange& change, bool locked,
+                                   const std::stop_token& stop,
+                                   const MigrateProgress& reading_disks, MigrationFacts& facts) {
   Hypervisor& hypervisor = services.hypervisor;
   facts.persistent = domain.persistent;
   const auto saved = hypervisor.HasManagedSave(domain.uuid);
@@ -68,8 +75,11 @@ absl::Status CollectMigrationFacts(const Services& services, const DomainSummary
     facts.machine_types = *machines;
   }
   if (!IsUp(domain)) {
+    facts.guest_is_off = true;
     facts.guest_unknown = std::string(Sentence(Reason::kNotRunning));
-    return absl::OkStatus();
+    if (!NeedsGuest(change)) return absl::OkStatus();
+    if (reading_disks && services.offline_guest != nullptr) reading_disks(domain, "reading disks");
+    return ReadOfflineFacts(services, domain, locked, stop, facts);
   }
   VR_ASSIGN_OR_RETURN(const std::string live,
                       hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive));
@@ -117,7 +127,7 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
   }
   VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
                       Preflight(services, action.domain, domain, action.changes, options.fix_guest,
-                                /*locked=*/false, stop));
+                                /*locked=*/false, stop, options.progress));
   action.blockers = judgement.blockers;
   action.risks = judgement.risks;
   action.fixes = judgement.fixes;
@@ -142,12 +152,14 @@ absl::StatusOr<MigrationJudgement> Preflight(const Services& services, const Dom
                                              const xml::Domain& saved,
                                              const std::vector<xml::Change>& changes,
                                              bool fix_guest, bool locked,
-                                             const std::stop_token& stop) {
+                                             const std::stop_token& stop,
+                                             const MigrateProgress& reading_disks) {
   MigrationFacts facts;
   facts.saved = saved;
-  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, domain, locked, stop, facts));
   MigrationChange change = ChangeOf(saved, changes);
   change.fix_guest = fix_guest;
+  VR_RETURN_IF_ERROR(
+      CollectMigrationFacts(services, domain, change, locked, stop, reading_disks, facts));
   return Judge(facts, change);
 }
 
@@ -176,6 +188,7 @@ absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,
     action.domain = domain;
     action.asked_for = !options.domains.empty();
     action.error = PlanInto(services, options, stop, action);
+    if (absl::IsCancelled(action.error)) return action.error;
     plan.push_back(std::move(action));
   }
   return plan;

@@ -7,6 +7,7 @@
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_MIGRATE_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_MIGRATE_H_
 
+#include <functional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -26,6 +27,9 @@ enum class PowerCycle {
   kWhenOff,   // only domains that are off
 };
 
+// Tells what is being done for a domain, where it takes long.
+using MigrateProgress = std::function<void(const DomainSummary&, absl::string_view step)>;
+
 struct MigrateOptions {
   std::vector<std::string> domains;  // empty: all
   xml::RewriteOptions rewrite;
@@ -36,6 +40,7 @@ struct MigrateOptions {
   size_t batch = 1;
   std::optional<size_t> max_failures;  // no further batch after more than these; empty: no limit
   absl::Duration pause;                // between batches
+  MigrateProgress progress;            // may be empty
 };
 
 // The plan for one domain, with what it was planned against.
@@ -69,12 +74,14 @@ absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const Migrat
                                           const std::string& text);
 
 // The preflight: facts of a domain whose definition is `saved`, its host and its guest, judged
-// against `changes`. `locked`: the caller holds the domain's lock.
+// against `changes`. `locked`: the caller holds the domain's lock. `reading_disks` is called before
+// the disks of a guest that is off are read, which takes half a minute.
 absl::StatusOr<MigrationJudgement> Preflight(const Services& services, const DomainSummary& domain,
                                              const xml::Domain& saved,
                                              const std::vector<xml::Change>& changes,
                                              bool fix_guest, bool locked,
-                                             const std::stop_token& stop);
+                                             const std::stop_token& stop,
+                                             const MigrateProgress& reading_disks = nullptr);
 
 // What the plan says, for the exit status: a domain that cannot be examined has failed, one with
 // blockers is skipped.
