@@ -104,17 +104,16 @@ absl::Status ReadOutput(int output, int errors, const CommandLimits& limits,
 
 // Ends the group of `child`, which must be reaped by nobody else.
 void EndGroup(pid_t child, milliseconds grace) {
-  if (grace > milliseconds(0)) {
+  for (const auto end = steady_clock::now() + grace; steady_clock::now() < end;) {
+    // More than once: a child of it that was not there for the first one may go on.
     kill(-child, SIGTERM);
-    for (const auto end = steady_clock::now() + grace; steady_clock::now() < end;) {
-      siginfo_t info = {};
-      // Not reaped yet: its id, which is the group's, must stay ours for the kill below.
-      const bool ended =
-          waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
-          info.si_pid == child;
-      if (ended) break;
-      std::this_thread::sleep_for(milliseconds(10));
-    }
+    std::this_thread::sleep_for(kStep);
+    siginfo_t info = {};
+    // Not reaped yet: its id, which is the group's, must stay ours for the kill below.
+    const bool ended =
+        waitid(P_PID, static_cast<id_t>(child), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+        info.si_pid == child;
+    if (ended) break;
   }
   kill(-child, SIGKILL);
   std::thread([child] {  // one that sleeps on a dead disk dies of nothing

@@ -24,8 +24,9 @@ constexpr size_t kMaxUnread = 32;
 absl::Status GuestfsStatus(guestfs_h* handle, absl::string_view what) {
   const char* message = guestfs_last_error(handle);
   const int error = guestfs_last_errno(handle);
-  const std::string text =
-      absl::StrCat(what, ": ", message == nullptr ? "libguestfs does not say why" : message);
+  // Below the first line is advice to whoever debugs libguestfs.
+  const absl::string_view all = message == nullptr ? "libguestfs does not say why" : message;
+  const std::string text = absl::StrCat(what, ": ", all.substr(0, all.find('\n')));
   if (error == 0) return absl::InternalError(text);
   return absl::Status(ErrnoStatus(error, what).code(), text);
 }

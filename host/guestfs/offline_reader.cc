@@ -37,6 +37,11 @@ bool IsNeeded(absl::string_view mount_point) {
          std::end(kNeededMounts);
 }
 
+// A failure of libguestfs, as the end of "the guest is off, and ...".
+absl::Status Failed(guestfs_h* handle, absl::string_view what) {
+  return Annotate(GuestfsStatus(handle, what), "its disks cannot be read");
+}
+
 absl::StatusOr<Guestfs> Launch(const std::vector<OfflineImage>& images) {
   Guestfs handle(guestfs_create());
   if (handle == nullptr) return absl::InternalError("libguestfs has no memory");
@@ -47,11 +52,11 @@ absl::StatusOr<Guestfs> Launch(const std::vector<OfflineImage>& images) {
   for (const OfflineImage& image : images) {
     if (guestfs_add_drive_opts(handle.get(), image.path.c_str(), GUESTFS_ADD_DRIVE_OPTS_READONLY, 1,
                                GUESTFS_ADD_DRIVE_OPTS_FORMAT, image.format.c_str(), -1) != 0) {
-      return GuestfsStatus(handle.get(), absl::StrCat("open '", image.path, "'"));
+      return Failed(handle.get(), absl::StrCat("open '", image.path, "'"));
     }
   }
   if (guestfs_launch(handle.get()) != 0) {
-    return GuestfsStatus(handle.get(), "start libguestfs's appliance");
+    return Failed(handle.get(), "start libguestfs's appliance");
   }
   return handle;
 }
@@ -63,11 +68,14 @@ std::string TakeString(char* text) {
 
 // Why no operating system was found.
 absl::Status NoSystem(guestfs_h* handle) {
-  const GuestfsList filesystems(guestfs_list_filesystems(handle));  // device, type, device, ...
-  for (size_t i = 1; i < filesystems.size(); i += 2) {
-    const absl::string_view type = filesystems[i];
-    if (type == "crypto_LUKS" || type == "BitLocker") {
-      return absl::FailedPreconditionError("its disks are encrypted");
+  // An encrypted device is no filesystem to list_filesystems.
+  for (const auto list : {guestfs_list_devices, guestfs_list_partitions, guestfs_lvs}) {
+    const GuestfsList devices(list(handle));
+    for (size_t i = 0; i < std::min(devices.size(), kMaxFilesystems); ++i) {
+      const std::string type = TakeString(guestfs_vfs_type(handle, devices[i]));
+      if (type == "crypto_LUKS" || type == "BitLocker") {
+        return absl::FailedPreconditionError("its disks are encrypted");
+      }
     }
   }
   return absl::FailedPreconditionError("no operating system was found on its disks");
@@ -76,7 +84,7 @@ absl::Status NoSystem(guestfs_h* handle) {
 // The one root filesystem.
 absl::StatusOr<std::string> FindRoot(guestfs_h* handle) {
   const GuestfsList roots(guestfs_inspect_os(handle));
-  if (!roots.ok()) return GuestfsStatus(handle, "look for an operating system");
+  if (!roots.ok()) return Failed(handle, "look for an operating system");
   if (roots.size() == 0) return NoSystem(handle);
   if (roots.size() > 1) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -92,7 +100,7 @@ absl::StatusOr<std::string> FindRoot(guestfs_h* handle) {
 // Mounts what is needed, read-only; says which mount points there are now.
 absl::StatusOr<std::vector<std::string>> MountAll(guestfs_h* handle, const std::string& root) {
   const GuestfsList list(guestfs_inspect_get_mountpoints(handle, root.c_str()));
-  if (!list.ok()) return GuestfsStatus(handle, "find its mount points");
+  if (!list.ok()) return Failed(handle, "find its mount points");
   std::map<std::string, std::string> devices;  // sorted: "/" before "/boot" before "/boot/efi"
   for (size_t i = 0; i + 1 < list.size(); i += 2) {
     if (IsNeeded(list[i])) devices.emplace(list[i], list[i + 1]);
@@ -103,7 +111,7 @@ absl::StatusOr<std::vector<std::string>> MountAll(guestfs_h* handle, const std::
     if (guestfs_mount_ro(handle, device.c_str(), mount_point.c_str()) == 0) {
       mounted.push_back(mount_point);
     } else if (mount_point == "/") {
-      return GuestfsStatus(handle, "mount its root filesystem");
+      return Failed(handle, "mount its root filesystem");
     }
   }
   return mounted;
