@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "guest-agent/utf8.h"
+#include "base/utf8.h"
 
 namespace virt_reclaim::agent {
 namespace {

@@ -21,8 +21,11 @@ absl::Status WithRealServices(const CommandLine& line,
                               const std::function<void(const Services&)>& use) {
   VR_ASSIGN_OR_RETURN(const auto hypervisor, ConnectLibvirt(line.connect, line.debug));
   const auto images = NewImageStore();
+  const char* reader = getenv("VIRT_RECLAIM_GUESTFS");
+  const auto offline_guest =
+      NewOfflineGuest(reader == nullptr ? VIRT_RECLAIM_GUESTFS_PROGRAM : reader);
   use(Services{*hypervisor, *images, ConnectGuestAgent, line.run_directory, line.state_directory,
-               absl::Now, absl::SleepFor});
+               absl::Now, absl::SleepFor, offline_guest.get()});
   return absl::OkStatus();
 }
 

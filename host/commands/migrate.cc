@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/commands/offline_facts.h"
 #include "host/model/image_judge.h"
 #include "host/services/migration_store.h"
 
@@ -56,9 +57,15 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
   }
 }
 
+// Whether the judgement depends on the guest, so that it is worth reading its disks.
+bool NeedsGuest(const MigrationChange& change) {
+  return !change.moved_disks.empty() || (change.uses_virtio_blk && !change.assume);
+}
+
 absl::Status CollectMigrationFacts(const Services& services, const DomainSummary& domain,
-                                   bool locked, const std::stop_token& stop,
-                                   MigrationFacts& facts) {
+                                   const MigrationChange& change, bool locked,
+                                   const std::stop_token& stop,
+                                   const MigrateProgress& reading_disks, MigrationFacts& facts) {
   Hypervisor& hypervisor = services.hypervisor;
   facts.persistent = domain.persistent;
   const auto saved = hypervisor.HasManagedSave(domain.uuid);
@@ -73,8 +80,11 @@ absl::Status CollectMigrationFacts(const Services& services, const DomainSummary
     facts.machine_types = *machines;
   }
   if (!IsUp(domain)) {
+    facts.guest_is_off = true;
     facts.guest_unknown = std::string(Sentence(Reason::kNotRunning));
-    return absl::OkStatus();
+    if (!NeedsGuest(change)) return absl::OkStatus();
+    if (reading_disks && services.offline_guest != nullptr) reading_disks(domain, "reading disks");
+    return ReadOfflineFacts(services, domain, locked, stop, facts);
   }
   VR_ASSIGN_OR_RETURN(const std::string live,
                       hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive));
@@ -300,12 +310,13 @@ absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
                                              const std::stop_token& stop) {
   MigrationFacts facts;
   VR_ASSIGN_OR_RETURN(facts.saved, xml::ParseDomain(action.before));
-  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, action.domain, locked, stop, facts));
   MigrationChange change = ChangeOf(facts.saved, action.changes);
   VR_ASSIGN_OR_RETURN(change.after, xml::ParseDomain(action.after));
   change.fix_guest = options.fix_guest;
   change.assume = options.assume;
   change.power_cycle = options.power_cycle == PowerCycle::kShutdown;
+  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, action.domain, change, locked, stop,
+                                           options.progress, facts));
   return Judge(facts, change);
 }
 

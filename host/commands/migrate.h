@@ -7,6 +7,7 @@
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_MIGRATE_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_MIGRATE_H_
 
+#include <functional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -28,6 +29,9 @@ enum class PowerCycle {
   kWhenOff,   // only domains that are off
 };
 
+// Hears what is being done for which domain; called from several threads at once.
+using MigrateProgress = std::function<void(const DomainSummary&, absl::string_view step)>;
+
 struct MigrateOptions {
   std::vector<std::string> domains;  // empty: all (of the plan, when there is one)
   // A saved plan: its domains only, and only what is as it was then. Its policies are to be in the
@@ -46,8 +50,7 @@ struct MigrateOptions {
   std::optional<size_t> max_failures;  // no further batch after more than these; empty: no limit
   absl::Duration pause;                // between batches
   std::optional<DailyWindow> window;   // in which a batch may begin, in the host's time zone
-  // What is being done with which domain; from several threads at once. May be empty.
-  std::function<void(const DomainSummary&, absl::string_view)> progress;
+  MigrateProgress progress;            // may be empty
 };
 
 // The plan for one domain, with what it was planned against.
@@ -96,7 +99,8 @@ absl::StatusOr<std::vector<PlannedImage>> ImagesOf(const Services& services,
                                                    const std::vector<xml::Change>& changes);
 
 // The preflight: facts of the domain, its host and its guest, judged against the action's changes.
-// `locked`: the caller holds the domain's lock.
+// `locked`: the caller holds the domain's lock. The disks of a guest that is off are read when the
+// judgement depends on it, which takes half a minute.
 absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
                                              const MigrateOptions& options,
                                              const MigrateAction& action, bool locked,

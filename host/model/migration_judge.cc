@@ -65,10 +65,12 @@ void JudgeMachine(const MigrationFacts& facts, const MigrationChange& change,
 }
 
 // What a guest must have to find its disks on another bus.
-void JudgeBusChange(const GuestPreflight& guest, bool fix, MigrationJudgement& judgement) {
+void JudgeBusChange(const GuestPreflight& guest, bool is_off, bool fix,
+                    MigrationJudgement& judgement) {
   bool any = false;
   for (const GuestKernel& kernel : guest.kernels) {
-    if (!kernel.running && !kernel.newest) continue;
+    // Of a guest that is off, nobody knows which of them its boot loader takes.
+    if (!is_off && !kernel.running && !kernel.newest) continue;
     any = true;
     for (const auto& [name, state] :
          {std::pair("virtio_scsi", kernel.virtio_scsi), std::pair("sd_mod", kernel.sd_mod)}) {
@@ -90,7 +92,9 @@ void JudgeBusChange(const GuestPreflight& guest, bool fix, MigrationJudgement& j
     (fix && name.fixable ? judgement.fixes : judgement.blockers)
         .push_back({Reason::kGuestNamesDisk,
                     absl::StrCat(name.file, ":", name.line, ": ", name.name,
-                                 name.fixable ? " (--fix-guest changes it)" : "")});
+                                 !name.fixable ? ""
+                                 : is_off      ? " (--fix-guest changes it while the guest runs)"
+                                               : " (--fix-guest changes it)")});
   }
   for (const std::string& file : guest.unread_files)
     judgement.blockers.push_back({Reason::kGuestUnknown, file});
@@ -108,7 +112,9 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
     return;
   }
   const GuestPreflight& guest = *facts.guest;
-  if (moves) JudgeBusChange(guest, change.fix_guest, judgement);
+  // Only its agent can put something right in it.
+  const bool fix = change.fix_guest && !facts.guest_is_off;
+  if (moves) JudgeBusChange(guest, facts.guest_is_off, fix, judgement);
   if (change.uses_virtio_blk && guest.kernel && *guest.kernel < kVirtioBlkDiscard)
     judgement.blockers.push_back({Reason::kGuestTooOld, guest.kernel_release});
   for (const GuestCryptDevice& crypt : guest.crypt_devices) {

@@ -24,6 +24,7 @@ struct MigrationFacts {
   std::vector<std::string> machine_types;  // of the host; empty: not told
   std::optional<GuestPreflight> guest;
   std::string guest_unknown;  // why there is no `guest`
+  bool guest_is_off = false;  // `guest` is from its disks: nothing of it runs, and no agent
 };
 
 // The change, as far as the judgement needs it.

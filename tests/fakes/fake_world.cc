@@ -262,6 +262,27 @@ class FakeHypervisor : public Hypervisor {
   FakeWorld& world_;
 };
 
+// Tells what the domain says that has the first disk.
+class FakeOfflineGuest : public OfflineGuest {
+ public:
+  explicit FakeOfflineGuest(FakeWorld& world) : world_(world) {}
+
+  absl::StatusOr<GuestPreflight> Read(const std::vector<OfflineDisk>& disks, absl::Duration,
+                                      const std::stop_token& stop) override {
+    if (!world_.has_offline_guest) return absl::UnimplementedError("not installed");
+    world_.disks_read = disks;
+    if (world_.while_reading) world_.while_reading();
+    if (stop.stop_requested()) return absl::CancelledError("stopped");
+    for (const auto& [uuid, domain] : world_.domains) {
+      if (domain.inactive_xml.find(disks.at(0).path) != std::string::npos) return domain.offline;
+    }
+    return absl::FailedPreconditionError("no such disk");
+  }
+
+ private:
+  FakeWorld& world_;
+};
+
 FakeWorld::FakeWorld() {
   // Journals are synced at each step, and killed at each: in memory that takes no time.
   const std::filesystem::path memory = "/dev/shm";
@@ -271,6 +292,7 @@ FakeWorld::FakeWorld() {
   directory_ = mkdtemp(name.data());
   hypervisor_ = std::make_unique<FakeHypervisor>(*this);
   image_store_ = std::make_unique<FakeImageStore>(*this);
+  offline_guest_ = std::make_unique<FakeOfflineGuest>(*this);
 }
 
 FakeWorld::~FakeWorld() { std::filesystem::remove_all(directory_); }
@@ -314,7 +336,8 @@ Services FakeWorld::services() {
             MayCrash();
             return now_;
           },
-          [this](absl::Duration d) { now_ += d; }};
+          [this](absl::Duration d) { now_ += d; },
+          offline_guest_.get()};
 }
 
 std::string DomainXml(const std::string& name, const std::string& uuid, const std::string& machine,

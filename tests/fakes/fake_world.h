@@ -4,6 +4,7 @@
 #ifndef VIRT_RECLAIM_TESTS_FAKES_FAKE_WORLD_H_
 #define VIRT_RECLAIM_TESTS_FAKES_FAKE_WORLD_H_
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -46,6 +47,8 @@ struct FakeDomain {
   std::optional<GuestFilesystem> boots_from;  // its only filesystem after a start
   absl::Status channel;                       // not OK: OpenChannel fails with it
   FakeAgent agent;
+  // What its disks say while it is off.
+  absl::StatusOr<GuestPreflight> offline = absl::FailedPreconditionError("nothing is on its disks");
 
   bool IsDead() const;  // off, or cannot boot
 };
@@ -76,6 +79,9 @@ class FakeWorld {
   absl::Status define;              // not OK: Define fails with it
   std::string stored_xml;           // not empty: what libvirt stores in place of what was defined
   bool images_are_local = true;
+  bool has_offline_guest = true;           // virt-reclaim-guestfs is installed
+  std::vector<OfflineDisk> disks_read;     // by it, last
+  std::function<void()> while_reading;     // what happens meanwhile
   std::vector<std::string> machine_types;  // of the host
 
   // The program dies (FakeCrash is thrown) at the n-th point from now at which it could: before
@@ -87,6 +93,7 @@ class FakeWorld {
   std::string directory_;
   std::unique_ptr<Hypervisor> hypervisor_;
   std::unique_ptr<ImageStore> image_store_;
+  std::unique_ptr<OfflineGuest> offline_guest_;
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
 
   friend class FakeHypervisor;

@@ -29,3 +29,6 @@ virt_reclaim_integration_test(fleet 600)
 virt_reclaim_integration_test(static_agent 300)
 # The first run on a machine fetches a Debian.
 virt_reclaim_integration_test(debian_guest 1500)
+if(VIRT_RECLAIM_GUESTFS)
+  virt_reclaim_integration_test(offline_facts 2400)
+endif()
