@@ -46,15 +46,24 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examine
 
 constexpr absl::string_view kTrim = R"(usage: virt-reclaim trim [OPTIONS] [DOMAIN...]
 
-Lets the agents of running guests trim their filesystems (FITRIM, as fstrim does), one guest after the other,
-and shows side by side what the guest trimmed and what the host freed: the allocation of all images of a disk,
-measured before and after. Without DOMAIN: all running domains that have an agent.
+Lets running guests trim their filesystems (FITRIM, as fstrim does) through virt-reclaim-agent, or through
+qemu-guest-agent where that is all there is, and shows side by side what the guest trimmed and what the host
+freed: the allocation of all images of a disk, measured before and after. DOMAIN: a name, a UUID, or a pattern
+such as 'web-*'; without it all running domains that have an agent. Domains whose images lie on different
+storages are trimmed side by side.
 
 options:
   -m, --minimum SIZE      leave free extents shorter than this
       --chunk SIZE        trim in pieces of about this size (default: the agent's choice)
       --pause TIME        wait between two pieces, at most 60s
       --mount-point PATH  only this filesystem of the guest; may be given several times
+      --way WAY           auto (default), agent: only virt-reclaim-agent, qemu-agent: only qemu-guest-agent, which
+                          trims all filesystems at once and cannot be stopped
+      --storage PATH      only domains with an image below PATH; when a filesystem is mounted there, on it
+      --threshold SIZE    only domains with so much reclaimable, by estimate; or 10%, of the capacity of their disks
+      --per-storage N     trim at most N domains at once on each storage (default 1)
+      --window HH:MM-HH:MM   trim only at this time of day
+      --max-duration TIME    of all trims; then the one under way stops after its piece, and no other begins
       --timeout TIME      wall clock for one domain (default 30m)
   -n, --dry-run           show which domains would be trimmed, and why others would not
       --json              machine-readable output

@@ -105,6 +105,7 @@ Json FilesystemJson(const GuestTrim& trim) {
 Json TrimmedJson(const TrimmedDomain& domain) {
   Json json = DomainJson(domain.domain);
   AddOutcome(json, domain.outcome);
+  json["way"] = domain.way ? Json(std::string(Name(*domain.way))) : Json(nullptr);
   json["trimmed_bytes"] = domain.trimmed;
   json["freed_bytes"] = OrNull(domain.freed);
   json["disks"] = Json::array();
@@ -176,6 +177,7 @@ std::string TrimPlanJson(const std::vector<TrimAction>& plan) {
   for (const TrimAction& action : plan) {
     Json entry = DomainJson(action.domain);
     entry["action"] = action.error.ok() && action.blockers.empty() ? "trim" : "skip";
+    entry["way"] = action.way ? Json(std::string(Name(*action.way))) : Json(nullptr);
     if (!action.error.ok()) entry["error"] = Text(action.error.message());
     AddReasons(entry, "reasons", action.blockers);
     json["domains"].push_back(std::move(entry));

@@ -57,7 +57,7 @@ absl::Status UnknownWord(const CLI::App& root, const std::string& word) {
 // Texts that become numbers after parsing, so that the messages are ours.
 struct RawValues {
   std::string minimum, chunk, pause, timeout, shutdown_timeout, verify_timeout, max_failures,
-      window;
+      window, way, threshold, per_storage, max_duration;
   std::vector<std::pair<std::string, std::string>> policies;  // "--bus", its word
   bool keep_machine = false;
   bool help = false;
@@ -67,6 +67,34 @@ absl::StatusOr<size_t> ParseCount(absl::string_view text) {
   size_t count = 0;
   if (absl::SimpleAtoi(text, &count)) return count;
   return absl::InvalidArgumentError(absl::StrCat("'", Printable(text), "' is no number"));
+}
+
+absl::StatusOr<size_t> ParsePerStorage(absl::string_view text) {
+  VR_ASSIGN_OR_RETURN(const size_t count, ParseCount(text));
+  if (count > 0) return count;
+  return absl::InvalidArgumentError("at least 1");
+}
+
+// "5G", or "10%" of the capacity.
+absl::StatusOr<TrimThreshold> ParseThreshold(absl::string_view text) {
+  TrimThreshold threshold;
+  absl::string_view number = text;
+  if (!absl::ConsumeSuffix(&number, "%")) {
+    VR_ASSIGN_OR_RETURN(threshold.bytes, ParseByteSize(text));
+    return threshold;
+  }
+  if (absl::SimpleAtod(number, &threshold.percent) && threshold.percent >= 0 &&
+      threshold.percent <= 100)
+    return threshold;
+  return absl::InvalidArgumentError(absl::StrCat("'", Printable(text), "' is no percentage"));
+}
+
+absl::StatusOr<TrimWay> ParseWay(absl::string_view text) {
+  for (const TrimWay way : {TrimWay::kAgent, TrimWay::kQemuAgent}) {
+    if (text == Name(way)) return way;
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("'", Printable(text), "': write agent, qemu-agent or auto"));
 }
 
 template <typename T, typename Parser>
@@ -89,6 +117,10 @@ absl::Status ConvertAll(const RawValues& raw, CommandLine& line) {
       Convert(raw.verify_timeout, "--verify-timeout", line.verify_timeout, ParseDuration));
   VR_RETURN_IF_ERROR(Convert(raw.max_failures, "--max-failures", line.max_failures, ParseCount));
   VR_RETURN_IF_ERROR(Convert(raw.window, "--window", line.window, ParseDailyWindow));
+  if (raw.way != "auto") VR_RETURN_IF_ERROR(Convert(raw.way, "--way", line.way, ParseWay));
+  VR_RETURN_IF_ERROR(Convert(raw.threshold, "--threshold", line.threshold, ParseThreshold));
+  VR_RETURN_IF_ERROR(Convert(raw.per_storage, "--per-storage", line.per_storage, ParsePerStorage));
+  VR_RETURN_IF_ERROR(Convert(raw.max_duration, "--max-duration", line.max_duration, ParseDuration));
   for (const auto& [option, word] : raw.policies) {
     const absl::Status status = xml::SetPolicy(option, word, line.rewrite);
     if (!status.ok()) return UsageError(status.message());
@@ -175,6 +207,12 @@ class Parser {
     trim_->add_option("--pause", raw_.pause);
     trim_->add_option("--timeout", raw_.timeout);
     trim_->add_option("--mount-point", line_.mount_points)->allow_extra_args(false);
+    trim_->add_option("--way", raw_.way);
+    trim_->add_option("--storage", line_.storage);
+    trim_->add_option("--threshold", raw_.threshold);
+    trim_->add_option("--per-storage", raw_.per_storage);
+    trim_->add_option("--window", raw_.window);
+    trim_->add_option("--max-duration", raw_.max_duration);
 
     migrate_ = AddVerb(root_, "migrate", raw_);
     plan_ = AddVerb(*migrate_, "plan", raw_);

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "host/commands/trim.h"
 #include "host/model/daily_window.h"
 #include "xml-tools/rewrite.h"
 
@@ -55,6 +56,11 @@ struct CommandLine {
   uint64_t minimum = 0, chunk = 0;
   absl::Duration pause = absl::ZeroDuration();
   absl::Duration timeout = absl::Minutes(30);
+  std::optional<TrimWay> way;
+  std::string storage;
+  std::optional<TrimThreshold> threshold;
+  size_t per_storage = 1;
+  std::optional<absl::Duration> max_duration;
 };
 
 // What to print instead of working: --help and --version.

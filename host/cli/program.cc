@@ -133,6 +133,12 @@ class VerbRunner {
     options.domains = line_.domains;
     options.guest = {line_.mount_points, line_.minimum, line_.chunk, line_.pause};
     options.timeout = line_.timeout;
+    options.way = line_.way;
+    options.storage = line_.storage;
+    options.threshold = line_.threshold;
+    options.per_storage = line_.per_storage;
+    options.window = line_.window;
+    options.max_duration = line_.max_duration;
     auto plan = PlanTrim(services, options, stop_);
     if (!plan.ok()) return FailWith(plan.status(), line_.json);
     ProgramResult result;

@@ -63,11 +63,14 @@ void AddReportRows(const ReportedDomain& domain, TextTable& table) {
 
 void AddTrimRows(const TrimmedDomain& domain, TextTable& table) {
   const std::string name = Printable(domain.domain.name);
-  if (domain.disks.empty() || domain.outcome.kind == OutcomeKind::kFailed) {
-    table.AddRow({name, "", "", "", OutcomeText(domain.outcome)});
+  const std::string way = domain.way ? std::string(Name(*domain.way)) : "";
+  const bool has_remarks = !domain.outcome.reasons.empty();
+  if (domain.disks.empty() || has_remarks || domain.outcome.kind == OutcomeKind::kFailed) {
+    table.AddRow({name, "", way, "", "", OutcomeText(domain.outcome)});
   }
+  if (domain.outcome.kind == OutcomeKind::kSkipped) return;
   for (const TrimmedDisk& disk : domain.disks) {
-    table.AddRow({name, Printable(disk.target),
+    table.AddRow({name, Printable(disk.target), way,
                   disk.guest_not_supported ? "not supported" : Size(disk.trimmed), Size(disk.freed),
                   Codes(disk.reasons)});
   }
@@ -142,6 +145,7 @@ std::string TrimPlanText(const std::vector<TrimAction>& plan) {
   table.AddColumn("PLAN");
   for (const TrimAction& action : plan) {
     std::string text = "trim all filesystems of the guest";
+    if (action.way == TrimWay::kQemuAgent) text += ", through qemu-guest-agent";
     if (!action.error.ok()) text = absl::StrCat("cannot: ", Printable(action.error.message()));
     if (!action.blockers.empty()) text = absl::StrCat("skip: ", Texts(action.blockers));
     table.AddRow({Printable(action.domain.name), text});
@@ -153,6 +157,7 @@ std::string TrimText(const std::vector<TrimmedDomain>& domains) {
   TextTable table;
   table.AddColumn("DOMAIN");
   table.AddColumn("DISK");
+  table.AddColumn("WAY");
   table.AddColumn("GUEST TRIMMED", Align::kRight);
   table.AddColumn("HOST FREED", Align::kRight);
   table.AddColumn("REASONS");

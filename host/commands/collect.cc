@@ -1,5 +1,7 @@
 #include "host/commands/collect.h"
 
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <atomic>
 #include <thread>
@@ -82,16 +84,28 @@ absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
     return all;
   }
   std::vector<DomainSummary> selected;
+  const auto select = [&](const DomainSummary& domain) {
+    const bool twice = std::any_of(selected.begin(), selected.end(),
+                                   [&](const DomainSummary& d) { return d.uuid == domain.uuid; });
+    if (!twice) selected.push_back(domain);
+  };
   for (const std::string& name : names) {
     const auto found = std::find_if(all.begin(), all.end(), [&](const DomainSummary& d) {
       return d.name == name || d.uuid == name;
     });
-    if (found == all.end()) {
-      return NoSuchDomain(name, all, hypervisor.Uri());
+    if (found != all.end()) {
+      select(*found);
+      continue;
     }
-    const bool twice = std::any_of(selected.begin(), selected.end(),
-                                   [&](const DomainSummary& d) { return d.uuid == found->uuid; });
-    if (!twice) selected.push_back(*found);
+    std::vector<DomainSummary> matching;
+    if (name.find_first_of("*?[") != std::string::npos) {
+      std::copy_if(all.begin(), all.end(), std::back_inserter(matching),
+                   [&](const auto& d) { return fnmatch(name.c_str(), d.name.c_str(), 0) == 0; });
+    }
+    if (matching.empty()) return NoSuchDomain(name, all, hypervisor.Uri());
+    std::sort(matching.begin(), matching.end(),
+              [](const auto& a, const auto& b) { return a.name < b.name; });
+    for (const DomainSummary& domain : matching) select(domain);
   }
   return selected;
 }

@@ -18,8 +18,9 @@
 
 namespace virt_reclaim {
 
-// The domains named by name or UUID, in the order given; all of them, by name, when `names` is
-// empty. NotFound for a name that is none.
+// The domains named by name, UUID or a pattern of names (fnmatch: * ? [...]), in the order given;
+// all of them, by name, when `names` is empty. NotFound for a name that is none, and for a pattern
+// that fits none. What is the name of a domain is no pattern.
 absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
                                                          const std::vector<std::string>& names);
 

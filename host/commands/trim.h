@@ -18,20 +18,38 @@
 
 #include "absl/status/statusor.h"
 #include "host/commands/collect.h"
+#include "host/commands/trim_schedule.h"
+#include "host/commands/trim_way.h"
+#include "host/model/daily_window.h"
 #include "host/model/outcome.h"
 
 namespace virt_reclaim {
+
+// How much must be reclaimable in a domain, by estimate, for a trim of it.
+struct TrimThreshold {
+  uint64_t bytes = 0;
+  double percent = 0;  // of the capacity of its disks; used when `bytes` is 0
+};
 
 struct TrimOptions {
   std::vector<std::string> domains;  // empty: all running ones
   GuestTrimOptions guest;
   absl::Duration timeout = absl::Minutes(30);  // wall clock, per domain
   absl::Duration agent_timeout = absl::Seconds(2);
+  std::optional<TrimWay> way;  // empty: the agent, else qemu-guest-agent
+  std::string storage;         // only domains with an image there (ImageStore::LiesOn)
+  std::optional<TrimThreshold> threshold;
+  size_t per_storage = 1;                      // trims at once on one storage
+  std::optional<DailyWindow> window;           // local time
+  std::optional<absl::Duration> max_duration;  // of all trims together
 };
 
 // The plan for one domain: trim it, or why not.
 struct TrimAction {
   DomainSummary domain;
+  bool asked_for = false;      // named, not only matched
+  std::optional<TrimWay> way;  // as planned; may turn out to be another
+  Storages storages;
   std::vector<Blocker> blockers;  // not empty: the domain is skipped
   absl::Status error;             // not OK: it could not be examined
 };
@@ -54,6 +72,8 @@ struct TrimmedDomain {
   std::vector<GuestTrim> filesystems;
   uint64_t trimmed = 0;
   std::optional<int64_t> freed;
+  std::optional<TrimWay> way;  // absent: no agent was asked
+  bool trouble = false;  // an I/O error, or the domain was paused: the storage is to be left alone
 };
 
 using TrimProgress = std::function<void(const DomainSummary&, const GuestTrimProgress&)>;
@@ -62,8 +82,9 @@ absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
                                                  const TrimOptions& options,
                                                  const std::stop_token& stop);
 
-// One domain after the other; a bad one is an outcome, not an end. After a stop request the rest is
-// cancelled.
+// Domains on different storages side by side, never more than `per_storage` on one; a bad one is an
+// outcome, not an end, but one that meets trouble stops its storages. After a stop request the rest
+// is cancelled. `progress` may be called from several threads. Results are in the order of `plan`.
 std::vector<TrimmedDomain> ExecuteTrim(const Services& services, const TrimOptions& options,
                                        const std::vector<TrimAction>& plan,
                                        const TrimProgress& progress, const std::stop_token& stop);

@@ -94,13 +94,22 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      "the image is qcow2 on a block device: its end may move up as freed clusters are used anew"},
     {Reason::kDiscardNotProved, "discard-not-proved",
      "a marker was written, deleted and trimmed in the guest, and the host did not get it back"},
+    {Reason::kQemuAgentTrimsAll, "qemu-agent-trims-all",
+     "qemu-guest-agent trims every filesystem of a guest, not only those that were named"},
+    {Reason::kBelowThreshold, "below-threshold", "less could come back than --threshold asks for"},
+    {Reason::kStorageStopped, "storage-stopped",
+     "not begun: a trim on the same storage met an I/O error"},
+    {Reason::kTimeOver, "time-over", "the time for all trims is over"},
+    {Reason::kTrimRemembered, "trim-remembered",
+     "ext4 remembers that it trimmed this before, and does not hand it down again until it is "
+     "mounted anew"},
 });
 
 constexpr bool InEnumOrder() {
   for (size_t i = 0; i < kReasons.size(); ++i) {
     if (static_cast<size_t>(kReasons[i].reason) != i) return false;
   }
-  return kReasons.size() == static_cast<size_t>(Reason::kDiscardNotProved) + 1;
+  return kReasons.size() == static_cast<size_t>(Reason::kTrimRemembered) + 1;
 }
 static_assert(InEnumOrder());
 

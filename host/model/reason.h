@@ -77,6 +77,13 @@ enum class Reason {
   kQcow2OnBlockDevice,
   // After its power cycle.
   kDiscardNotProved,
+  // A trim that is not begun, or cut short.
+  kQemuAgentTrimsAll,
+  kBelowThreshold,
+  kStorageStopped,
+  kTimeOver,
+  // After a trim.
+  kTrimRemembered,
 };
 
 struct ReasonText {

@@ -5,6 +5,7 @@
 #define VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
 
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,16 @@ class Hypervisor {
   // XML, may be empty) is used when libvirt cannot open channels and the socket is local.
   virtual absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(
       const std::string& uuid, const std::string& name, const std::string& socket_path) = 0;
+
+  // One command of qemu-guest-agent, as JSON, and its answer: JSON of the guest's, at most 10 MB
+  // (libvirt's limit) and not to be trusted. Returns some 7 s after `timeout` at the latest, and at
+  // once on a stop, whatever libvirt and the guest do; the guest may still carry the command out.
+  // DeadlineExceeded: it does not answer; Aborted: somebody else talks to it; Unavailable: the
+  // domain was paused or stopped meanwhile; Unimplemented: this driver has no such agent.
+  virtual absl::StatusOr<std::string> QemuAgentCommand(const std::string& uuid,
+                                                       const std::string& command,
+                                                       absl::Duration timeout,
+                                                       const std::stop_token& stop) = 0;
 };
 
 // Connects to libvirt; an empty URI means libvirt's default (LIBVIRT_DEFAULT_URI). Starts libvirt's

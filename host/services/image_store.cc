@@ -10,6 +10,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/handle.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "host/services/qcow2_header.h"
@@ -57,6 +58,12 @@ absl::StatusOr<UniqueFd> TemporaryFile(const std::string& directory) {
   return fd;
 }
 
+absl::StatusOr<std::string> RealPath(const std::string& path) {
+  const Handle<char, free> real(realpath(path.c_str(), nullptr));
+  if (real == nullptr) return ErrnoStatus(errno, absl::StrCat("find '", path, "'"));
+  return std::string(real.get());
+}
+
 class PosixImageStore : public ImageStore {
  public:
   absl::StatusOr<std::vector<ImageFile>> Chain(
@@ -96,6 +103,17 @@ class PosixImageStore : public ImageStore {
     if (fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, n) == 0) return true;
     if (errno == EOPNOTSUPP || errno == ENOSYS) return false;
     return ErrnoStatus(errno, absl::StrCat("punch a file in '", directory, "'"));
+  }
+
+  absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
+    VR_ASSIGN_OR_RETURN(const std::string real, RealPath(path));
+    struct stat here, above;
+    if (stat(real.c_str(), &here) != 0 || stat((real + "/..").c_str(), &above) != 0)
+      return ErrnoStatus(errno, absl::StrCat("stat '", path, "'"));
+    if (here.st_dev != above.st_dev || here.st_ino == above.st_ino)
+      return image.device == here.st_dev;
+    VR_ASSIGN_OR_RETURN(const std::string file, RealPath(image.path));
+    return absl::StartsWith(file, real + "/");
   }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {

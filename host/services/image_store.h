@@ -28,6 +28,10 @@ class ImageStore {
   // a nameless file beside it. An error: it cannot be known (read-only, full, no permission).
   virtual absl::StatusOr<bool> CanPunch(const std::string& path) = 0;
 
+  // Whether `image` lies on the storage `path`: on the filesystem that is mounted there, or, when
+  // it is no mount point, somewhere below that directory. Links are followed. NotFound: no `path`.
+  virtual absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) = 0;
+
   // Sum of what the files occupy now (st_blocks * 512). Unavailable when one is gone.
   virtual absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) = 0;
 };

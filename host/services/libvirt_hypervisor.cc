@@ -1,5 +1,4 @@
 // The real Hypervisor: libvirt's C API, one connection, and one thread for libvirt's event loop.
-#include <libvirt/libvirt-qemu.h>
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 
@@ -18,15 +17,16 @@
 #include "base/status.h"
 #include "host/services/channel_socket.h"
 #include "host/services/hypervisor.h"
+#include "host/services/libvirt_agent_command.h"
 #include "host/services/libvirt_error.h"
 #include "host/services/libvirt_port.h"
+#include "host/services/qemu_guest_agent.h"
 #include "xml-tools/capabilities.h"
 
 namespace virt_reclaim {
 namespace {
 
-constexpr char kQemuAgentChannel[] = "org.qemu.guest_agent.0";
-constexpr int kFreezeQuestionSeconds = 2;
+constexpr absl::Duration kFreezeQuestion = absl::Seconds(2);
 constexpr int kKeepAliveSeconds = 5;  // a remote libvirtd that says nothing for 5 * 4 s is gone
 constexpr unsigned kKeepAliveCount = 3;
 
@@ -254,6 +254,13 @@ class LibvirtHypervisor : public Hypervisor {
     return OpenChannelSocket(socket_path);
   }
 
+  absl::StatusOr<std::string> QemuAgentCommand(const std::string& uuid, const std::string& command,
+                                               absl::Duration timeout,
+                                               const std::stop_token& stop) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return RunAgentCommand(domain, command, timeout, stop);
+  }
+
  private:
   absl::StatusOr<virDomainPtr> Find(const std::string& uuid) {
     const std::lock_guard lock(mutex_);
@@ -267,10 +274,11 @@ class LibvirtHypervisor : public Hypervisor {
   // Only qemu-guest-agent knows whether it froze the guest; it is asked when it is there.
   static bool IsFrozen(virDomainPtr domain, const xml::Domain& live) {
     for (const xml::Channel& channel : live.channels) {
-      if (channel.name != kQemuAgentChannel || channel.state != "connected") continue;
-      const std::string answer = TakeString(virDomainQemuAgentCommand(
-          domain, R"({"execute":"guest-fsfreeze-status"})", kFreezeQuestionSeconds, 0));
-      const auto json = nlohmann::json::parse(answer, nullptr, /*allow_exceptions=*/false);
+      if (channel.name != kQemuAgentChannelName || channel.state != "connected") continue;
+      const auto answer =
+          RunAgentCommand(domain, R"({"execute":"guest-fsfreeze-status"})", kFreezeQuestion, {});
+      if (!answer.ok()) return false;
+      const auto json = nlohmann::json::parse(*answer, nullptr, /*allow_exceptions=*/false);
       return json.is_object() && json.contains("return") && json["return"] == "frozen";
     }
     return false;

@@ -39,7 +39,9 @@ class FakeImageStore : public ImageStore {
               absl::StrCat("stat '", source.path, "': No such file or directory"));
         break;
       }
-      chain.push_back({source.path, source.format, image->second, 1,
+      const auto device = world_.devices.find(source.path);
+      chain.push_back({source.path, source.format, image->second,
+                       device == world_.devices.end() ? 1 : device->second,
                        std::hash<std::string>()(source.path) + world_.replaced.count(source.path)});
       chain.back().internal_snapshots = world_.internal_snapshots;
     }
@@ -47,6 +49,11 @@ class FakeImageStore : public ImageStore {
   }
 
   absl::StatusOr<bool> CanPunch(const std::string&) override { return world_.can_punch; }
+
+  absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
+    if (path == "/nowhere") return absl::NotFoundError("find '/nowhere': No such file");
+    return image.path.starts_with(path + "/");
+  }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
     uint64_t sum = 0;
@@ -76,9 +83,10 @@ class FakeGuestAgent : public GuestAgent {
     return agent_.preflight;
   }
 
-  absl::Status Trim(const GuestTrimOptions&, absl::Duration, std::stop_token stop,
+  absl::Status Trim(const GuestTrimOptions&, absl::Duration timeout, std::stop_token stop,
                     const std::function<void(const GuestTrimProgress&)>& progress,
                     std::vector<GuestTrim>& finished) override {
+    if (agent_.while_trimming) agent_.while_trimming();
     for (const GuestTrim& trim : agent_.trims) {
       if (progress) progress({trim.mount_point, trim.trimmed, trim.trimmed, trim.trimmed});
       finished.push_back(trim);
@@ -87,6 +95,11 @@ class FakeGuestAgent : public GuestAgent {
       Usage& usage = world_.images.at(path);
       usage.allocation = *usage.allocation - bytes;
     }
+    if (agent_.takes > timeout) {
+      world_.Sleep(timeout);
+      return absl::DeadlineExceededError("Trim: no answer in time");
+    }
+    world_.Sleep(agent_.takes);
     if (stop.stop_requested()) return absl::CancelledError("Trim: interrupted");
     return agent_.trim;
   }
@@ -239,6 +252,28 @@ class FakeHypervisor : public Hypervisor {
     return std::make_unique<SilentPort>(uuid);
   }
 
+  absl::StatusOr<std::string> QemuAgentCommand(const std::string& uuid, const std::string& command,
+                                               absl::Duration timeout,
+                                               const std::stop_token& stop) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    const FakeQemuAgent& agent = domain->qemu_agent;
+    if (agent.answers.empty()) return absl::UnimplementedError("no guest agent is configured");
+    for (const auto& [name, answer] : agent.answers) {
+      if (command.find(absl::StrCat("\"", name, "\"")) == std::string::npos) continue;
+      domain->qemu_commands.push_back(command);
+      if (absl::IsDeadlineExceeded(answer.status())) world_.Sleep(timeout);
+      if (stop.stop_requested()) return absl::CancelledError("interrupted");
+      if (name != "guest-fstrim") return answer;
+      for (const auto& [path, bytes] : agent.freed) {
+        Usage& usage = world_.images.at(path);
+        usage.allocation = *usage.allocation - bytes;
+      }
+      if (agent.pauses_domain) domain->summary.state = DomainState::kPaused;
+      return answer;
+    }
+    return absl::InternalError(absl::StrCat("unable to execute QEMU agent command ", command));
+  }
+
  private:
   // Something that changes a domain: noted, and the program may die before and after it.
   class Effect {
@@ -310,6 +345,11 @@ bool FakeDomain::IsDead() const {
          (!cannot_boot_with.empty() && live_xml.find(cannot_boot_with) != std::string::npos);
 }
 
+void FakeWorld::Sleep(absl::Duration duration) {
+  const std::lock_guard lock(clock_);
+  now_ += duration;
+}
+
 void FakeWorld::MayCrash() {
   if (crash_in > 0 && --crash_in == 0) throw FakeCrash();
 }
@@ -334,9 +374,10 @@ Services FakeWorld::services() {
           directory_ + "/state",
           [this] {
             MayCrash();
+            const std::lock_guard lock(clock_);
             return now_;
           },
-          [this](absl::Duration d) { now_ += d; },
+          [this](absl::Duration d) { Sleep(d); },
           offline_guest_.get()};
 }
 

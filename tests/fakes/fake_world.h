@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
@@ -23,12 +24,21 @@ struct FakeAgent {
   GuestFacts facts;
   std::vector<GuestTrim> trims;           // what a Trim reports
   std::map<std::string, uint64_t> freed;  // per image path: what a Trim takes from the allocation
+  absl::Duration takes = absl::ZeroDuration();  // a Trim; past its timeout it is DeadlineExceeded
+  std::function<void()> while_trimming;
   // Image path behind each mount point: a marker takes room in it, and gives it back when
   // `marker_comes_back`.
   std::map<std::string, std::string> image_of;
   bool marker_comes_back = true;
   absl::StatusOr<GuestPreflight> preflight;  // of a modern guest that names nothing by path
   FakeAgent();
+};
+
+// What a fake domain's qemu-guest-agent does: nothing, as long as it has no answers.
+struct FakeQemuAgent {
+  std::map<std::string, absl::StatusOr<std::string>> answers;  // by command; JSON
+  std::map<std::string, uint64_t> freed;                       // of guest-fstrim, per image path
+  bool pauses_domain = false;                                  // so does guest-fstrim
 };
 
 struct FakeDomain {
@@ -47,6 +57,8 @@ struct FakeDomain {
   std::optional<GuestFilesystem> boots_from;  // its only filesystem after a start
   absl::Status channel;                       // not OK: OpenChannel fails with it
   FakeAgent agent;
+  FakeQemuAgent qemu_agent;
+  std::vector<std::string> qemu_commands;  // that it was given
   // What its disks say while it is off.
   absl::StatusOr<GuestPreflight> offline = absl::FailedPreconditionError("nothing is on its disks");
 
@@ -72,6 +84,7 @@ class FakeWorld {
 
   std::map<std::string, FakeDomain> domains;  // by UUID
   std::map<std::string, Usage> images;        // by path
+  std::map<std::string, uint64_t> devices;    // by path of an image: st_dev; else 1
   std::set<std::string> replaced;             // images that are another file by now
   bool can_punch = true;
   uint32_t internal_snapshots = 0;  // of every image
@@ -88,12 +101,15 @@ class FakeWorld {
   // and after whatever changes something, and whenever it asks for the time. 0: never.
   int crash_in = 0;
   void MayCrash();
+  // Time passes. Any thread.
+  void Sleep(absl::Duration duration);
 
  private:
   std::string directory_;
   std::unique_ptr<Hypervisor> hypervisor_;
   std::unique_ptr<ImageStore> image_store_;
   std::unique_ptr<OfflineGuest> offline_guest_;
+  std::mutex clock_;
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
 
   friend class FakeHypervisor;

@@ -19,7 +19,7 @@
 namespace virt_reclaim {
 namespace {
 
-void FillWorld(FakeWorld& world) {
+void FillWorld(FakeWorld& world, bool with_qemu_agent) {
   world.AddImage("/images/web.raw", kGiB, 600 * kMiB);
   world.AddImage("/images/data.raw", 4 * kGiB, 3 * kGiB);
   FakeDomain& web = world.AddDomain(
@@ -59,6 +59,19 @@ void FillWorld(FakeWorld& world) {
   modern.agent.trims = {good};
   modern.agent.freed = {{"/images/new.raw", 390 * kMiB}};
 
+  if (with_qemu_agent) {
+    modern.live_xml =
+        absl::StrReplaceAll(modern.live_xml, {{kAgentChannelName, "org.qemu.guest_agent.0"}});
+    modern.qemu_agent.answers = {
+        {"guest-ping", R"({"return":{}})"},
+        {"guest-get-fsinfo", R"({"return":[{"name":"vda","mountpoint":"/","type":"ext4",
+"total-bytes":1073741824,"used-bytes":104857600,"disk":[{"bus-type":"virtio","dev":"/dev/vda",
+"pci-controller":{"domain":0,"bus":0,"slot":5,"function":0}}]}]})"},
+        {"guest-fstrim", R"({"return":{"paths":[{"path":"/","trimmed":943718400},
+{"path":"/\u001b[2J","error":"failed to open: Permission denied"}]}})"}};
+    modern.qemu_agent.freed = modern.agent.freed;
+  }
+
   world.AddDomain(DomainXml("off", "33333333-2222-3333-4444-555555555555", "pc-q35-7.2",
                             {{"vda", "virtio", "/images/gone.raw", "unmap"}}, ""),
                   DomainState::kShutOff);
@@ -69,13 +82,14 @@ struct Case {
   std::vector<std::string> arguments;
   std::vector<std::string> before = {};  // a call in the same world before
   std::optional<bool> answer = {};       // somebody sits at a terminal, and says yes or no
+  bool with_qemu_agent = false;          // 'new' has qemu-guest-agent in place of the agent
 };
 
 class ProgramTest : public testing::TestWithParam<Case> {};
 
 TEST_P(ProgramTest, PrintsWhatItPrinted) {
   FakeWorld world;
-  FillWorld(world);
+  FillWorld(world, GetParam().with_qemu_agent);
   ProgressLine progress(STDERR_FILENO);
   const auto with_services = [&](const CommandLine& line,
                                  const std::function<void(const Services&)>& use) {
@@ -141,6 +155,16 @@ const std::vector<Case> kCases{
     {"trim-off", {"trim", "off"}},
     {"trim-json", {"trim", "--json"}},
     {"trim-dry-run", {"trim", "--dry-run"}},
+    {"trim-dry-run-qemu-agent", {"trim", "-n", "n*"}, {}, {}, true},
+    {"trim-qemu-agent", {"trim", "new"}, {}, {}, true},
+    {"trim-qemu-agent-json", {"trim", "--json", "--way=qemu-agent"}, {}, {}, true},
+    {"trim-qemu-agent-mount-point", {"trim", "--mount-point=/", "new"}, {}, {}, true},
+    {"trim-threshold", {"trim", "--threshold=90%"}},
+    {"trim-storage", {"trim", "--storage=/nowhere"}},
+    {"trim-bad-way", {"trim", "--way=virsh"}},
+    {"trim-bad-threshold", {"trim", "--threshold=101%"}},
+    {"trim-bad-per-storage", {"trim", "--per-storage=0"}},
+    {"trim-bad-window", {"trim", "--window=3am-4am"}},
     {"trim-dry-run-json", {"trim", "-n", "--json"}},
     {"plan", {"migrate", "plan"}},
     {"plan-diff", {"migrate", "plan", "--diff", "web"}},

@@ -1,0 +1,337 @@
+#include "host/commands/trim_domain.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/byte_size.h"
+#include "base/status.h"
+#include "host/model/assessment.h"
+#include "host/model/guest_disks.h"
+
+namespace virt_reclaim {
+namespace {
+
+// How long nothing may change before the storage counts as settled: a part of what the trim took,
+// because a slow store is slow to finish too.
+constexpr int kSettlePart = 20;
+constexpr absl::Duration kMinSettle = absl::Milliseconds(100);
+constexpr absl::Duration kMaxSettle = absl::Seconds(1);
+constexpr int kSettledAfter = 4;  // equal measurements in a row
+constexpr absl::Duration kSettleLimit = absl::Seconds(30);
+// After an interrupt: a guest's kernel finishes the discards that are under way, for a second and
+// more, and whoever pressed Ctrl-C does not wait for that.
+constexpr absl::Duration kInterruptedSettleLimit = absl::Milliseconds(400);
+// Less than this is filesystem bookkeeping, not space that a trim could bring back: one qcow2
+// cluster of the largest size, 8 times.
+constexpr uint64_t kWorthTrimming = 16 * kMiB;
+
+absl::StatusOr<uint64_t> Measure(const Services& services, const DomainSummary& domain,
+                                 const DiskFacts& disk) {
+  if (!disk.chain.empty()) return services.images.Allocation(disk.chain);
+  VR_ASSIGN_OR_RETURN(const Usage usage,
+                      services.hypervisor.BlockUsage(domain.uuid, disk.xml.target));
+  if (!usage.allocation) return absl::UnavailableError("the allocation is not known");
+  return *usage.allocation;
+}
+
+bool CanBeMeasured(const DiskFacts& disk) {
+  return !IsOther(disk.xml) && !disk.xml.source.path.empty() && disk.image_error.ok() &&
+         disk.xml.source.type != "block";
+}
+
+// What an I/O error of a guest is called.
+bool IsIoError(const GuestTrim& trim) {
+  return trim.result == GuestTrimResult::kFailed && trim.error_name == "EIO";
+}
+
+// Trimming one domain, step by step; each step leaves what it found in the members.
+class DomainTrim {
+ public:
+  DomainTrim(const Services& services, const TrimOptions& options, const TrimAction& action,
+             absl::Time end)
+      : services_(services),
+        options_(options),
+        deadline_(services.now() + options.timeout),
+        end_(end) {
+    result_.domain = action.domain;
+    result_.outcome.asked_for = action.asked_for;
+  }
+
+  TrimmedDomain Run(const TrimProgress& progress, const std::stop_token& stop) {
+    auto facts = CollectDomain(services_, result_.domain);
+    if (!facts.ok()) return Fail(facts.status());
+    facts_ = *std::move(facts);
+    // Others were trimmed since the plan was made: a backup may have begun.
+    auto activity = services_.hypervisor.Activity(result_.domain.uuid, facts_.live);
+    if (!activity.ok()) return Fail(activity.status());
+    if (!activity->empty()) return Refuse(activity->front());
+    TrimWay way = TrimWay::kAgent;
+    AgentAccess access =
+        OpenWay(services_, facts_, options_.way, options_.guest, options_.agent_timeout, stop, way);
+    if (stop.stop_requested()) return Cancel();
+    if (!access.session) return Refuse(*access.blocker);
+    result_.way = way;
+    GuestAgent& agent = *access.session->agent;
+
+    auto filesystems = agent.ListFilesystems(std::min(Left(), absl::Seconds(10)), stop);
+    if (stop.stop_requested()) return Cancel();
+    if (filesystems.ok()) {
+      guest_.filesystems = *std::move(filesystems);
+    } else if (way == TrimWay::kAgent) {
+      return Fail(filesystems.status());
+    }
+    MatchDisks();
+    MeasureBefore();
+    if (auto blocker = BelowThreshold()) return Refuse(*blocker);
+    const absl::Time begin = services_.now();
+    const absl::Status status = agent.Trim(
+        options_.guest, way == TrimWay::kAgent ? std::min(Left(), UntilEnd()) : Left(), stop,
+        [&](const GuestTrimProgress& p) {
+          if (progress) progress(result_.domain, p);
+        },
+        result_.filesystems);
+    MeasureAfter(services_.now() - begin,
+                 stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
+    Judge(status, stop);
+    return std::move(result_);
+  }
+
+ private:
+  absl::Duration Left() const {
+    return std::max(deadline_ - services_.now(), absl::Milliseconds(1));
+  }
+  absl::Duration UntilEnd() const {
+    return std::max(end_ - services_.now(), absl::Milliseconds(1));
+  }
+
+  TrimmedDomain Fail(const absl::Status& status) {
+    result_.outcome.kind = OutcomeKind::kFailed;
+    result_.outcome.error = status;
+    return std::move(result_);
+  }
+
+  TrimmedDomain Cancel() {
+    result_.outcome.kind = OutcomeKind::kCancelled;
+    return std::move(result_);
+  }
+
+  // A guest whose agent should answer and does not has failed; what was never ready for a trim is
+  // skipped.
+  TrimmedDomain Refuse(const Blocker& blocker) {
+    const bool failed =
+        blocker.reason == Reason::kAgentSilent || blocker.reason == Reason::kAgentFailed;
+    result_.outcome.kind = failed ? OutcomeKind::kFailed : OutcomeKind::kSkipped;
+    result_.outcome.asked_for |= blocker.reason == Reason::kBusy;
+    // What was asked for was: only when there is so much.
+    result_.outcome.asked_for &= blocker.reason != Reason::kBelowThreshold;
+    if (failed)
+      result_.outcome.error =
+          absl::UnavailableError(absl::StrCat(Sentence(blocker.reason), ": ", blocker.detail));
+    result_.outcome.reasons.push_back(blocker);
+    return std::move(result_);
+  }
+
+  // qemu-guest-agent tells less than the agent: no sizes of disks, and no place of a disk behind a
+  // bridge.
+  void MatchDisks() {
+    guest_to_target_ = MatchGuestDisks(facts_.live, guest_);
+    if (result_.way != TrimWay::kQemuAgent) return;
+    const auto is_disk = [](const DiskFacts& disk) { return !IsOther(disk.xml); };
+    const auto only = std::find_if(facts_.disks.begin(), facts_.disks.end(), is_disk);
+    const bool one = std::count_if(facts_.disks.begin(), facts_.disks.end(), is_disk) == 1;
+    for (GuestFilesystem& filesystem : guest_.filesystems) {
+      for (GuestDevice& device : filesystem.devices) {
+        // A domain with one disk: whatever the guest calls it.
+        if (one) guest_to_target_.try_emplace(device.name, only->xml.target);
+        const auto target = guest_to_target_.find(device.name);
+        // What of the disk is in no filesystem counts as in use.
+        if (target != guest_to_target_.end())
+          device.size = FactsOf(target->second).usage.capacity.value_or(UINT64_MAX);
+      }
+    }
+  }
+
+  // Why there is too little to be had; empty also when it is not known how much there is.
+  std::optional<Blocker> BelowThreshold() const {
+    if (!options_.threshold) return std::nullopt;
+    uint64_t reclaimable = 0;
+    double capacity = 0;
+    for (const DiskFacts& disk : facts_.disks) {
+      if (IsOther(disk.xml)) continue;
+      const auto estimate = Assess(facts_.live, disk).reclaimable;
+      if (!estimate || !disk.usage.capacity) return std::nullopt;
+      reclaimable += *estimate;
+      capacity += static_cast<double>(*disk.usage.capacity);
+    }
+    const TrimThreshold& threshold = *options_.threshold;
+    const auto wanted = threshold.bytes > 0
+                            ? threshold.bytes
+                            : static_cast<uint64_t>(capacity * threshold.percent / 100);
+    if (reclaimable >= wanted) return std::nullopt;
+    return Blocker{Reason::kBelowThreshold, absl::StrCat("about ", FormatByteSize(reclaimable))};
+  }
+
+  void MeasureBefore() {
+    const auto use = GuestUseByTarget(guest_to_target_, guest_);
+    for (DiskFacts& disk : facts_.disks) {
+      if (IsOther(disk.xml)) continue;
+      if (const auto found = use.find(disk.xml.target); found != use.end())
+        disk.guest = found->second;
+      TrimmedDisk trimmed;
+      trimmed.target = disk.xml.target;
+      trimmed.image = disk.xml.source.path;
+      if (CanBeMeasured(disk)) {
+        if (auto before = Measure(services_, result_.domain, disk); before.ok())
+          trimmed.allocation_before = *before;
+      }
+      result_.disks.push_back(std::move(trimmed));
+    }
+  }
+
+  // Takes the allocation of every disk; true when none differs from the last time.
+  bool MeasureOnce() {
+    bool same = true;
+    for (TrimmedDisk& disk : result_.disks) {
+      if (!disk.allocation_before) continue;
+      auto now = Measure(services_, result_.domain, FactsOf(disk.target));
+      const auto value = now.ok() ? std::optional<uint64_t>(*now) : std::nullopt;
+      same = same && value == disk.allocation_after;
+      disk.allocation_after = value;
+    }
+    return same;
+  }
+
+  void MeasureAfter(absl::Duration trim_took, absl::Duration patience) {
+    const absl::Time limit = services_.now() + patience;
+    const absl::Duration quiet = std::clamp(trim_took / kSettlePart, kMinSettle, kMaxSettle);
+    MeasureOnce();
+    for (int equal = 0; equal < kSettledAfter && services_.now() < limit;) {
+      services_.sleep(quiet / kSettledAfter);
+      equal = MeasureOnce() ? equal + 1 : 0;
+    }
+    for (TrimmedDisk& disk : result_.disks) {
+      if (!disk.allocation_before || !disk.allocation_after) continue;
+      disk.freed = static_cast<int64_t>(*disk.allocation_before) -
+                   static_cast<int64_t>(*disk.allocation_after);
+      result_.freed = result_.freed.value_or(0) + *disk.freed;
+    }
+  }
+
+  const DiskFacts& FactsOf(const std::string& target) const {
+    return *std::find_if(facts_.disks.begin(), facts_.disks.end(),
+                         [&](const DiskFacts& disk) { return disk.xml.target == target; });
+  }
+
+  // What the guest trimmed, per disk. A filesystem on several disks cannot be split: it counts in
+  // the domain's sum only.
+  void AddGuestNumbers() {
+    std::map<std::string, uint64_t> by_target;
+    std::set<std::string> refused;
+    for (const GuestTrim& trim : result_.filesystems) {
+      result_.trimmed += trim.trimmed;
+      if (trim.result == GuestTrimResult::kSkipped && trim.disks.empty()) continue;
+      for (const std::string& name : trim.disks) {
+        const auto target = guest_to_target_.find(name);
+        if (target == guest_to_target_.end()) continue;
+        by_target[target->second] += trim.disks.size() == 1 ? trim.trimmed : 0;
+        if (trim.obstacle == GuestObstacle::kDiskNotSupported) refused.insert(target->second);
+      }
+    }
+    for (TrimmedDisk& disk : result_.disks) {
+      const auto found = by_target.find(disk.target);
+      if (found != by_target.end()) disk.trimmed = found->second;
+      disk.guest_not_supported = refused.contains(disk.target);
+    }
+  }
+
+  // Names why a disk that a filesystem of the guest lies on gave nothing back. True when it should
+  // have.
+  bool ExplainDisk(TrimmedDisk& disk) const {
+    if (!disk.trimmed || disk.freed.value_or(0) > 0) return false;
+    const DiskFacts& facts = FactsOf(disk.target);
+    const Assessment assessment = Assess(facts_.live, facts);
+    disk.reasons = assessment.blockers;
+    if (!disk.reasons.empty()) return true;
+    if (assessment.reclaimable.value_or(0) < kWorthTrimming) {
+      disk.reasons.push_back({Reason::kNothingReclaimable, ""});
+      return false;
+    }
+    const bool remembered = *disk.trimmed == 0 && HasOnlyExt4(disk.target);
+    disk.reasons.push_back({remembered ? Reason::kTrimRemembered : Reason::kUnexplained, ""});
+    return true;
+  }
+
+  // ext4 hands a block group down once, until something is freed in it; XFS and btrfs report all
+  // their free space at each trim.
+  bool HasOnlyExt4(const std::string& target) const {
+    return std::all_of(guest_.filesystems.begin(), guest_.filesystems.end(),
+                       [&](const GuestFilesystem& filesystem) {
+                         const auto on_it = [&](const GuestDevice& device) {
+                           const auto found = guest_to_target_.find(device.name);
+                           return found != guest_to_target_.end() && found->second == target;
+                         };
+                         return filesystem.type == "ext4" ||
+                                std::none_of(filesystem.devices.begin(), filesystem.devices.end(),
+                                             on_it);
+                       });
+  }
+
+  void Judge(const absl::Status& status, const std::stop_token& stop) {
+    AddGuestNumbers();
+    bool should_have = false;
+    for (TrimmedDisk& disk : result_.disks) should_have |= ExplainDisk(disk);
+    const auto failed = std::find_if(result_.filesystems.begin(), result_.filesystems.end(),
+                                     [](const GuestTrim& trim) {
+                                       return trim.result == GuestTrimResult::kFailed &&
+                                              !BlockerOf(trim.obstacle, trim.obstacle_device);
+                                     });
+    result_.trouble =
+        std::any_of(result_.filesystems.begin(), result_.filesystems.end(), IsIoError);
+    if (stop.stop_requested()) {
+      result_.outcome.kind = OutcomeKind::kCancelled;
+    } else if (failed != result_.filesystems.end()) {
+      result_.outcome.kind = OutcomeKind::kFailed;
+      result_.outcome.error = absl::InternalError(absl::StrCat(
+          "trim of '", failed->mount_point,
+          "' in the guest: ", failed->error_name.empty() ? "failed" : failed->error_name));
+    } else if (!status.ok() && services_.now() >= end_) {
+      result_.outcome.reasons.push_back({Reason::kTimeOver, ""});
+    } else if (!status.ok()) {
+      result_.outcome.kind = OutcomeKind::kFailed;
+      result_.outcome.error = status;
+      LookForPause();
+    } else {
+      result_.outcome.nothing_freed = should_have && result_.freed.value_or(0) <= 0;
+    }
+  }
+
+  // A disk that meets an error on the host pauses the domain, with libvirt's default policy.
+  void LookForPause() {
+    const auto state = services_.hypervisor.State(result_.domain.uuid);
+    if (!state.ok() || *state != DomainState::kPaused) return;
+    result_.trouble = true;
+    result_.outcome.error = absl::UnavailableError(
+        absl::StrCat("the domain was paused during the trim: ", result_.outcome.error.message()));
+  }
+
+  const Services& services_;
+  const TrimOptions& options_;
+  absl::Time deadline_, end_;
+  DomainFacts facts_;
+  GuestFacts guest_;
+  std::map<std::string, std::string> guest_to_target_;
+  TrimmedDomain result_;
+};
+
+}  // namespace
+
+TrimmedDomain TrimDomain(const Services& services, const TrimOptions& options,
+                         const TrimAction& action, absl::Time end, const TrimProgress& progress,
+                         const std::stop_token& stop) {
+  return DomainTrim(services, options, action, end).Run(progress, stop);
+}
+
+}  // namespace virt_reclaim
