@@ -49,8 +49,11 @@ absl::StatusOr<TrimOptions> ReadOptions(const v1::TrimRequest& request) {
       pause.nanos() > 999'999'999) {
     return absl::InvalidArgumentError("the pause must be between 0 and 60 seconds");
   }
-  options.pause = std::chrono::ceil<milliseconds>(std::chrono::seconds(pause.seconds()) +
-                                                  std::chrono::nanoseconds(pause.nanos()));
+  options.pace.pause = std::chrono::ceil<milliseconds>(std::chrono::seconds(pause.seconds()) +
+                                                       std::chrono::nanoseconds(pause.nanos()));
+  options.pace.pause_percent = request.pause_percent();
+  options.pace.bytes_per_second = request.max_bytes_per_second();
+  options.pace.back_off = request.back_off();
   if (absl::Status status = CheckTrimOptions(options); !status.ok()) return status;
   return options;
 }

@@ -54,8 +54,10 @@ storages are trimmed side by side.
 
 options:
   -m, --minimum SIZE      leave free extents shorter than this
-      --chunk SIZE        trim in pieces of about this size (default: the agent's choice)
-      --pause TIME        wait between two pieces, at most 60s
+      --gentle            pause so long that others do not notice; takes some 30 times as long
+      --max-rate SIZE     trim at most so much a second, as the guest counts
+      --chunk SIZE        trim in pieces of about this size, without pauses but those of --pause
+      --pause TIME        wait between two pieces, at most 60s; 0: as fast as it goes
       --mount-point PATH  only this filesystem of the guest; may be given several times
       --way WAY           auto (default), agent: only virt-reclaim-agent, qemu-agent: only qemu-guest-agent, which
                           trims all filesystems at once and cannot be stopped

@@ -106,6 +106,14 @@ Json TrimmedJson(const TrimmedDomain& domain) {
   Json json = DomainJson(domain.domain);
   AddOutcome(json, domain.outcome);
   json["way"] = domain.way ? Json(std::string(Name(*domain.way))) : Json(nullptr);
+  json["pace"] = nullptr;
+  if (domain.pace) {
+    json["pace"] = {
+        {"chunk_bytes", domain.pace->chunk},
+        {"pause_percent", domain.pace->pause_percent},
+        {"punch_seconds_per_mib",
+         domain.punch_cost ? Json(absl::ToDoubleSeconds(*domain.punch_cost)) : Json(nullptr)}};
+  }
   json["trimmed_bytes"] = domain.trimmed;
   json["freed_bytes"] = OrNull(domain.freed);
   json["disks"] = Json::array();

@@ -57,7 +57,7 @@ absl::Status UnknownWord(const CLI::App& root, const std::string& word) {
 // Texts that become numbers after parsing, so that the messages are ours.
 struct RawValues {
   std::string minimum, chunk, pause, timeout, shutdown_timeout, verify_timeout, max_failures,
-      window, way, threshold, per_storage, max_duration;
+      window, way, threshold, per_storage, max_duration, max_rate;
   std::vector<std::pair<std::string, std::string>> policies;  // "--bus", its word
   bool keep_machine = false;
   bool help = false;
@@ -128,8 +128,12 @@ absl::Status ConvertAll(const RawValues& raw, CommandLine& line) {
       return UsageError("--machine and --keep-machine exclude each other");
   }
   if (raw.keep_machine) line.rewrite.machine = xml::MachinePolicy::kKeep;
+  VR_RETURN_IF_ERROR(Convert(raw.max_rate, "--max-rate", line.max_rate, ParseByteSize));
   if (line.verb == Verb::kTrim && line.pause > absl::Seconds(60))
     return UsageError("--pause: at most 60 s");
+  line.paced = raw.chunk.empty() && raw.pause.empty();
+  if (line.gentle && !line.paced)
+    return UsageError("--gentle excludes --chunk and --pause: it chooses them");
   if (line.timeout <= absl::ZeroDuration()) return UsageError("--timeout: must be longer than 0");
   return absl::OkStatus();
 }
@@ -213,6 +217,8 @@ class Parser {
     trim_->add_option("--per-storage", raw_.per_storage);
     trim_->add_option("--window", raw_.window);
     trim_->add_option("--max-duration", raw_.max_duration);
+    trim_->add_option("--max-rate", raw_.max_rate);
+    trim_->add_flag("--gentle", line_.gentle);
 
     migrate_ = AddVerb(root_, "migrate", raw_);
     plan_ = AddVerb(*migrate_, "plan", raw_);

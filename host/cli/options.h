@@ -61,6 +61,9 @@ struct CommandLine {
   std::optional<TrimThreshold> threshold;
   size_t per_storage = 1;
   std::optional<absl::Duration> max_duration;
+  uint64_t max_rate = 0;
+  bool gentle = false;
+  bool paced = true;  // neither --chunk nor --pause says how
 };
 
 // What to print instead of working: --help and --version.

@@ -132,6 +132,9 @@ class VerbRunner {
     TrimOptions options;
     options.domains = line_.domains;
     options.guest = {line_.mount_points, line_.minimum, line_.chunk, line_.pause};
+    options.guest.max_rate = line_.max_rate;
+    options.paced = line_.paced;
+    options.gentle = line_.gentle;
     options.timeout = line_.timeout;
     options.way = line_.way;
     options.storage = line_.storage;

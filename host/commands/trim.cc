@@ -81,7 +81,11 @@ class TrimRun {
  public:
   TrimRun(const Services& services, const TrimOptions& options, const TrimProgress& progress,
           const std::stop_token& stop)
-      : services_(services), options_(options), progress_(progress), stop_(stop) {
+      : services_(services),
+        options_(options),
+        progress_(progress),
+        stop_(stop),
+        costs_(services.images) {
     const absl::Time now = services.now();
     if (options.max_duration) end_ = now + *options.max_duration;
     if (options.window && IsOpen(*options.window, now, absl::LocalTimeZone()))
@@ -106,7 +110,7 @@ class TrimRun {
       result.outcome.asked_for |= reason->reason == Reason::kStorageStopped;
       result.outcome.reasons.push_back(*std::move(reason));
     } else {
-      result = TrimDomain(services_, options_, action, end_, progress_, stop_);
+      result = TrimDomain(services_, options_, action, end_, costs_, progress_, stop_);
       if (result.trouble) Stop(action);
     }
     return result;
@@ -139,6 +143,7 @@ class TrimRun {
   const TrimOptions& options_;
   const TrimProgress& progress_;
   const std::stop_token& stop_;
+  PunchCosts costs_;
   absl::Time end_ = absl::InfiniteFuture();
   std::mutex mutex_;
   std::map<uint64_t, std::string> in_trouble_;  // storage, and the domain that met it

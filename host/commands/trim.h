@@ -22,6 +22,7 @@
 #include "host/commands/trim_way.h"
 #include "host/model/daily_window.h"
 #include "host/model/outcome.h"
+#include "host/model/trim_pace.h"
 
 namespace virt_reclaim {
 
@@ -39,8 +40,11 @@ struct TrimOptions {
   std::optional<TrimWay> way;  // empty: the agent, else qemu-guest-agent
   std::string storage;         // only domains with an image there (ImageStore::LiesOn)
   std::optional<TrimThreshold> threshold;
-  size_t per_storage = 1;                      // trims at once on one storage
-  std::optional<DailyWindow> window;           // local time
+  size_t per_storage = 1;             // trims at once on one storage
+  std::optional<DailyWindow> window;  // local time
+  // Chunk and pauses by what a punch costs; else those of `guest` as they are.
+  bool paced = true;
+  bool gentle = false;                         // with `paced`: no other I/O is to notice
   std::optional<absl::Duration> max_duration;  // of all trims together
 };
 
@@ -72,7 +76,9 @@ struct TrimmedDomain {
   std::vector<GuestTrim> filesystems;
   uint64_t trimmed = 0;
   std::optional<int64_t> freed;
-  std::optional<TrimWay> way;  // absent: no agent was asked
+  std::optional<TrimWay> way;                // absent: no agent was asked
+  std::optional<absl::Duration> punch_cost;  // per MiB, of its slowest storage; absent: not known
+  std::optional<TrimPace> pace;              // absent: not paced
   bool trouble = false;  // an I/O error, or the domain was paused: the storage is to be left alone
 };
 

@@ -51,11 +51,12 @@ bool IsIoError(const GuestTrim& trim) {
 class DomainTrim {
  public:
   DomainTrim(const Services& services, const TrimOptions& options, const TrimAction& action,
-             absl::Time end)
+             absl::Time end, PunchCosts& costs)
       : services_(services),
         options_(options),
         deadline_(services.now() + options.timeout),
-        end_(end) {
+        end_(end),
+        costs_(costs) {
     result_.domain = action.domain;
     result_.outcome.asked_for = action.asked_for;
   }
@@ -86,9 +87,10 @@ class DomainTrim {
     MatchDisks();
     MeasureBefore();
     if (auto blocker = BelowThreshold()) return Refuse(*blocker);
+    const GuestTrimOptions paced = Paced();
     const absl::Time begin = services_.now();
     const absl::Status status = agent.Trim(
-        options_.guest, way == TrimWay::kAgent ? std::min(Left(), UntilEnd()) : Left(), stop,
+        paced, way == TrimWay::kAgent ? std::min(Left(), UntilEnd()) : Left(), stop,
         [&](const GuestTrimProgress& p) {
           if (progress) progress(result_.domain, p);
         },
@@ -152,6 +154,17 @@ class DomainTrim {
           device.size = FactsOf(target->second).usage.capacity.value_or(UINT64_MAX);
       }
     }
+  }
+
+  GuestTrimOptions Paced() {
+    GuestTrimOptions guest = options_.guest;
+    if (!options_.paced || result_.way != TrimWay::kAgent) return guest;
+    result_.punch_cost = costs_.Of(facts_.disks);
+    result_.pace = PaceFor(result_.punch_cost, options_.gentle);
+    guest.chunk = result_.pace->chunk;
+    guest.pause_percent = result_.pace->pause_percent;
+    guest.back_off = result_.pace->back_off;
+    return guest;
   }
 
   // Why there is too little to be had; empty also when it is not known how much there is.
@@ -320,6 +333,7 @@ class DomainTrim {
   const Services& services_;
   const TrimOptions& options_;
   absl::Time deadline_, end_;
+  PunchCosts& costs_;
   DomainFacts facts_;
   GuestFacts guest_;
   std::map<std::string, std::string> guest_to_target_;
@@ -328,10 +342,27 @@ class DomainTrim {
 
 }  // namespace
 
+std::optional<absl::Duration> PunchCosts::Of(const std::vector<DiskFacts>& disks) {
+  std::optional<absl::Duration> slowest;
+  for (const DiskFacts& disk : disks) {
+    if (IsOther(disk.xml) || disk.xml.source.path.empty()) continue;
+    if (disk.chain.empty()) return std::nullopt;
+    const ImageFile& image = disk.chain.front();
+    const std::lock_guard lock(mutex_);
+    const auto [known, is_new] = known_.try_emplace(image.device);
+    if (is_new) {
+      if (const auto cost = images_.PunchCost(image.path); cost.ok()) known->second = *cost;
+    }
+    if (!known->second) return std::nullopt;
+    slowest = std::max(slowest.value_or(absl::ZeroDuration()), *known->second);
+  }
+  return slowest;
+}
+
 TrimmedDomain TrimDomain(const Services& services, const TrimOptions& options,
-                         const TrimAction& action, absl::Time end, const TrimProgress& progress,
-                         const std::stop_token& stop) {
-  return DomainTrim(services, options, action, end).Run(progress, stop);
+                         const TrimAction& action, absl::Time end, PunchCosts& costs,
+                         const TrimProgress& progress, const std::stop_token& stop) {
+  return DomainTrim(services, options, action, end, costs).Run(progress, stop);
 }
 
 }  // namespace virt_reclaim

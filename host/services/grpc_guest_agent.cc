@@ -203,6 +203,9 @@ class GrpcGuestAgent : public GuestAgent {
     request.set_minimum_bytes(options.minimum);
     request.set_chunk_bytes(options.chunk);
     ToProto(options.pause, request.mutable_pause());
+    request.set_pause_percent(options.pause_percent);
+    request.set_max_bytes_per_second(options.max_rate);
+    request.set_back_off(options.back_off);
 
     grpc::ClientContext context;
     SetDeadline(context, timeout);

@@ -27,6 +27,10 @@ struct GuestTrimOptions {
   uint64_t minimum = 0;                   // bytes; 0: the filesystem's own
   uint64_t chunk = 0;                     // bytes; 0: the agent chooses
   absl::Duration pause = absl::ZeroDuration();
+  // Each lengthens the pause; an older agent knows none of them.
+  uint32_t pause_percent = 0;  // of what a chunk took, at most 10000
+  uint64_t max_rate = 0;       // bytes trimmed a second; 0: no limit
+  bool back_off = false;       // wait on while programs of the guest wait for their disks
 };
 
 enum class GuestTrimResult { kUnknown, kDone, kSkipped, kFailed, kCancelled };

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,6 +11,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/byte_size.h"
 #include "base/handle.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
@@ -21,6 +24,9 @@ namespace {
 constexpr size_t kMaxChain = 200;     // libvirt's own limit (virStorageFileGetMetadata)
 constexpr uint64_t kStatBlock = 512;  // unit of st_blocks, stat(2)
 constexpr uint64_t kSubclusters = 32;
+constexpr uint64_t kPunchTestBytes = 16 * kMiB;
+constexpr uint64_t kPunchBytes = 4 * kMiB;  // of which each punch takes away so much
+constexpr uint64_t kRoomForPunchTest = 256 * kMiB;
 constexpr size_t kProbeBytes = 256 * 1024;  // more than any filesystem's block
 
 // O_NONBLOCK: a FIFO in place of an image must not hang us.
@@ -64,6 +70,25 @@ absl::StatusOr<std::string> RealPath(const std::string& path) {
   return std::string(real.get());
 }
 
+// Written and synced: what a filesystem has not allocated yet costs nothing to punch.
+absl::Status FillForPunch(int fd, const std::string& directory) {
+  std::string bytes(size_t{1} << 20, '\0');
+  uint64_t state = 0x9e3779b97f4a7c15;  // nothing that a filesystem would compress
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    state = state * 6364136223846793005U + 1442695040888963407U;
+    bytes[i] = static_cast<char>(state >> 56);
+  }
+  for (uint64_t at = 0; at < kPunchTestBytes; at += bytes.size()) {
+    const ssize_t n = pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(at));
+    if (n < 0) return ErrnoStatus(errno, absl::StrCat("write to a file in '", directory, "'"));
+    if (static_cast<size_t>(n) != bytes.size())
+      return absl::ResourceExhaustedError(absl::StrCat("no space in '", directory, "'"));
+  }
+  if (fdatasync(fd) != 0)
+    return ErrnoStatus(errno, absl::StrCat("sync a file in '", directory, "'"));
+  return absl::OkStatus();
+}
+
 class PosixImageStore : public ImageStore {
  public:
   absl::StatusOr<std::vector<ImageFile>> Chain(
@@ -103,6 +128,29 @@ class PosixImageStore : public ImageStore {
     if (fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, n) == 0) return true;
     if (errno == EOPNOTSUPP || errno == ENOSYS) return false;
     return ErrnoStatus(errno, absl::StrCat("punch a file in '", directory, "'"));
+  }
+
+  absl::StatusOr<absl::Duration> PunchCost(const std::string& path) override {
+    const std::string directory = path.substr(0, path.rfind('/') + 1);
+    struct statvfs room;
+    if (statvfs(directory.c_str(), &room) != 0)
+      return ErrnoStatus(errno, absl::StrCat("look at '", directory, "'"));
+    if (uint64_t{room.f_bavail} * room.f_frsize < kRoomForPunchTest)
+      return absl::ResourceExhaustedError(absl::StrCat("hardly any space in '", directory, "'"));
+    VR_ASSIGN_OR_RETURN(const UniqueFd fd, TemporaryFile(directory));
+    VR_RETURN_IF_ERROR(FillForPunch(fd.get(), directory));
+    absl::Duration best = absl::InfiniteDuration();
+    for (uint64_t at = 0; at < kPunchTestBytes; at += kPunchBytes) {
+      const absl::Time begin = absl::Now();
+      if (fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(at),
+                    static_cast<off_t>(kPunchBytes)) != 0) {
+        if (errno == EOPNOTSUPP || errno == ENOSYS)
+          return absl::UnimplementedError(absl::StrCat("no holes in '", directory, "'"));
+        return ErrnoStatus(errno, absl::StrCat("punch a file in '", directory, "'"));
+      }
+      best = std::min(best, absl::Now() - begin);  // the others were disturbed
+    }
+    return best / static_cast<double>(kPunchBytes / kMiB);
   }
 
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {

@@ -50,6 +50,10 @@ class FakeImageStore : public ImageStore {
 
   absl::StatusOr<bool> CanPunch(const std::string&) override { return world_.can_punch; }
 
+  absl::StatusOr<absl::Duration> PunchCost(const std::string&) override {
+    return world_.punch_cost;
+  }
+
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
     if (path == "/nowhere") return absl::NotFoundError("find '/nowhere': No such file");
     return image.path.starts_with(path + "/");
@@ -83,9 +87,10 @@ class FakeGuestAgent : public GuestAgent {
     return agent_.preflight;
   }
 
-  absl::Status Trim(const GuestTrimOptions&, absl::Duration timeout, std::stop_token stop,
+  absl::Status Trim(const GuestTrimOptions& options, absl::Duration timeout, std::stop_token stop,
                     const std::function<void(const GuestTrimProgress&)>& progress,
                     std::vector<GuestTrim>& finished) override {
+    world_.NoteTrim(options);
     if (agent_.while_trimming) agent_.while_trimming();
     for (const GuestTrim& trim : agent_.trims) {
       if (progress) progress({trim.mount_point, trim.trimmed, trim.trimmed, trim.trimmed});
@@ -343,6 +348,11 @@ FakeDomain& FakeWorld::AddDomain(const std::string& xml, DomainState state) {
 bool FakeDomain::IsDead() const {
   return summary.state != DomainState::kRunning ||
          (!cannot_boot_with.empty() && live_xml.find(cannot_boot_with) != std::string::npos);
+}
+
+void FakeWorld::NoteTrim(const GuestTrimOptions& options) {
+  const std::lock_guard lock(clock_);
+  trimmed_with.push_back(options);
 }
 
 void FakeWorld::Sleep(absl::Duration duration) {

@@ -87,10 +87,12 @@ class FakeWorld {
   std::map<std::string, uint64_t> devices;    // by path of an image: st_dev; else 1
   std::set<std::string> replaced;             // images that are another file by now
   bool can_punch = true;
-  uint32_t internal_snapshots = 0;  // of every image
-  std::vector<std::string> calls;   // what changed something: "define web"
-  absl::Status define;              // not OK: Define fails with it
-  std::string stored_xml;           // not empty: what libvirt stores in place of what was defined
+  absl::StatusOr<absl::Duration> punch_cost = absl::Microseconds(1);  // per MiB
+  std::vector<GuestTrimOptions> trimmed_with;                         // by our agents
+  uint32_t internal_snapshots = 0;                                    // of every image
+  std::vector<std::string> calls;  // what changed something: "define web"
+  absl::Status define;             // not OK: Define fails with it
+  std::string stored_xml;          // not empty: what libvirt stores in place of what was defined
   bool images_are_local = true;
   bool has_offline_guest = true;           // virt-reclaim-guestfs is installed
   std::vector<OfflineDisk> disks_read;     // by it, last
@@ -103,6 +105,7 @@ class FakeWorld {
   void MayCrash();
   // Time passes. Any thread.
   void Sleep(absl::Duration duration);
+  void NoteTrim(const GuestTrimOptions& options);
 
  private:
   std::string directory_;

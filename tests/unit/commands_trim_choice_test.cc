@@ -289,6 +289,34 @@ TEST_F(TrimChoiceTest, ADomainsOwnTimeoutIsAFailure) {
   EXPECT_THAT(Lines(Run(options)), ElementsAre("web: failed"));
 }
 
+// ---- Pace
+
+TEST_F(TrimChoiceTest, ThePaceFollowsThePunchOfTheStorage) {
+  Add("web");
+  EXPECT_EQ(Run()[0].punch_cost, absl::Microseconds(1));
+  world_.punch_cost = absl::Microseconds(190);
+  EXPECT_EQ(Run()[0].pace, PaceFor(absl::Microseconds(190), false));
+  world_.punch_cost = absl::PermissionDeniedError("no");
+  EXPECT_EQ(Run()[0].punch_cost, std::nullopt);
+  ASSERT_EQ(world_.trimmed_with.size(), 3u);
+  EXPECT_EQ(world_.trimmed_with[0].chunk, 256 * kMiB);
+  EXPECT_EQ(world_.trimmed_with[1].chunk, 128 * kMiB);
+  EXPECT_EQ(world_.trimmed_with[1].pause_percent, 300u);
+  EXPECT_TRUE(world_.trimmed_with[1].back_off);
+}
+
+TEST_F(TrimChoiceTest, AChosenPaceIsLeftAlone) {
+  Add("web");
+  TrimOptions options;
+  options.paced = false;
+  options.guest.chunk = kGiB;
+  options.guest.max_rate = 5 * kMiB;
+  EXPECT_EQ(Run(options)[0].pace, std::nullopt);
+  EXPECT_EQ(world_.trimmed_with[0].chunk, kGiB);
+  EXPECT_EQ(world_.trimmed_with[0].pause_percent, 0u);
+  EXPECT_EQ(world_.trimmed_with[0].max_rate, 5 * kMiB);
+}
+
 // ---- Trouble
 
 TEST_F(TrimChoiceTest, AnIoErrorStopsItsStorageAndNoOther) {
