@@ -28,6 +28,9 @@ constexpr absl::Duration kInterruptedSettleLimit = absl::Milliseconds(400);
 // cluster of the largest size, 8 times.
 constexpr uint64_t kWorthTrimming = 16 * kMiB;
 
+// A question to qemu-guest-agent costs milliseconds, of one that is hung seconds.
+constexpr absl::Duration kLookAgainAfter = absl::Milliseconds(500);
+
 absl::StatusOr<uint64_t> Measure(const Services& services, const DomainSummary& domain,
                                  const DiskFacts& disk) {
   if (!disk.chain.empty()) return services.images.Allocation(disk.chain);
@@ -66,9 +69,7 @@ class DomainTrim {
     if (!facts.ok()) return Fail(facts.status());
     facts_ = *std::move(facts);
     // Others were trimmed since the plan was made: a backup may have begun.
-    auto activity = services_.hypervisor.Activity(result_.domain.uuid, facts_.live);
-    if (!activity.ok()) return Fail(activity.status());
-    if (!activity->empty()) return Refuse(activity->front());
+    if (IsBusy()) return std::move(result_);
     TrimWay way = TrimWay::kAgent;
     AgentAccess access =
         OpenWay(services_, facts_, options_.way, options_.guest, options_.agent_timeout, stop, way);
@@ -88,16 +89,8 @@ class DomainTrim {
     MeasureBefore();
     if (auto blocker = BelowThreshold()) return Refuse(*blocker);
     const GuestTrimOptions paced = Paced();
-    const absl::Time begin = services_.now();
-    const absl::Status status = agent.Trim(
-        paced, way == TrimWay::kAgent ? std::min(Left(), UntilEnd()) : Left(), stop,
-        [&](const GuestTrimProgress& p) {
-          if (progress) progress(result_.domain, p);
-        },
-        result_.filesystems);
-    MeasureAfter(services_.now() - begin,
-                 stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
-    Judge(status, stop);
+    if (services_.now() - looked_ > kLookAgainAfter && IsBusy()) return std::move(result_);
+    Trim(agent, paced, progress, stop);
     return std::move(result_);
   }
 
@@ -105,8 +98,31 @@ class DomainTrim {
   absl::Duration Left() const {
     return std::max(deadline_ - services_.now(), absl::Milliseconds(1));
   }
-  absl::Duration UntilEnd() const {
-    return std::max(end_ - services_.now(), absl::Milliseconds(1));
+
+  // Looks for what forbids a trim now; it is the outcome then.
+  bool IsBusy() {
+    const auto activity = services_.hypervisor.Activity(result_.domain.uuid, facts_.live);
+    looked_ = services_.now();
+    if (activity.ok() && activity->empty()) return false;
+    result_ = activity.ok() ? Refuse(activity->front()) : Fail(activity.status());
+    return true;
+  }
+
+  void Trim(GuestAgent& agent, const GuestTrimOptions& guest, const TrimProgress& progress,
+            const std::stop_token& stop) {
+    const absl::Time begin = services_.now();
+    const absl::Duration left = Left();
+    // qemu-guest-agent could not be stopped.
+    const bool may_end = result_.way == TrimWay::kAgent && end_ < begin + left;
+    const absl::Status status = agent.Trim(
+        guest, may_end ? std::max(end_ - begin, absl::Milliseconds(1)) : left, stop,
+        [&](const GuestTrimProgress& p) {
+          if (progress) progress(result_.domain, p);
+        },
+        result_.filesystems);
+    MeasureAfter(services_.now() - begin,
+                 stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
+    Judge(status, may_end && absl::IsDeadlineExceeded(status), stop);
   }
 
   TrimmedDomain Fail(const absl::Status& status) {
@@ -292,7 +308,7 @@ class DomainTrim {
                        });
   }
 
-  void Judge(const absl::Status& status, const std::stop_token& stop) {
+  void Judge(const absl::Status& status, bool time_over, const std::stop_token& stop) {
     AddGuestNumbers();
     bool should_have = false;
     for (TrimmedDisk& disk : result_.disks) should_have |= ExplainDisk(disk);
@@ -310,7 +326,7 @@ class DomainTrim {
       result_.outcome.error = absl::InternalError(absl::StrCat(
           "trim of '", failed->mount_point,
           "' in the guest: ", failed->error_name.empty() ? "failed" : failed->error_name));
-    } else if (!status.ok() && services_.now() >= end_) {
+    } else if (time_over) {
       result_.outcome.reasons.push_back({Reason::kTimeOver, ""});
     } else if (!status.ok()) {
       result_.outcome.kind = OutcomeKind::kFailed;
@@ -332,7 +348,8 @@ class DomainTrim {
 
   const Services& services_;
   const TrimOptions& options_;
-  absl::Time deadline_, end_;
+  const absl::Time deadline_, end_;
+  absl::Time looked_ = absl::InfinitePast();  // for what forbids a trim
   PunchCosts& costs_;
   DomainFacts facts_;
   GuestFacts guest_;

@@ -79,6 +79,7 @@ class FakeGuestAgent : public GuestAgent {
 
   absl::StatusOr<std::vector<GuestFilesystem>> ListFilesystems(absl::Duration,
                                                                std::stop_token) override {
+    if (agent_.while_listing) agent_.while_listing();
     if (!agent_.list.ok()) return agent_.list;
     return agent_.facts.filesystems;
   }

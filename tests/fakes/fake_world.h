@@ -25,7 +25,7 @@ struct FakeAgent {
   std::vector<GuestTrim> trims;           // what a Trim reports
   std::map<std::string, uint64_t> freed;  // per image path: what a Trim takes from the allocation
   absl::Duration takes = absl::ZeroDuration();  // a Trim; past its timeout it is DeadlineExceeded
-  std::function<void()> while_trimming;
+  std::function<void()> while_listing, while_trimming;
   // Image path behind each mount point: a marker takes room in it, and gives it back when
   // `marker_comes_back`.
   std::map<std::string, std::string> image_of;

@@ -184,6 +184,16 @@ TEST_F(TrimChoiceTest, WhatBeganSinceThePlanStopsTheTrim) {
   EXPECT_THAT(domain.qemu_commands, IsEmpty());
 }
 
+TEST_F(TrimChoiceTest, ABackupThatBeginsWhileTheGuestIsAskedStopsTheTrim) {
+  FakeDomain& domain = Add("web");
+  domain.agent.while_listing = [&] {
+    world_.Sleep(absl::Seconds(2));
+    domain.activity = {{Reason::kJobActive, ""}};
+  };
+  EXPECT_THAT(Lines(Run()), ElementsAre("web: skipped job-active"));
+  EXPECT_THAT(world_.trimmed_with, IsEmpty());
+}
+
 // ---- Choice
 
 TEST_F(TrimChoiceTest, PatternsChooseDomains) {
@@ -279,6 +289,15 @@ TEST_F(TrimChoiceTest, WhenTheTimeIsOverTheTrimUnderWayStopsAndTheRestIsNotBegun
   EXPECT_THAT(Lines(results), ElementsAre("a: done", "b: done time-over", "c: skipped time-over"));
   EXPECT_EQ(results[1].freed, static_cast<int64_t>(480 * kMiB));  // that stays freed
   EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+}
+
+TEST_F(TrimChoiceTest, ALostLinkIsAFailureThoughTheTimeIsOverByThen) {
+  FakeDomain& domain = Add("web");
+  domain.agent.while_trimming = [&] { world_.Sleep(absl::Minutes(6)); };
+  domain.agent.trim = absl::UnavailableError("Trim: the agent restarted");
+  TrimOptions options;
+  options.max_duration = absl::Minutes(5);
+  EXPECT_THAT(Lines(Run(options)), ElementsAre("web: failed"));
 }
 
 TEST_F(TrimChoiceTest, ADomainsOwnTimeoutIsAFailure) {
