@@ -66,7 +66,7 @@ options:
       --per-storage N     trim at most N domains at once on each storage (default 1)
       --window HH:MM-HH:MM   trim only at this time of day
       --max-duration TIME    of all trims; then the one under way stops after its piece, and no other begins
-      --timeout TIME      wall clock for one domain (default 30m)
+      --timeout TIME      wall clock for one domain (default 30m; with --gentle 8h)
   -n, --dry-run           show which domains would be trimmed, and why others would not
       --json              machine-readable output
 

@@ -63,6 +63,9 @@ struct RawValues {
   bool help = false;
 };
 
+// Thirty times as long as other trims, which have half an hour: a night.
+constexpr absl::Duration kGentleTimeout = absl::Hours(8);
+
 absl::StatusOr<size_t> ParseCount(absl::string_view text) {
   size_t count = 0;
   if (absl::SimpleAtoi(text, &count)) return count;
@@ -132,6 +135,7 @@ absl::Status ConvertAll(const RawValues& raw, CommandLine& line) {
   if (line.verb == Verb::kTrim && line.pause > absl::Seconds(60))
     return UsageError("--pause: at most 60 s");
   line.paced = raw.chunk.empty() && raw.pause.empty();
+  if (line.gentle && raw.timeout.empty()) line.timeout = kGentleTimeout;
   if (line.gentle && !line.paced)
     return UsageError("--gentle excludes --chunk and --pause: it chooses them");
   if (line.timeout <= absl::ZeroDuration()) return UsageError("--timeout: must be longer than 0");

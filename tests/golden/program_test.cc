@@ -161,6 +161,7 @@ const std::vector<Case> kCases{
     {"trim-qemu-agent-mount-point", {"trim", "--mount-point=/", "new"}, {}, {}, true},
     {"trim-threshold", {"trim", "--threshold=90%"}},
     {"trim-storage", {"trim", "--storage=/nowhere"}},
+    {"trim-gentle-and-chunk", {"trim", "--gentle", "--chunk=1G"}},
     {"trim-bad-way", {"trim", "--way=virsh"}},
     {"trim-bad-threshold", {"trim", "--threshold=101%"}},
     {"trim-bad-per-storage", {"trim", "--per-storage=0"}},

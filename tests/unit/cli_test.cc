@@ -43,6 +43,29 @@ TEST(ParseCommandLine, ReadsTrimOptions) {
   EXPECT_EQ(line.domains.size(), 2u);
 }
 
+TEST(ParseCommandLine, ReadsHowTrimsArePacedAndLimited) {
+  const CommandLine plain = Parse({"trim"});
+  EXPECT_TRUE(plain.paced);
+  EXPECT_EQ(plain.per_storage, 1u);
+  EXPECT_FALSE(Parse({"trim", "--pause=0"}).paced);
+  EXPECT_FALSE(Parse({"trim", "--chunk=1G"}).paced);
+  EXPECT_EQ(Parse({"trim", "--way=auto"}).way, std::nullopt);
+  const CommandLine line =
+      Parse({"trim", "--gentle", "--max-rate=100M", "--way", "qemu-agent", "--storage=/ssd",
+             "--threshold=12.5%", "--per-storage=3", "--window=22:00-04:00", "--max-duration=2h"});
+  EXPECT_TRUE(line.gentle);
+  EXPECT_EQ(line.timeout, absl::Hours(8));
+  EXPECT_EQ(line.max_rate, 100u << 20);
+  EXPECT_EQ(line.way, TrimWay::kQemuAgent);
+  EXPECT_EQ(line.storage, "/ssd");
+  EXPECT_EQ(line.threshold->percent, 12.5);
+  EXPECT_EQ(line.per_storage, 3u);
+  EXPECT_EQ(line.window->begin, 22 * 60);
+  EXPECT_EQ(line.max_duration, absl::Hours(2));
+  EXPECT_EQ(Parse({"trim", "--gentle", "--timeout=1m"}).timeout, absl::Minutes(1));
+  EXPECT_EQ(Parse({"trim", "--threshold=5G"}).threshold->bytes, 5ull << 30);
+}
+
 TEST(ParseCommandLine, AliasAndNestedVerbs) {
   EXPECT_EQ(Parse({"df"}).verb, Verb::kReport);
   EXPECT_EQ(Parse({"migrate", "plan", "--diff", "web"}).verb, Verb::kMigratePlan);
