@@ -150,7 +150,7 @@ class PosixImageStore : public ImageStore {
       }
       best = std::min(best, absl::Now() - begin);  // the others were disturbed
     }
-    return best / static_cast<double>(kPunchBytes / kMiB);
+    return best / static_cast<int64_t>(kPunchBytes / kMiB);
   }
 
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
