@@ -1,9 +1,9 @@
-// The command line, as data. The only file that knows the option parser (CLI11 costs seconds of
-// compile time per file).
+// The command line, as data.
 #ifndef VIRT_RECLAIM_HOST_CLI_OPTIONS_H_
 #define VIRT_RECLAIM_HOST_CLI_OPTIONS_H_
 
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -36,6 +36,7 @@ struct CommandLine {
   std::string state_directory = "/var/lib/virt-reclaim";
   std::string run_directory = "/run/virt-reclaim";
   // Of the verbs.
+  std::set<std::string> given;  // long names of all options that were said: "--bus"
   std::vector<std::string> domains;
   bool all = false;
   bool diff = false;

@@ -125,6 +125,8 @@ const std::vector<Case> kCases{
     {"unknown-option-json", {"trim", "--json", "--bogus"}},
     {"two-verbs", {"report", "trim"}},
     {"json-wrong-verb", {"--json", "sparsfy"}},
+    {"flag-with-value", {"report", "--json=x"}},
+    {"option-twice", {"trim", "--chunk", "1M", "--chunk", "2M", "web"}},
     {"bad-size", {"trim", "--chunk", "5X"}},
     {"bad-pause", {"trim", "--pause", "2h"}},
     {"missing-value", {"report", "--connect"}},
