@@ -4,7 +4,13 @@
 #include <pty.h>
 #include <unistd.h>
 
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
 #include "base/unique_fd.h"
+#include "host/cli/command_table.h"
+#include "host/cli/help.h"
 #include "host/cli/hints.h"
 #include "host/cli/options.h"
 #include "host/cli/progress.h"
@@ -48,6 +54,35 @@ TEST(ParseCommandLine, AliasAndNestedVerbs) {
   EXPECT_EQ(Parse({"migrate", "plan", "--diff", "web"}).verb, Verb::kMigratePlan);
   EXPECT_EQ(Parse({"migrate", "apply", "--all"}).verb, Verb::kMigrateApply);
   EXPECT_EQ(Parse({"agent", "status", "--json"}).verb, Verb::kAgentStatus);
+}
+
+TEST(CommandTable, EveryOptionStandsInTheHelpOfItsVerb) {
+  for (const OptionSpec& option : GlobalOptions())
+    EXPECT_THAT(std::string(HelpText("")), testing::HasSubstr(LongName(option)));
+  for (const VerbSpec& verb : VerbTable()) {
+    const std::string group = verb.words.substr(0, verb.words.find(' '));
+    const std::string help(HelpText(group));
+    EXPECT_THAT(help, testing::HasSubstr(verb.words));
+    for (const OptionSpec& option : verb.options)
+      EXPECT_THAT(help, testing::HasSubstr(LongName(option))) << verb.words;
+  }
+}
+
+TEST(CommandTable, EveryOptionIsTakenByItsVerbAndNoOther) {
+  for (const VerbSpec& verb : VerbTable()) {
+    for (const VerbSpec& other : VerbTable()) {
+      for (const OptionSpec& option : other.options) {
+        const auto is_it = [&](const OptionSpec& own) { return own.names == option.names; };
+        const bool own = std::any_of(verb.options.begin(), verb.options.end(), is_it);
+        std::vector<std::string> arguments = absl::StrSplit(verb.words, ' ');
+        arguments.push_back(LongName(option));
+        arguments.push_back("x");
+        const auto parsed = ParseCommandLine(arguments);
+        const bool unknown = absl::StrContains(parsed.status().message(), "unknown option");
+        EXPECT_EQ(unknown, !own) << verb.words << " " << LongName(option);
+      }
+    }
+  }
 }
 
 TEST(ParseDuration, UnitsAndBounds) {
