@@ -56,10 +56,14 @@ uint64_t Allocation(const struct stat& status) {
 int ThreadsFor(int fd, ColdRead cold, const PunchPlan& plan, const PunchOptions& options) {
   if (cold == ColdRead::kBuffered || options.max_bytes_per_second != 0) return 0;
   if (plan.read.windows.size() < 2) return 0;
-  const Range all = {plan.read.windows.front().range.begin, plan.read.windows.back().range.end};
-  // mincore(2), where there is no cachestat, would need a mapping of the whole: judged by a part.
-  const Range part = {all.begin, std::min(all.end, all.begin + 4 * kWindowBytes)};
-  return ImageReader::CachedBytes(fd, part) >= part.size() / 2 ? 0 : kColdThreads;
+  // Judged by a part: without cachestat(2) the whole would have to be mapped.
+  uint64_t cached = 0;
+  uint64_t data = 0;
+  for (size_t i = 0; i < std::min<size_t>(4, plan.read.windows.size()); ++i) {
+    cached += ImageReader::CachedBytes(fd, plan.read.windows[i].range);
+    data += plan.read.windows[i].data_bytes;
+  }
+  return cached >= data / 2 ? 0 : kColdThreads;
 }
 
 // Sleeps as long as `bytes` since the start are ahead of the allowed rate.
