@@ -1,14 +1,17 @@
 // Compare-and-punch. The source is a temporary file that is one hole, as long as the longest step;
 // its pages stay in the page cache and in the processor's, since every step compares with the same.
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <vector>
 
 #include "base/byte_size.h"
 #include "base/status.h"
 #include "host/punch/filesystem.h"
 #include "host/punch/holes.h"
+#include "host/punch/image_reader.h"
 
 namespace virt_reclaim::punch {
 namespace {
@@ -27,7 +30,31 @@ class AtomicHoles final : public HoleMaker {
         unit_(unit),
         step_(RoundUp(kStepBytes, unit)) {}
 
+  // Without it the kernel would read block after block while it compares.
+  void Expect(std::span<const Range> runs) override {
+    for (const Range& run : runs) {
+      if (ImageReader::CachedBytes(fd_, run) >= run.size()) continue;
+      for (uint64_t at = run.begin; at < run.end; at += kFetchBytes) {
+        posix_fadvise(fd_, static_cast<off_t>(at),
+                      static_cast<off_t>(std::min(kFetchBytes, run.end - at)), POSIX_FADV_WILLNEED);
+      }
+      fetched_.push_back(run);
+    }
+  }
+
   absl::StatusOr<uint64_t> Make(Range run) override {
+    VR_ASSIGN_OR_RETURN(const uint64_t made, MakeSteps(run));
+    const bool fetched = std::find(fetched_.begin(), fetched_.end(), run) != fetched_.end();
+    if (fetched) {
+      posix_fadvise(fd_, static_cast<off_t>(run.begin), static_cast<off_t>(run.size()),
+                    POSIX_FADV_DONTNEED);
+    }
+    if (fetched && run == fetched_.back()) fetched_.clear();
+    return made;
+  }
+
+ private:
+  absl::StatusOr<uint64_t> MakeSteps(Range run) {
     uint64_t made = 0;
     for (uint64_t at = run.begin; at < run.end;) {
       const uint64_t end = std::min(run.end, RoundDown(at, step_) + step_);
@@ -38,7 +65,6 @@ class AtomicHoles final : public HoleMaker {
     return made;
   }
 
- private:
   absl::StatusOr<uint64_t> Step(Range range) {
     // The kernel takes a part of a block only where both files end with it.
     if (range.end % unit_ != 0) {
@@ -81,6 +107,7 @@ class AtomicHoles final : public HoleMaker {
   uint64_t size_;
   uint64_t unit_;
   uint64_t step_;
+  std::vector<Range> fetched_;
 };
 
 }  // namespace

@@ -17,6 +17,7 @@
 #include "base/byte_size.h"
 #include "base/status.h"
 #include "host/punch/filesystem.h"
+#include "host/punch/image_reader.h"
 #include "host/punch/plan.h"
 
 namespace virt_reclaim::punch {
@@ -112,6 +113,7 @@ absl::Status Copy(int from, int to, Range range, std::vector<char>& buffer) {
 struct Batch {
   UniqueFd copy;
   std::vector<Range> ranges;
+  std::vector<Range> fetched;  // of these: not in the page cache before
 };
 
 absl::StatusOr<Batch> CopyBatch(int fd, const std::string& directory, std::vector<Range> ranges,
@@ -138,6 +140,10 @@ absl::StatusOr<uint64_t> ReferToCopy(int fd, const Batch& batch) {
       moved += std::min(result.bytes, length);
       at += length;  // also where somebody wrote: the old extent stays
     }
+  }
+  for (const Range& range : batch.fetched) {
+    posix_fadvise(fd, static_cast<off_t>(range.begin), static_cast<off_t>(range.size()),
+                  POSIX_FADV_DONTNEED);
   }
   return moved;
 }
@@ -224,6 +230,8 @@ absl::StatusOr<uint64_t> MoveRanges(int fd, const std::string& directory,
                                     const std::function<void(uint64_t)>& moved,
                                     const std::stop_token& stop) {
   std::vector<char> buffer(kCopyBytes);
+  // No readahead over holes: what is wanted is asked for.
+  posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
   uint64_t sum = 0;
   Batch written;  // its data is on the way to the disk
   const auto finish = [&]() -> absl::Status {

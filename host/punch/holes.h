@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -17,6 +18,9 @@ namespace virt_reclaim::punch {
 class HoleMaker {
  public:
   virtual ~HoleMaker() = default;
+
+  // These runs come next, in this order: time to fetch what making them needs.
+  virtual void Expect(std::span<const Range> /*runs*/) {}
 
   // Makes `run`, which was read as zeroes, a hole. Returns the bytes that are a hole now: all, or
   // less when somebody wrote meanwhile. Aborted when somebody wants the image: let go of it.
@@ -33,8 +37,9 @@ absl::Status TryPlainHoles(const ImageGuard& guard, uint64_t size_bytes, uint64_
 
 // By FIDEDUPERANGE from a file that is one hole: the kernel compares and punches in one step under
 // the locks of both inodes, so it is safe against every writer, and neither mtime nor ctime change.
-// `fd` is open for reading; our own file, or we are root. FailedPrecondition or the like when the
-// filesystem cannot; `fd` must outlive this object.
+// `fd` is open for reading, without O_DIRECT; our own file, or we are root. The kernel compares in
+// the page cache, so zeros that are not there are read into it; what is not punched is dropped
+// again. FailedPrecondition or the like when the filesystem cannot; `fd` must outlive this object.
 absl::StatusOr<std::unique_ptr<HoleMaker>> MakeAtomicHoles(int fd, const std::string& directory,
                                                            uint64_t size_bytes,
                                                            uint64_t unit_bytes);

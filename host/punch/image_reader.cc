@@ -110,7 +110,7 @@ bool ImageReader::Mapped(const Window& window) const {
 void ImageReader::Prefetch(const Window& window) {
   if (cold_ != ColdRead::kBuffered || Mapped(window)) return;
   fetched_.push_back({window.range.begin, AbsentPages(fd_, window.range)});
-  for (const Range& range : Stretches(window.data, kWindowBytes)) {
+  for (const Range& range : Stretches(window.data, kFetchBytes)) {
     posix_fadvise(fd_, static_cast<off_t>(range.begin), static_cast<off_t>(range.size()),
                   POSIX_FADV_WILLNEED);
   }

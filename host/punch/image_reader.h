@@ -13,6 +13,10 @@
 
 namespace virt_reclaim::punch {
 
+// The kernel cuts one POSIX_FADV_WILLNEED to the readahead size of the disk (mm/readahead.c,
+// force_page_cache_ra): 128 KiB unless somebody raised it.
+inline constexpr uint64_t kFetchBytes = uint64_t{128} << 10;
+
 // How to read what is not in the page cache.
 enum class ColdRead {
   kDirect,    // the descriptor has O_DIRECT

@@ -15,6 +15,7 @@
 #include <mutex>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
@@ -133,6 +134,7 @@ class Walk {
 
  private:
   absl::Status MakeAll(const std::vector<Range>& runs, HoleMaker* holes, PunchResult& result) {
+    if (holes != nullptr) holes->Expect(runs);
     for (const Range& run : runs) {
       if (result.interrupted || result.cancelled) break;
       result.zero_bytes += run.size();
@@ -371,7 +373,22 @@ absl::StatusOr<PunchResult> Puncher::PunchAtomically(const PunchPlan& plan,
       const std::unique_ptr<HoleMaker> holes,
       MakeAtomicHoles(fd, plan.directory, plan.size_bytes, plan.filesystem.unit_bytes));
   Walk walk(plan, options_, clock_, progress, stop);
-  VR_RETURN_IF_ERROR(walk.Go(fd, ColdRead::kBuffered, holes.get(), nullptr, result));
+  // btrfs reads into the cache what others read around it: an image of which nothing was there
+  // leaves nothing there.
+  const bool cold = std::all_of(
+      plan.read.windows.begin(), plan.read.windows.end(),
+      [&](const Window& window) { return ImageReader::CachedBytes(fd, window.range) == 0; });
+  const auto drop = absl::MakeCleanup([&] {
+    if (cold) posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  });
+  // Read around the cache, compared in it: the cache sees the zeros only.
+  VR_ASSIGN_OR_RETURN(const OpenedImage reading, OpenForReading(plan.path, true));
+  VR_ASSIGN_OR_RETURN(const struct stat same, StatOf(reading.fd.get()));
+  if (same.st_dev != before.st_dev || same.st_ino != before.st_ino)
+    return absl::FailedPreconditionError(Quoted(plan.path) + " was replaced by another file");
+  VR_RETURN_IF_ERROR(walk.Go(reading.fd.get(),
+                             reading.direct ? ColdRead::kDirect : ColdRead::kBuffered, holes.get(),
+                             nullptr, result));
   if (plan.filesystem.btrfs) {
     if (options_.release && !result.cancelled)
       result.release = ReleaseBtrfs(fd, plan, progress, stop, result);

@@ -267,7 +267,7 @@ TEST(PlacesTest, CacheStaysAsItWas) {
     const LoopMount fs(type, std::string(type) == "ext4" ? "-E nodiscard" : "-K");
     ASSERT_TRUE(fs.ok()) << fs.why_not();
     const std::string path = fs.Path("image");
-    std::string content(40 * kMiB, '\1');
+    const std::string content = HalfZeroContent(40 * kMiB);
     WriteContent(path, content);
     const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
