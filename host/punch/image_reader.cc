@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
@@ -79,7 +80,10 @@ std::vector<Range> Stretches(const std::vector<Range>& data, uint64_t most) {
 }  // namespace
 
 struct ImageReader::Buffer {
-  explicit Buffer(size_t size) : bytes(size), memory(aligned_alloc(kAlignment, size)) {}
+  // Touched at once: btrfs reads into pages that are not there yet through the cache.
+  explicit Buffer(size_t size) : bytes(size), memory(aligned_alloc(kAlignment, size)) {
+    if (memory != nullptr) memset(memory, 0xff, size);
+  }
   ~Buffer() { free(memory); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 
 #include "absl/strings/numbers.h"
@@ -56,6 +57,7 @@ absl::StatusOr<OpenedImage> OpenForReading(const std::string& path, bool direct)
 absl::Status RefuseSwapFile(int fd) {
   const Handle<void, free> memory(aligned_alloc(4096, kLargestPage));
   if (memory == nullptr) return absl::ResourceExhaustedError("no memory");
+  memset(memory.get(), 0, kLargestPage);  // see ImageReader::Buffer
   const ssize_t got = pread(fd, memory.get(), kLargestPage, 0);
   if (got < 0) return ErrnoStatus(errno, "read");
   const absl::string_view start(static_cast<const char*>(memory.get()), static_cast<size_t>(got));
