@@ -142,6 +142,14 @@ absl::Status CheckRollback(const CommandLine& line) {
   return CheckSelection(line, "rollback");
 }
 
+absl::Status CheckPunch(const CommandLine& line) {
+  if (line.null && line.files_from.empty())
+    return InvalidArgumentError("--null: it is about --files-from");
+  if (line.files.empty() && line.files_from.empty())
+    return InvalidArgumentError("punch: name files, or give a list with --files-from");
+  return absl::OkStatus();
+}
+
 // ---- The table.
 
 std::vector<OptionSpec> Join(std::vector<std::vector<OptionSpec>> parts) {
@@ -228,6 +236,25 @@ std::vector<VerbSpec> MakeVerbs() {
        CheckRollback},
       {Verb::kMigrateStatus, "migrate status", "", "DOMAIN", {PlanFileOption()}, {}},
       {Verb::kAgentStatus, "agent status", "", "DOMAIN", {}, {}},
+      {Verb::kPunch,
+       "punch",
+       "",
+       "FILE",
+       {
+           Flag("-r,--recursive", &CommandLine::recursive),
+           Flag("-x,--one-file-system", &CommandLine::one_file_system),
+           Text("--files-from", "FILE", &CommandLine::files_from),
+           Flag("-0,--null", &CommandLine::null),
+           Flag("--report", &CommandLine::dry_run),
+           Flag("--live", &CommandLine::live),
+           Flag("--unwritten", &CommandLine::unwritten),
+           Flag("--no-release", &CommandLine::no_release),
+           Flag("--new-mtime", &CommandLine::new_mtime),
+           Size("--min-hole", &CommandLine::min_hole),
+           Size("--max-rate", &CommandLine::max_rate),
+           Flag("--idle", &CommandLine::idle),
+       },
+       CheckPunch},
   };
 }
 

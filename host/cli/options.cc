@@ -137,7 +137,7 @@ class Parser {
       app = entry;
     }
     if (!verb.alias.empty()) app->alias(verb.alias);
-    app->add_option(verb.argument, line_.domains);
+    app->add_option(verb.argument, verb.argument == "FILE" ? line_.files : line_.domains);
     for (const OptionSpec& option : verb.options) Declare(*app, option);
     apps_.emplace_back(&verb, app);
   }

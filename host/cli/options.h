@@ -24,6 +24,7 @@ enum class Verb {
   kMigrateRollback,
   kMigrateStatus,
   kAgentStatus,
+  kPunch,
 };
 
 struct CommandLine {
@@ -56,6 +57,13 @@ struct CommandLine {
   uint64_t minimum = 0, chunk = 0;
   absl::Duration pause = absl::ZeroDuration();
   absl::Duration timeout = absl::Minutes(30);
+  // Of punch.
+  std::vector<std::string> files;
+  std::string files_from;  // a list of files; "-": standard input
+  bool null = false;       // its entries end with a NUL
+  bool recursive = false, one_file_system = false;
+  bool live = false, unwritten = false, no_release = false, new_mtime = false, idle = false;
+  uint64_t min_hole = 0, max_rate = 0;
 };
 
 // What to print instead of working: --help and --version.

@@ -177,6 +177,12 @@ const std::vector<Case> kCases{
     {"rollback-nothing", {"migrate", "rollback", "--all"}},
     {"rollback-dry-run", {"migrate", "rollback", "-n", "web"}, {"migrate", "apply", "web"}},
     {"agent-status", {"agent", "status"}},
+    {"help-punch", {"punch", "--help"}},
+    {"punch-nothing-named", {"punch"}},
+    {"punch-null-alone", {"punch", "-0", "a.raw"}},
+    {"punch-missing-file", {"punch", "/nonexistent/a.raw"}},
+    {"punch-missing-file-json", {"punch", "--json", "-n", "/nonexistent/a.raw"}},
+    {"punch-missing-list", {"punch", "--files-from", "/nonexistent/list"}},
     {"agent-status-json", {"agent", "status", "--json", "new"}},
 };
 
