@@ -109,8 +109,7 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
                 MigrationJudgement& judgement) {
   const bool moves = !change.moved_disks.empty();
   if (!facts.guest) {
-    // Never assumed for a bus change: a guest that cannot find its root disk does not boot.
-    if (moves || (change.uses_virtio_blk && !change.assume))
+    if (DependsOnGuest(change))
       judgement.blockers.push_back({Reason::kGuestUnknown, facts.guest_unknown});
     return;
   }
@@ -138,6 +137,11 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
 }
 
 }  // namespace
+
+bool DependsOnGuest(const MigrationChange& change) {
+  // Nothing is assumed for a bus change: a guest that cannot find its root disk does not boot.
+  return !change.moved_disks.empty() || (change.uses_virtio_blk && !change.assume);
+}
 
 MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change) {
   MigrationJudgement judgement;

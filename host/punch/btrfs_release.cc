@@ -19,6 +19,7 @@
 #include "host/punch/filesystem.h"
 #include "host/punch/image_reader.h"
 #include "host/punch/plan.h"
+#include "host/punch/read_at.h"
 
 namespace virt_reclaim::punch {
 namespace {
@@ -94,8 +95,7 @@ uint64_t Covered(std::vector<Range> ranges) {
 absl::Status Copy(int from, int to, Range range, std::vector<char>& buffer) {
   while (range.size() > 0) {
     const size_t length = std::min<uint64_t>(buffer.size(), range.size());
-    const ssize_t got = pread(from, buffer.data(), length, static_cast<off_t>(range.begin));
-    if (got < 0 && errno == EINTR) continue;
+    const ssize_t got = ReadAt(from, buffer.data(), length, range.begin);
     if (got < 0) return ErrnoStatus(errno, "read");
     if (got == 0) return absl::OkStatus();
     for (ssize_t done = 0; done < got;) {

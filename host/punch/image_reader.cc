@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "base/status.h"
+#include "host/punch/read_at.h"
 #include "host/punch/sigbus.h"
 #include "host/punch/zero_scan.h"
 
@@ -178,8 +179,7 @@ absl::Status ImageReader::ScanCopied(const Window& window, std::vector<Range>& z
     const uint64_t to = RoundUp(stretch.end, kAlignment);
     uint64_t at = from;
     while (at < to) {
-      const ssize_t n = pread(fd_, memory + (at - from), to - at, static_cast<off_t>(at));
-      if (n < 0 && errno == EINTR) continue;
+      const ssize_t n = ReadAt(fd_, memory + (at - from), to - at, at);
       if (n < 0) {
         const absl::Status why = ErrnoStatus(errno, absl::StrCat("read at ", at));
         return absl::DataLossError(why.message());

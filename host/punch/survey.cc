@@ -20,6 +20,7 @@
 #include "base/handle.h"
 #include "base/io.h"
 #include "base/status.h"
+#include "host/punch/read_at.h"
 
 namespace virt_reclaim::punch {
 namespace {
@@ -58,7 +59,7 @@ absl::Status RefuseSwapFile(int fd) {
   const Handle<void, free> memory(aligned_alloc(4096, kLargestPage));
   if (memory == nullptr) return absl::ResourceExhaustedError("no memory");
   memset(memory.get(), 0, kLargestPage);  // see ImageReader::Buffer
-  const ssize_t got = pread(fd, memory.get(), kLargestPage, 0);
+  const ssize_t got = ReadAt(fd, memory.get(), kLargestPage, 0);
   if (got < 0) return ErrnoStatus(errno, "read");
   const absl::string_view start(static_cast<const char*>(memory.get()), static_cast<size_t>(got));
   for (const size_t page : kPages) {

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
@@ -115,6 +116,25 @@ TEST_F(PunchProgramTest, AnImageInUseIsRefusedByNameOfTheHolder) {
   EXPECT_EQ(result.status, ExitStatus::kRefused) << result.out;
   EXPECT_THAT(result.out, testing::HasSubstr("image-in-use"));
   EXPECT_THAT(result.out, testing::HasSubstr("FILE"));
+}
+
+TEST_F(PunchProgramTest, OptionsReachTheEngine) {
+  const std::string path = MakeImage("a.raw");
+  struct stat old {};
+  ASSERT_EQ(stat(path.c_str(), &old), 0);
+  EXPECT_EQ(RunJson({"-n", "--min-hole", "8M", path}, ExitStatus::kDone)["total"]["zero_bytes"], 0);
+  // 12 MiB at 24 MiB a second: half a second at least, whatever the disk.
+  const auto begin = std::chrono::steady_clock::now();
+  RunJson({"-n", "--max-rate", "24M", path}, ExitStatus::kDone);
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(400));
+  const auto punched = RunJson({"--new-mtime", "--idle", "--no-release", path}, ExitStatus::kDone);
+  struct stat now {};
+  ASSERT_EQ(stat(path.c_str(), &now), 0);
+  if (punched["files"][0]["way"] == "plain" && punched["total"]["punched_bytes"] > 0) {
+    EXPECT_FALSE(punched["files"][0]["mtime_kept"]);
+    EXPECT_NE(now.st_mtim.tv_nsec, old.st_mtim.tv_nsec);
+  }
+  EXPECT_EQ(RunJson({"-r", "-x", "-n", directory_}, ExitStatus::kDone)["total"]["files"], 1);
 }
 
 TEST_F(PunchProgramTest, TextHasATotalFirst) {
