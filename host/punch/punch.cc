@@ -209,7 +209,7 @@ absl::Status ReleaseBtrfs(int fd, const PunchPlan& plan, const ProgressCallback&
 }  // namespace
 
 Puncher::Puncher(PunchOptions options, SteadyClock clock)
-    : options_(std::move(options)), clock_(std::move(clock)) {}
+    : options_(options), clock_(std::move(clock)) {}
 
 absl::StatusOr<PunchPlan> Puncher::Plan(const std::string& path) {
   PunchPlan plan;
