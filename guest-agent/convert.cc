@@ -73,6 +73,7 @@ bool ToProto(const Filesystem& filesystem, v1::Filesystem& out) {
   out.set_size_bytes(filesystem.size_bytes);
   out.set_used_bytes(filesystem.used_bytes);
   out.set_free_bytes(filesystem.free_bytes);
+  if (filesystem.freed_since_trim) out.set_freed_since_trim_bytes(*filesystem.freed_since_trim);
   out.set_obstacle(ToProto(filesystem.verdict.obstacle));
   out.set_obstacle_device(Name(filesystem.verdict.device));
   size_t bytes = out.ByteSizeLong();

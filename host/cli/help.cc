@@ -38,11 +38,18 @@ constexpr absl::string_view kReport = R"(usage: virt-reclaim report [OPTIONS] [D
 
 For every disk: capacity (what the guest sees), allocation (what it occupies on the host, like du), what the
 guest's mounted filesystems use, what could come back (an estimate), and what keeps discards from the host.
-Reads no disk contents. A number that is not known is shown as '-'.
+Reads no disk contents. A number that is not known is shown as '-'. The domains with the most to be had come
+first. Once a domain has been trimmed, SINCE TRIM says what its images have grown by.
 
 Guests are asked through virt-reclaim-agent; one that is silent is given up after 2 seconds.
 
-exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted
+options:
+      --check WARNING,CRITICAL   answer as a monitoring plugin: two thresholds of what is reclaimable, such as
+                                 20%,40% (of what is allocated) or 50G,200G
+      --json                     machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted;
+             with --check: 0 OK, 1 WARNING, 2 CRITICAL or wrong usage, 3 UNKNOWN
 )";
 
 constexpr absl::string_view kTrim = R"(usage: virt-reclaim trim [OPTIONS] [DOMAIN...]
@@ -64,11 +71,12 @@ options:
                           trims all filesystems at once and cannot be stopped
       --storage PATH      only domains with an image below PATH; when a filesystem is mounted there, on it
       --threshold SIZE    only domains with so much reclaimable, by estimate; or 10%, of the capacity of their disks
+      --min-freed SIZE    only domains whose guests freed so much since their last trim, as the agent saw it
       --per-storage N     trim at most N domains at once on each storage (default 1)
       --window HH:MM-HH:MM   trim only at this time of day
       --max-duration TIME    of all trims; then the one under way stops after its piece, and no other begins
       --timeout TIME      wall clock for one domain (default 30m; with --gentle 8h)
-  -n, --dry-run           show which domains would be trimmed, and why others would not
+  -n, --dry-run           show which domains would be trimmed, what is expected of it, and why others would not
       --json              machine-readable output
 
 exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but the host got nothing back,

@@ -43,7 +43,9 @@ Json DiskJson(const ReportedDisk& disk) {
                {"guest_used_bytes", facts.guest ? Json(facts.guest->used) : Json(nullptr)},
                {"guest_free_bytes", facts.guest ? Json(facts.guest->free) : Json(nullptr)},
                {"reclaimable_bytes", OrNull(disk.assessment.reclaimable)},
-               {"reclaimable_is", "estimate"}};
+               {"reclaimable_is", "estimate"},
+               {"reclaimable_from", disk.assessment.reclaimable ? Json("statfs") : Json(nullptr)},
+               {"grown_since_trim_bytes", OrNull(disk.grown_since_trim)}};
   AddReasons(json, "blockers", disk.assessment.blockers);
   Json chain = Json::array();
   for (const ImageFile& file : facts.chain) {
@@ -53,6 +55,17 @@ Json DiskJson(const ReportedDisk& disk) {
   }
   json["chain"] = std::move(chain);
   return json;
+}
+
+Json LastTrimJson(const std::optional<TrimRecord>& trim) {
+  if (!trim) return nullptr;
+  return {{"began", absl::FormatTime(absl::RFC3339_sec, trim->began, absl::UTCTimeZone())},
+          {"seconds", absl::ToDoubleSeconds(trim->took)},
+          {"way", Text(trim->way)},
+          {"status", Text(trim->status)},
+          {"expected_bytes", OrNull(trim->expected)},
+          {"trimmed_bytes", trim->trimmed},
+          {"freed_bytes", OrNull(trim->freed)}};
 }
 
 absl::string_view Name(GuestTrimResult result) {
@@ -95,6 +108,8 @@ Json TrimmedJson(const TrimmedDomain& domain) {
         {"punch_seconds_per_mib",
          domain.punch_cost ? Json(absl::ToDoubleSeconds(*domain.punch_cost)) : Json(nullptr)}};
   }
+  json["seconds"] = absl::ToDoubleSeconds(domain.took);
+  json["expected_bytes"] = OrNull(domain.expected);
   json["trimmed_bytes"] = domain.trimmed;
   json["freed_bytes"] = OrNull(domain.freed);
   json["disks"] = Json::array();
@@ -139,8 +154,13 @@ Json RefusalsJson(const std::vector<xml::Refusal>& refusals) {
 
 }  // namespace
 
-std::string ReportJson(const Report& report) {
+std::string ReportJson(const Report& report, const std::optional<CheckResult>& check) {
   Json json = Document("report");
+  if (check) {
+    json["check"] = {{"level", std::string(Name(check->level))},
+                     {"text", check->text},
+                     {"performance_data", check->performance_data}};
+  }
   const ReportTotal& total = report.total;
   json["total"] = {{"disks", total.disks},
                    {"capacity_bytes", total.capacity},
@@ -153,6 +173,7 @@ std::string ReportJson(const Report& report) {
     Json entry = DomainJson(domain.summary);
     AddOutcome(entry, domain.outcome);
     entry["agent"] = domain.agent ? Json(std::string(Code(domain.agent->reason))) : Json(nullptr);
+    entry["last_trim"] = LastTrimJson(domain.last_trim);
     entry["disks"] = Json::array();
     for (const ReportedDisk& disk : domain.disks) entry["disks"].push_back(DiskJson(disk));
     json["domains"].push_back(std::move(entry));
@@ -167,6 +188,8 @@ std::string TrimPlanJson(const std::vector<TrimAction>& plan) {
     Json entry = DomainJson(action.domain);
     entry["action"] = action.error.ok() && action.blockers.empty() ? "trim" : "skip";
     entry["way"] = action.way ? Json(std::string(Name(*action.way))) : Json(nullptr);
+    entry["expected_bytes"] = OrNull(action.expected);
+    entry["last_trim"] = LastTrimJson(action.last);
     if (!action.error.ok()) entry["error"] = Text(action.error.message());
     AddReasons(entry, "reasons", action.blockers);
     json["domains"].push_back(std::move(entry));

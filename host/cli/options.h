@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "host/commands/report_check.h"
 #include "host/commands/trim.h"
 #include "host/model/daily_window.h"
 #include "xml-tools/rewrite.h"
@@ -58,10 +59,13 @@ struct CommandLine {
   uint64_t minimum = 0, chunk = 0;
   absl::Duration pause = absl::ZeroDuration();
   absl::Duration timeout = absl::Minutes(30);
+  // Of report.
+  std::optional<CheckThresholds> check;
   // Of trim, beside those above.
   std::optional<TrimWay> way;
   std::string storage;
-  std::optional<TrimThreshold> threshold;
+  std::optional<Threshold> threshold;
+  std::optional<uint64_t> min_freed;
   size_t per_storage = 1;
   std::optional<absl::Duration> max_duration;
   bool gentle = false;

@@ -103,10 +103,16 @@ class VerbRunner {
     if (!report.ok()) return FailWith(report.status(), line_.json);
     ProgramResult result;
     result.status = StatusOf(report->domains);
+    std::optional<CheckResult> check;
+    if (line_.check) {
+      check = CheckReport(*report, *line_.check);
+      result.status = static_cast<ExitStatus>(check->level);
+    }
     if (line_.json) {
-      result.out = ReportJson(*report);
+      result.out = ReportJson(*report, check);
       return result;
     }
+    if (check) result.out = CheckLine(*check) + "\n";
     Hints hints(line_);
     result.err = Explanations([&](auto explain) {
       for (const ReportedDomain& domain : report->domains) {
@@ -121,7 +127,7 @@ class VerbRunner {
       }
     });
     result.err += hints.Text();
-    result.out = ReportText(*report);
+    result.out += ReportText(*report);
     return result;
   }
 
@@ -142,16 +148,20 @@ class VerbRunner {
     result.out = line_.json ? TrimJson(domains) : TrimText(domains);
     if (line_.json) return result;
     Hints hints(line_);
+    std::string not_remembered;
     result.err = Explanations([&](auto explain) {
       for (const TrimmedDomain& domain : domains) {
         if (domain.outcome.asked_for) hints.Add(domain.domain, domain.outcome.reasons);
+        if (!domain.remembered.ok())
+          not_remembered = absl::StrCat(
+              "the history cannot be written: ", Printable(domain.remembered.message()), "\n");
         for (const TrimmedDisk& disk : domain.disks) {
           for (const Blocker& blocker : disk.reasons) explain(domain.domain, disk.target, blocker);
           hints.Add(domain.domain, disk.reasons);
         }
       }
     });
-    result.err += hints.Text();
+    result.err += not_remembered + hints.Text();
     return result;
   }
 
@@ -325,6 +335,13 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
   });
   if (connected.ok()) return result;
   result = FailWith(connected, line.json);
+  if (line.check) {
+    // To a monitor, what cannot be examined is unknown, and everything it reads is the first line.
+    result.status = static_cast<ExitStatus>(CheckLevel::kUnknown);
+    if (!line.json)
+      result.out =
+          absl::StrCat(Name(CheckLevel::kUnknown), " - ", Printable(connected.message()), "\n");
+  }
   const auto hint = HintForConnection(connected, line.connect);
   if (hint && !line.json) result.err += absl::StrCat("hint: ", *hint, "\n");
   return result;

@@ -9,6 +9,7 @@
 #include "host/commands/collect.h"
 #include "host/model/guest_disks.h"
 #include "host/model/same_definition.h"
+#include "host/services/state_path.h"
 
 namespace virt_reclaim {
 namespace {

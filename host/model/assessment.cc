@@ -49,7 +49,10 @@ std::optional<uint64_t> Estimate(const DiskFacts& disk) {
   uint64_t in_use = 0;
   if (__builtin_add_overflow(disk.guest->used, disk.guest->unknown, &in_use)) in_use = UINT64_MAX;
   const uint64_t allocated = *disk.usage.allocation;
-  return std::min(disk.guest->free, allocated > in_use ? allocated - in_use : 0);
+  const uint64_t estimate = std::min(disk.guest->free, allocated > in_use ? allocated - in_use : 0);
+  // What lies in the images below an overlay stays there.
+  const bool overlay = disk.chain.size() > 1;
+  return overlay ? std::min(estimate, disk.chain.front().usage.allocation.value_or(0)) : estimate;
 }
 
 }  // namespace

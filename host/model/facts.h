@@ -79,6 +79,7 @@ struct GuestFilesystem {
   std::string source, type, uuid;
   std::vector<std::string> mount_points;
   uint64_t size = 0, used = 0, free = 0;
+  std::optional<uint64_t> freed_since_trim;  // about; absent: not known
   std::vector<GuestDevice> devices;
   GuestObstacle obstacle = GuestObstacle::kUnknown;
   std::string obstacle_device;

@@ -103,20 +103,24 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      "a marker was written, deleted and trimmed in the guest, and the host did not get it back"},
     {Reason::kQemuAgentTrimsAll, "qemu-agent-trims-all",
      "qemu-guest-agent trims every filesystem of a guest, not only those that were named"},
-    {Reason::kBelowThreshold, "below-threshold", "less could come back than --threshold asks for"},
+    {Reason::kBelowThreshold, "below-threshold", "less could come back than was asked for"},
     {Reason::kStorageStopped, "storage-stopped",
      "not begun: a trim on the same storage met an I/O error"},
     {Reason::kTimeOver, "time-over", "the time for all trims is over"},
     {Reason::kTrimRemembered, "trim-remembered",
      "ext4 remembers that it trimmed this before, and does not hand it down again until it is "
      "mounted anew"},
+    {Reason::kIoError, "io-error",
+     "a disk of the domain met an I/O error on the host during the trim"},
+    {Reason::kStorageFull, "storage-full",
+     "the storage is nearly full, and the trim itself takes up more of it"},
 });
 
 constexpr bool InEnumOrder() {
   for (size_t i = 0; i < kReasons.size(); ++i) {
     if (static_cast<size_t>(kReasons[i].reason) != i) return false;
   }
-  return kReasons.size() == static_cast<size_t>(Reason::kTrimRemembered) + 1;
+  return kReasons.size() == static_cast<size_t>(Reason::kStorageFull) + 1;
 }
 static_assert(InEnumOrder());
 

@@ -90,6 +90,9 @@ enum class Reason {
   kTimeOver,
   // After a trim.
   kTrimRemembered,
+  // What ends a trim by itself.
+  kIoError,
+  kStorageFull,
 };
 
 struct ReasonText {

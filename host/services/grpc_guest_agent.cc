@@ -135,6 +135,8 @@ GuestFilesystem FromProto(const v1::Filesystem& proto) {
   filesystem.size = proto.size_bytes();
   filesystem.used = std::min(proto.used_bytes(), proto.size_bytes());
   filesystem.free = std::min(proto.free_bytes(), proto.size_bytes());
+  if (proto.has_freed_since_trim_bytes())
+    filesystem.freed_since_trim = std::min(proto.freed_since_trim_bytes(), proto.size_bytes());
   for (int i = 0; i < std::min(proto.devices_size(), kMaxPerFilesystem); ++i) {
     filesystem.devices.push_back(FromProto(proto.devices(i)));
   }

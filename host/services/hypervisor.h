@@ -4,6 +4,7 @@
 #ifndef VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
 #define VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
 
+#include <functional>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -23,6 +24,12 @@ struct SnapshotCount {
   int all = 0;
   int with_memory = 0;  // a revert brings back the whole machine of then, with its XML
   int checkpoints = 0;
+};
+
+// Ends with its destructor, which waits for a call under way.
+class ErrorWatch {
+ public:
+  virtual ~ErrorWatch() = default;
 };
 
 // Statuses: NotFound (no such domain), PermissionDenied, Unavailable (libvirt cannot be reached),
@@ -93,6 +100,12 @@ class Hypervisor {
                                                        const std::string& command,
                                                        absl::Duration timeout,
                                                        const std::stop_token& stop) = 0;
+
+  // Calls `on_error`, on a thread of libvirt's, for each I/O error that a disk of the domain meets
+  // on the host, with words like "virtio-disk0: enospc; the domain was paused" (the domain's word:
+  // make it printable). What happened before is not told. Unimplemented: this driver tells of none.
+  virtual absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
+      const std::string& uuid, std::function<void(const std::string& what)> on_error) = 0;
 };
 
 // Connects to libvirt; an empty URI means libvirt's default (LIBVIRT_DEFAULT_URI). Starts libvirt's

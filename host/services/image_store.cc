@@ -153,6 +153,13 @@ class PosixImageStore : public ImageStore {
     return best / static_cast<int64_t>(kPunchBytes / kMiB);
   }
 
+  absl::StatusOr<uint64_t> Room(const ImageFile& image) override {
+    struct statvfs room;
+    if (statvfs(image.path.c_str(), &room) != 0)
+      return ErrnoStatus(errno, absl::StrCat("look at '", image.path, "'"));
+    return uint64_t{room.f_bavail} * room.f_frsize;
+  }
+
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
     VR_ASSIGN_OR_RETURN(const std::string real, RealPath(path));
     struct stat here, above;

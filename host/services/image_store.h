@@ -34,6 +34,9 @@ class ImageStore {
   // (read- only, no permission, hardly any space left).
   virtual absl::StatusOr<absl::Duration> PunchCost(const std::string& path) = 0;
 
+  // Bytes that an unprivileged program could still write on the filesystem of `image` (statvfs).
+  virtual absl::StatusOr<uint64_t> Room(const ImageFile& image) = 0;
+
   // Whether `image` lies on the storage `path`: on the filesystem that is mounted there, or, when
   // it is no mount point, somewhere below that directory. Links are followed. NotFound: no `path`.
   virtual absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) = 0;

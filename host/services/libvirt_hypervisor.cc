@@ -19,6 +19,7 @@
 #include "host/services/hypervisor.h"
 #include "host/services/libvirt_agent_command.h"
 #include "host/services/libvirt_error.h"
+#include "host/services/libvirt_error_watch.h"
 #include "host/services/libvirt_port.h"
 #include "host/services/qemu_guest_agent.h"
 #include "xml-tools/capabilities.h"
@@ -267,6 +268,12 @@ class LibvirtHypervisor : public Hypervisor {
                                                const std::stop_token& stop) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     return RunAgentCommand(domain, command, timeout, stop);
+  }
+
+  absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
+      const std::string& uuid, std::function<void(const std::string&)> on_error) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return WatchLibvirtErrors(connection_.get(), domain, std::move(on_error));
   }
 
  private:

@@ -54,6 +54,8 @@ class FakeImageStore : public ImageStore {
     return world_.punch_cost;
   }
 
+  absl::StatusOr<uint64_t> Room(const ImageFile&) override { return world_.room; }
+
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
     if (path == "/nowhere") return absl::NotFoundError("find '/nowhere': No such file");
     return image.path.starts_with(path + "/");
@@ -278,6 +280,21 @@ class FakeHypervisor : public Hypervisor {
       return answer;
     }
     return absl::InternalError(absl::StrCat("unable to execute QEMU agent command ", command));
+  }
+
+  absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
+      const std::string& uuid, std::function<void(const std::string&)> on_error) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    class Watch : public ErrorWatch {
+     public:
+      explicit Watch(FakeDomain& domain) : domain_(domain) {}
+      ~Watch() override { domain_.on_io_error = nullptr; }
+
+     private:
+      FakeDomain& domain_;
+    };
+    domain->on_io_error = std::move(on_error);
+    return std::make_unique<Watch>(*domain);
   }
 
  private:

@@ -59,6 +59,8 @@ struct FakeDomain {
   FakeAgent agent;
   FakeQemuAgent qemu_agent;
   std::vector<std::string> qemu_commands;  // that it was given
+  // Whoever is told of its I/O errors.
+  std::function<void(const std::string&)> on_io_error;
   // What its disks say while it is off.
   absl::StatusOr<GuestPreflight> offline = absl::FailedPreconditionError("nothing is on its disks");
 
@@ -87,6 +89,7 @@ class FakeWorld {
   std::map<std::string, uint64_t> devices;    // by path of an image: st_dev; else 1
   std::set<std::string> replaced;             // images that are another file by now
   bool can_punch = true;
+  uint64_t room = uint64_t{1} << 40;                                  // bytes free on every storage
   absl::StatusOr<absl::Duration> punch_cost = absl::Microseconds(1);  // per MiB
   std::vector<GuestTrimOptions> trimmed_with;                         // by our agents
   uint32_t internal_snapshots = 0;                                    // of every image
