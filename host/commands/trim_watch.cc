@@ -13,8 +13,8 @@ namespace {
 constexpr absl::Duration kEvery = absl::Seconds(1);
 // With less than this, whoever writes next may be paused by ENOSPC.
 constexpr uint64_t kCriticalRoom = 256 * kMiB;
-// Smaller growth may be the guest's own.
-constexpr uint64_t kGrowth = 16 * kMiB;
+// Less is filesystem bookkeeping.
+constexpr int64_t kGrowth = 16 * kMiB;
 
 }  // namespace
 
@@ -23,7 +23,7 @@ TrimWatch::TrimWatch(const Services& services, const DomainFacts& facts,
     : services_(services),
       facts_(facts),
       forward_(stop, [this] { trouble_.request_stop(); }),
-      allocation_before_(Allocation()) {
+      overhead_before_(Overhead()) {
   auto errors =
       services.hypervisor.WatchErrors(facts.summary.uuid, [this](const std::string& what) {
         Stop({Reason::kIoError, Printable(what)});
@@ -46,30 +46,35 @@ void TrimWatch::Stop(Blocker blocker) {
   trouble_.request_stop();
 }
 
-std::optional<uint64_t> TrimWatch::Allocation() const {
-  uint64_t sum = 0;
+std::optional<int64_t> TrimWatch::Overhead() const {
+  int64_t sum = 0;
+  std::vector<std::string> targets;
   for (const DiskFacts& disk : facts_.disks) {
     if (IsOther(disk.xml) || disk.chain.empty()) continue;
     const auto bytes = services_.images.Allocation(disk.chain);
     if (!bytes.ok()) return std::nullopt;
-    sum += *bytes;
+    sum += static_cast<int64_t>(*bytes);
+    targets.push_back(disk.xml.target);
   }
-  return sum;
+  const auto written = services_.hypervisor.BytesWritten(facts_.summary.uuid, targets);
+  if (!written.ok()) return std::nullopt;
+  return sum - static_cast<int64_t>(*written);
 }
 
 void TrimWatch::LookAtStorage() {
   const absl::Time now = services_.now();
-  if (!allocation_before_ || now - looked_ < kEvery) return;
+  if (!overhead_before_ || now - looked_ < kEvery) return;
   looked_ = now;
   for (const DiskFacts& disk : facts_.disks) {
     if (IsOther(disk.xml) || disk.chain.empty()) continue;
     const auto room = services_.images.Room(disk.chain.front());
     if (!room.ok() || *room >= kCriticalRoom) continue;
-    const auto allocation = Allocation();
-    if (!allocation || *allocation < *allocation_before_ + kGrowth) continue;
+    const auto overhead = Overhead();
+    if (!overhead || *overhead - *overhead_before_ < kGrowth) continue;
     Stop(
         {Reason::kStorageFull, absl::StrCat(FormatByteSize(*room), " left, and its images grew by ",
-                                            FormatByteSize(*allocation - *allocation_before_))});
+                                            FormatSignedByteSize(*overhead - *overhead_before_),
+                                            " more than the guest wrote")});
     return;
   }
 }

@@ -9,6 +9,7 @@
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "host/commands/collect.h"
 
@@ -31,7 +32,9 @@ class TrimWatch {
 
  private:
   void Stop(Blocker blocker);
-  std::optional<uint64_t> Allocation() const;
+  // What the images occupy beside what the guest has written since it started; only differences
+  // of it mean something.
+  std::optional<int64_t> Overhead() const;
 
   const Services& services_;
   const DomainFacts& facts_;
@@ -39,7 +42,7 @@ class TrimWatch {
   std::stop_callback<std::function<void()>> forward_;
   std::mutex mutex_;
   std::optional<Blocker> first_;
-  std::optional<uint64_t> allocation_before_;
+  std::optional<int64_t> overhead_before_;
   absl::Time looked_ = absl::InfinitePast();
   std::unique_ptr<ErrorWatch> errors_;  // ends first
 };

@@ -86,6 +86,10 @@ class Hypervisor {
   virtual absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
                                                 const std::vector<std::string>& targets) = 0;
 
+  // Bytes the guest wrote to these disks since the domain started.
+  virtual absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
+                                                const std::vector<std::string>& targets) = 0;
+
   // The host end of a channel. Aborted when another stream holds it. `socket_path` (of the live
   // XML, may be empty) is used when libvirt cannot open channels and the socket is local.
   virtual absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(

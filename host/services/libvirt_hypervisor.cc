@@ -252,6 +252,19 @@ class LibvirtHypervisor : public Hypervisor {
     return sum;
   }
 
+  absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
+                                        const std::vector<std::string>& targets) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    uint64_t sum = 0;
+    for (const std::string& target : targets) {
+      virDomainBlockStatsStruct stats{};
+      if (virDomainBlockStats(domain, target.c_str(), &stats, sizeof stats) != 0)
+        return LibvirtStatus("read its disk statistics");
+      sum += static_cast<uint64_t>(std::max<long long>(stats.wr_bytes, 0));
+    }
+    return sum;
+  }
+
   absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(const std::string& uuid,
                                                           const std::string& name,
                                                           const std::string& socket_path) override {

@@ -233,6 +233,12 @@ class FakeHypervisor : public Hypervisor {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
+                                        const std::vector<std::string>&) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    return domain->bytes_written;
+  }
+
   absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
                                         const std::vector<std::string>&) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));

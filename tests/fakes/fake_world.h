@@ -50,6 +50,7 @@ struct FakeDomain {
   bool managed_save = false;
   SnapshotCount snapshots;
   uint64_t disk_requests = 0;
+  uint64_t bytes_written = 0;
   // How its guest takes a power cycle.
   bool ignores_shutdown = false;
   absl::Status start;  // not OK: Start fails with it, as long as the new definition is in force

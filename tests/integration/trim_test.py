@@ -148,16 +148,16 @@ class QemuGuestAgent(unittest.TestCase):
         self.assertEqual((status, domain["status"], domain["reasons"]), (DONE, "done", ["time-over"]), domain)
 
     def test_9_a_full_storage_ends_it(self) -> None:
-        program = self.reclaim.start("trim", DOMAIN, "--mount-point=/mnt/ext4", "--chunk=128MiB", "--pause=2s")
+        program = self.reclaim.start("trim", DOMAIN, "--mount-point=/mnt/ext4", "--chunk=128MiB", "--pause=15s")
         wait_for("a trim that runs", self.trims_in_the_guest, seconds=30)
         begin = time.monotonic()
-        self.guest.run(f"(head -c {2 * SMALL_STORAGE} /dev/urandom >/mnt/small/much; sync) >/dev/null 2>&1 &")
-        output, _ = program.communicate(timeout=60)
+        self.guest.run(f"(head -c {2 * SMALL_STORAGE} /dev/zero >/mnt/small/much; sync) >/dev/null 2>&1 &")
+        output, _ = program.communicate(timeout=180)
         seconds = time.monotonic() - begin
         subprocess.run(["mount", "-o", "remount,size=1G", str(self.small_storage)], check=True)
         (domain,) = json.loads(output)["domains"]
-        print(f"ended {seconds:.1f} s after the guest began to write: {domain['error']}")
         self.assertEqual((program.returncode, domain["status"], domain["reasons"]), (1, "failed", ["io-error"]), domain)
+        print(f"ended {seconds:.1f} s after the guest began to write: {domain['error']}")
         self.assertIn("enospc", domain["error"])
         self.host.virsh("resume", DOMAIN)
         self.guest.run("wait; sync; ls /mnt/small/much", seconds=120)

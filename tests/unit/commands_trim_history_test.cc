@@ -142,8 +142,12 @@ TEST_F(TrimHistoryTest, AStorageThatTheTrimItselfFillsIsLeftAlone) {
   EXPECT_THAT(Lines(Run()), ElementsAre("a: failed storage-full", "b: skipped storage-stopped"));
 }
 
-TEST_F(TrimHistoryTest, ANearlyFullStorageIsTrimmed) {
-  Add("a");
+TEST_F(TrimHistoryTest, ANearlyFullStorageIsTrimmedWhileTheGuestWrites) {
+  FakeDomain& domain = Add("a");
+  domain.agent.while_trimming = [&] {
+    world_.images["/images/a.raw"].allocation = 900 * kMiB;
+    domain.bytes_written += 310 * kMiB;
+  };
   world_.room = 0;
   EXPECT_THAT(Lines(Run()), ElementsAre("a: done"));
 }
