@@ -12,3 +12,22 @@ virt_reclaim_test(freemap_sandbox_test
 
 add_executable(freemap_dump freemap/freemap_dump.cc)
 target_link_libraries(freemap_dump PRIVATE virt_reclaim_freemap)
+
+# virt_reclaim_freemap_test(NAME SCRIPT TIMEOUT ARGUMENTS...): a script on real images, which mounts and so runs alone.
+find_package(Python3 3.11 COMPONENTS Interpreter REQUIRED)
+function(virt_reclaim_freemap_test name script timeout)
+  add_test(NAME ${name} COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/freemap/${script}
+    $<TARGET_FILE:freemap_dump> ${ARGN})
+  set_tests_properties(${name} PROPERTIES LABELS component TIMEOUT ${timeout} SKIP_RETURN_CODE 77 RUN_SERIAL ON
+    ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+endfunction()
+
+set(worker $<TARGET_FILE:virt-reclaim-freemap>)
+foreach(kind ext xfs)
+  virt_reclaim_freemap_test(freemap_content_${kind} content_test.py 600 ${worker} ${kind})
+endforeach()
+virt_reclaim_freemap_test(freemap_dirty dirty_test.py 300 ${worker})
+virt_reclaim_freemap_test(freemap_scale scale_test.py 300 ${worker})
+virt_reclaim_freemap_test(freemap_hostile hostile_test.py 600)
+virt_reclaim_freemap_test(freemap_corpus_e2fsprogs corpus_test.py 300 e2fsprogs)
+set_tests_properties(freemap_corpus_e2fsprogs PROPERTIES LABELS corpus)

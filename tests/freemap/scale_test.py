@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 """scale_test.py DUMP WORKER: 15 TiB with 100,000 free runs, in less than 256 MiB of memory, worker and parent together.
 
-The images are sparse files. ext4 gets its runs by bitmaps that are written here, checksums and counts included; XFS by files of
-one block that are deleted.
+The images are sparse files; the runs come from one file of which every other block was punched.
 """
 
 import os

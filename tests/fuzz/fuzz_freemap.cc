@@ -1,0 +1,59 @@
+// Any bytes through one reader (which: VIRT_RECLAIM_FUZZ_READER), as the beginning of an image that
+// is zero after them: no crash, no endless loop, no memory without bound; what is free is sorted
+// and inside.
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+#include "absl/strings/string_view.h"
+#include "host/freemap/partition_table.h"
+#include "host/freemap/readers.h"
+#include "tests/unit/freemap_memory_source.h"
+
+namespace {
+
+using namespace virt_reclaim::freemap;
+
+constexpr uint64_t kImageBytes = uint64_t{64} << 20;
+
+void FuzzReader(Reader reader, const MemorySource& source) {
+  FilesystemFacts facts;
+  FreeList free(0, 1000);
+  if (!reader(source, {.take_swap = true}, facts, free).ok()) return;
+  if (!free.Finish(source.size()).ok()) return;
+  uint64_t end = 0;
+  for (const Extent& extent : free.extents()) {
+    if (extent.offset < end || extent.length > source.size() - extent.offset) std::abort();
+    end = extent.offset + extent.length;
+  }
+  if (free.free_bytes() > source.size()) std::abort();
+}
+
+void FuzzPartitions(const MemorySource& source) {
+  for (const char* table : {"dos", "gpt"}) {
+    const auto found = ReadPartitionTable(source, table);
+    if (!found.ok()) continue;
+    uint64_t end = 0;
+    for (const Partition& partition : *found) {
+      if (partition.offset < end || partition.length > source.size() - partition.offset)
+        std::abort();
+      end = partition.offset + partition.length;
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const MemorySource source({data, size}, kImageBytes);
+  const absl::string_view which = VIRT_RECLAIM_FUZZ_READER;
+  if (which == "partitions") {
+    FuzzPartitions(source);
+  } else {
+    // One of libblkid's names for what this fuzzer reads.
+    const Reader reader = ReaderFor(which == "ext" ? "ext4" : which);
+    if (reader == nullptr) std::abort();
+    FuzzReader(reader, source);
+  }
+  return 0;
+}
