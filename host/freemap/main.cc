@@ -2,6 +2,7 @@
 // descriptors 3, 4, ... (read-only), it locks itself in, reads, and says on stdout what is free
 // (protocol.h). Not for people. Exit status: 0 said it, 1 could not begin, 2 wrong usage.
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -17,10 +18,12 @@
 #include "absl/strings/strip.h"
 #include "base/standard_fds.h"
 #include "base/status.h"
+#include "base/unique_fd.h"
 #include "host/freemap/byte_source.h"
 #include "host/freemap/protocol.h"
 #include "host/freemap/sandbox.h"
 #include "host/freemap/scan.h"
+#include "host/freemap/signatures.h"
 
 namespace virt_reclaim::freemap {
 namespace {
@@ -73,6 +76,13 @@ absl::StatusOr<std::vector<FdSource>> OpenDisks(uint32_t count) {
   return disks;
 }
 
+absl::StatusOr<UniqueFd> MakeScratch() {
+  UniqueFd scratch(memfd_create("scratch", MFD_CLOEXEC));
+  if (!scratch.valid()) return ErrnoStatus(errno, "memfd_create");
+  if (ftruncate(scratch.get(), kScratchBytes) != 0) return ErrnoStatus(errno, "ftruncate");
+  return scratch;
+}
+
 int Main(int argc, char** argv) {
   KeepStandardFds();
   ReadOptions options;
@@ -82,14 +92,16 @@ int Main(int argc, char** argv) {
     return 2;
   }
   const absl::StatusOr<std::vector<FdSource>> disks = OpenDisks(count);
-  const absl::Status ready = disks.ok() ? EnterSandbox() : disks.status();
+  const absl::StatusOr<UniqueFd> scratch = MakeScratch();
+  absl::Status ready = disks.ok() ? scratch.status() : disks.status();
+  if (ready.ok()) ready = EnterSandbox(scratch->get());
   if (!ready.ok()) {
     WriteFailure(ready.message(), WriteAll);
     return 1;
   }
   std::vector<const ByteSource*> sources;
   for (const FdSource& disk : *disks) sources.push_back(&disk);
-  return WriteResult(ScanDisks(sources, options), WriteAll) ? 0 : 1;
+  return WriteResult(ScanDisks(sources, options, scratch->get()), WriteAll) ? 0 : 1;
 }
 
 }  // namespace

@@ -60,7 +60,7 @@ absl::Status SetLimits() {
   };
   const std::array<Limit, 7> limits = {{{RLIMIT_AS, kSanitized ? RLIM_INFINITY : kMaxMemoryBytes},
                                         {RLIMIT_CPU, kMaxCpuSeconds},
-                                        {RLIMIT_FSIZE, 0},
+                                        {RLIMIT_FSIZE, kMaxFileBytes},
                                         {RLIMIT_CORE, 0},
                                         {RLIMIT_NPROC, 0},
                                         {RLIMIT_MEMLOCK, 0},
@@ -73,16 +73,28 @@ absl::Status SetLimits() {
 }
 
 // errno of libseccomp's calls is their negative result.
-absl::Status FilterCalls() {
+absl::Status FilterCalls(int scratch) {
   const Handle<void, seccomp_release> filter(seccomp_init(SCMP_ACT_KILL_PROCESS));
   if (filter == nullptr) return absl::InternalError("seccomp_init: no memory");
   for (const int call :
-       {SCMP_SYS(read), SCMP_SYS(pread64), SCMP_SYS(lseek), SCMP_SYS(write), SCMP_SYS(fstat),
-        SCMP_SYS(fadvise64), SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise),
-        SCMP_SYS(futex), SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(rt_sigreturn),
-        SCMP_SYS(exit), SCMP_SYS(exit_group)}) {
+       {SCMP_SYS(read), SCMP_SYS(pread64), SCMP_SYS(lseek), SCMP_SYS(fstat), SCMP_SYS(fadvise64),
+        SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), SCMP_SYS(futex),
+        SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(rt_sigreturn), SCMP_SYS(exit),
+        SCMP_SYS(exit_group)}) {
     if (const int error = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, call, 0); error != 0)
       return ErrnoStatus(-error, "seccomp_rule_add");
+  }
+  if (const int error = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(write), 1,
+                                         SCMP_A0(SCMP_CMP_EQ, uint64_t{STDOUT_FILENO}));
+      error != 0) {
+    return ErrnoStatus(-error, "seccomp_rule_add");
+  }
+  if (scratch >= 0) {
+    if (const int error = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(pwrite64), 1,
+                                           SCMP_A0(SCMP_CMP_EQ, static_cast<uint64_t>(scratch)));
+        error != 0) {
+      return ErrnoStatus(-error, "seccomp_rule_add");
+    }
   }
   // Memory, but never code.
   if (const int error =
@@ -114,7 +126,7 @@ absl::Status FilterCalls() {
 
 }  // namespace
 
-absl::Status EnterSandbox() {
+absl::Status EnterSandbox(int scratch) {
   const pid_t parent = getppid();
   VR_RETURN_IF_ERROR(DropUser());
   // After the change of user, which takes it back.
@@ -124,7 +136,7 @@ absl::Status EnterSandbox() {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return ErrnoStatus(errno, "prctl");
   VR_RETURN_IF_ERROR(DenyFilesystem());  // needs a descriptor: before the limits
   VR_RETURN_IF_ERROR(SetLimits());
-  return FilterCalls();
+  return FilterCalls(scratch);
 }
 
 }  // namespace virt_reclaim::freemap

@@ -11,6 +11,7 @@ namespace virt_reclaim::freemap {
 
 inline constexpr uint64_t kMaxMemoryBytes = uint64_t{384} << 20;  // of address space
 inline constexpr uint64_t kMaxCpuSeconds = 60;
+inline constexpr uint64_t kMaxFileBytes = uint64_t{4} << 20;  // of the scratch file
 
 // Locks this process in, for good: gives up root (user and groups become nobody's), forbids new
 // privileges, all of the filesystem (landlock), memory, time and size of files (rlimits), and every
@@ -18,7 +19,8 @@ inline constexpr uint64_t kMaxCpuSeconds = 60;
 // because libraries try it and live without; anything else forbidden kills the process. Fails
 // closed, but for landlock, which not every kernel has: seccomp forbids the same. Before any
 // thread, after all descriptors are open; the process dies with its parent from now on.
-absl::Status EnterSandbox();
+// It may write to stdout, and to the memory file `scratch` (negative: none) up to kMaxFileBytes.
+absl::Status EnterSandbox(int scratch);
 
 }  // namespace virt_reclaim::freemap
 

@@ -1,9 +1,11 @@
 #include "host/freemap/scan.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "host/freemap/lvm_set.h"
 #include "host/freemap/partition_table.h"
 #include "host/freemap/signatures.h"
 
@@ -12,13 +14,21 @@ namespace {
 
 constexpr char kSuspended[] = "swsuspend";
 
+constexpr char kPhysicalVolume[] = "LVM2_member";
+
+struct PhysicalVolume {
+  Filesystem found;
+  SliceSource source;
+};
+
 class Scan {
  public:
-  Scan(std::span<const ByteSource* const> disks, const ReadOptions& options)
-      : disks_(disks), options_(options) {}
+  Scan(std::span<const ByteSource* const> disks, const ReadOptions& options, int scratch)
+      : disks_(disks), options_(options), scratch_(scratch) {}
 
   ScanResult Run() {
     for (uint32_t disk = 0; disk < disks_.size(); ++disk) ReadDisk(disk);
+    ReadLvm();
     if (suspended_) RefuseAll("a hibernated system is on these disks");
     return std::move(result_);
   }
@@ -27,12 +37,19 @@ class Scan {
   void ReadDisk(uint32_t disk);
   void ReadContent(uint32_t disk, const ByteSource& source, uint64_t offset, std::string place);
   void ReadFilesystem(Filesystem found, const ByteSource& source);
+  void ReadLvm();
+  void ReadGroup(const LvmSet& set);
+  void ReadVolume(const LvmSet& set, const LvmVolume& volume);
+  void AddFreeExtents(const LvmSet& set);
+  void AddMapped(Filesystem found, const LvmSet& set, std::vector<FreeList> on_pvs);
   void Refuse(Filesystem found, const absl::Status& why);
   void RefuseAll(const char* why);
 
   std::span<const ByteSource* const> disks_;
   ReadOptions options_;
+  int scratch_;
   ScanResult result_;
+  std::vector<PhysicalVolume> pvs_;
   size_t extents_ = 0;
   bool suspended_ = false;
 };
@@ -55,6 +72,11 @@ void Scan::RefuseAll(const char* why) {
 }
 
 void Scan::ReadFilesystem(Filesystem found, const ByteSource& source) {
+  if (found.type == kPhysicalVolume && !found.mapped) {  // read when all of them are known
+    const SliceSource slice(*disks_[found.disk], found.offset, found.length);
+    pvs_.push_back({std::move(found), slice});
+    return;
+  }
   const Reader reader = ReaderFor(found.type);
   if (found.type == kSuspended) {
     suspended_ = true;
@@ -86,7 +108,7 @@ void Scan::ReadContent(uint32_t disk, const ByteSource& source, uint64_t offset,
   found.offset = offset;
   found.length = source.size();
   found.place = std::move(place);
-  const absl::StatusOr<Signature> signature = ProbeSignature(source);
+  const absl::StatusOr<Signature> signature = ProbeSignature(source, scratch_);
   if (!signature.ok()) return Refuse(std::move(found), signature.status());
   found.type = signature->type;
   // A partition table inside a partition: a slice of BSD or Solaris, or a nested disk.
@@ -101,7 +123,7 @@ void Scan::ReadDisk(uint32_t disk) {
   whole.disk = disk;
   whole.length = source.size();
   whole.place = "disk";
-  const absl::StatusOr<Signature> signature = ProbeSignature(source);
+  const absl::StatusOr<Signature> signature = ProbeSignature(source, scratch_);
   if (!signature.ok()) return Refuse(std::move(whole), signature.status());
   if (signature->table.empty() || signature->type == "exfat") {
     // libblkid 2.38 takes the boot sector of exFAT for a partition table besides.
@@ -129,6 +151,101 @@ void Scan::ReadDisk(uint32_t disk) {
   }
 }
 
+void Scan::ReadLvm() {
+  std::vector<const ByteSource*> sources;
+  for (const PhysicalVolume& pv : pvs_) sources.push_back(&pv.source);
+  for (const LvmSet& set : AssembleLvm(sources)) {
+    if (set.status.ok()) {
+      ReadGroup(set);
+    } else {
+      for (const size_t pv : set.pvs) Refuse(pvs_[pv].found, set.status);
+    }
+  }
+}
+
+void Scan::ReadGroup(const LvmSet& set) {
+  for (const LvmVolume& volume : set.group.volumes) ReadVolume(set, volume);
+  AddFreeExtents(set);
+}
+
+void Scan::ReadVolume(const LvmSet& set, const LvmVolume& volume) {
+  Filesystem found;
+  found.disk = pvs_[set.pvs.front()].found.disk;
+  found.mapped = true;
+  found.place = absl::StrCat(set.group.name, "/", volume.name);
+  if (!volume.in_use.empty()) return Refuse(std::move(found), UnknownError(volume.in_use));
+  std::vector<const ByteSource*> sources;
+  for (const size_t pv : set.pvs) sources.push_back(&pvs_[pv].source);
+  const LvmVolumeSource source(set.group, volume, sources);
+  const absl::StatusOr<Signature> signature = ProbeSignature(source, scratch_);
+  if (!signature.ok()) return Refuse(std::move(found), signature.status());
+  found.type = signature->type;
+  if (!signature->table.empty() && found.type != "exfat")
+    return Refuse(std::move(found), UnknownError("a partition table inside"));
+  const Reader reader = ReaderFor(found.type);
+  if (reader == nullptr || found.type.empty()) return ReadFilesystem(std::move(found), source);
+  FreeList free(options_.min_bytes, kMaxExtents - extents_);
+  absl::Status status = reader(source, options_, found.facts, free);
+  if (status.ok()) status = free.Finish(std::min(source.size(), found.facts.size_bytes));
+  if (!status.ok()) return Refuse(std::move(found), status);
+  found.free_bytes = free.free_bytes();
+  found.dropped_bytes = free.dropped_bytes();
+  std::vector<FreeList> on_pvs(set.pvs.size(), FreeList(options_.min_bytes, kMaxExtents));
+  for (const Extent& run : free.extents())
+    source.Map(run, [&](size_t pv, const Extent& extent) {
+      on_pvs[pv].Add(extent.offset, extent.length);
+    });
+  AddMapped(std::move(found), set, std::move(on_pvs));
+}
+
+// What no logical volume has. An old signature in it is nobody's.
+void Scan::AddFreeExtents(const LvmSet& set) {
+  Filesystem found;
+  found.disk = pvs_[set.pvs.front()].found.disk;
+  found.mapped = true;
+  found.place = absl::StrCat(set.group.name, " (free extents)");
+  found.type = kPhysicalVolume;
+  found.facts.uuid = set.group.id;
+  found.facts.block_bytes = set.group.extent_bytes;
+  std::vector<FreeList> on_pvs(set.pvs.size(), FreeList(options_.min_bytes, kMaxExtents));
+  for (const LvmPiece& piece : set.group.free) {
+    on_pvs[piece.pv].Add(LvmByteOf(set.group, piece.pv, piece.first),
+                         piece.count * set.group.extent_bytes);
+    found.free_bytes += piece.count * set.group.extent_bytes;
+  }
+  for (const LvmGroup::Pv& pv : set.group.pvs)
+    found.facts.size_bytes += pv.count * set.group.extent_bytes;
+  AddMapped(std::move(found), set, std::move(on_pvs));
+}
+
+void Scan::AddMapped(Filesystem found, const LvmSet& set, std::vector<FreeList> on_pvs) {
+  std::map<uint32_t, std::vector<Extent>> on_disks;
+  for (size_t pv = 0; pv < on_pvs.size(); ++pv) {
+    const PhysicalVolume& volume = pvs_[set.pvs[pv]];
+    if (const absl::Status status = on_pvs[pv].Finish(volume.source.size()); !status.ok()) {
+      found.free_bytes = found.dropped_bytes = 0;
+      return Refuse(std::move(found), status);
+    }
+    found.dropped_bytes += on_pvs[pv].dropped_bytes();
+    for (const Extent& extent : on_pvs[pv].extents())
+      on_disks[volume.found.disk].push_back({extent.offset + volume.found.offset, extent.length});
+  }
+  size_t count = 0;
+  for (const auto& [disk, extents] : on_disks) count += extents.size();
+  if (count > kMaxExtents - extents_) {
+    found.free_bytes = found.dropped_bytes = 0;
+    return Refuse(std::move(found), TooLargeError("too many free runs"));
+  }
+  if (result_.filesystems.size() >= kMaxFilesystems) return;
+  extents_ += count;
+  for (auto& [disk, extents] : on_disks) {
+    std::ranges::sort(extents);  // two volumes on one disk
+    result_.runs.push_back(
+        {static_cast<uint32_t>(result_.filesystems.size()), disk, std::move(extents)});
+  }
+  result_.filesystems.push_back(std::move(found));
+}
+
 }  // namespace
 
 Reader ReaderFor(absl::string_view blkid_type) {
@@ -145,8 +262,9 @@ Reader ReaderFor(absl::string_view blkid_type) {
   return nullptr;
 }
 
-ScanResult ScanDisks(std::span<const ByteSource* const> disks, const ReadOptions& options) {
-  return Scan(disks.first(std::min(disks.size(), kMaxDisks)), options).Run();
+ScanResult ScanDisks(std::span<const ByteSource* const> disks, const ReadOptions& options,
+                     int scratch) {
+  return Scan(disks.first(std::min(disks.size(), kMaxDisks)), options, scratch).Run();
 }
 
 }  // namespace virt_reclaim::freemap

@@ -17,10 +17,10 @@ namespace virt_reclaim::freemap {
 
 // Something that was found, and whether its free space is known.
 struct Filesystem {
-  uint32_t disk = 0;    // index of the disk it (or, with LVM, its first piece) lies on
+  uint32_t disk = 0;    // index of the disk it lies on
   uint64_t offset = 0;  // bytes, on that disk: where its container begins
   uint64_t length = 0;  // of the container
-  bool mapped = false;  // LVM: its pieces lie anywhere, and offset and length say little
+  bool mapped = false;  // LVM: its pieces lie anywhere, on any disk; offset and length are 0
   std::string place;    // "disk", "partition 2", "web/root"
   std::string type;     // as libblkid names it; empty: unknown
   FilesystemFacts facts;
@@ -47,8 +47,10 @@ struct ScanResult {
 inline constexpr size_t kMaxDisks = 64;
 inline constexpr size_t kMaxFilesystems = 4096;
 
-// Never fails as a whole: what cannot be read is refused in its own line. One thread.
-ScanResult ScanDisks(std::span<const ByteSource* const> disks, const ReadOptions& options);
+// Never fails as a whole: what cannot be read is refused in its own line. `scratch`: as
+// ProbeSignature has it. One thread.
+ScanResult ScanDisks(std::span<const ByteSource* const> disks, const ReadOptions& options,
+                     int scratch = -1);
 
 }  // namespace virt_reclaim::freemap
 

@@ -77,7 +77,7 @@ absl::StatusOr<Head> FindHead(const Log& log) {
 bool ChecksumFits(Bytes header, Bytes more_headers, Bytes data) {
   const uint32_t stored = LittleEndian<uint32_t>(header, 32);
   if (stored == 0) return true;
-  for (const size_t header_bytes : {328, 324}) {
+  for (const size_t header_bytes : {size_t{328}, size_t{324}}) {
     uint32_t crc = Crc32cWithout(Part(header, 0, header_bytes), 32);
     const size_t spans = (data.size() + kCycleSpan - 1) / kCycleSpan;
     for (size_t i = 1; i < spans && i * kBasicBlock <= more_headers.size(); ++i)

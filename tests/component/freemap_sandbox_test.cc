@@ -25,11 +25,13 @@ constexpr int kCouldNot = 10;  // exit status: the attempt failed
 constexpr int kCould = 11;
 constexpr int kNoSandbox = 12;
 
-// The wait status of a child that tries `attempt` (true: it worked) in the sandbox.
-int InSandbox(const std::function<bool()>& attempt) {
+// The wait status of a child that tries `attempt` (true: it worked) in the sandbox, with these as
+// stdout and scratch file.
+int InSandbox(const std::function<bool()>& attempt, int output = -1, int scratch = -1) {
   const pid_t child = fork();
   if (child == 0) {
-    if (!EnterSandbox().ok()) _exit(kNoSandbox);
+    if (output >= 0) dup2(output, STDOUT_FILENO);
+    if (!EnterSandbox(scratch).ok()) _exit(kNoSandbox);
     _exit(attempt() ? kCould : kCouldNot);
   }
   int status = 0;
@@ -99,22 +101,33 @@ TEST(FreemapSandboxTest, ReadsAndWritesWhatItHas) {
   ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
   const UniqueFd input(ends[0]);
   const UniqueFd output(ends[1]);
-  EXPECT_TRUE(Works(InSandbox([&] {
-    char byte = 0;
-    return pread(file.get(), &byte, 1, 1) == 1 && write(output.get(), &byte, 1) == 1;
-  })));
+  EXPECT_TRUE(Works(InSandbox(
+      [&] {
+        char byte = 0;
+        return pread(file.get(), &byte, 1, 1) == 1 && write(STDOUT_FILENO, &byte, 1) == 1;
+      },
+      output.get())));
   char byte = 0;
   EXPECT_EQ(read(input.get(), &byte, 1), 1);
   EXPECT_EQ(byte, 'E');  // of "\x7fELF"
 }
 
-// A descriptor of a file that it may write is of no use either: not a byte may be added.
-TEST(FreemapSandboxTest, WritesNoFile) {
+// A descriptor that may be written is of no use either, but for the two that are its own; and of
+// those the one that is a file does not grow.
+TEST(FreemapSandboxTest, WritesNothingElse) {
   char name[] = "/tmp/freemap-sandbox.XXXXXX";
   const UniqueFd file(mkostemp(name, O_CLOEXEC));
   ASSERT_TRUE(file.valid());
   unlink(name);
-  const int status = InSandbox([&] { return write(file.get(), "x", 1) == 1; });
+  EXPECT_TRUE(Killed(InSandbox([&] { return write(file.get(), "x", 1) == 1; })));
+  EXPECT_TRUE(Killed(InSandbox([&] { return pwrite(file.get(), "x", 1, 0) == 1; })));
+  const auto write_at = [&](uint64_t offset) {
+    return InSandbox(
+        [&, offset] { return pwrite(file.get(), "x", 1, static_cast<off_t>(offset)) == 1; }, -1,
+        file.get());
+  };
+  EXPECT_TRUE(Works(write_at(kMaxFileBytes - 1)));
+  const int status = write_at(kMaxFileBytes);
   EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGXFSZ) << status;
 }
 

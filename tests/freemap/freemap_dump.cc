@@ -7,6 +7,7 @@
 // With --peak a last line "peak SELF CHILDREN", KiB of resident memory. With --reads (not through
 // the worker) a line "read DISK OFFSET LENGTH" for all that the readers looked at.
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -25,6 +26,7 @@
 #include "base/unique_fd.h"
 #include "host/freemap/client.h"
 #include "host/freemap/scan.h"
+#include "host/freemap/signatures.h"
 
 namespace virt_reclaim::freemap {
 namespace {
@@ -112,7 +114,9 @@ int Main(int argc, char** argv) {
       traced.emplace_back(traced.size(), source);
       disks.push_back(reads ? static_cast<const ByteSource*>(&traced.back()) : &source);
     }
-    Print(ScanDisks(disks, options.read));
+    const UniqueFd scratch(memfd_create("scratch", MFD_CLOEXEC));
+    if (ftruncate(scratch.get(), kScratchBytes) != 0) return 1;
+    Print(ScanDisks(disks, options.read, scratch.get()));
   }
   if (peak)
     printf("peak %" PRId64 " %" PRId64 "\n", PeakKib(RUSAGE_SELF), PeakKib(RUSAGE_CHILDREN));

@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "absl/strings/string_view.h"
+#include "host/freemap/lvm_volume.h"
 #include "host/freemap/partition_table.h"
 #include "host/freemap/readers.h"
 #include "tests/unit/freemap_memory_source.h"
@@ -42,6 +43,18 @@ void FuzzPartitions(const MemorySource& source) {
   }
 }
 
+// The text alone, and the label with what it leads to.
+void FuzzLvm(const uint8_t* data, size_t size, const MemorySource& source) {
+  const auto group = ReadLvmGroup({reinterpret_cast<const char*>(data), size});
+  if (group.ok()) {
+    for (const LvmPiece& piece : group->free) {
+      const uint64_t all = group->pvs.at(piece.pv).count;
+      if (piece.first > all || piece.count > all - piece.first) std::abort();
+    }
+  }
+  static_cast<void>(ReadLvmLabel(source).ok());
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -49,6 +62,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const absl::string_view which = VIRT_RECLAIM_FUZZ_READER;
   if (which == "partitions") {
     FuzzPartitions(source);
+  } else if (which == "lvm") {
+    FuzzLvm(data, size, source);
   } else {
     // One of libblkid's names for what this fuzzer reads.
     const Reader reader = ReaderFor(which == "ext" ? "ext4" : which);
