@@ -41,6 +41,8 @@ absl::Status ReadExt(const ByteSource& source, const ReadOptions& options, Files
                      FreeList& free);
 absl::Status ReadXfs(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
                      FreeList& free);
+absl::Status ReadBtrfs(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
+                       FreeList& free);
 absl::Status ReadSwap(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
                       FreeList& free);
 

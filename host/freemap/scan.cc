@@ -254,7 +254,8 @@ Reader ReaderFor(absl::string_view blkid_type) {
     Reader reader;
   };
   static constexpr Known kKnown[] = {
-      {"ext2", ReadExt}, {"ext3", ReadExt}, {"ext4", ReadExt}, {"xfs", ReadXfs}, {"swap", ReadSwap},
+      {"ext2", ReadExt}, {"ext3", ReadExt},    {"ext4", ReadExt},
+      {"xfs", ReadXfs},  {"btrfs", ReadBtrfs}, {"swap", ReadSwap},
   };
   for (const Known& known : kKnown) {
     if (blkid_type == known.type) return known.reader;

@@ -68,7 +68,20 @@ def xfs_cases():
     yield xfs("", "few", table="dos")
 
 
-CASES = {"ext": ext_cases, "xfs": xfs_cases}
+def btrfs_cases():
+    def btrfs(options, pattern, **more):
+        # A trim also frees the DUP twin of what a superblock's stripe covers.
+        return Case("btrfs", f"mkfs.btrfs -q {options}".strip(), pattern, size=more.pop("size", 256 * MIB), slack=256 << 10, **more)
+
+    for pattern in ("empty", "few", "chequered", "deep", "full"):
+        yield btrfs("", pattern)
+    for options in ("-m single", "-d dup", "--mixed", "-n 4096", "-n 65536", "-R ^free-space-tree", "-O ^skinny-metadata",
+                    "-O ^no-holes", "-m dup -d dup"):
+        yield btrfs(options, "chequered" if len(options) % 2 else "deep")
+    yield btrfs("", "few", table="gpt")
+
+
+CASES = {"ext": ext_cases, "xfs": xfs_cases, "btrfs": btrfs_cases}
 CHECKS = {
     "ext2": ["e2fsck", "-fn"], "ext4": ["e2fsck", "-fn"], "xfs": ["xfs_repair", "-n"],
     "btrfs": ["btrfs", "check", "--check-data-csum"], "ntfs": ["ntfsfix", "-n"],

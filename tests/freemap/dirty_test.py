@@ -142,7 +142,7 @@ class DirtyTest(unittest.TestCase):
         self.refused("unknown")
 
     def test_cut_images(self):
-        for mkfs, size in (("mkfs.ext4 -q", 64 * MIB), ("mkfs.xfs -q", 300 * MIB)):
+        for mkfs, size in (("mkfs.ext4 -q", 64 * MIB), ("mkfs.xfs -q", 300 * MIB), ("mkfs.btrfs -q", 128 * MIB)):
             with self.subTest(mkfs):
                 self.make(mkfs, size)
                 os.truncate(self.image, size - 4096)
@@ -213,6 +213,44 @@ class DirtyTest(unittest.TestCase):
             file.truncate(64 * MIB)
         self.make(f"mkfs.xfs -q -l logdev={log}", 300 * MIB)
         self.refused("unknown", "another device")
+
+    def test_btrfs_log_tree(self):
+        """Blocks of a log tree are in no extent tree: freed, the filesystem could not be mounted any more."""
+        self.make("mkfs.btrfs -q", 128 * MIB)
+        with Mounted(self.image, "btrfs") as directory:
+            fill(directory, "few", 1, 8)
+            with open(directory / "log", "wb") as file:
+                file.write(os.urandom(100_000))
+                os.fsync(file.fileno())
+                copy = self.copy_now()
+        self.refused("dirty-journal", "log tree", copy)
+        self.accepted()
+
+    def test_btrfs_mounted_carries_no_mark_and_keeps_what_was_committed(self):
+        self.make("mkfs.btrfs -q", 128 * MIB)
+        with Mounted(self.image, "btrfs") as directory:
+            fill(directory, "chequered", 1, 8)
+            run("btrfs", "filesystem", "sync", directory)
+            before = hashes(directory)
+            copy = self.copy_now()
+        with open(copy, "r+b") as file:
+            for _, offset, length in self.accepted(copy)[0].runs:
+                scribble(file.fileno(), offset, length)
+        run("btrfs", "check", "--check-data-csum", copy)
+        with Mounted(copy, "btrfs", "ro") as directory:
+            self.assertEqual(hashes(directory), before)
+
+    def test_btrfs_not_read(self):
+        self.make("mkfs.btrfs -q --csum xxhash", 128 * MIB)
+        self.refused("unknown", "checksums")
+        self.make("mkfs.btrfs -q", 128 * MIB)
+        run("btrfstune", "-S", "1", self.image)
+        self.refused("state", "seed")
+        other = self.directory / "other"
+        with open(other, "wb") as file:
+            file.truncate(128 * MIB)
+        run("mkfs.btrfs", "-q", "-f", "-d", "single", self.image, other)
+        self.assertEqual([(fs.refusal, fs.runs) for fs in DUMP(self.image, other)], [("unknown", [])] * 2)
 
     def test_swap(self):
         self.make("mkswap")

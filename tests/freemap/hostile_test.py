@@ -37,6 +37,8 @@ KINDS = {
     "ext4-uninit": Kind("ext4", "mkfs.ext4 -q -O ^metadata_csum,uninit_bg", 96 * MIB, False, 64 << 10),
     "ext3": Kind("ext4", "mkfs.ext3 -q", 96 * MIB, False, 64 << 10),
     "ext2": Kind("ext2", "mkfs.ext2 -q -b 1024", 64 * MIB, False, 64 << 10),
+    "btrfs": Kind("btrfs", "mkfs.btrfs -q -m single", 128 * MIB, True),
+    "btrfs-dup": Kind("btrfs", "mkfs.btrfs -q", 256 * MIB, True),
     "xfs": Kind("xfs", "mkfs.xfs -q --unsupported -l size=16m", 300 * MIB, True),
 }
 
