@@ -221,6 +221,10 @@ class DirtyTest(unittest.TestCase):
             fill(directory, "few", 1, 8)
             with open(directory / "log", "wb") as file:
                 file.write(os.urandom(100_000))
+                file.flush()
+                run("btrfs", "filesystem", "sync", directory)  # a new file's first fsync would commit all
+                file.write(os.urandom(100_000))
+                file.flush()
                 os.fsync(file.fileno())
                 copy = self.copy_now()
         self.refused("dirty-journal", "log tree", copy)
