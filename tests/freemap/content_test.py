@@ -61,9 +61,10 @@ def xfs_cases():
         yield xfs("", pattern)
     yield xfs("", "full", size=300 * MIB)
     for options in ("-m rmapbt=1", "-m reflink=0", "-m finobt=0,reflink=0,rmapbt=0", "-b size=1024", "-b size=2048 -i size=1024",
-                    "-s size=4096", "--unsupported -d su=64k,sw=4", "-l su=32k", "-l su=256k", "--unsupported -d agcount=13", "-m bigtime=0,inobtcount=0",
+                    "-s size=4096", "-l su=32k", "-l su=256k", "--unsupported -d agcount=13", "-m bigtime=0,inobtcount=0",
                     "-i nrext64=1", "-b size=2048 -n size=8192", "--unsupported -l size=16m"):
         yield xfs(options, "chequered" if len(options) % 2 else "deep")
+    yield xfs("-d su=64k,sw=4", "deep", size=1024 * MIB)
     yield xfs("", "few", table="gpt")
     yield xfs("", "few", table="dos")
 
