@@ -216,9 +216,11 @@ absl::StatusOr<std::vector<Partition>> ReadGpt(const ByteSource& disk) {
 
 absl::StatusOr<std::vector<Partition>> ReadPartitionTable(const ByteSource& disk,
                                                           absl::string_view table) {
-  if (table != "dos" && table != "gpt")
+  // libblkid takes the sectors of a file for 512 bytes long, and of a GPT for 4096 sees the MBR in
+  // front.
+  if (table != "dos" && table != "gpt" && table != "PMBR")
     return UnknownError(absl::StrCat("a partition table of type ", table));
-  absl::StatusOr<std::vector<Partition>> found = table == "gpt" ? ReadGpt(disk) : ReadMbr(disk);
+  absl::StatusOr<std::vector<Partition>> found = table == "dos" ? ReadMbr(disk) : ReadGpt(disk);
   VR_RETURN_IF_ERROR(found.status());
   if (found->size() > kMaxPartitions) return TooLargeError("too many partitions");
   std::ranges::sort(*found, {}, &Partition::offset);

@@ -25,7 +25,8 @@ struct Partition {
 };
 
 // The partitions of `disk`, sorted by offset, disjoint, inside it; extended partitions themselves
-// left out. `table` is libblkid's word for what is there: "dos" or "gpt", else Unimplemented.
+// left out. `table` is libblkid's word for what is there: "dos", "gpt" or "PMBR", else
+// Unimplemented.
 absl::StatusOr<std::vector<Partition>> ReadPartitionTable(const ByteSource& disk,
                                                           absl::string_view table);
 

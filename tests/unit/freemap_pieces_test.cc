@@ -222,6 +222,16 @@ TEST(FreemapPartitionTest, Gpt) {
   EXPECT_THAT(*found, ElementsAre(Partition{6, 20480, 30720, ""}, Partition{1, 51200, 51200, ""}));
 }
 
+TEST(FreemapPartitionTest, AProtectiveMbrAloneIsNoTable) {
+  Gpt gpt;
+  gpt.Entry(0, 1, 100, 199);
+  gpt.Seal();
+  EXPECT_TRUE(ReadPartitionTable(MemorySource(gpt.bytes), "PMBR").ok());
+  gpt.bytes[512] = 'X';
+  EXPECT_EQ(RefusalOf(ReadPartitionTable(MemorySource(gpt.bytes), "PMBR").status()),
+            Refusal::kDamaged);
+}
+
 TEST(FreemapPartitionTest, EveryBitOfBothGptsCounts) {
   Gpt gpt;
   gpt.Entry(0, 1, 100, 199);
