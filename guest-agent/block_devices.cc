@@ -100,6 +100,18 @@ std::string Identifier(absl::string_view text) {
       .substr(0, kMaxIdBytes);
 }
 
+// "ata3" in a path is the kernel's third port; which of its controller's that is the port says
+// itself (Documentation/ABI/testing/sysfs-ata, port_no).
+uint32_t AtaPort(const std::string& sysfs, absl::string_view bus_path) {
+  for (const absl::string_view part : absl::StrSplit(bus_path, '/')) {
+    uint32_t number = 0;
+    if (part.substr(0, 3) != "ata" || !absl::SimpleAtoi(part.substr(3), &number)) continue;
+    const std::string text = Attribute(absl::StrCat(sysfs, "/class/ata_port/", part), "port_no");
+    return absl::SimpleAtoi(text, &number) ? number : 0;
+  }
+  return 0;
+}
+
 void FillDiskIdentity(const std::string& sysfs, const std::string& directory, BlockDevice& device) {
   const std::string node = absl::StrCat(directory, "/device");
   device.serial = Identifier(Attribute(directory, "serial"));                        // virtio-blk
@@ -120,6 +132,7 @@ void FillDiskIdentity(const std::string& sysfs, const std::string& directory, Bl
   if (absl::string_view(path).substr(0, prefix.size()) != prefix) return;
   path.erase(0, prefix.size());
   if (path != "virtual" && path.rfind("virtual/", 0) != 0) device.bus_path = path;
+  device.ata_port = AtaPort(sysfs, device.bus_path);
 }
 
 DeviceKind DmKind(absl::string_view uuid) {

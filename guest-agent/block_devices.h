@@ -49,6 +49,7 @@ struct BlockDevice {
   std::string wwid;
   std::string bus_path;
   std::string scsi_address;
+  uint32_t ata_port = 0;  // of its controller, from 1; 0: none
   std::string backing_file;
 };
 

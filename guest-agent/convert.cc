@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "guest-agent/utf8.h"
+#include "base/utf8.h"
 
 namespace virt_reclaim::agent {
 namespace {
@@ -59,6 +59,7 @@ void ToProto(const BlockDevice& device, v1::BlockDevice& out) {
   out.set_wwid(Name(device.wwid));
   out.set_bus_path(Name(device.bus_path));
   out.set_scsi_address(Name(device.scsi_address));
+  out.set_ata_port(device.ata_port);
   out.set_backing_file(Utf8(device.backing_file));
 }
 

@@ -8,8 +8,8 @@
 #include "guest-agent/filesystems.h"
 #include "guest-agent/fix_guest.h"
 #include "guest-agent/marker.h"
-#include "guest-agent/preflight.h"
 #include "guest-agent/trimmer.h"
+#include "guest-config/preflight_proto.h"
 #include "virt_reclaim/agent/v1/agent.pb.h"
 
 namespace virt_reclaim::agent {
@@ -21,7 +21,6 @@ void ToProto(const TrimTarget& target, uint32_t index, const FitrimProgress& pro
 void ToProto(const TrimTarget& target, uint32_t index, const TrimFinished& finished,
              v1::TrimFinished& out);
 void ToProto(const TrimTotals& totals, v1::TrimSummary& out);
-void ToProto(const Preflight& preflight, v1::PreflightResponse& out);
 void ToProto(const Marker& marker, v1::WriteMarkerResponse& out);
 void ToProto(const FixReport& report, v1::FixGuestResponse& out);
 void ToProto(std::chrono::nanoseconds duration, google::protobuf::Duration& out);

@@ -14,9 +14,9 @@
 
 #include "absl/status/statusor.h"
 #include "guest-agent/block_devices.h"
-#include "guest-agent/device_names.h"
 #include "guest-agent/mounts.h"
 #include "guest-agent/obstacle.h"
+#include "guest-config/device_names.h"
 
 namespace virt_reclaim::agent {
 

@@ -52,8 +52,9 @@ std::vector<std::vector<std::string>> AllCommands(const PreflightSources& source
       initramfs = true;
     }
   }
-  const InitramfsFacts facts =
-      ReadInitramfsFacts(sources.files, sources.kernel_release, sources.run);
+  // Which kernels there are; what is in their archives does not matter here.
+  const InitramfsFacts facts = ReadInitramfsFacts(sources.files, sources.kernel_release,
+                                                  [](const std::string&) { return std::nullopt; });
   const bool debian = facts.tool == InitramfsTool::kInitramfsTools;
   if (initramfs && (debian || facts.tool == InitramfsTool::kDracut)) {
     const std::string program = FindProgram(sources.files, debian ? "update-initramfs" : "dracut");

@@ -1,7 +1,7 @@
 #include "guest-agent/json.h"
 
 #include "absl/strings/str_cat.h"
-#include "guest-agent/utf8.h"
+#include "base/utf8.h"
 
 namespace virt_reclaim::agent {
 namespace {

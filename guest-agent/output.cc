@@ -62,6 +62,7 @@ void WriteDevice(const BlockDevice& device, JsonWriter& json) {
   for (const auto& [name, value] : names) {
     if (!value.empty()) json.Field(name, value);
   }
+  if (device.ata_port != 0) json.Field("ata_port", uint64_t{device.ata_port});
   json.EndObject();
 }
 

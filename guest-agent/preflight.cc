@@ -3,28 +3,39 @@
 #include <sys/utsname.h>
 
 #include <algorithm>
-#include <map>
+#include <chrono>
+#include <optional>
 #include <span>
 #include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "base/status.h"
 
 namespace virt_reclaim::agent {
 namespace {
 
 constexpr size_t kMaxScannedDevices = 4096;
+constexpr size_t kMaxListingBytes = size_t{8} << 20;
+// A zstd archive of 100 MiB takes a slow guest seconds.
+constexpr std::chrono::seconds kListingDeadline{60};
 
-bool HasOption(absl::string_view options, absl::string_view option) {
-  for (const absl::string_view word : absl::StrSplit(options, ',')) {
-    // "discard=async" of btrfs is one as well.
-    if (word.substr(0, word.find('=')) == option) return true;
+// What is in the archive, by the lister of the tool that made it: it knows the compressions.
+std::optional<std::string> ListByProgram(const PreflightSources& sources,
+                                         const std::string& initramfs) {
+  for (const absl::string_view name : {"lsinitramfs", "lsinitrd", "lsinitcpio"}) {
+    const std::string program = FindProgram(sources.files, name);
+    if (program.empty()) continue;
+    CommandLimits limits;
+    limits.deadline = kListingDeadline;
+    limits.max_output_bytes = kMaxListingBytes;
+    auto result = sources.run({program, initramfs}, limits);
+    if (!result.ok() || result->exit_status != 0 || result->truncated) return std::nullopt;
+    // lsinitramfs of a damaged archive ends with 0 and half a list; none is without an init.
+    if (!absl::StrContains(result->output, "init")) return std::nullopt;
+    return std::move(result->output);
   }
-  return false;
+  return std::nullopt;
 }
 
 bool HasBootMount(const Filesystem& filesystem, absl::string_view mount_point) {
@@ -72,70 +83,6 @@ void ReadLayers(const std::string& sysfs, Preflight& out) {
   }
 }
 
-// crypttab(5): name, device, key, options.
-void ReadCrypttab(const RootFiles& files, Preflight& out) {
-  const auto text = files.Read("/etc/crypttab");
-  if (!text.ok()) return;
-  for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
-    const std::vector<absl::string_view> fields =
-        absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
-    if (fields.size() < 2 || fields[0][0] == '#') continue;
-    const bool discard = fields.size() > 3 && (HasOption(fields[3], "discard") ||
-                                               HasOption(fields[3], "allow-discards"));
-    auto found = std::find_if(
-        out.crypt_devices.begin(), out.crypt_devices.end(),
-        [&](const CryptDevice& device) { return absl::string_view(device.dm_name) == fields[0]; });
-    if (found == out.crypt_devices.end()) {
-      if (out.crypt_devices.size() == kMaxPreflightEntries) {
-        out.truncated = true;
-        return;
-      }
-      out.crypt_devices.push_back(
-          {"", std::string(fields[0]), DiscardSetting::kUnknown, DiscardSetting::kUnknown});
-      found = std::prev(out.crypt_devices.end());
-    }
-    found->crypttab_discard = discard ? DiscardSetting::kEnabled : DiscardSetting::kDisabled;
-  }
-}
-
-// lvm.conf(5): the last setting counts; lvmlocal.conf comes after lvm.conf.
-DiscardSetting ReadIssueDiscards(const RootFiles& files) {
-  DiscardSetting setting = DiscardSetting::kUnknown;
-  for (const char* path : {"/etc/lvm/lvm.conf", "/etc/lvm/lvmlocal.conf"}) {
-    const auto text = files.Read(path);
-    if (!text.ok()) continue;
-    for (absl::string_view line : absl::StrSplit(*text, '\n')) {
-      line = absl::StripAsciiWhitespace(line.substr(0, line.find('#')));
-      if (absl::StartsWith(line, "devices/")) line.remove_prefix(8);
-      if (!absl::StartsWith(line, "issue_discards")) continue;
-      const size_t equals = line.find('=');
-      if (equals == absl::string_view::npos) continue;
-      const absl::string_view value = absl::StripAsciiWhitespace(line.substr(equals + 1));
-      if (value == "1") setting = DiscardSetting::kEnabled;
-      if (value == "0") setting = DiscardSetting::kDisabled;
-    }
-  }
-  return setting;
-}
-
-// As systemctl is-enabled decides, from the links alone.
-DiscardSetting ReadFstrimTimer(const RootFiles& files) {
-  const std::string unit = "/etc/systemd/system/fstrim.timer";
-  if (files.ReadLink(unit) == "/dev/null") return DiscardSetting::kDisabled;  // masked
-  for (const char* directory :
-       {"/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"}) {
-    // A link that leads nowhere enables nothing, but says what was meant.
-    if (!files.ReadLink(absl::StrCat(directory, "/timers.target.wants/fstrim.timer")).empty()) {
-      return DiscardSetting::kEnabled;
-    }
-  }
-  for (const char* directory :
-       {"/usr/lib/systemd/system", "/lib/systemd/system", "/etc/systemd/system"}) {
-    if (files.Exists(absl::StrCat(directory, "/fstrim.timer"))) return DiscardSetting::kDisabled;
-  }
-  return DiscardSetting::kUnknown;
-}
-
 void ReadMountIdentities(const FilesystemList& list, Preflight& out) {
   out.truncated = out.truncated || list.truncated;
   for (const Filesystem& filesystem : list.filesystems) {
@@ -167,38 +114,6 @@ void ReadMountIdentities(const FilesystemList& list, Preflight& out) {
 
 }  // namespace
 
-absl::string_view DiscardSettingName(DiscardSetting setting) {
-  switch (setting) {
-    case DiscardSetting::kEnabled:
-      return "enabled";
-    case DiscardSetting::kDisabled:
-      return "disabled";
-    case DiscardSetting::kUnknown:
-      break;
-  }
-  return "unknown";
-}
-
-bool ParseKernelRelease(absl::string_view release, uint32_t& major, uint32_t& minor) {
-  const size_t dot = release.find('.');
-  if (dot == absl::string_view::npos) return false;
-  const absl::string_view rest = release.substr(dot + 1);
-  size_t digits = 0;
-  while (digits < rest.size() && absl::ascii_isdigit(rest[digits])) ++digits;
-  uint32_t parsed_major = 0;
-  uint32_t parsed_minor = 0;
-  if (dot > 5 || digits > 5 ||
-      !std::all_of(release.begin(), release.begin() + dot,
-                   [](char c) { return absl::ascii_isdigit(c); }) ||
-      !absl::SimpleAtoi(release.substr(0, dot), &parsed_major) ||
-      !absl::SimpleAtoi(rest.substr(0, digits), &parsed_minor)) {
-    return false;
-  }
-  major = parsed_major;
-  minor = parsed_minor;
-  return true;
-}
-
 PreflightSources RealPreflightSources() {
   PreflightSources sources;
   utsname names = {};
@@ -212,17 +127,12 @@ PreflightSources RealPreflightSources() {
 absl::StatusOr<Preflight> ReadPreflight(const PreflightSources& sources) {
   VR_ASSIGN_OR_RETURN(const FilesystemList list, sources.read_filesystems());
   Preflight out;
-  out.kernel_release = sources.kernel_release;
-  ParseKernelRelease(out.kernel_release, out.kernel_major, out.kernel_minor);
   const auto boot_id = sources.files.Read("/proc/sys/kernel/random/boot_id", 256);
   out.boot_id = std::string(absl::StripAsciiWhitespace(boot_id.ok() ? *boot_id : ""));
-  out.initramfs = ReadInitramfsFacts(sources.files, sources.kernel_release, sources.run);
-  out.names = ReadNamedDevices(sources.files, sources.identify);
-  out.truncated = out.names.truncated;
   ReadLayers(sources.sysfs, out);
-  ReadCrypttab(sources.files, out);
-  out.lvm_issue_discards = ReadIssueDiscards(sources.files);
-  out.fstrim_timer = ReadFstrimTimer(sources.files);
+  ReadConfiguration(
+      sources.files, sources.kernel_release, sources.identify,
+      [&](const std::string& path) { return ListByProgram(sources, path); }, out);
   ReadMountIdentities(list, out);
   return out;
 }

@@ -15,11 +15,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "base/unique_fd.h"
+#include "guest-config/config_files.h"
 
 namespace virt_reclaim::agent {
-
-inline constexpr size_t kMaxConfigBytes = size_t{1} << 20;  // no honest fstab is longer
-inline constexpr size_t kMaxListedNames = 1024;
 
 // A regular file with what a replacement must keep.
 struct FileContent {
@@ -29,21 +27,18 @@ struct FileContent {
 };
 
 // Paths are absolute and lie below the root; symbolic links are followed inside of it.
-class RootFiles {
+class RootFiles : public ConfigFiles {
  public:
   explicit RootFiles(std::string root = "/");
 
   const std::string& root() const { return root_; }
   bool is_real() const { return root_ == "/"; }
 
-  bool Exists(const std::string& path) const;
-  // Regular files only (FailedPrecondition); ResourceExhausted above `max_bytes`.
-  absl::StatusOr<std::string> Read(const std::string& path,
-                                   size_t max_bytes = kMaxConfigBytes) const;
-  // What the symbolic link `path` says; empty when it is none.
-  std::string ReadLink(const std::string& path) const;
-  // Sorted, without those that begin with a dot; at most kMaxListedNames.
-  std::vector<std::string> List(const std::string& directory) const;
+  bool Exists(const std::string& path) const override;
+  using ConfigFiles::Read;
+  absl::StatusOr<std::string> Read(const std::string& path, size_t max_bytes) const override;
+  std::string ReadLink(const std::string& path) const override;
+  std::vector<std::string> List(const std::string& directory) const override;
 
   // For editing: FailedPrecondition for a symbolic link and for a file with more than one name,
   // which a rename would tear apart.

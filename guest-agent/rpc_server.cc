@@ -12,7 +12,7 @@
 #include <thread>
 #include <utility>
 
-#include "guest-agent/utf8.h"
+#include "base/utf8.h"
 #include "virt_reclaim/agent/v1/agent.grpc.pb.h"
 
 namespace virt_reclaim::agent {

@@ -9,10 +9,10 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
+#include "base/utf8.h"
 #include "guest-agent/convert.h"
 #include "guest-agent/guest_info.h"
 #include "guest-agent/trimmer.h"
-#include "guest-agent/utf8.h"
 
 namespace virt_reclaim::agent {
 namespace {

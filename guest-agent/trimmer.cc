@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/unique_fd.h"
-#include "guest-agent/utf8.h"
+#include "base/utf8.h"
 
 namespace virt_reclaim::agent {
 namespace {

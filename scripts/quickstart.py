@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -31,6 +32,8 @@ JUNK_BYTES = 320 * MIB
 # Metadata and files lie between the junk, so not all of it can come back; most of it must.
 EXPECTED_SHARE = 0.8
 BOOT_SECONDS = 240.0
+# With less QEMU stops the guest in the middle of a write, and nothing moves any more.
+FULL_BYTES = 4 * MIB
 
 
 class StoryProblem(Exception):
@@ -117,7 +120,7 @@ class Story:
     def migrate(self) -> None:
         self.voice.title("Migrate: what would change, then do it")
         self._reclaim("migrate", "plan", "--diff", DOMAIN, expected=0)
-        self._reclaim("migrate", "apply", DOMAIN, expected=0)
+        self._reclaim("migrate", "apply", "--yes", DOMAIN, expected=0)
 
     def power_cycle(self) -> None:
         self.voice.title("Off and on again: only a new QEMU reads the new settings")
@@ -189,6 +192,9 @@ class Story:
             for line in lines:
                 if line.startswith("guest: "):
                     self.voice.guest(line.rstrip())
+            if shutil.disk_usage(self.host.directory).free < FULL_BYTES:
+                raise StoryProblem(f"the disk below '{self.host.directory}' is full: free some space, or set TMPDIR to a "
+                                   "larger disk")
             return any(line.startswith(last) for line in lines)
 
         wait_for(f"'{last}' from the guest", reached, seconds=BOOT_SECONDS)
@@ -213,9 +219,9 @@ class Story:
 
 def explain_failure(story: Story | None) -> None:
     """What a bug report would need, before it is removed."""
-    if story and story.guest:
+    if story and story.guest and (lines := story.guest.console_text().splitlines()):
         print("the guest's last lines:", file=sys.stderr)
-        for line in story.guest.console_text().splitlines()[-12:]:
+        for line in lines[-12:]:
             print(f"  {line}", file=sys.stderr)
 
 
@@ -248,7 +254,8 @@ def main() -> int:
     args = parser.parse_args()
     program, agent = (find_program(name, args.build_dir) for name in ("virt-reclaim", "virt-reclaim-agent"))
     if not program or not agent:
-        print(f"quickstart: no virt-reclaim and virt-reclaim-agent in '{args.build_dir}'", file=sys.stderr)
+        print(f"quickstart: no virt-reclaim and virt-reclaim-agent in '{args.build_dir}': build them there, or leave "
+              "--build-dir out", file=sys.stderr)
         return 1
     voice = Voice()
     begin = time.monotonic()

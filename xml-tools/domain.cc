@@ -165,6 +165,7 @@ Domain Reader::Read() const {
   domain.uuid = document_.TextOf(document_.Child(root, "uuid"));
   domain.arch = Get(type, "arch");
   domain.machine = Get(type, "machine");
+  domain.boots_host_kernel = !document_.Children(document_.Child(root, "os"), "kernel").empty();
   for (const NodeId disk : DiskNodes(document_)) domain.disks.push_back(ReadDisk(disk));
   for (const NodeId devices : document_.Children(root, "devices")) {
     for (const NodeId node : document_.Children(devices, "controller")) {

@@ -72,8 +72,9 @@ struct Domain {
   std::string type;  // kvm, qemu, test, ...
   std::string name;
   std::string uuid;
-  std::string arch;     // os/type/@arch
-  std::string machine;  // os/type/@machine; empty when not said
+  std::string arch;                // os/type/@arch
+  std::string machine;             // os/type/@machine; empty when not said
+  bool boots_host_kernel = false;  // os/kernel: the boot loader on the disks is not asked
   std::vector<Disk> disks;
   std::vector<Controller> controllers;
   std::vector<Channel> channels;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/io.h"
@@ -164,10 +165,11 @@ int Main(const std::vector<std::string>& arguments) {
     options = absl::InvalidArgumentError("no FILE, and standard input is a terminal");
   }
   if (!options.ok()) {
-    std::fputs(absl::StrCat("virt-reclaim-xml: ", options.status().message(),
-                            "; see virt-reclaim-xml --help\n")
-                   .c_str(),
-               stderr);
+    const absl::string_view message = options.status().message();
+    // "did you mean '--diff'?" says it all.
+    const absl::string_view more =
+        absl::EndsWith(message, "?") ? "" : "; see 'virt-reclaim-xml --help'";
+    std::fputs(absl::StrCat("virt-reclaim-xml: ", message, more, "\n").c_str(), stderr);
     return kUsage;
   }
   return Program(*std::move(options)).Run();

@@ -11,7 +11,7 @@
 #include "base/status.h"
 #include "base/suggest.h"
 #include "xml-tools/filter.h"
-#include "xml-tools/machine_types.h"
+#include "xml-tools/policies.h"
 
 namespace virt_reclaim::xml {
 namespace {
@@ -55,43 +55,10 @@ constexpr absl::string_view kLongOptions[] = {
     "--disk",          "--machine", "--bus",  "--detect-zeroes", "--discard",
     "--host-machines", "--channel", "--help", "--version"};
 
-template <typename Policy>
-struct Mode {
-  absl::string_view word;
-  Policy policy;
-};
-constexpr Mode<DiscardPolicy> kDiscardModes[] = {{"unmap", DiscardPolicy::kUnmap},
-                                                 {"ignore", DiscardPolicy::kIgnore},
-                                                 {"keep", DiscardPolicy::kKeep}};
-constexpr Mode<DetectZeroesPolicy> kDetectZeroesModes[] = {{"off", DetectZeroesPolicy::kOff},
-                                                           {"on", DetectZeroesPolicy::kOn},
-                                                           {"unmap", DetectZeroesPolicy::kUnmap},
-                                                           {"keep", DetectZeroesPolicy::kKeep}};
-constexpr Mode<BusPolicy> kBusModes[] = {{"auto", BusPolicy::kAuto},
-                                         {"keep", BusPolicy::kKeep},
-                                         {"virtio-scsi", BusPolicy::kVirtioScsi}};
-constexpr Mode<ChannelPolicy> kChannelModes[] = {{"add", ChannelPolicy::kAdd},
-                                                 {"keep", ChannelPolicy::kKeep}};
-
-template <typename Policy, size_t N>
-absl::Status Choose(absl::string_view option, absl::string_view value,
-                    const Mode<Policy> (&modes)[N], Policy& policy) {
-  std::string words;
-  for (size_t i = 0; i < N; ++i) {
-    if (value == modes[i].word) {
-      policy = modes[i].policy;
-      return absl::OkStatus();
-    }
-    absl::StrAppend(&words, i == 0 ? "" : i + 1 == N ? " or " : ", ", "'", modes[i].word, "'");
-  }
-  return absl::InvalidArgumentError(
-      absl::StrCat(option, " is ", words, ", not '", Printable(value), "'"));
-}
-
 absl::Status UnknownOption(absl::string_view name) {
   const std::vector<std::string> known(std::begin(kLongOptions), std::end(kLongOptions));
   const auto nearest = NearestWord(name, known);
-  const std::string hint = nearest ? absl::StrCat("; did you mean '", *nearest, "'?") : "";
+  const std::string hint = nearest ? absl::StrCat(": did you mean '", *nearest, "'?") : "";
   return absl::InvalidArgumentError(absl::StrCat("unknown option '", Printable(name), "'", hint));
 }
 
@@ -120,9 +87,7 @@ class Parser {
   absl::Status ParseOption(absl::string_view word) {
     const size_t equals = word.find('=');
     const absl::string_view name = word.substr(0, equals);
-    const bool has_value = name == "--disk" || name == "--machine" || name == "--bus" ||
-                           name == "--discard" || name == "--detect-zeroes" ||
-                           name == "--channel" || name == "--host-machines" ||
+    const bool has_value = IsPolicy(name) || name == "--disk" || name == "--host-machines" ||
                            name == "--output-dir" || name == "-O";
     if (has_value) {
       VR_ASSIGN_OR_RETURN(const std::string value, ValueOf(word, equals));
@@ -151,12 +116,7 @@ class Parser {
 
   absl::Status SetValue(absl::string_view name, const std::string& value) {
     RewriteOptions& rewrite = options_.rewrite;
-    if (name == "--bus") return Choose(name, value, kBusModes, rewrite.bus);
-    if (name == "--discard") return Choose(name, value, kDiscardModes, rewrite.discard);
-    if (name == "--channel") return Choose(name, value, kChannelModes, rewrite.channel);
-    if (name == "--detect-zeroes")
-      return Choose(name, value, kDetectZeroesModes, rewrite.detect_zeroes);
-    if (name == "--machine") return SetMachine(value);
+    if (IsPolicy(name)) return SetPolicy(name, value, rewrite);
     if (value.empty()) {
       return absl::InvalidArgumentError(
           name == "--disk" ? "option '--disk' needs the target of a disk, such as 'vda'"
@@ -166,28 +126,6 @@ class Parser {
     if (name == "--host-machines")
       rewrite.known_machines = absl::StrSplit(value, ',', absl::SkipEmpty());
     if (name == "--output-dir" || name == "-O") options_.output_dir = value;
-    return absl::OkStatus();
-  }
-
-  absl::Status SetMachine(const std::string& mode) {
-    RewriteOptions& rewrite = options_.rewrite;
-    const MachineKind kind = ParseMachineType(mode).kind;
-    rewrite.machine_name.clear();
-    if (mode == "auto") {
-      rewrite.machine = MachinePolicy::kAuto;
-    } else if (mode == "keep") {
-      rewrite.machine = MachinePolicy::kKeep;
-    } else if (mode == "latest") {
-      rewrite.machine = MachinePolicy::kLatest;
-    } else if (kind != MachineKind::kUnknown && kind != MachineKind::kNotSaid) {
-      rewrite.machine = MachinePolicy::kNamed;
-      rewrite.machine_name = mode;
-    } else {
-      return absl::InvalidArgumentError(
-          absl::StrCat("--machine is 'auto', 'keep', 'latest' or a machine type that is known, "
-                       "not '",
-                       Printable(mode), "'"));
-    }
     return absl::OkStatus();
   }
 

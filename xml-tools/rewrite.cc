@@ -93,8 +93,10 @@ absl::Status Planner::CheckTargets() const {
 }
 
 bool Planner::IsSelected(const Disk& disk) const {
-  return options_.targets.empty() || std::find(options_.targets.begin(), options_.targets.end(),
-                                               disk.target) != options_.targets.end();
+  const auto has = [&](const std::vector<std::string>& targets) {
+    return std::find(targets.begin(), targets.end(), disk.target) != targets.end();
+  };
+  return (options_.targets.empty() || has(options_.targets)) && !has(options_.excluded);
 }
 
 absl::Status Planner::Plan() {

@@ -41,8 +41,9 @@ enum class ChannelPolicy {
 
 struct RewriteOptions {
   MachinePolicy machine = MachinePolicy::kAuto;
-  std::vector<std::string> targets;  // only these disks; empty: all
-  std::string machine_name = {};     // of MachinePolicy::kNamed
+  std::vector<std::string> targets;        // only these disks; empty: all
+  std::vector<std::string> excluded = {};  // never these, whatever `targets` says
+  std::string machine_name = {};           // of MachinePolicy::kNamed
   // What the host has; empty: not known. Then kLatest takes the alias ("q35") that libvirt replaces
   // by the host's newest when the domain is defined, and refuses a distribution's own types.
   std::vector<std::string> known_machines = {};

@@ -64,7 +64,7 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but the host 
 )";
 
 constexpr absl::string_view kMigrate = R"(usage: virt-reclaim migrate plan [OPTIONS] [DOMAIN...]
-       virt-reclaim migrate apply [OPTIONS] DOMAIN... | --all
+       virt-reclaim migrate apply [OPTIONS] DOMAIN... | --all | --plan FILE
        virt-reclaim migrate verify [OPTIONS] [DOMAIN...]
        virt-reclaim migrate rollback [OPTIONS] DOMAIN... | --all
        virt-reclaim migrate status [OPTIONS] [DOMAIN...]
@@ -88,21 +88,34 @@ options of plan and apply:
       --fix-guest        let the agent prepare the guest for a bus change: names by UUID, drivers into the initramfs;
                          with backups, and undone when it is not enough
       --channel add      also add the agent's channel, so that one power cycle does for both
+      --detect-zeroes WHAT   keep (default), off, on, unmap: whether QEMU takes written zeroes for a discard
+      --allow-thick      also images that occupy all of their capacity; trims make them thin
+      --assume           take what is not known of a guest for good (kernel 5.0 for virtio-blk); never for a bus change
   -n, --dry-run          only show the plan
+option of plan:
+      --save FILE        write the plan to FILE, for --plan
+option of apply, verify, rollback and status:
+      --plan FILE        the domains of a saved plan; apply makes just that change, and leaves alone what is not as
+                         it was then: definition, images, the change itself
 options of apply and rollback:
       --all              all domains
       --power-cycle HOW  never (default): the change waits for the next power cycle; shutdown: shut the guest down
                          cleanly and start it; when-off: only domains that are off
       --shutdown-timeout TIME   for a guest to shut down (default 2m); it is never powered off instead
       --verify-timeout TIME     for a guest to come back (default 5m; up to four times that while its disks are busy)
+option of rollback:
+      --fix-guest        once the guest is on its old bus again, have the agent put its files back, too
 options of apply:
-      --batch N|N%       so many domains, then look at the failures (default 1)
+  -y, --yes              do not ask; without a terminal nothing is ever asked
+      --batch N|N%       so many domains at once, then look at the failures (default 1)
       --max-failures N   begin no further batch after more than N failures (default: go on)
       --pause TIME       wait between batches
+      --window HH:MM-HH:MM   begin batches only at this time of day
 of all:
       --json             machine-readable output
 
-exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 5 refused or busy, 130 interrupted
+exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but discards still do not reach the host,
+             5 refused or busy, 130 interrupted
 )";
 
 constexpr absl::string_view kAgent = R"(usage: virt-reclaim agent status [OPTIONS] [DOMAIN...]

@@ -210,6 +210,7 @@ std::string MigratePlanJson(const std::vector<MigrateAction>& plan, bool diff) {
     entry["changes"] = ChangesJson(action.changes);
     entry["refusals"] = RefusalsJson(action.refusals);
     entry["warnings"] = RefusalsJson(action.warnings);
+    entry["needs_power_cycle"] = NeedsPowerCycle(action);
     entry["power_cycle_pending"] = action.power_cycle_pending;
     if (diff && !action.changes.empty()) {
       // Its line ends stay; every other control character is made printable by the JSON writer.

@@ -1,4 +1,5 @@
 // virt-reclaim: the host program. Puts the real services together and hands them to RunProgram.
+#include <poll.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -20,8 +21,11 @@ absl::Status WithRealServices(const CommandLine& line,
                               const std::function<void(const Services&)>& use) {
   VR_ASSIGN_OR_RETURN(const auto hypervisor, ConnectLibvirt(line.connect, line.debug));
   const auto images = NewImageStore();
+  const char* reader = getenv("VIRT_RECLAIM_GUESTFS");
+  const auto offline_guest =
+      NewOfflineGuest(reader == nullptr ? VIRT_RECLAIM_GUESTFS_PROGRAM : reader);
   use(Services{*hypervisor, *images, ConnectGuestAgent, line.run_directory, line.state_directory,
-               absl::Now, absl::SleepFor});
+               absl::Now, absl::SleepFor, offline_guest.get()});
   return absl::OkStatus();
 }
 
@@ -36,6 +40,22 @@ bool WriteAll(int fd, const std::string& text) {
   return true;
 }
 
+// Anything but "y" or "yes" is no, also the end of the input and Ctrl-C.
+bool AskOnTerminal(const std::string& question, const std::stop_token& stop) {
+  constexpr int kStepMilliseconds = 250;
+  WriteAll(STDERR_FILENO, question);
+  std::string answer;
+  while (!stop.stop_requested() && answer.find('\n') == std::string::npos) {
+    pollfd entry = {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
+    if (poll(&entry, 1, kStepMilliseconds) <= 0) continue;
+    char buffer[64];
+    const ssize_t n = read(STDIN_FILENO, buffer, sizeof buffer);
+    if (n <= 0) break;
+    answer.append(buffer, static_cast<size_t>(n));
+  }
+  return answer == "y\n" || answer == "yes\n";
+}
+
 int Main(int argc, char** argv) {
   KeepStandardFds();
   setenv("GRPC_VERBOSITY", "NONE",
@@ -44,7 +64,14 @@ int Main(int argc, char** argv) {
   ProgramResult result;
   {
     ProgressLine progress(STDERR_FILENO);
-    result = RunProgram({argv + 1, argv + argc}, WithRealServices, progress, stop_signal.token());
+    Confirm confirm;
+    if (isatty(STDIN_FILENO) == 1 && isatty(STDERR_FILENO) == 1) {
+      confirm = [&](const std::string& question) {
+        return AskOnTerminal(question, stop_signal.token());
+      };
+    }
+    result = RunProgram({argv + 1, argv + argc}, WithRealServices, progress, stop_signal.token(),
+                        confirm);
   }
   const bool written = WriteAll(STDOUT_FILENO, result.out);
   const int why = errno;

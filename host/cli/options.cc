@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "base/suggest.h"
 #include "host/cli/help.h"
+#include "xml-tools/policies.h"
 
 namespace virt_reclaim {
 namespace {
@@ -55,7 +56,10 @@ absl::Status UnknownWord(const CLI::App& root, const std::string& word) {
 
 // Texts that become numbers after parsing, so that the messages are ours.
 struct RawValues {
-  std::string minimum, chunk, pause, timeout, shutdown_timeout, verify_timeout, max_failures;
+  std::string minimum, chunk, pause, timeout, shutdown_timeout, verify_timeout, max_failures,
+      window;
+  std::vector<std::pair<std::string, std::string>> policies;  // "--bus", its word
+  bool keep_machine = false;
   bool help = false;
 };
 
@@ -84,6 +88,14 @@ absl::Status ConvertAll(const RawValues& raw, CommandLine& line) {
   VR_RETURN_IF_ERROR(
       Convert(raw.verify_timeout, "--verify-timeout", line.verify_timeout, ParseDuration));
   VR_RETURN_IF_ERROR(Convert(raw.max_failures, "--max-failures", line.max_failures, ParseCount));
+  VR_RETURN_IF_ERROR(Convert(raw.window, "--window", line.window, ParseDailyWindow));
+  for (const auto& [option, word] : raw.policies) {
+    const absl::Status status = xml::SetPolicy(option, word, line.rewrite);
+    if (!status.ok()) return UsageError(status.message());
+    if (option == "--machine" && raw.keep_machine)
+      return UsageError("--machine and --keep-machine exclude each other");
+  }
+  if (raw.keep_machine) line.rewrite.machine = xml::MachinePolicy::kKeep;
   if (line.verb == Verb::kTrim && line.pause > absl::Seconds(60))
     return UsageError("--pause: at most 60 s");
   if (line.timeout <= absl::ZeroDuration()) return UsageError("--timeout: must be longer than 0");
@@ -133,6 +145,11 @@ class Parser {
       root_.parse(arguments);
     } catch (const CLI::ExtrasError&) {
       // Reported below, by name.
+    } catch (const CLI::ArgumentMismatch& error) {
+      // "--chunk: 1 required TEXT missing"
+      const absl::string_view text = error.what();
+      if (!raw_.help)
+        return UsageError(absl::StrCat(text.substr(0, text.find(": ")), " needs a value"));
     } catch (const CLI::ParseError& error) {
       if (!raw_.help) return UsageError(OneLine(error.what()));
     }
@@ -165,17 +182,27 @@ class Parser {
     for (CLI::App* verb : {plan_, apply_}) {
       AddDomains(*verb);
       verb->add_flag("--diff", line_.diff);
-      verb->add_flag("--keep-machine", line_.keep_machine);
-      verb->add_option("--machine", line_.machine);
-      verb->add_option("--bus", line_.bus);
-      verb->add_option("--channel", line_.channel);
-      verb->add_flag("--fix-guest", line_.fix_guest);
-      verb->add_option("--disk", line_.disks)->allow_extra_args(false);
+      verb->add_flag("--keep-machine", raw_.keep_machine);
+      for (const char* policy : {"--machine", "--bus", "--channel", "--detect-zeroes"}) {
+        verb->add_option_function<std::string>(policy, [this, policy](const std::string& word) {
+          raw_.policies.emplace_back(policy, word);
+        });
+      }
+      verb->add_flag("--allow-thick", line_.allow_thick);
+      verb->add_flag("--assume", line_.assume);
+      verb->add_option("--disk", line_.rewrite.targets)->allow_extra_args(false);
     }
+    for (CLI::App* verb : {plan_, apply_}) verb->add_flag("--fix-guest", line_.fix_guest);
+    plan_->add_option("--save", line_.save);
+    apply_->add_flag("-y,--yes", line_.yes);
+    apply_->add_option("--window", raw_.window);
     verify_ = AddVerb(*migrate_, "verify", raw_);
     rollback_ = AddVerb(*migrate_, "rollback", raw_);
     migrate_status_ = AddVerb(*migrate_, "status", raw_);
     for (CLI::App* verb : {verify_, rollback_, migrate_status_}) AddDomains(*verb);
+    for (CLI::App* verb : {apply_, verify_, rollback_, migrate_status_})
+      verb->add_option("--plan", line_.plan_file);
+    rollback_->add_flag("--fix-guest", line_.fix_guest);
     for (CLI::App* verb : {apply_, rollback_}) {
       verb->add_flag("--all", line_.all);
       verb->add_option("--power-cycle", line_.power_cycle);
@@ -231,20 +258,18 @@ class Parser {
     return CheckSelection();
   }
 
-  absl::Status CheckWords() const {
-    if (line_.bus != "keep" && line_.bus != "auto" && line_.bus != "virtio-scsi")
-      return UsageError(
-          absl::StrCat("--bus: '", Printable(line_.bus), "': write keep, auto or virtio-scsi"));
-    if (line_.channel != "keep" && line_.channel != "add")
-      return UsageError(
-          absl::StrCat("--channel: '", Printable(line_.channel), "': write keep or add"));
-    if (line_.keep_machine && line_.machine != "auto")
-      return UsageError("--machine and --keep-machine exclude each other");
+  // A saved plan says itself what is to be done.
+  absl::Status CheckPlan() const {
+    if (line_.plan_file.empty()) return absl::OkStatus();
+    const bool fix = line_.fix_guest && line_.verb == Verb::kMigrateApply;
+    const bool more = raw_.keep_machine || !raw_.policies.empty() || fix || line_.allow_thick ||
+                      line_.assume || !line_.rewrite.targets.empty();
+    if (more) return UsageError("--plan: the plan says already what to change, and how");
     return absl::OkStatus();
   }
 
   absl::Status CheckSelection() const {
-    VR_RETURN_IF_ERROR(CheckWords());
+    VR_RETURN_IF_ERROR(CheckPlan());
     if (line_.verb != Verb::kMigrateApply && line_.verb != Verb::kMigrateRollback)
       return absl::OkStatus();
     VR_RETURN_IF_ERROR(CheckBatch(line_.batch));
@@ -253,9 +278,11 @@ class Parser {
       return UsageError(absl::StrCat("--power-cycle: '", Printable(line_.power_cycle),
                                      "': write never, shutdown or when-off"));
     }
+    if (line_.verb == Verb::kMigrateRollback && line_.fix_guest && line_.power_cycle != "shutdown")
+      return UsageError("--fix-guest: a rollback needs --power-cycle=shutdown for it");
     if (line_.all && !line_.domains.empty())
       return UsageError("--all and domain names exclude each other");
-    if (!line_.all && line_.domains.empty())
+    if (!line_.all && line_.domains.empty() && line_.plan_file.empty())
       return UsageError(absl::StrCat("migrate ",
                                      line_.verb == Verb::kMigrateApply ? "apply" : "rollback",
                                      ": name the domains, or write --all"));

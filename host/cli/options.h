@@ -10,6 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "host/model/daily_window.h"
+#include "xml-tools/rewrite.h"
 
 namespace virt_reclaim {
 
@@ -37,16 +39,18 @@ struct CommandLine {
   std::vector<std::string> domains;
   bool all = false;
   bool diff = false;
-  bool keep_machine = false;     // the same as machine = "keep"
-  std::string machine = "auto";  // or keep, latest, a name
-  std::string bus = "keep";      // or auto, virtio-scsi
-  std::string channel = "keep";  // or add
+  xml::RewriteOptions rewrite;  // --machine, --bus, --channel, --detect-zeroes, --disk
   bool fix_guest = false;
+  bool allow_thick = false;
+  bool assume = false;
+  bool yes = false;
+  std::string save;       // where migrate plan writes its plan file
+  std::string plan_file;  // what migrate apply, verify, rollback and status are about
+  std::optional<DailyWindow> window;
   std::string power_cycle = "never";  // or shutdown, when-off
   std::string batch;                  // N or N%; empty: one after the other
   std::optional<size_t> max_failures;
   absl::Duration shutdown_timeout = absl::Minutes(2), verify_timeout = absl::Minutes(5);
-  std::vector<std::string> disks;
   std::vector<std::string> mount_points;
   uint64_t minimum = 0, chunk = 0;
   absl::Duration pause = absl::ZeroDuration();

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/escape.h"
+#include "base/status.h"
 #include "base/suggest.h"
 #include "host/cli/hints.h"
 #include "host/cli/json_output.h"
@@ -74,8 +75,9 @@ std::string Explanations(Add add) {
 // One verb after the other, each: command -> texts.
 class VerbRunner {
  public:
-  VerbRunner(const CommandLine& line, ProgressLine& progress, const std::stop_token& stop)
-      : line_(line), progress_(progress), stop_(stop) {}
+  VerbRunner(const CommandLine& line, ProgressLine& progress, const std::stop_token& stop,
+             const Confirm& confirm)
+      : line_(line), progress_(progress), stop_(stop), confirm_(confirm) {}
 
   ProgramResult Run(const Services& services) {
     switch (line_.verb) {
@@ -159,79 +161,107 @@ class VerbRunner {
     return result;
   }
 
-  xml::RewriteOptions RewriteOptionsOfLine() const {
-    xml::RewriteOptions rewrite;
-    rewrite.targets = line_.disks;
-    if (line_.keep_machine || line_.machine == "keep") {
-      rewrite.machine = xml::MachinePolicy::kKeep;
-    } else if (line_.machine == "latest") {
-      rewrite.machine = xml::MachinePolicy::kLatest;
-    } else if (line_.machine != "auto") {
-      rewrite.machine = xml::MachinePolicy::kNamed;
-      rewrite.machine_name = line_.machine;
-    }
-    if (line_.bus == "auto") rewrite.bus = xml::BusPolicy::kAuto;
-    if (line_.bus == "virtio-scsi") rewrite.bus = xml::BusPolicy::kVirtioScsi;
-    if (line_.channel == "add") rewrite.channel = xml::ChannelPolicy::kAdd;
-    return rewrite;
-  }
-
-  MigrateOptions OptionsOfMigrate() const {
+  absl::StatusOr<MigrateOptions> OptionsOfMigrate() const {
     MigrateOptions options;
     options.domains = line_.domains;
+    options.rewrite = line_.rewrite;
+    options.fix_guest = line_.fix_guest;
+    options.allow_thick = line_.allow_thick;
+    options.assume = line_.assume;
     if (line_.power_cycle == "shutdown") options.power_cycle = PowerCycle::kShutdown;
     if (line_.power_cycle == "when-off") options.power_cycle = PowerCycle::kWhenOff;
     options.run.shutdown_timeout = line_.shutdown_timeout;
     options.run.verify_timeout = line_.verify_timeout;
     options.max_failures = line_.max_failures;
     options.pause = line_.pause;
-    options.fix_guest = line_.fix_guest;
+    options.window = line_.window;
+    options.progress = [this](const DomainSummary& domain, absl::string_view what) {
+      progress_.Show(domain, what);
+    };
+    if (line_.plan_file.empty()) return options;
+    VR_ASSIGN_OR_RETURN(options.plan, ReadPlanFile(line_.plan_file));
+    options.rewrite = options.plan->rewrite;
+    if (line_.verb == Verb::kMigrateApply) options.fix_guest = options.plan->fix_guest;
+    options.allow_thick = options.plan->allow_thick;
+    options.assume = options.plan->assume;
     return options;
   }
 
   ProgramResult Migrate(const Services& services) {
-    MigrateOptions options = OptionsOfMigrate();
-    options.rewrite = RewriteOptionsOfLine();
-    auto plan = PlanMigrate(services, options, stop_);
+    auto options = OptionsOfMigrate();
+    if (!options.ok()) return FailWith(options.status(), line_.json);
+    auto plan = PlanMigrate(services, *options, stop_);
     if (!plan.ok()) return FailWith(plan.status(), line_.json);
+    if (line_.verb == Verb::kMigratePlan || line_.dry_run)
+      return ShowPlan(services, *options, *plan);
+    if (confirm_ && !line_.yes && !line_.json && !Confirmed(*plan)) {
+      ProgramResult result;
+      result.err = "nothing was changed\n";
+      result.status = stop_.stop_requested() ? ExitStatus::kInterrupted : ExitStatus::kRefused;
+      return result;
+    }
+    options->batch = BatchSize(plan->size());
+    const std::vector<MigratedDomain> migrated = ApplyMigrate(services, *options, *plan, stop_);
+    ProgramResult result;
+    result.status = StatusOf(migrated);
+    if (line_.json) {
+      result.out = MigratedJson("apply", migrated);
+      return result;
+    }
+    if (line_.diff) result.out = MigratePlanText(*plan, true) + "\n";
+    result.out += MigratedText(migrated);
+    Hints hints(line_);
+    for (const MigratedDomain& domain : migrated) {
+      if (domain.needs_power_cycle) hints.Add(domain.domain, {{Reason::kPowerCyclePending, ""}});
+    }
+    result.err = hints.Text();
+    return result;
+  }
+
+  ProgramResult ShowPlan(const Services& services, const MigrateOptions& options,
+                         const std::vector<MigrateAction>& plan) {
     ProgramResult result;
     Hints hints(line_);
-    if (line_.verb == Verb::kMigratePlan || line_.dry_run) {
-      result.out =
-          line_.json ? MigratePlanJson(*plan, line_.diff) : MigratePlanText(*plan, line_.diff);
-      std::vector<Outcome> outcomes;
-      for (const MigrateAction& action : *plan) {
-        outcomes.push_back(OutcomeOf(action));
-        if (action.power_cycle_pending)
-          hints.Add(action.domain, {{Reason::kPowerCyclePending, ""}});
-      }
-      result.status = ExitStatusOf(outcomes);
-    } else {
-      options.batch = BatchSize(plan->size());
-      const std::vector<MigratedDomain> migrated = ApplyMigrate(services, options, *plan, stop_);
-      result.status = StatusOf(migrated);
-      if (line_.json) {
-        result.out = MigratedJson("apply", migrated);
-      } else {
-        if (line_.diff) result.out = MigratePlanText(*plan, true) + "\n";
-        result.out += MigratedText(migrated);
-      }
-      for (const MigratedDomain& domain : migrated) {
-        if (domain.needs_power_cycle) hints.Add(domain.domain, {{Reason::kPowerCyclePending, ""}});
-      }
+    result.out = line_.json ? MigratePlanJson(plan, line_.diff) : MigratePlanText(plan, line_.diff);
+    std::vector<Outcome> outcomes;
+    for (const MigrateAction& action : plan) {
+      outcomes.push_back(OutcomeOf(action));
+      if (action.power_cycle_pending) hints.Add(action.domain, {{Reason::kPowerCyclePending, ""}});
     }
-    if (!line_.json) result.err = hints.Text();
+    result.status = ExitStatusOf(outcomes);
+    if (!line_.save.empty()) {
+      const PlanFile file = PlanFileOf(services, options, plan);
+      if (const absl::Status saved = WritePlanFile(line_.save, file); !saved.ok())
+        return FailWith(saved, line_.json);
+      result.err = absl::StrCat("saved the plan for ", file.domains.size(),
+                                file.domains.size() == 1 ? " domain" : " domains", " in '",
+                                Printable(line_.save), "'\n");
+    }
+    if (!line_.json) result.err += hints.Text();
     return result;
+  }
+
+  // Asks whoever sits at the terminal; nothing to do needs no question.
+  bool Confirmed(const std::vector<MigrateAction>& plan) const {
+    const auto to_do = std::count_if(plan.begin(), plan.end(), [](const MigrateAction& action) {
+      return OutcomeOf(action).kind == OutcomeKind::kDone && !action.changes.empty();
+    });
+    if (to_do == 0) return true;
+    const std::string how =
+        line_.power_cycle == "shutdown" ? ", and shut down and start those that run" : "";
+    return confirm_(absl::StrCat(MigratePlanText(plan, line_.diff), "\nChange ", to_do,
+                                 to_do == 1 ? " domain" : " domains", how, "? [y/N] "));
   }
 
   // verify, rollback, status: of migrations that apply began.
   ProgramResult FollowUp(const Services& services) {
-    const MigrateOptions options = OptionsOfMigrate();
+    const auto options = OptionsOfMigrate();
+    if (!options.ok()) return FailWith(options.status(), line_.json);
     const bool look = line_.verb == Verb::kMigrateStatus || line_.dry_run;
-    auto migrated = look ? MigrationStatus(services, options)
+    auto migrated = look ? MigrationStatus(services, *options)
                     : line_.verb == Verb::kMigrateVerify
-                        ? VerifyMigrated(services, options, stop_)
-                        : RollBackMigrated(services, options, stop_);
+                        ? VerifyMigrated(services, *options, stop_)
+                        : RollBackMigrated(services, *options, stop_);
     if (!migrated.ok()) return FailWith(migrated.status(), line_.json);
     ProgramResult result;
     result.status = StatusOf(*migrated);
@@ -272,13 +302,14 @@ class VerbRunner {
   const CommandLine& line_;
   ProgressLine& progress_;
   const std::stop_token& stop_;
+  const Confirm& confirm_;
 };
 
 }  // namespace
 
 ProgramResult RunProgram(const std::vector<std::string>& arguments,
                          const WithServices& with_services, ProgressLine& progress,
-                         const std::stop_token& stop) {
+                         const std::stop_token& stop, const Confirm& confirm) {
   auto parsed = ParseCommandLine(arguments);
   const bool json = std::find(arguments.begin(), arguments.end(), "--json") != arguments.end();
   if (!parsed.ok()) return FailWith(parsed.status(), json);
@@ -287,7 +318,7 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
   const CommandLine& line = std::get<CommandLine>(*parsed);
   ProgramResult result;
   const absl::Status connected = with_services(line, [&](const Services& services) {
-    result = VerbRunner(line, progress, stop).Run(services);
+    result = VerbRunner(line, progress, stop, confirm).Run(services);
   });
   if (connected.ok()) return result;
   result = FailWith(connected, line.json);

@@ -28,9 +28,13 @@ struct ProgramResult {
 using WithServices =
     std::function<absl::Status(const CommandLine&, const std::function<void(const Services&)>&)>;
 
+// Shows a text that ends with a question on the terminal, and waits for yes or no.
+using Confirm = std::function<bool(const std::string& question)>;
+
+// `confirm` is empty where nobody sits at a terminal: then nothing is ever asked.
 ProgramResult RunProgram(const std::vector<std::string>& arguments,
                          const WithServices& with_services, ProgressLine& progress,
-                         const std::stop_token& stop);
+                         const std::stop_token& stop, const Confirm& confirm = {});
 
 }  // namespace virt_reclaim
 

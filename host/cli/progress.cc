@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -45,6 +46,16 @@ void ProgressLine::Show(const DomainSummary& domain, const GuestTrimProgress& pr
       Printable(domain.name), ":", Printable(progress.mount_point), " [", std::string(filled, '#'),
       std::string(kBarWidth - filled, '.'), "] ", static_cast<int>(fraction * 100), "%  ",
       FormatByteSize(progress.trimmed), " trimmed by the guest");
+  Draw(std::move(line));
+}
+
+void ProgressLine::Show(const DomainSummary& domain, absl::string_view what) {
+  if (!enabled_) return;
+  const std::lock_guard lock(mutex_);
+  Draw(absl::StrCat(Printable(domain.name), ": ", what));
+}
+
+void ProgressLine::Draw(std::string line) {
   const size_t width = Columns(fd_) - 1;
   if (line.size() > width) line.resize(width);
   const size_t length = line.size();

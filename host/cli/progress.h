@@ -1,5 +1,5 @@
-// One line that shows how far a trim is, on stderr, and only when stderr is a terminal: elsewhere
-// nothing of it appears.
+// One line that shows how far a trim or a migration is, on stderr, and only when stderr is a
+// terminal: elsewhere nothing of it appears.
 #ifndef VIRT_RECLAIM_HOST_CLI_PROGRESS_H_
 #define VIRT_RECLAIM_HOST_CLI_PROGRESS_H_
 
@@ -20,8 +20,12 @@ class ProgressLine {
   ~ProgressLine();
 
   void Show(const DomainSummary& domain, const GuestTrimProgress& progress);
+  // `what` is being done with the domain; shown until something else is.
+  void Show(const DomainSummary& domain, absl::string_view what);
 
  private:
+  // The mutex is held.
+  void Draw(std::string line);
   void Clear();
 
   const int fd_;

@@ -1,5 +1,7 @@
 #include "host/cli/text_output.h"
 
+#include <map>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/byte_size.h"
@@ -69,6 +71,38 @@ void AddTrimRows(const TrimmedDomain& domain, TextTable& table) {
                   disk.guest_not_supported ? "not supported" : Size(disk.trimmed), Size(disk.freed),
                   Codes(disk.reasons)});
   }
+}
+
+// "total: 475 domains to change, 10 refused, 15 with nothing to do".
+std::string PlanTotal(const std::vector<MigrateAction>& plan) {
+  size_t change = 0;
+  size_t refused = 0;
+  size_t failed = 0;
+  for (const MigrateAction& action : plan) {
+    const OutcomeKind kind = OutcomeOf(action).kind;
+    failed += kind == OutcomeKind::kFailed ? 1 : 0;
+    refused += kind == OutcomeKind::kSkipped ? 1 : 0;
+    change += kind == OutcomeKind::kDone && !action.changes.empty() ? 1 : 0;
+  }
+  std::string text =
+      absl::StrCat("total: ", change, change == 1 ? " domain" : " domains", " to change");
+  if (refused > 0) absl::StrAppend(&text, ", ", refused, " refused");
+  if (failed > 0) absl::StrAppend(&text, ", ", failed, " cannot be examined");
+  return absl::StrCat(text, ", ", plan.size() - change - refused - failed,
+                      " with nothing to do\n\n");
+}
+
+// "total: 475 domains done, 10 skipped, 5 failed".
+std::string MigratedTotal(const std::vector<MigratedDomain>& domains) {
+  std::map<OutcomeKind, size_t> counts;
+  for (const MigratedDomain& domain : domains) ++counts[domain.outcome.kind];
+  const size_t done = counts[OutcomeKind::kDone];
+  std::string text = absl::StrCat("total: ", done, done == 1 ? " domain" : " domains", " done");
+  for (const OutcomeKind kind :
+       {OutcomeKind::kSkipped, OutcomeKind::kFailed, OutcomeKind::kCancelled}) {
+    if (counts[kind] > 0) absl::StrAppend(&text, ", ", counts[kind], " ", Name(kind));
+  }
+  return text + "\n\n";
 }
 
 }  // namespace
@@ -155,13 +189,15 @@ std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff) {
       table.AddRow({name, Printable(warning.target), "warning",
                     absl::StrCat(warning.reason, ": ", Printable(warning.detail))});
     }
+    if (NeedsPowerCycle(action))
+      table.AddRow({name, "", "power cycle", "it runs, and goes on as it is until then"});
     if (action.power_cycle_pending) {
       table.AddRow({name, "", "nothing to do", BlockerText({Reason::kPowerCyclePending, ""})});
     } else if (action.changes.empty() && action.blockers.empty() && action.error.ok()) {
       table.AddRow({name, "", "nothing to do", ""});
     }
   }
-  std::string out = table.Render();
+  std::string out = absl::StrCat(plan.size() > 1 ? PlanTotal(plan) : "", table.Render());
   if (!diff) return out;
   for (const MigrateAction& action : plan) {
     if (action.changes.empty()) continue;
@@ -196,7 +232,7 @@ std::string MigratedText(const std::vector<MigratedDomain>& domains) {
         });
     table.AddRow({Printable(domain.domain.name), result, changes, Printable(domain.backup)});
   }
-  return table.Render();
+  return absl::StrCat(domains.size() > 1 ? MigratedTotal(domains) : "", table.Render());
 }
 
 std::string AgentStatusText(const std::vector<AgentStatusOfDomain>& statuses) {

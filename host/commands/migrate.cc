@@ -1,15 +1,21 @@
 #include "host/commands/migrate.h"
 
 #include <algorithm>
+#include <map>
+#include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/commands/offline_facts.h"
+#include "host/model/image_judge.h"
+#include "host/services/migration_store.h"
 
 namespace virt_reclaim {
 namespace {
 
 constexpr absl::Duration kAgentTimeout = absl::Seconds(2);
+constexpr absl::string_view kGuestUnchecked = "guest-unchecked";
 constexpr absl::Duration kPreflightTimeout = absl::Minutes(1);
 
 bool IsUp(const DomainSummary& domain) {
@@ -19,11 +25,11 @@ bool IsUp(const DomainSummary& domain) {
 // True when the running domain would still change under the rewriter: the new definition waits for
 // a power cycle.
 bool LiveIsOlder(const Services& services, const MigrateOptions& options,
-                 const DomainSummary& domain) {
-  if (!IsUp(domain)) return false;
-  auto live = services.hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive);
+                 const MigrateAction& action) {
+  if (!IsUp(action.domain)) return false;
+  auto live = services.hypervisor.DomainXml(action.domain.uuid, Hypervisor::Xml::kLive);
   if (!live.ok()) return false;
-  auto rewritten = RewriteFor(services, options, *live);
+  auto rewritten = RewriteFor(services, options, action.excluded, *live);
   return rewritten.ok() && !rewritten->changes.empty();
 }
 
@@ -51,9 +57,15 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
   }
 }
 
+// Whether the judgement depends on the guest, so that it is worth reading its disks.
+bool NeedsGuest(const MigrationChange& change) {
+  return !change.moved_disks.empty() || (change.uses_virtio_blk && !change.assume);
+}
+
 absl::Status CollectMigrationFacts(const Services& services, const DomainSummary& domain,
-                                   bool locked, const std::stop_token& stop,
-                                   MigrationFacts& facts) {
+                                   const MigrationChange& change, bool locked,
+                                   const std::stop_token& stop,
+                                   const MigrateProgress& reading_disks, MigrationFacts& facts) {
   Hypervisor& hypervisor = services.hypervisor;
   facts.persistent = domain.persistent;
   const auto saved = hypervisor.HasManagedSave(domain.uuid);
@@ -68,8 +80,11 @@ absl::Status CollectMigrationFacts(const Services& services, const DomainSummary
     facts.machine_types = *machines;
   }
   if (!IsUp(domain)) {
+    facts.guest_is_off = true;
     facts.guest_unknown = std::string(Sentence(Reason::kNotRunning));
-    return absl::OkStatus();
+    if (!NeedsGuest(change)) return absl::OkStatus();
+    if (reading_disks && services.offline_guest != nullptr) reading_disks(domain, "reading disks");
+    return ReadOfflineFacts(services, domain, locked, stop, facts);
   }
   VR_ASSIGN_OR_RETURN(const std::string live,
                       hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive));
@@ -79,6 +94,22 @@ absl::Status CollectMigrationFacts(const Services& services, const DomainSummary
   return absl::OkStatus();
 }
 
+bool Touches(const std::vector<xml::Change>& changes, const std::string& target) {
+  return std::any_of(changes.begin(), changes.end(),
+                     [&](const xml::Change& change) { return change.target == target; });
+}
+
+std::vector<PlannedImage> IdentitiesOf(const DomainFacts& facts,
+                                       const std::vector<xml::Change>& changes) {
+  std::vector<PlannedImage> images;
+  for (const DiskFacts& disk : facts.disks) {
+    if (disk.chain.empty() || !Touches(changes, disk.xml.target)) continue;
+    const ImageFile& top = disk.chain.front();
+    images.push_back({disk.xml.target, top.path, top.device, top.inode});
+  }
+  return images;
+}
+
 MigrationChange ChangeOf(const xml::Domain& before, const std::vector<xml::Change>& changes) {
   MigrationChange change;
   for (const xml::Change& one : changes) {
@@ -86,49 +117,184 @@ MigrationChange ChangeOf(const xml::Domain& before, const std::vector<xml::Chang
     if (one.what == "bus") change.moved_disks.push_back(one.target);
   }
   for (const xml::Disk& disk : before.disks) {
-    const auto touches = [&](const xml::Change& one) { return one.target == disk.target; };
     const bool moved = std::find(change.moved_disks.begin(), change.moved_disks.end(),
                                  disk.target) != change.moved_disks.end();
-    if (disk.bus == "virtio" && !moved && std::any_of(changes.begin(), changes.end(), touches)) {
+    if (disk.bus == "virtio" && !moved && Touches(changes, disk.target))
       change.uses_virtio_blk = true;
-    }
   }
   return change;
 }
 
+absl::Status RewriteInto(const Services& services, const MigrateOptions& options,
+                         MigrateAction& action) {
+  VR_ASSIGN_OR_RETURN(xml::Rewritten rewritten,
+                      RewriteFor(services, options, action.excluded, action.before));
+  action.after = std::move(rewritten.text);
+  action.changes = std::move(rewritten.changes);
+  action.refusals = std::move(rewritten.refusals);
+  action.warnings = std::move(rewritten.warnings);
+  // The filter cannot look into a guest; the preflight does.
+  std::erase_if(action.warnings,
+                [](const xml::Refusal& warning) { return warning.reason == kGuestUnchecked; });
+  return absl::OkStatus();
+}
+
+// Asks each filesystem once. Any thread.
+class PunchTests {
+ public:
+  explicit PunchTests(ImageStore& images) : images_(images) {}
+  std::optional<bool> CanPunch(const DiskFacts& disk) {
+    if (disk.chain.empty()) return std::nullopt;
+    const ImageFile& top = disk.chain.front();
+    const std::lock_guard lock(mutex_);
+    const auto [entry, is_new] = known_.try_emplace(top.device);
+    if (is_new) {
+      if (const auto can = images_.CanPunch(top.path); can.ok()) entry->second = *can;
+    }
+    return entry->second;
+  }
+
+ private:
+  ImageStore& images_;
+  std::mutex mutex_;
+  std::map<uint64_t, std::optional<bool>> known_;
+};
+
+// Takes the disks out of the change whose images forbid it.
+absl::Status JudgeImages(const Services& services, const MigrateOptions& options,
+                         PunchTests& punch_tests, MigrateAction& action) {
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, action.domain));
+  std::vector<xml::Refusal> refusals;
+  for (const DiskFacts& disk : facts.disks) {
+    if (!Touches(action.changes, disk.xml.target)) continue;
+    ImageJudgement judgement = JudgeImage(disk, punch_tests.CanPunch(disk), options.allow_thick);
+    action.risks.insert(action.risks.end(), judgement.risks.begin(), judgement.risks.end());
+    if (!judgement.refusal) continue;
+    action.excluded.push_back(disk.xml.target);
+    refusals.push_back(
+        {disk.xml.target, std::string(Code(judgement.refusal->reason)),
+         absl::StrCat(Sentence(judgement.refusal->reason), " (", judgement.refusal->detail, ")")});
+  }
+  if (!action.excluded.empty()) VR_RETURN_IF_ERROR(RewriteInto(services, options, action));
+  action.refusals.insert(action.refusals.end(), refusals.begin(), refusals.end());
+  action.images = IdentitiesOf(facts, action.changes);
+  return absl::OkStatus();
+}
+
 absl::Status PlanInto(const Services& services, const MigrateOptions& options,
-                      const std::stop_token& stop, MigrateAction& action) {
-  const std::string& uuid = action.domain.uuid;
-  VR_ASSIGN_OR_RETURN(action.before,
-                      services.hypervisor.DomainXml(uuid, Hypervisor::Xml::kInactive));
-  VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(action.before));
-  auto rewritten = RewriteFor(services, options, action.before);
-  if (!rewritten.ok()) {
-    action.blockers.push_back({Reason::kRewriteRefused, Printable(rewritten.status().message())});
+                      PunchTests& punch_tests, const std::stop_token& stop, MigrateAction& action) {
+  VR_ASSIGN_OR_RETURN(
+      action.before, services.hypervisor.DomainXml(action.domain.uuid, Hypervisor::Xml::kInactive));
+  VR_RETURN_IF_ERROR(xml::ParseDomain(action.before).status());
+  if (const absl::Status status = RewriteInto(services, options, action); !status.ok()) {
+    action.blockers.push_back({Reason::kRewriteRefused, Printable(status.message())});
     return absl::OkStatus();
   }
-  action.after = std::move(rewritten->text);
-  action.changes = std::move(rewritten->changes);
-  action.refusals = std::move(rewritten->refusals);
-  action.warnings = std::move(rewritten->warnings);
+  if (!action.changes.empty())
+    VR_RETURN_IF_ERROR(JudgeImages(services, options, punch_tests, action));
   if (action.changes.empty()) {
-    action.power_cycle_pending = LiveIsOlder(services, options, action.domain);
+    action.power_cycle_pending = LiveIsOlder(services, options, action);
     return absl::OkStatus();
   }
   VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
-                      Preflight(services, action.domain, domain, action.changes, options.fix_guest,
-                                /*locked=*/false, stop));
+                      Preflight(services, options, action, /*locked=*/false, stop));
   action.blockers = judgement.blockers;
-  action.risks = judgement.risks;
+  action.risks.insert(action.risks.end(), judgement.risks.begin(), judgement.risks.end());
   action.fixes = judgement.fixes;
   return absl::OkStatus();
 }
 
+// Refuses what is not as it was when the plan was saved. What has been applied since is no change.
+void CompareWithPlan(const PlannedDomain& planned, MigrateAction& action) {
+  if (!action.error.ok() || action.changes.empty()) return;
+  const auto changed = [&](absl::string_view what) {
+    action.blockers.push_back({Reason::kChangedSincePlan, std::string(what)});
+  };
+  if (Digest(action.before) != planned.before_digest) {
+    changed("its definition");
+  } else if (Digest(action.after) != planned.after_digest) {
+    changed("what would be changed of it");
+  }
+  for (const PlannedImage& image : planned.images) {
+    if (std::find(action.images.begin(), action.images.end(), image) == action.images.end())
+      changed(absl::StrCat("the image of ", Printable(image.target)));
+  }
+}
+
+// One action for each domain to look at; what is in a saved plan and is gone has its blocker.
+absl::StatusOr<std::vector<MigrateAction>> Select(const Services& services,
+                                                  const MigrateOptions& options) {
+  std::vector<MigrateAction> actions;
+  const auto add = [&](const DomainSummary& domain) -> MigrateAction& {
+    MigrateAction& action = actions.emplace_back();
+    action.domain = domain;
+    action.asked_for = !options.domains.empty() || options.plan;
+    return action;
+  };
+  if (!options.plan) {
+    VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
+                        SelectDomains(services.hypervisor, options.domains));
+    for (const DomainSummary& domain : selected) add(domain);
+    return actions;
+  }
+  if (options.plan->hypervisor != services.hypervisor.Uri()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the plan is of '", Printable(options.plan->hypervisor), "', not of '",
+                     services.hypervisor.Uri(), "'"));
+  }
+  VR_ASSIGN_OR_RETURN(const SelectedOfPlan selected, SelectOfPlan(services, options));
+  for (const DomainSummary& domain : selected.there) add(domain);
+  for (const DomainSummary& domain : selected.gone)
+    add(domain).blockers.push_back({Reason::kChangedSincePlan, "it is gone"});
+  return actions;
+}
+
 }  // namespace
 
+absl::StatusOr<SelectedOfPlan> SelectOfPlan(const Services& services,
+                                            const MigrateOptions& options) {
+  VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> all, services.hypervisor.ListDomains());
+  SelectedOfPlan selected;
+  for (const std::string& name : options.domains) {
+    const auto& domains = options.plan->domains;
+    if (std::none_of(domains.begin(), domains.end(), [&](const PlannedDomain& planned) {
+          return planned.name == name || planned.uuid == name;
+        })) {
+      return absl::NotFoundError(absl::StrCat("no domain '", Printable(name), "' in the plan"));
+    }
+  }
+  for (const PlannedDomain& planned : options.plan->domains) {
+    const auto is_named = [&](const std::string& name) {
+      return planned.name == name || planned.uuid == name;
+    };
+    if (!options.domains.empty() &&
+        std::none_of(options.domains.begin(), options.domains.end(), is_named)) {
+      continue;
+    }
+    const auto found = std::find_if(all.begin(), all.end(), [&](const DomainSummary& domain) {
+      return domain.uuid == planned.uuid;
+    });
+    if (found != all.end()) {
+      selected.there.push_back(*found);
+    } else {
+      selected.gone.push_back({planned.name, planned.uuid, DomainState::kUnknown, true});
+    }
+  }
+  return selected;
+}
+
+absl::StatusOr<std::vector<PlannedImage>> ImagesOf(const Services& services,
+                                                   const DomainSummary& domain,
+                                                   const std::vector<xml::Change>& changes) {
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, domain));
+  return IdentitiesOf(facts, changes);
+}
+
 absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const MigrateOptions& options,
+                                          const std::vector<std::string>& excluded,
                                           const std::string& text) {
   xml::RewriteOptions rewrite = options.rewrite;
+  rewrite.excluded = excluded;
   if (rewrite.machine == xml::MachinePolicy::kLatest ||
       rewrite.machine == xml::MachinePolicy::kNamed) {
     VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(text));
@@ -138,16 +304,19 @@ absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const Migrat
   return xml::Rewrite(text, rewrite);
 }
 
-absl::StatusOr<MigrationJudgement> Preflight(const Services& services, const DomainSummary& domain,
-                                             const xml::Domain& saved,
-                                             const std::vector<xml::Change>& changes,
-                                             bool fix_guest, bool locked,
+absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
+                                             const MigrateOptions& options,
+                                             const MigrateAction& action, bool locked,
                                              const std::stop_token& stop) {
   MigrationFacts facts;
-  facts.saved = saved;
-  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, domain, locked, stop, facts));
-  MigrationChange change = ChangeOf(saved, changes);
-  change.fix_guest = fix_guest;
+  VR_ASSIGN_OR_RETURN(facts.saved, xml::ParseDomain(action.before));
+  MigrationChange change = ChangeOf(facts.saved, action.changes);
+  VR_ASSIGN_OR_RETURN(change.after, xml::ParseDomain(action.after));
+  change.fix_guest = options.fix_guest;
+  change.assume = options.assume;
+  change.power_cycle = options.power_cycle == PowerCycle::kShutdown;
+  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, action.domain, change, locked, stop,
+                                           options.progress, facts));
   return Judge(facts, change);
 }
 
@@ -164,21 +333,45 @@ Outcome OutcomeOf(const MigrateAction& action) {
   return outcome;
 }
 
+bool NeedsPowerCycle(const MigrateAction& action) {
+  return IsUp(action.domain) && !action.changes.empty() &&
+         OutcomeOf(action).kind == OutcomeKind::kDone;
+}
+
 absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,
                                                        const MigrateOptions& options,
                                                        const std::stop_token& stop) {
-  VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
-                      SelectDomains(services.hypervisor, options.domains));
-  std::vector<MigrateAction> plan;
-  for (const DomainSummary& domain : selected) {
-    if (stop.stop_requested()) return absl::CancelledError("interrupted");
-    MigrateAction action;
-    action.domain = domain;
-    action.asked_for = !options.domains.empty();
-    action.error = PlanInto(services, options, stop, action);
-    plan.push_back(std::move(action));
-  }
+  VR_ASSIGN_OR_RETURN(std::vector<MigrateAction> plan, Select(services, options));
+  PunchTests punch_tests(services.images);
+  // A guest that is asked takes its time.
+  ForEachInParallel(plan.size(), options.parallel, [&](size_t i) {
+    MigrateAction& action = plan[i];
+    if (stop.stop_requested() || !action.blockers.empty()) return;
+    action.error = PlanInto(services, options, punch_tests, stop, action);
+    if (!options.plan) return;
+    for (const PlannedDomain& planned : options.plan->domains) {
+      if (planned.uuid == action.domain.uuid) CompareWithPlan(planned, action);
+    }
+  });
+  if (stop.stop_requested()) return absl::CancelledError("interrupted");
   return plan;
+}
+
+PlanFile PlanFileOf(const Services& services, const MigrateOptions& options,
+                    const std::vector<MigrateAction>& plan) {
+  PlanFile file;
+  file.hypervisor = services.hypervisor.Uri();
+  file.time = services.now();
+  file.rewrite = options.rewrite;
+  file.fix_guest = options.fix_guest;
+  file.allow_thick = options.allow_thick;
+  file.assume = options.assume;
+  for (const MigrateAction& action : plan) {
+    if (OutcomeOf(action).kind != OutcomeKind::kDone || action.changes.empty()) continue;
+    file.domains.push_back({action.domain.name, action.domain.uuid, Digest(action.before),
+                            Digest(action.after), action.images});
+  }
+  return file;
 }
 
 }  // namespace virt_reclaim

@@ -7,6 +7,7 @@
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_MIGRATE_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_MIGRATE_H_
 
+#include <functional>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -14,8 +15,10 @@
 #include "absl/status/statusor.h"
 #include "host/commands/collect.h"
 #include "host/commands/migration_run.h"
+#include "host/model/daily_window.h"
 #include "host/model/migration_judge.h"
 #include "host/model/outcome.h"
+#include "host/services/plan_file.h"
 #include "xml-tools/rewrite.h"
 
 namespace virt_reclaim {
@@ -26,16 +29,28 @@ enum class PowerCycle {
   kWhenOff,   // only domains that are off
 };
 
+// Hears what is being done for which domain; called from several threads at once.
+using MigrateProgress = std::function<void(const DomainSummary&, absl::string_view step)>;
+
 struct MigrateOptions {
-  std::vector<std::string> domains;  // empty: all
+  std::vector<std::string> domains;  // empty: all (of the plan, when there is one)
+  // A saved plan: its domains only, and only what is as it was then. Its policies are to be in the
+  // fields below.
+  std::optional<PlanFile> plan;
   xml::RewriteOptions rewrite;
-  bool fix_guest = false;  // let the agent prepare a guest for a bus change
+  bool fix_guest = false;    // let the agent prepare a guest for a bus change
+  bool allow_thick = false;  // preallocated images, too
+  bool assume = false;       // what is not known of a guest is good; never for a bus change
   PowerCycle power_cycle = PowerCycle::kNever;
   MigrationRunOptions run;
+  // How many domains are looked at, or go through their power cycles, side by side.
+  size_t parallel = 8;
   // How many domains make a batch; after each the pause, and the count of failures is looked at.
   size_t batch = 1;
   std::optional<size_t> max_failures;  // no further batch after more than these; empty: no limit
   absl::Duration pause;                // between batches
+  std::optional<DailyWindow> window;   // in which a batch may begin, in the host's time zone
+  MigrateProgress progress;            // may be empty
 };
 
 // The plan for one domain, with what it was planned against.
@@ -45,6 +60,8 @@ struct MigrateAction {
   std::string after;
   std::vector<xml::Change> changes;    // empty: nothing to do
   std::vector<xml::Refusal> refusals;  // disks that stay as they are
+  std::vector<std::string> excluded;   // the targets of those that their images exclude
+  std::vector<PlannedImage> images;    // of the disks that change
   std::vector<xml::Refusal> warnings;  // of disks that change, and yet may not pass discards
   std::vector<Blocker> blockers;       // not empty: the domain is not touched
   std::vector<Blocker> risks;          // to be known before it is
@@ -64,28 +81,48 @@ struct MigratedDomain {
   bool needs_power_cycle = false;
 };
 
-// xml::Rewrite with what this host has.
+// xml::Rewrite with what this host has; the disks in `excluded` stay as they are.
 absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const MigrateOptions& options,
+                                          const std::vector<std::string>& excluded,
                                           const std::string& text);
 
-// The preflight: facts of a domain whose definition is `saved`, its host and its guest, judged
-// against `changes`. `locked`: the caller holds the domain's lock.
-absl::StatusOr<MigrationJudgement> Preflight(const Services& services, const DomainSummary& domain,
-                                             const xml::Domain& saved,
-                                             const std::vector<xml::Change>& changes,
-                                             bool fix_guest, bool locked,
+// The domains of the saved plan that `options` asks for.
+struct SelectedOfPlan {
+  std::vector<DomainSummary> there, gone;
+};
+absl::StatusOr<SelectedOfPlan> SelectOfPlan(const Services& services,
+                                            const MigrateOptions& options);
+
+// The images of the disks that `changes` are about, by their identity now.
+absl::StatusOr<std::vector<PlannedImage>> ImagesOf(const Services& services,
+                                                   const DomainSummary& domain,
+                                                   const std::vector<xml::Change>& changes);
+
+// The preflight: facts of the domain, its host and its guest, judged against the action's changes.
+// `locked`: the caller holds the domain's lock. The disks of a guest that is off are read when the
+// judgement depends on it, which takes half a minute.
+absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
+                                             const MigrateOptions& options,
+                                             const MigrateAction& action, bool locked,
                                              const std::stop_token& stop);
 
 // What the plan says, for the exit status: a domain that cannot be examined has failed, one with
 // blockers is skipped.
 Outcome OutcomeOf(const MigrateAction& action);
+// The change would wait for a power cycle.
+bool NeedsPowerCycle(const MigrateAction& action);
 
+// FailedPrecondition: the saved plan in `options` is of another hypervisor.
 absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,
                                                        const MigrateOptions& options,
                                                        const std::stop_token& stop);
 
-// One domain after the other; a migration that an earlier call left unfinished is finished first. A
-// stop request is honoured between two steps of a domain, and nothing more is begun.
+// The plan as it can be saved: of the domains that would be changed.
+PlanFile PlanFileOf(const Services& services, const MigrateOptions& options,
+                    const std::vector<MigrateAction>& plan);
+
+// What an earlier call left unfinished is finished first, then batch by batch. A stop request is
+// honoured between two steps of a domain, and nothing more is begun. In the order of the plan.
 std::vector<MigratedDomain> ApplyMigrate(const Services& services, const MigrateOptions& options,
                                          const std::vector<MigrateAction>& plan,
                                          const std::stop_token& stop);
@@ -97,7 +134,8 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
                                                            const std::stop_token& stop);
 
 // Puts the old definition of each selected domain back. A running guest keeps the new one until its
-// next power cycle, unless `options` has one done.
+// next power cycle, unless `options` has one done; then `fix_guest` has the agent put the guest's
+// files back, too, once it is on its old bus again.
 absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& services,
                                                              const MigrateOptions& options,
                                                              const std::stop_token& stop);

@@ -6,12 +6,14 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/commands/migrate.h"
+#include "host/model/same_definition.h"
 
 namespace virt_reclaim {
 namespace {
 
 constexpr absl::Duration kAgentTimeout = absl::Seconds(5);
-constexpr absl::Duration kFixTimeout = absl::Minutes(30);  // making an initramfs takes a while
+constexpr absl::Duration kPauseStep = absl::Milliseconds(250);  // how late a stop is noticed
+constexpr absl::Duration kFixTimeout = absl::Minutes(30);       // making an initramfs takes a while
 
 bool IsUp(DomainState state) {
   return state == DomainState::kRunning || state == DomainState::kPaused;
@@ -66,10 +68,17 @@ void Record(const Services& services, const MigrationRun& run, MigratedDomain& m
       settled && IsUp(migrated.domain.state) && LiveIsOlder(services, run, migrated.domain.uuid);
 }
 
-MigrationRunOptions RunOptions(const MigrateOptions& options) {
+MigrationRunOptions RunOptions(const MigrateOptions& options, const DomainSummary& domain) {
   MigrationRunOptions run = options.run;
   run.power_cycle = options.power_cycle == PowerCycle::kShutdown;
+  if (options.progress) {
+    run.on_step = [&options, domain](MigrationStep step) { options.progress(domain, Name(step)); };
+  }
   return run;
+}
+
+void Tell(const MigrateOptions& options, const DomainSummary& domain, absl::string_view what) {
+  if (options.progress) options.progress(domain, what);
 }
 
 absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOptions& options,
@@ -81,9 +90,14 @@ absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOpt
                       hypervisor.DomainXml(uuid, Hypervisor::Xml::kInactive));
   if (now != action.before)
     return absl::FailedPreconditionError("its definition changed since it was planned");
+  VR_ASSIGN_OR_RETURN(const std::vector<PlannedImage> images,
+                      ImagesOf(services, action.domain, action.changes));
+  if (images != action.images)
+    return absl::FailedPreconditionError("its images were replaced since it was planned");
   VR_ASSIGN_OR_RETURN(const std::string secret,
                       hypervisor.DomainXml(uuid, Hypervisor::Xml::kInactiveWithSecrets));
-  VR_ASSIGN_OR_RETURN(const xml::Rewritten rewritten, RewriteFor(services, options, secret));
+  VR_ASSIGN_OR_RETURN(const xml::Rewritten rewritten,
+                      RewriteFor(services, options, action.excluded, secret));
   if (rewritten.changes.size() != action.changes.size())
     return absl::FailedPreconditionError("its definition changed since it was planned");
   MigrationRecord begun;
@@ -96,34 +110,47 @@ absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOpt
   return migration;
 }
 
+// The domain's lock is held.
+absl::StatusOr<GuestFix> CallFix(const Services& services, const DomainSummary& domain,
+                                 GuestFixAction what, const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, domain));
+  AgentAccess access = OpenAgentLocked(services, facts, kAgentTimeout, stop);
+  if (!access.session) return absl::UnavailableError(Sentence(access.blocker->reason));
+  VR_ASSIGN_OR_RETURN(GuestFix fix, access.session->agent->FixGuest(what, kFixTimeout, stop));
+  if (fix.result == GuestFixResult::kDone || fix.result == GuestFixResult::kNothingToDo) return fix;
+  return absl::FailedPreconditionError(fix.refusals.empty() ? "the agent could not do it"
+                                                            : Printable(fix.refusals.front()));
+}
+
 // Prepares the guest for a bus change, and looks whether that was enough; puts it back as it was
 // when it was not.
-absl::Status FixGuest(const Services& services, const MigrateAction& action,
-                      const std::stop_token& stop) {
-  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, action.domain));
-  VR_ASSIGN_OR_RETURN(const xml::Domain saved, xml::ParseDomain(action.before));
-  const auto fix = [&](GuestFixAction what) -> absl::StatusOr<GuestFix> {
-    AgentAccess access = OpenAgentLocked(services, facts, kAgentTimeout, stop);
-    if (!access.session)
-      return absl::UnavailableError(
-          absl::StrCat("fix the guest: ", Sentence(access.blocker->reason)));
-    return access.session->agent->FixGuest(what, kFixTimeout, stop);
-  };
-  VR_ASSIGN_OR_RETURN(const GuestFix fixed, fix(GuestFixAction::kApply));
-  if (fixed.result != GuestFixResult::kDone && fixed.result != GuestFixResult::kNothingToDo) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the guest could not be prepared",
-                     fixed.refusals.empty() ? "" : absl::StrCat(": ", fixed.refusals.front())));
+absl::Status FixGuest(const Services& services, const MigrateOptions& options,
+                      const MigrateAction& action, const std::stop_token& stop) {
+  Tell(options, action.domain, "the guest is prepared for another bus");
+  if (const auto fixed = CallFix(services, action.domain, GuestFixAction::kApply, stop);
+      !fixed.ok()) {
+    return Annotate(fixed.status(), "the guest could not be prepared");
   }
+  MigrateOptions without_fix = options;
+  without_fix.fix_guest = false;
   VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
-                      Preflight(services, action.domain, saved, action.changes,
-                                /*fix_guest=*/false, /*locked=*/true, stop));
+                      Preflight(services, without_fix, action, /*locked=*/true, stop));
   if (judgement.blockers.empty()) return absl::OkStatus();
   const Blocker& blocker = judgement.blockers.front();
-  const auto undone = fix(GuestFixAction::kUndo);
+  const auto undone = CallFix(services, action.domain, GuestFixAction::kUndo, stop);
   return absl::FailedPreconditionError(
       absl::StrCat("the guest was prepared, and still ", Code(blocker.reason), " (", blocker.detail,
                    ")", undone.ok() ? "; it was put back as it was" : ""));
+}
+
+// Only for a guest that runs on its old bus again.
+absl::Status UnfixGuest(const Services& services, const MigrateOptions& options,
+                        const DomainSummary& domain, const std::stop_token& stop) {
+  Tell(options, domain, "the guest's files are put back");
+  const auto undone = CallFix(services, domain, GuestFixAction::kUndo, stop);
+  return undone.ok()
+             ? absl::OkStatus()
+             : Annotate(undone.status(), "rolled back, but the guest's files were not put back");
 }
 
 absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
@@ -138,10 +165,10 @@ absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
       (migration->place().step != MigrationStep::kDefined || action.changes.empty());
   if (!unfinished) {
     if (action.changes.empty()) return absl::OkStatus();
-    if (!action.fixes.empty()) VR_RETURN_IF_ERROR(FixGuest(services, action, stop));
+    if (!action.fixes.empty()) VR_RETURN_IF_ERROR(FixGuest(services, options, action, stop));
     VR_ASSIGN_OR_RETURN(migration, Begin(services, options, action, store, migrated));
   }
-  MigrationRun run(services, uuid, RunOptions(options), *std::move(migration));
+  MigrationRun run(services, uuid, RunOptions(options, action.domain), *std::move(migration));
   const absl::Status status = run.Continue(stop);
   Record(services, run, migrated);
   const MigrationPlace place = run.place();
@@ -180,11 +207,20 @@ MigratedDomain ApplyDomain(const Services& services, const MigrateOptions& optio
 absl::StatusOr<std::vector<MigratedDomain>> ForEachMigrated(
     const Services& services, const MigrateOptions& options, bool locked,
     const std::function<absl::Status(MigrationRun&, MigratedDomain&)>& act) {
-  VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
-                      SelectDomains(services.hypervisor, options.domains));
+  SelectedOfPlan selected;
+  if (options.plan) {
+    VR_ASSIGN_OR_RETURN(selected, SelectOfPlan(services, options));
+  } else {
+    VR_ASSIGN_OR_RETURN(selected.there, SelectDomains(services.hypervisor, options.domains));
+  }
   const MigrationStore store(services.state_directory, services.hypervisor.Uri());
   std::vector<MigratedDomain> all;
-  for (const DomainSummary& domain : selected) {
+  for (const DomainSummary& domain : selected.gone) {
+    MigratedDomain& migrated = all.emplace_back();
+    migrated.domain = domain;
+    SetOutcome(absl::NotFoundError("it is gone"), migrated);
+  }
+  for (const DomainSummary& domain : selected.there) {
     MigratedDomain migrated;
     migrated.domain = domain;
     migrated.outcome.asked_for = !options.domains.empty();
@@ -199,7 +235,7 @@ absl::StatusOr<std::vector<MigratedDomain>> ForEachMigrated(
         migrated.outcome.reasons.push_back({Reason::kNotMigrated, ""});
         return absl::OkStatus();
       }
-      MigrationRun run(services, domain.uuid, RunOptions(options), *std::move(migration));
+      MigrationRun run(services, domain.uuid, RunOptions(options, domain), *std::move(migration));
       const absl::Status acted = act(run, migrated);
       Record(services, run, migrated);
       return acted;
@@ -214,35 +250,60 @@ absl::StatusOr<std::vector<MigratedDomain>> ForEachMigrated(
   return all;
 }
 
+// Between two batches.
+void Pause(const Services& services, absl::Duration pause, const std::stop_token& stop) {
+  while (pause > absl::ZeroDuration() && !stop.stop_requested()) {
+    const absl::Duration step = std::min(pause, kPauseStep);
+    services.sleep(step);
+    pause -= step;
+  }
+}
+
+std::optional<Reason> WhyNoMore(const Services& services, const MigrateOptions& options,
+                                size_t failures) {
+  if (options.max_failures && failures > *options.max_failures) return Reason::kTooManyFailures;
+  if (options.window && !IsOpen(*options.window, services.now(), absl::LocalTimeZone()))
+    return Reason::kOutsideWindow;
+  return std::nullopt;
+}
+
+MigratedDomain NotBegun(const MigrateAction& action, Reason why) {
+  MigratedDomain left;
+  left.domain = action.domain;
+  left.outcome.kind = OutcomeKind::kSkipped;
+  left.outcome.asked_for = true;
+  left.outcome.reasons.push_back({why, ""});
+  return left;
+}
+
 }  // namespace
 
 std::vector<MigratedDomain> ApplyMigrate(const Services& services, const MigrateOptions& options,
                                          const std::vector<MigrateAction>& plan,
                                          const std::stop_token& stop) {
-  std::vector<MigratedDomain> migrated;
+  std::vector<MigratedDomain> migrated(plan.size());
+  std::vector<size_t> to_do;
+  for (size_t i = 0; i < plan.size(); ++i) {
+    if (OutcomeOf(plan[i]).kind == OutcomeKind::kDone && !plan[i].changes.empty()) {
+      to_do.push_back(i);
+    } else {
+      migrated[i] = ApplyDomain(services, options, plan[i], stop);
+    }
+  }
   size_t failures = 0;
-  size_t in_batch = 0;
-  bool enough = false;
-  for (const MigrateAction& action : plan) {
-    const bool to_do = OutcomeOf(action).kind == OutcomeKind::kDone && !action.changes.empty();
-    if (to_do && in_batch == options.batch) {
-      in_batch = 0;
-      enough = options.max_failures && failures > *options.max_failures;
-      if (!enough && options.pause > absl::ZeroDuration() && !stop.stop_requested())
-        services.sleep(options.pause);
+  for (size_t begin = 0; begin < to_do.size(); begin += options.batch) {
+    if (begin > 0) Pause(services, options.pause, stop);
+    const size_t count = std::min(options.batch, to_do.size() - begin);
+    const std::optional<Reason> obstacle = WhyNoMore(services, options, failures);
+    ForEachInParallel(count, options.parallel, [&](size_t offset) {
+      const size_t i = to_do[begin + offset];
+      migrated[i] =
+          obstacle ? NotBegun(plan[i], *obstacle) : ApplyDomain(services, options, plan[i], stop);
+    });
+    for (size_t offset = 0; offset < count; ++offset) {
+      const Outcome& outcome = migrated[to_do[begin + offset]].outcome;
+      failures += outcome.kind == OutcomeKind::kFailed ? 1 : 0;
     }
-    if (to_do && enough) {
-      MigratedDomain left;
-      left.domain = action.domain;
-      left.outcome = OutcomeOf(action);
-      left.outcome.kind = OutcomeKind::kCancelled;
-      left.outcome.reasons.push_back({Reason::kTooManyFailures, ""});
-      migrated.push_back(std::move(left));
-      continue;
-    }
-    migrated.push_back(ApplyDomain(services, options, action, stop));
-    in_batch += to_do ? 1 : 0;
-    failures += migrated.back().outcome.kind == OutcomeKind::kFailed ? 1 : 0;
   }
   return migrated;
 }
@@ -276,12 +337,14 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
 absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& services,
                                                              const MigrateOptions& options,
                                                              const std::stop_token& stop) {
-  return ForEachMigrated(services, options, true,
-                         [&](MigrationRun& run, MigratedDomain&) -> absl::Status {
-                           if (stop.stop_requested()) return absl::CancelledError("interrupted");
-                           VR_RETURN_IF_ERROR(run.RollBack("asked for"));
-                           return run.Continue(stop);
-                         });
+  return ForEachMigrated(
+      services, options, true, [&](MigrationRun& run, MigratedDomain& migrated) -> absl::Status {
+        if (stop.stop_requested()) return absl::CancelledError("interrupted");
+        VR_RETURN_IF_ERROR(run.RollBack("asked for"));
+        VR_RETURN_IF_ERROR(run.Continue(stop));
+        return options.fix_guest ? UnfixGuest(services, options, migrated.domain, stop)
+                                 : absl::OkStatus();
+      });
 }
 
 absl::StatusOr<std::vector<MigratedDomain>> MigrationStatus(const Services& services,

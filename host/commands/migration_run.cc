@@ -7,6 +7,8 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/commands/collect.h"
+#include "host/model/guest_disks.h"
+#include "host/model/same_definition.h"
 
 namespace virt_reclaim {
 namespace {
@@ -26,34 +28,44 @@ std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToInt64Seconds(duration), " s");
 }
 
-template <typename T, typename Same>
-bool AllFound(const std::vector<T>& wanted, const std::vector<T>& found, Same same) {
-  return std::all_of(wanted.begin(), wanted.end(), [&](const T& one) {
-    return std::any_of(found.begin(), found.end(),
-                       [&](const T& other) { return same(one, other); });
-  });
+// What lies on a disk and can be told apart; tmpfs and the like come and go. Each under every
+// place it is mounted at.
+std::vector<ExpectedMount> MountsOf(const DomainFacts& domain,
+                                    std::vector<GuestFilesystem> filesystems) {
+  GuestFacts guest;
+  guest.filesystems = std::move(filesystems);
+  const auto targets = MatchGuestDisks(domain.live, guest);
+  std::vector<ExpectedMount> mounts;
+  for (const GuestFilesystem& filesystem : guest.filesystems) {
+    if (filesystem.devices.empty()) continue;
+    std::string image;
+    if (const auto disks = DisksOf(filesystem); disks.size() == 1) {
+      const auto target = targets.find(disks.front());
+      for (const DiskFacts& disk : domain.disks) {
+        if (target != targets.end() && disk.xml.target == target->second)
+          image = disk.xml.source.path;
+      }
+    }
+    for (const std::string& mount_point : filesystem.mount_points)
+      mounts.push_back({mount_point, filesystem.type, filesystem.uuid, image});
+  }
+  return mounts;
+}
+
+// Bind mounts come and go with whoever needs them.
+std::vector<ExpectedMount> OncePerFilesystem(const std::vector<ExpectedMount>& mounts) {
+  std::vector<ExpectedMount> once;
+  for (const ExpectedMount& mount : mounts) {
+    const bool again = std::any_of(once.begin(), once.end(), [&](const ExpectedMount& other) {
+      return !mount.uuid.empty() && other.uuid == mount.uuid && other.type == mount.type &&
+             other.image == mount.image;
+    });
+    if (!again) once.push_back(mount);
+  }
+  return once;
 }
 
 }  // namespace
-
-bool SameWhereItMatters(const xml::Domain& wanted, const xml::Domain& found) {
-  const auto same_disk = [](const xml::Disk& a, const xml::Disk& b) {
-    return a.target == b.target && a.bus == b.bus && a.device == b.device &&
-           a.discard == b.discard && a.detect_zeroes == b.detect_zeroes &&
-           a.source.path == b.source.path;
-  };
-  const auto same_controller = [](const xml::Controller& a, const xml::Controller& b) {
-    return a.type == b.type && a.index == b.index && (a.model.empty() || a.model == b.model);
-  };
-  const auto same_channel = [](const xml::Channel& a, const xml::Channel& b) {
-    return a.name == b.name;
-  };
-  return wanted.machine == found.machine && wanted.disks.size() == found.disks.size() &&
-         AllFound(wanted.disks, found.disks, same_disk) &&
-         AllFound(wanted.controllers, found.controllers, same_controller) &&
-         wanted.channels.size() == found.channels.size() &&
-         AllFound(wanted.channels, found.channels, same_channel);
-}
 
 MigrationRun::MigrationRun(const Services& services, std::string uuid,
                            const MigrationRunOptions& options, StoredMigration migration)
@@ -64,7 +76,10 @@ MigrationRun::MigrationRun(const Services& services, std::string uuid,
 
 absl::Status MigrationRun::Append(MigrationRecord record) {
   record.time = services_.now();
-  return migration_.Append(std::move(record));
+  const MigrationStep step = record.step;
+  VR_RETURN_IF_ERROR(migration_.Append(std::move(record)));
+  if (options_.on_step) options_.on_step(step);
+  return absl::OkStatus();
 }
 
 absl::Status MigrationRun::Append(MigrationStep step, std::string detail) {
@@ -166,14 +181,8 @@ absl::Status MigrationRun::LeaveDefined(const std::stop_token& stop) {
   if (auto access = OpenAgentLocked(services_, facts, kAgentTimeout, stop); access.session) {
     auto filesystems = access.session->agent->ListFilesystems(kAgentTimeout, stop);
     record.had_agent = filesystems.ok();
-    if (filesystems.ok()) {
-      for (const GuestFilesystem& filesystem : *filesystems) {
-        // What lies on a disk and can be told apart; tmpfs and the like come and go.
-        if (filesystem.devices.empty() || filesystem.mount_points.empty()) continue;
-        record.mounts.push_back(
-            {filesystem.mount_points.front(), filesystem.type, filesystem.uuid});
-      }
-    }
+    if (filesystems.ok())
+      record.mounts = OncePerFilesystem(MountsOf(facts, *std::move(filesystems)));
   }
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
   return Append(std::move(record));
@@ -283,16 +292,18 @@ absl::StatusOr<std::string> MigrationRun::MissingMount(const std::stop_token& st
   AgentAccess access = OpenAgentLocked(services_, facts, kAgentTimeout, stop);
   if (!access.session)
     return absl::UnavailableError(absl::StrCat(Sentence(access.blocker->reason)));
-  VR_ASSIGN_OR_RETURN(const std::vector<GuestFilesystem> filesystems,
+  VR_ASSIGN_OR_RETURN(std::vector<GuestFilesystem> filesystems,
                       access.session->agent->ListFilesystems(kAgentTimeout, stop));
+  const std::vector<ExpectedMount> found = MountsOf(facts, std::move(filesystems));
   for (const ExpectedMount& mount : place().mounts) {
-    const bool there =
-        std::any_of(filesystems.begin(), filesystems.end(), [&](const GuestFilesystem& filesystem) {
-          const auto& points = filesystem.mount_points;
-          return filesystem.uuid == mount.uuid && filesystem.type == mount.type &&
-                 std::find(points.begin(), points.end(), mount.mount_point) != points.end();
-        });
-    if (!there) return absl::StrCat("'", mount.mount_point, "' (", mount.uuid, ")");
+    const auto is_it = [&](const ExpectedMount& other) {
+      // A clone of the disk has the same UUID.
+      return other.uuid == mount.uuid && other.type == mount.type &&
+             other.mount_point == mount.mount_point &&
+             (other.image == mount.image || other.image.empty() || mount.image.empty());
+    };
+    if (std::none_of(found.begin(), found.end(), is_it))
+      return absl::StrCat("'", mount.mount_point, "' (", mount.uuid, ")");
   }
   return std::string();
 }
@@ -300,10 +311,15 @@ absl::StatusOr<std::string> MigrationRun::MissingMount(const std::stop_token& st
 // ---- Back.
 
 absl::Status MigrationRun::RollBack(const std::string& why) {
-  if (place().step == MigrationStep::kUndone || place().step == MigrationStep::kRolledBack)
-    return absl::FailedPreconditionError("its last migration is undone already");
-  if (place().step == MigrationStep::kRollingBack || place().step == MigrationStep::kRestored)
-    return absl::OkStatus();  // on its way
+  switch (place().step) {
+    case MigrationStep::kUndone:
+    case MigrationStep::kRolledBack:  // already
+    case MigrationStep::kRollingBack:
+    case MigrationStep::kRestored:  // on its way
+      return absl::OkStatus();
+    default:
+      break;
+  }
   VR_RETURN_IF_ERROR(RequireOurs());
   VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
   MigrationRecord record;

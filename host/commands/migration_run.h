@@ -4,6 +4,7 @@
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_MIGRATION_RUN_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_MIGRATION_RUN_H_
 
+#include <functional>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -25,6 +26,8 @@ struct MigrationRunOptions {
   // system check after years takes its time.
   absl::Duration verify_timeout = absl::Minutes(5);
   bool probe = true;  // after the guest has come back, prove that discards reach the host
+  // Called as a step begins, on the caller's thread. May be empty.
+  std::function<void(MigrationStep)> on_step;
 };
 
 // The domain's lock is the caller's.
@@ -38,8 +41,8 @@ class MigrationRun {
   // place() says whether it was rolled back.
   absl::Status Continue(const std::stop_token& stop);
 
-  // Begins to undo it, whatever step it is in; then Continue. FailedPrecondition when it is undone
-  // already, or somebody changed the definition since.
+  // Begins to undo it, whatever step it is in; then Continue. Nothing to do when it is undone
+  // already. FailedPrecondition when somebody changed the definition since.
   absl::Status RollBack(const std::string& why);
 
   // Whether the guest is as it was: its agent answers (if it did before) and every filesystem is
@@ -88,10 +91,6 @@ class MigrationRun {
   bool waits_ = false;    // at kDefined, and nothing more to do now
   absl::Status failure_;  // the first one: why it was undone or rolled back
 };
-
-// What of a domain a migration may change reads the same in both: disks, machine type, controllers
-// and channels. libvirt adds elements of its own to what it is given; those do not matter.
-bool SameWhereItMatters(const xml::Domain& wanted, const xml::Domain& found);
 
 }  // namespace virt_reclaim
 

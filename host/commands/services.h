@@ -10,6 +10,7 @@
 #include "host/services/guest_agent.h"
 #include "host/services/hypervisor.h"
 #include "host/services/image_store.h"
+#include "host/services/offline_guest.h"
 
 namespace virt_reclaim {
 
@@ -23,6 +24,7 @@ struct Services {
   std::string state_directory;  // /var/lib/virt-reclaim
   std::function<absl::Time()> now;
   std::function<void(absl::Duration)> sleep;
+  OfflineGuest* offline_guest = nullptr;  // null: guests that are off stay unknown
 };
 
 }  // namespace virt_reclaim

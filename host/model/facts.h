@@ -42,6 +42,9 @@ struct ImageFile {
   Usage usage;
   uint64_t device = 0;
   uint64_t inode = 0;
+  // Of a qcow2 image whose header could be read; else 0.
+  uint64_t granularity = 0;  // smallest run of bytes that can come free
+  uint32_t internal_snapshots = 0;
 };
 
 // What the guest's kernel says of one of its block devices (proto: BlockDevice). The guest's word:
@@ -53,6 +56,7 @@ struct GuestDevice {
   uint64_t size = 0;
   std::optional<uint64_t> discard_max;
   std::string serial, wwid, bus_path, scsi_address;
+  uint32_t ata_port = 0;  // of its controller, from 1; 0: none
 };
 
 // Why the guest cannot trim a filesystem (proto: TrimObstacle).

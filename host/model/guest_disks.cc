@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
@@ -57,27 +58,55 @@ bool MatchesPci(const xml::Domain& domain, const xml::Disk& disk, const GuestDev
   return hops && SameHops(PciChain(device.bus_path), *hops);
 }
 
-// SCSI: the controller by its PCI address, the disk by target and unit of
-// "host:channel:target:lun".
-bool MatchesScsi(const xml::Domain& domain, const xml::Disk& disk, const GuestDevice& device) {
-  if (disk.bus != "scsi" || !disk.drive) return false;
-  const std::vector<std::string> address = absl::StrSplit(device.scsi_address, ':');
-  uint32_t target = 0;
-  uint32_t lun = 0;
-  if (address.size() != 4 || !absl::SimpleAtoi(address[2], &target) ||
-      !absl::SimpleAtoi(address[3], &lun))
-    return false;
-  constexpr uint32_t kFlatSpace = 0x4000;  // virtio-scsi: LUN >= 256 in flat space addressing
-  if (target != disk.drive->target ||
-      (lun != disk.drive->unit && lun != disk.drive->unit + kFlatSpace))
-    return false;
+// The disk's controller has the PCI address that the guest sees the device below.
+bool IsBelowController(const xml::Domain& domain, const xml::Disk& disk,
+                       const GuestDevice& device) {
   for (const xml::Controller& controller : domain.controllers) {
-    if (controller.type != "scsi" || controller.index != disk.drive->controller || !controller.pci)
+    if (controller.type != disk.bus || controller.index != disk.drive->controller ||
+        !controller.pci)
       continue;
     const auto hops = HopsTo(domain, *controller.pci);
     return hops && SameHops(PciChain(device.bus_path), *hops);
   }
   return false;
+}
+
+// Target and LUN of "host:channel:target:lun".
+std::optional<std::pair<uint32_t, uint32_t>> ParseScsiAddress(absl::string_view text) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(text, ':');
+  uint32_t target = 0;
+  uint32_t lun = 0;
+  if (parts.size() != 4 || !absl::SimpleAtoi(parts[2], &target) ||
+      !absl::SimpleAtoi(parts[3], &lun))
+    return std::nullopt;
+  return std::pair(target, lun);
+}
+
+// SCSI: the controller by its PCI address, the disk by target and unit.
+bool MatchesScsi(const xml::Domain& domain, const xml::Disk& disk, const GuestDevice& device) {
+  const auto address = ParseScsiAddress(device.scsi_address);
+  if (disk.bus != "scsi" || !disk.drive || !address) return false;
+  const auto [target, lun] = *address;
+  constexpr uint32_t kFlatSpace = 0x4000;  // virtio-scsi: LUN >= 256 in flat space addressing
+  if (target != disk.drive->target ||
+      (lun != disk.drive->unit && lun != disk.drive->unit + kFlatSpace))
+    return false;
+  return IsBelowController(domain, disk, device);
+}
+
+// libata shows each port as a SCSI host of its own; master and slave are its targets 0 and 1.
+bool MatchesAta(const xml::Domain& domain, const xml::Disk& disk, const GuestDevice& device) {
+  if (!disk.drive || device.ata_port == 0) return false;
+  const uint32_t port = device.ata_port - 1;
+  if (disk.bus == "sata") {
+    if (disk.drive->unit != port) return false;
+  } else if (disk.bus == "ide") {
+    const auto address = ParseScsiAddress(device.scsi_address);
+    if (!address || disk.drive->bus != port || disk.drive->unit != address->first) return false;
+  } else {
+    return false;
+  }
+  return IsBelowController(domain, disk, device);
 }
 
 bool MatchesSerial(const xml::Disk& disk, const GuestDevice& device) {
@@ -105,7 +134,7 @@ std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
       if (!device.is_disk || matches.contains(device.name)) continue;
       for (const xml::Disk& disk : domain.disks) {
         if (MatchesPci(domain, disk, device) || MatchesScsi(domain, disk, device) ||
-            MatchesSerial(disk, device)) {
+            MatchesAta(domain, disk, device) || MatchesSerial(disk, device)) {
           matches[device.name] = disk.target;
           break;
         }

@@ -44,6 +44,7 @@ bool IsOver(MigrationStep step);
 // Where the guest has its filesystems: what must be the same after a power cycle.
 struct ExpectedMount {
   std::string mount_point, type, uuid;
+  std::string image;  // path of the image it lies on; empty: not known, or more than one
   bool operator==(const ExpectedMount&) const = default;
 };
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "host/model/same_definition.h"
 
 namespace virt_reclaim {
 namespace {
@@ -39,6 +40,20 @@ void JudgeDomain(const MigrationFacts& facts, MigrationJudgement& judgement) {
   if (facts.memory_snapshots > 0) {
     judgement.risks.push_back({Reason::kMemorySnapshot, absl::StrCat(facts.memory_snapshots)});
   }
+  if (facts.checkpoints > 0)
+    judgement.risks.push_back({Reason::kCheckpoints, absl::StrCat(facts.checkpoints)});
+}
+
+// A power cycle would bring somebody else's change into force with ours, and a rollback could not
+// bring back what ran before.
+void JudgeLive(const MigrationFacts& facts, const MigrationChange& change,
+               MigrationJudgement& judgement) {
+  if (!facts.live || SameWhereItMatters(facts.saved, *facts.live) ||
+      SameWhereItMatters(change.after, *facts.live)) {
+    return;
+  }
+  (change.power_cycle ? judgement.blockers : judgement.risks)
+      .push_back({Reason::kDefinitionPending, ""});
 }
 
 void JudgeMachine(const MigrationFacts& facts, const MigrationChange& change,
@@ -50,10 +65,12 @@ void JudgeMachine(const MigrationFacts& facts, const MigrationChange& change,
 }
 
 // What a guest must have to find its disks on another bus.
-void JudgeBusChange(const GuestPreflight& guest, bool fix, MigrationJudgement& judgement) {
+void JudgeBusChange(const GuestPreflight& guest, bool is_off, bool fix,
+                    MigrationJudgement& judgement) {
   bool any = false;
   for (const GuestKernel& kernel : guest.kernels) {
-    if (!kernel.running && !kernel.newest) continue;
+    // Of a guest that is off, nobody knows which of them its boot loader takes.
+    if (!is_off && !kernel.running && !kernel.newest) continue;
     any = true;
     for (const auto& [name, state] :
          {std::pair("virtio_scsi", kernel.virtio_scsi), std::pair("sd_mod", kernel.sd_mod)}) {
@@ -75,7 +92,9 @@ void JudgeBusChange(const GuestPreflight& guest, bool fix, MigrationJudgement& j
     (fix && name.fixable ? judgement.fixes : judgement.blockers)
         .push_back({Reason::kGuestNamesDisk,
                     absl::StrCat(name.file, ":", name.line, ": ", name.name,
-                                 name.fixable ? " (--fix-guest changes it)" : "")});
+                                 !name.fixable ? ""
+                                 : is_off      ? " (--fix-guest changes it while the guest runs)"
+                                               : " (--fix-guest changes it)")});
   }
   for (const std::string& file : guest.unread_files)
     judgement.blockers.push_back({Reason::kGuestUnknown, file});
@@ -88,17 +107,28 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
   const bool moves = !change.moved_disks.empty();
   if (!facts.guest) {
     // Never assumed for a bus change: a guest that cannot find its root disk does not boot.
-    if (moves) judgement.blockers.push_back({Reason::kGuestUnknown, facts.guest_unknown});
+    if (moves || (change.uses_virtio_blk && !change.assume))
+      judgement.blockers.push_back({Reason::kGuestUnknown, facts.guest_unknown});
     return;
   }
   const GuestPreflight& guest = *facts.guest;
-  if (moves) JudgeBusChange(guest, change.fix_guest, judgement);
+  // Only its agent can put something right in it.
+  const bool fix = change.fix_guest && !facts.guest_is_off;
+  if (moves) JudgeBusChange(guest, facts.guest_is_off, fix, judgement);
   if (change.uses_virtio_blk && guest.kernel && *guest.kernel < kVirtioBlkDiscard)
-    judgement.risks.push_back({Reason::kGuestTooOld, guest.kernel_release});
+    judgement.blockers.push_back({Reason::kGuestTooOld, guest.kernel_release});
   for (const GuestCryptDevice& crypt : guest.crypt_devices) {
     if (crypt.passes_discards == GuestSetting::kDisabled)
       judgement.risks.push_back(
           {Reason::kDmCrypt, crypt.dm_name.empty() ? crypt.name : crypt.dm_name});
+  }
+  for (const GuestRaidArray& raid : guest.raid_arrays) {
+    if (raid.passes_discards == GuestSetting::kDisabled)
+      judgement.risks.push_back({Reason::kGuestLayer, raid.name});
+  }
+  for (const GuestMount& mount : guest.mounts) {
+    if (mount.discard_option == GuestSetting::kDisabled && !mount.mount_points.empty())
+      judgement.risks.push_back({Reason::kMountedNodiscard, mount.mount_points.front()});
   }
   if (guest.fstrim_timer == GuestSetting::kEnabled)
     judgement.risks.push_back({Reason::kFstrimTimer, ""});
@@ -109,6 +139,7 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
 MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change) {
   MigrationJudgement judgement;
   JudgeDomain(facts, judgement);
+  JudgeLive(facts, change, judgement);
   JudgeMachine(facts, change, judgement);
   JudgeGuest(facts, change, judgement);
   return judgement;

@@ -24,15 +24,18 @@ struct MigrationFacts {
   std::vector<std::string> machine_types;  // of the host; empty: not told
   std::optional<GuestPreflight> guest;
   std::string guest_unknown;  // why there is no `guest`
+  bool guest_is_off = false;  // `guest` is from its disks: nothing of it runs, and no agent
 };
 
 // The change, as far as the judgement needs it.
 struct MigrationChange {
+  xml::Domain after;                     // the new definition
   std::string machine;                   // the new type; empty: stays
   std::vector<std::string> moved_disks;  // targets of before, of disks that change their bus
   bool uses_virtio_blk = false;          // a changed disk is, and stays, virtio-blk
   bool assume = false;                   // --assume: unknown guest facts are taken as good
   bool fix_guest = false;                // --fix-guest: the guest may be prepared
+  bool power_cycle = false;              // to be shut down and started at once
 };
 
 struct MigrationJudgement {

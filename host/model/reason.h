@@ -55,6 +55,8 @@ enum class Reason {
   kRunning,
   kNotMigrated,
   kTooManyFailures,
+  kOutsideWindow,
+  kChangedSincePlan,
   // What a migration's preflight finds.
   kMemorySnapshot,
   kMachineNotOnHost,
@@ -63,6 +65,17 @@ enum class Reason {
   kGuestNamesDisk,
   kGuestTooOld,
   kFstrimTimer,
+  kMountedNodiscard,
+  kCheckpoints,
+  kDefinitionPending,
+  // ... and on what a disk's image stands.
+  kThickImage,
+  kStorageCannotPunch,
+  kInternalSnapshots,
+  kOverlay,
+  kLargeClusters,
+  kQcow2OnBlockDevice,
+  // After its power cycle.
   kDiscardNotProved,
 };
 

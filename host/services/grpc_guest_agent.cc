@@ -120,6 +120,7 @@ GuestDevice FromProto(const v1::BlockDevice& proto) {
   device.wwid = Text(proto.wwid(), kMaxNameBytes);
   device.bus_path = Text(proto.bus_path());
   device.scsi_address = Text(proto.scsi_address(), kMaxNameBytes);
+  device.ata_port = proto.ata_port();
   return device;
 }
 

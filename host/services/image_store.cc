@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,8 @@ namespace {
 
 constexpr size_t kMaxChain = 200;     // libvirt's own limit (virStorageFileGetMetadata)
 constexpr uint64_t kStatBlock = 512;  // unit of st_blocks, stat(2)
+constexpr uint64_t kSubclusters = 32;
+constexpr size_t kProbeBytes = 256 * 1024;  // more than any filesystem's block
 
 // O_NONBLOCK: a FIFO in place of an image must not hang us.
 absl::StatusOr<Qcow2Header> ReadQcow2Header(const std::string& path) {
@@ -38,6 +41,20 @@ std::string ResolveBacking(const std::string& overlay, const std::string& name) 
   if (name.empty() || (colon != std::string::npos && name.find('/') > colon)) return "";
   const size_t slash = overlay.rfind('/');
   return slash == std::string::npos ? name : absl::StrCat(overlay.substr(0, slash + 1), name);
+}
+
+// A file without a name, so that nothing is left of it whatever happens.
+absl::StatusOr<UniqueFd> TemporaryFile(const std::string& directory) {
+  UniqueFd fd(open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (fd.valid()) return fd;
+  if (errno != EOPNOTSUPP && errno != EISDIR)
+    return ErrnoStatus(errno, absl::StrCat("make a file in '", directory, "'"));
+  // NFS and the like.
+  std::string name = absl::StrCat(directory, ".virt-reclaim-XXXXXX");
+  fd = UniqueFd(mkostemp(name.data(), O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("make a file in '", directory, "'"));
+  unlink(name.c_str());
+  return fd;
 }
 
 class PosixImageStore : public ImageStore {
@@ -68,6 +85,17 @@ class PosixImageStore : public ImageStore {
       }
     }
     return chain;
+  }
+
+  absl::StatusOr<bool> CanPunch(const std::string& path) override {
+    const std::string directory = path.substr(0, path.rfind('/') + 1);
+    VR_ASSIGN_OR_RETURN(const UniqueFd fd, TemporaryFile(directory));
+    const std::string bytes(kProbeBytes, '\x5a');
+    const ssize_t n = pwrite(fd.get(), bytes.data(), bytes.size(), 0);
+    if (n < 0) return ErrnoStatus(errno, absl::StrCat("write to a file in '", directory, "'"));
+    if (fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, n) == 0) return true;
+    if (errno == EOPNOTSUPP || errno == ENOSYS) return false;
+    return ErrnoStatus(errno, absl::StrCat("punch a file in '", directory, "'"));
   }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
@@ -105,6 +133,9 @@ class PosixImageStore : public ImageStore {
     if (source.format == "qcow2") {
       if (auto header = ReadQcow2Header(source.path); header.ok()) {
         file.usage.capacity = header->virtual_size;
+        file.granularity = uint64_t{1} << header->cluster_bits;
+        if (header->extended_l2) file.granularity /= kSubclusters;
+        file.internal_snapshots = header->snapshots;
         next_name = header->backing_file;
         next_format = header->backing_format;
       }

@@ -1,6 +1,6 @@
-// Images as files of this machine: what they occupy, and what they stand on. Reads metadata only:
-// stat, and the first bytes of a file that the domain XML calls qcow2 (a raw image's first bytes
-// belong to the guest and are never interpreted).
+// Images as files of this machine: what they occupy, and what they stand on. Of an image it reads
+// metadata only: stat, and the first bytes of a file that the domain XML calls qcow2 (a raw image's
+// first bytes belong to the guest and are never interpreted).
 #ifndef VIRT_RECLAIM_HOST_SERVICES_IMAGE_STORE_H_
 #define VIRT_RECLAIM_HOST_SERVICES_IMAGE_STORE_H_
 
@@ -23,6 +23,10 @@ class ImageStore {
   // ends the chain without an error.
   virtual absl::StatusOr<std::vector<ImageFile>> Chain(
       const xml::ImageSource& top, const std::vector<xml::ImageSource>& backing) = 0;
+
+  // Whether the filesystem below the image `path` can punch holes (FALLOC_FL_PUNCH_HOLE), tried on
+  // a nameless file beside it. An error: it cannot be known (read-only, full, no permission).
+  virtual absl::StatusOr<bool> CanPunch(const std::string& path) = 0;
 
   // Sum of what the files occupy now (st_blocks * 512). Unavailable when one is gone.
   virtual absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) = 0;

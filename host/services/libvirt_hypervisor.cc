@@ -2,8 +2,6 @@
 #include <libvirt/libvirt-qemu.h>
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -18,6 +16,7 @@
 #include "base/escape.h"
 #include "base/handle.h"
 #include "base/status.h"
+#include "host/services/channel_socket.h"
 #include "host/services/hypervisor.h"
 #include "host/services/libvirt_error.h"
 #include "host/services/libvirt_port.h"
@@ -79,23 +78,6 @@ void InitializeLibvirt(bool debug) {
     virInitialize();
     StartEventLoop();
   });
-}
-
-absl::StatusOr<std::unique_ptr<link::Port>> ConnectSocket(const std::string& path) {
-  sockaddr_un address{};
-  if (path.size() >= sizeof address.sun_path)
-    return absl::InvalidArgumentError("the channel's socket path is too long");
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, sizeof address.sun_path - 1);
-  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return ErrnoStatus(errno, "socket");
-  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
-    // A full backlog: QEMU serves one client, and others wait already.
-    if (errno == EAGAIN)
-      return absl::AbortedError("another program is connected to the channel's socket");
-    return ErrnoStatus(errno, absl::StrCat("connect to '", path, "'"));
-  }
-  return link::NewFdPort(std::move(fd), /*end_of_file_is_gone=*/true);
 }
 
 class LibvirtHypervisor : public Hypervisor {
@@ -269,7 +251,7 @@ class LibvirtHypervisor : public Hypervisor {
     const bool libvirt_cannot =
         absl::IsUnimplemented(port.status()) || absl::IsPermissionDenied(port.status());
     if (port.ok() || !libvirt_cannot || !local_ || socket_path.empty()) return port;
-    return ConnectSocket(socket_path);
+    return OpenChannelSocket(socket_path);
   }
 
  private:

@@ -58,8 +58,10 @@ json ToJson(const MigrationRecord& record) {
   if (record.stop_guest) line["stop_guest"] = true;
   if (record.may_power_off) line["may_power_off"] = true;
   for (const ExpectedMount& mount : record.mounts) {
-    line["mounts"].push_back(
-        {{"mount_point", mount.mount_point}, {"type", mount.type}, {"uuid", mount.uuid}});
+    line["mounts"].push_back({{"mount_point", mount.mount_point},
+                              {"type", mount.type},
+                              {"uuid", mount.uuid},
+                              {"image", mount.image}});
   }
   return line;
 }
@@ -88,8 +90,8 @@ std::optional<MigrationRecord> FromJson(const std::string& text) {
   if (!line.contains("mounts") || !line["mounts"].is_array()) return record;
   for (const json& mount : line["mounts"]) {
     if (!mount.is_object()) return std::nullopt;
-    record.mounts.push_back(
-        {string(mount, "mount_point"), string(mount, "type"), string(mount, "uuid")});
+    record.mounts.push_back({string(mount, "mount_point"), string(mount, "type"),
+                             string(mount, "uuid"), string(mount, "image")});
   }
   return record;
 }

@@ -9,6 +9,9 @@ constexpr uint32_t kExtensionBackingFormat = 0xe2792aca;
 constexpr uint64_t kMaxBackingName = 1023;  // the specification's own limit
 constexpr size_t kMaxExtensions = 64;       // there are 6 kinds
 constexpr size_t kVersion2Header = 72;
+// Incompatible features.
+constexpr uint64_t kExternalData = uint64_t{1} << 2;
+constexpr uint64_t kExtendedL2 = uint64_t{1} << 4;
 
 // Big-endian reads that answer 0 past the end.
 class Reader {
@@ -59,6 +62,10 @@ absl::StatusOr<Qcow2Header> ParseQcow2Header(absl::string_view start) {
   if (header.cluster_bits < 9 || header.cluster_bits > 21)
     return absl::InvalidArgumentError("bad qcow2 cluster size");
   header.virtual_size = reader.U64(24);
+  header.snapshots = reader.U32(60);
+  const uint64_t incompatible = header.version == 2 ? 0 : reader.U64(72);
+  header.external_data = (incompatible & kExternalData) != 0;
+  header.extended_l2 = (incompatible & kExtendedL2) != 0;
   const uint64_t name_offset = reader.U64(8);
   const uint64_t name_size = reader.U32(16);
   if (name_offset != 0) {

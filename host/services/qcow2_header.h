@@ -15,6 +15,9 @@ struct Qcow2Header {
   uint32_t version = 0;
   uint32_t cluster_bits = 0;
   uint64_t virtual_size = 0;   // bytes
+  uint32_t snapshots = 0;      // internal ones
+  bool external_data = false;  // guest data is in a raw file of its own
+  bool extended_l2 = false;    // each cluster is freed in 32 parts
   std::string backing_file;    // as written; empty: none
   std::string backing_format;  // header extension 0xe2792aca; empty: not said
 };

@@ -12,11 +12,11 @@
 #include <fstream>
 #include <thread>
 
+#include "base/subprocess.h"
 #include "guest-agent/guest_calls.h"
 #include "guest-agent/marker.h"
 #include "guest-agent/server.h"
 #include "guest-agent/service.h"
-#include "guest-agent/subprocess.h"
 #include "tests/unit/agent_tree.h"
 #include "virt_reclaim/agent/v1/agent.grpc.pb.h"
 

@@ -12,9 +12,11 @@
 namespace virt_reclaim {
 namespace {
 
-// A port that nothing is ever read from: the fake agent does not speak.
+// A port that nothing is ever read from: the fake agent does not speak. It knows whose it is.
 class SilentPort : public link::Port {
  public:
+  explicit SilentPort(std::string whose) : uuid(std::move(whose)) {}
+  const std::string uuid;
   int fd() const override { return -1; }
   link::IoResult Read(std::span<uint8_t>) override { return {}; }
   link::IoResult Write(std::span<const uint8_t>) override { return {}; }
@@ -37,11 +39,14 @@ class FakeImageStore : public ImageStore {
               absl::StrCat("stat '", source.path, "': No such file or directory"));
         break;
       }
-      chain.push_back(
-          {source.path, source.format, image->second, 1, std::hash<std::string>()(source.path)});
+      chain.push_back({source.path, source.format, image->second, 1,
+                       std::hash<std::string>()(source.path) + world_.replaced.count(source.path)});
+      chain.back().internal_snapshots = world_.internal_snapshots;
     }
     return chain;
   }
+
+  absl::StatusOr<bool> CanPunch(const std::string&) override { return world_.can_punch; }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
     uint64_t sum = 0;
@@ -65,6 +70,10 @@ class FakeGuestAgent : public GuestAgent {
                                                                std::stop_token) override {
     if (!agent_.list.ok()) return agent_.list;
     return agent_.facts.filesystems;
+  }
+
+  absl::StatusOr<GuestPreflight> Preflight(absl::Duration, std::stop_token) override {
+    return agent_.preflight;
   }
 
   absl::Status Trim(const GuestTrimOptions&, absl::Duration, std::stop_token stop,
@@ -111,6 +120,15 @@ class FakeGuestAgent : public GuestAgent {
 };
 
 }  // namespace
+
+FakeAgent::FakeAgent() {
+  GuestPreflight guest;
+  guest.kernel = GuestKernelVersion{6, 1};
+  guest.kernel_release = "6.1.0-32-amd64";
+  guest.kernels = {{"6.1.0-32-amd64", true, true, "/boot/initrd.img-6.1.0-32-amd64",
+                    GuestModuleState::kInInitramfs, GuestModuleState::kBuiltIn}};
+  preflight = guest;
+}
 
 class FakeHypervisor : public Hypervisor {
  public:
@@ -173,6 +191,7 @@ class FakeHypervisor : public Hypervisor {
     if (!domain->start.ok() && domain->inactive_xml != domain->first_xml) return domain->start;
     domain->summary.state = DomainState::kRunning;
     domain->live_xml = domain->inactive_xml;
+    if (domain->boots_from) domain->agent.facts.filesystems = {*domain->boots_from};
     return absl::OkStatus();
   }
 
@@ -217,8 +236,7 @@ class FakeHypervisor : public Hypervisor {
                                                           const std::string&) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     VR_RETURN_IF_ERROR(domain->channel);
-    world_.connecting_ = uuid;
-    return std::make_unique<SilentPort>();
+    return std::make_unique<SilentPort>(uuid);
   }
 
  private:
@@ -244,12 +262,37 @@ class FakeHypervisor : public Hypervisor {
   FakeWorld& world_;
 };
 
+// Tells what the domain says that has the first disk.
+class FakeOfflineGuest : public OfflineGuest {
+ public:
+  explicit FakeOfflineGuest(FakeWorld& world) : world_(world) {}
+
+  absl::StatusOr<GuestPreflight> Read(const std::vector<OfflineDisk>& disks, absl::Duration,
+                                      const std::stop_token& stop) override {
+    if (!world_.has_offline_guest) return absl::UnimplementedError("not installed");
+    world_.disks_read = disks;
+    if (world_.while_reading) world_.while_reading();
+    if (stop.stop_requested()) return absl::CancelledError("stopped");
+    for (const auto& [uuid, domain] : world_.domains) {
+      if (domain.inactive_xml.find(disks.at(0).path) != std::string::npos) return domain.offline;
+    }
+    return absl::FailedPreconditionError("no such disk");
+  }
+
+ private:
+  FakeWorld& world_;
+};
+
 FakeWorld::FakeWorld() {
-  std::string name =
-      (std::filesystem::temp_directory_path() / "virt-reclaim-world-XXXXXX").string();
+  // Journals are synced at each step, and killed at each: in memory that takes no time.
+  const std::filesystem::path memory = "/dev/shm";
+  const std::filesystem::path directory =
+      access(memory.c_str(), W_OK) == 0 ? memory : std::filesystem::temp_directory_path();
+  std::string name = (directory / "virt-reclaim-world-XXXXXX").string();
   directory_ = mkdtemp(name.data());
   hypervisor_ = std::make_unique<FakeHypervisor>(*this);
   image_store_ = std::make_unique<FakeImageStore>(*this);
+  offline_guest_ = std::make_unique<FakeOfflineGuest>(*this);
 }
 
 FakeWorld::~FakeWorld() { std::filesystem::remove_all(directory_); }
@@ -276,9 +319,9 @@ void FakeWorld::AddImage(const std::string& path, uint64_t capacity, uint64_t al
 }
 
 Services FakeWorld::services() {
-  const auto connect = [this](std::unique_ptr<link::Port>, absl::Duration,
+  const auto connect = [this](std::unique_ptr<link::Port> port, absl::Duration,
                               std::stop_token) -> absl::StatusOr<std::unique_ptr<GuestAgent>> {
-    const FakeDomain& domain = domains.at(connecting_);
+    const FakeDomain& domain = domains.at(dynamic_cast<const SilentPort&>(*port).uuid);
     if (domain.IsDead()) return absl::DeadlineExceededError("no answer from the guest agent");
     const FakeAgent& agent = domain.agent;
     VR_RETURN_IF_ERROR(agent.connect);
@@ -293,7 +336,8 @@ Services FakeWorld::services() {
             MayCrash();
             return now_;
           },
-          [this](absl::Duration d) { now_ += d; }};
+          [this](absl::Duration d) { now_ += d; },
+          offline_guest_.get()};
 }
 
 std::string DomainXml(const std::string& name, const std::string& uuid, const std::string& machine,

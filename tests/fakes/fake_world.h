@@ -4,8 +4,10 @@
 #ifndef VIRT_RECLAIM_TESTS_FAKES_FAKE_WORLD_H_
 #define VIRT_RECLAIM_TESTS_FAKES_FAKE_WORLD_H_
 
+#include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -25,6 +27,8 @@ struct FakeAgent {
   // `marker_comes_back`.
   std::map<std::string, std::string> image_of;
   bool marker_comes_back = true;
+  absl::StatusOr<GuestPreflight> preflight;  // of a modern guest that names nothing by path
+  FakeAgent();
 };
 
 struct FakeDomain {
@@ -40,8 +44,11 @@ struct FakeDomain {
   bool ignores_shutdown = false;
   absl::Status start;  // not OK: Start fails with it, as long as the new definition is in force
   std::string cannot_boot_with;  // a text of the definition with which the guest is dead
-  absl::Status channel;          // not OK: OpenChannel fails with it
+  std::optional<GuestFilesystem> boots_from;  // its only filesystem after a start
+  absl::Status channel;                       // not OK: OpenChannel fails with it
   FakeAgent agent;
+  // What its disks say while it is off.
+  absl::StatusOr<GuestPreflight> offline = absl::FailedPreconditionError("nothing is on its disks");
 
   bool IsDead() const;  // off, or cannot boot
 };
@@ -65,10 +72,16 @@ class FakeWorld {
 
   std::map<std::string, FakeDomain> domains;  // by UUID
   std::map<std::string, Usage> images;        // by path
-  std::vector<std::string> calls;             // what changed something: "define web"
-  absl::Status define;                        // not OK: Define fails with it
-  std::string stored_xml;  // not empty: what libvirt stores in place of what was defined
+  std::set<std::string> replaced;             // images that are another file by now
+  bool can_punch = true;
+  uint32_t internal_snapshots = 0;  // of every image
+  std::vector<std::string> calls;   // what changed something: "define web"
+  absl::Status define;              // not OK: Define fails with it
+  std::string stored_xml;           // not empty: what libvirt stores in place of what was defined
   bool images_are_local = true;
+  bool has_offline_guest = true;           // virt-reclaim-guestfs is installed
+  std::vector<OfflineDisk> disks_read;     // by it, last
+  std::function<void()> while_reading;     // what happens meanwhile
   std::vector<std::string> machine_types;  // of the host
 
   // The program dies (FakeCrash is thrown) at the n-th point from now at which it could: before
@@ -80,7 +93,7 @@ class FakeWorld {
   std::string directory_;
   std::unique_ptr<Hypervisor> hypervisor_;
   std::unique_ptr<ImageStore> image_store_;
-  std::string connecting_;  // UUID whose channel was opened last
+  std::unique_ptr<OfflineGuest> offline_guest_;
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
 
   friend class FakeHypervisor;

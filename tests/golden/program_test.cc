@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -67,6 +68,7 @@ struct Case {
   std::string name;
   std::vector<std::string> arguments;
   std::vector<std::string> before = {};  // a call in the same world before
+  std::optional<bool> answer = {};       // somebody sits at a terminal, and says yes or no
 };
 
 class ProgramTest : public testing::TestWithParam<Case> {};
@@ -85,10 +87,19 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
     return absl::OkStatus();
   };
   if (!GetParam().before.empty()) RunProgram(GetParam().before, with_services, progress, {});
-  const ProgramResult result = RunProgram(GetParam().arguments, with_services, progress, {});
+  Confirm confirm;
+  std::string asked;
+  if (GetParam().answer) {
+    confirm = [&](const std::string& question) {
+      asked = absl::StrCat("--- asked\n", question, "\n");
+      return *GetParam().answer;
+    };
+  }
+  const ProgramResult result =
+      RunProgram(GetParam().arguments, with_services, progress, {}, confirm);
   const std::string actual =
       absl::StrReplaceAll(absl::StrCat("$ virt-reclaim ", absl::StrJoin(GetParam().arguments, " "),
-                                       "\n", result.out, "--- stderr\n", result.err,
+                                       "\n", asked, result.out, "--- stderr\n", result.err,
                                        "--- exit status ", static_cast<int>(result.status), "\n"),
                           {{world.directory(), "DIRECTORY"}});
   const std::string path = absl::StrCat(GOLDEN_DIRECTORY, "/", GetParam().name, ".txt");
@@ -140,6 +151,19 @@ const std::vector<Case> kCases{
     {"apply-dry-run", {"migrate", "apply", "-n", "web"}},
     {"apply-power-cycle", {"migrate", "apply", "--power-cycle=shutdown", "--all"}},
     {"apply-when-off", {"migrate", "apply", "--power-cycle=when-off", "web"}},
+    {"apply-asked-yes", {"migrate", "apply", "web"}, {}, true},
+    {"apply-asked-no", {"migrate", "apply", "--power-cycle=shutdown", "--all"}, {}, false},
+    {"apply-yes-is-not-asked", {"migrate", "apply", "--yes", "web"}, {}, false},
+    {"apply-json-is-not-asked", {"migrate", "apply", "--json", "off"}, {}, false},
+    {"apply-nothing-to-do-is-not-asked", {"migrate", "apply", "new"}, {}, false},
+    {"apply-plan-and-policy", {"migrate", "apply", "--plan", "p.json", "--bus=auto"}},
+    {"apply-plan-missing", {"migrate", "apply", "--plan", "/nonexistent/p.json"}},
+    {"apply-bad-window", {"migrate", "apply", "--window", "1-5", "--all"}},
+    {"apply-bad-bus", {"migrate", "apply", "--bus=scsi", "web"}},
+    {"apply-bad-machine", {"migrate", "apply", "--machine=new", "web"}},
+    {"plan-save-nowhere", {"migrate", "plan", "--save", "/nonexistent/p.json", "web"}},
+    {"plan-bus-change", {"migrate", "plan", "--bus=virtio-scsi", "web"}},
+    {"plan-detect-zeroes", {"migrate", "plan", "--detect-zeroes=unmap", "new"}},
     {"apply-bad-batch", {"migrate", "apply", "--batch", "0%", "--all"}},
     {"apply-bad-power-cycle", {"migrate", "apply", "--power-cycle", "now", "--all"}},
     {"migrate-status", {"migrate", "status"}, {"migrate", "apply", "--all"}},

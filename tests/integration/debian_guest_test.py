@@ -44,6 +44,9 @@ printf '%s\\n' virtio_scsi sd_mod >>/etc/initramfs-tools/modules
 update-initramfs -u
 """
 
+# What --fix-guest may change.
+CONFIG = "cat /etc/fstab /etc/default/grub /boot/grub/grub.cfg /etc/initramfs-tools/modules /etc/initramfs-tools/conf.d/*"
+
 FORGET_DRIVERS = """
 set -e
 sed -i 's/^MODULES=.*/MODULES=list/' /etc/initramfs-tools/initramfs.conf
@@ -224,12 +227,15 @@ class FixedBusChange(DebianTest):
     name = "fixed"
     options = {"by_path": True, "resume": True, "initramfs": "virtio-blk-only"}
     manifest: str
+    config: str
+    old_xml: str
 
     def test_0_without_a_fix_it_is_refused(self) -> None:
         self.start()
         self.guest.run(WRITE, seconds=300)
         type(self).manifest = self.guest.run("find /srv -xdev -type f | sort | xargs sha256sum", seconds=300).output
-        before = self.guest.saved_xml()
+        type(self).config = self.guest.run(CONFIG).output
+        type(self).old_xml = before = self.guest.saved_xml()
         (plan,) = self.run_program(REFUSED, "migrate", "apply", "--bus=virtio-scsi", self.name).json["domains"]
         self.assertIn("initramfs-lacks-driver", plan["reasons"])
         self.assertIn("guest-names-disk", plan["reasons"])
@@ -254,8 +260,22 @@ class FixedBusChange(DebianTest):
         self.guest.was_power_cycled()
         self.assertEqual(self.guest.run("findmnt -no SOURCE /").output.strip(), "/dev/sda1")
         self.assertIn("/dev/sda2", self.guest.run("cat /proc/swaps").output)
+        self.assertNotEqual(self.guest.run(CONFIG).output, self.config)
 
-    def test_3_nothing_is_lost(self) -> None:
+    def test_3_and_all_the_way_back(self) -> None:
+        begin = time.monotonic()
+        reply = self.reclaim.run(
+            "migrate", "rollback", "--power-cycle=shutdown", "--fix-guest", self.name, seconds=1000
+        )
+        print(f"back: {time.monotonic() - begin:.1f} s", flush=True)
+        self.assertEqual(reply.status, DONE, str(reply))
+        self.guest.was_power_cycled()
+        self.assertEqual(self.guest.saved_xml(), self.old_xml)
+        self.assertEqual(self.guest.run("findmnt -no SOURCE /").output.strip(), "/dev/vda1")
+        self.assertEqual(self.guest.run(CONFIG).output, self.config)
+        self.assertNotIn("virtio_scsi.ko", self.guest.run("lsinitramfs /boot/initrd.img-$(uname -r)").output)
+
+    def test_4_nothing_is_lost(self) -> None:
         found = self.guest.run("find /srv -xdev -type f | sort | xargs sha256sum", seconds=300).output
         self.assertEqual(found, self.manifest)
         self.shut_down()

@@ -120,6 +120,14 @@ class Link(unittest.TestCase):
         self.assertIn("paused", reply.stdout + reply.stderr)
         self.require_call_works("after the guest went on")
 
+    def test_a_domain_has_only_so_much_time(self) -> None:
+        self.dirty_disks()
+        begin = time.monotonic()
+        reply = self.call("trim", DOMAIN, "--chunk", "128MiB", "--pause", "2s", "--timeout", "1s")
+        self.require_clear_failure(reply)
+        self.assertLess(time.monotonic() - begin, 5)
+        self.require_call_works("after a trim that ran out of time")
+
     def test_port_held_by_a_stranger_is_told_and_does_not_stall(self) -> None:
         # A program that takes the socket behind libvirt's back looks from here like an agent that says nothing.
         path = re.search(r"path='([^']*/org\.virt_reclaim\.agent\.v1)'", self.guest.live_xml())

@@ -109,7 +109,7 @@ class OnHost:
         while True:
             points += self.stride
             self.put_back()
-            killed = self.apply_and_kill(points)
+            killed = self.killed(points, *APPLY, "web")
             if killed.status != -signal.SIGKILL:
                 break
             saved = self.guest.saved_xml()
@@ -126,13 +126,46 @@ class OnHost:
         self.assertEqual(self.checksums(), self.sums)
         print(f"killed at every {self.stride}. of {points - 1} points")
 
-    def apply_and_kill(self, point: int) -> Reply:
+    def killed(self, point: int, *words: str) -> Reply:
         killer = VirtReclaim(
             PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN="/state/:/etc/qemu/"
         )
-        return killer.run(*APPLY, "web")
+        return killer.run(*words)
 
-    def test_5_everything_is_clean(self) -> None:
+    def test_5_killed_in_a_rollback_the_next_one_converges(self) -> None:
+        new_xml = self.guest.saved_xml()
+        points = 0
+        while True:
+            points += 1
+            killed = self.killed(points, "migrate", "rollback", "web")
+            if killed.status != -signal.SIGKILL:
+                break
+            self.assertIn(self.guest.saved_xml(), (self.old_xml, new_xml), f"killed at {points}")
+            reply = self.reclaim.run("migrate", "rollback", "web")
+            self.assertEqual(reply.status, DONE, f"killed at {points}: {reply}")
+            self.assertEqual(self.step(), "rolled-back", f"killed at {points}")
+            self.assertEqual(self.guest.saved_xml(), self.old_xml, f"killed at {points}")
+            # The guest has gone on under the new definition all the time, so that this is a change of words only.
+            self.assertEqual(self.reclaim.run("migrate", "apply", "web").status, DONE)
+            self.assertEqual(self.guest.saved_xml(), new_xml)
+        self.assertEqual(killed.status, DONE, str(killed))
+        self.assertGreater(points, 3)
+        print(f"killed at every one of {points - 1} points of a rollback")
+
+    def test_6_killed_in_a_verify_the_next_one_is_as_good(self) -> None:
+        self.assertEqual(self.reclaim.run("migrate", "apply", "web").status, DONE)
+        for seconds in (0.3, 0.6, 0.9):
+            process = self.reclaim.start("migrate", "verify", "web")
+            time.sleep(seconds)
+            process.kill()
+            process.communicate()
+            reply = self.reclaim.run("migrate", "verify", "web")
+            self.assertEqual(reply.status, DONE, str(reply))
+            probed = reply.json["domains"][0]["probed_disks"]
+            self.assertEqual([disk["discards_reach_host"] for disk in probed], [True] * len(FILESYSTEMS), str(reply))
+        self.assertEqual(self.checksums(), self.sums)
+
+    def test_7_everything_is_clean(self) -> None:
         self.guest.shutdown()
         for disk in self.guest.disks:
             disk.check()

@@ -10,7 +10,7 @@ import sys
 
 from lintlib import SKIP, Finding, Sample, Tree, main
 
-FOLDERS = ("base", "proto", "guest-agent", "host", "xml-tools", "tests", "bench")
+FOLDERS = ("base", "proto", "guest-config", "guest-agent", "host", "xml-tools", "tests", "bench")
 NOT_CODE = ("tests/data/",)  # inputs of tests, as they are
 FILES_PER_CALL = 40
 STYLE = "BasedOnStyle: Google\nColumnLimit: 100\n"

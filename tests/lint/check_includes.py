@@ -14,7 +14,9 @@ FLOORS: dict[str, set[str]] = {
     "base": {"base"},
     "proto": {"base", "proto"},
     "xml-tools": {"base", "xml-tools"},
-    "guest-agent": {"base", "proto", "guest-agent"},
+    "guest-config": {"base", "proto", "guest-config"},
+    "guest-agent": {"base", "proto", "guest-config", "guest-agent"},
+    "host/guestfs": {"base", "proto", "guest-config", "host/guestfs"},  # a program of its own
     "host/freemap": {"base", "host/freemap"},
     "host/model": {"base", "xml-tools", "host/model"},
     "host/services": {"base", "proto", "xml-tools", "host/freemap", "host/model", "host/services"},
@@ -28,7 +30,8 @@ ABOVE_ALL = {"tests", "bench"}
 DOORS: dict[str, tuple[str, ...]] = {
     "libvirt/": ("host/services/",),
     "grpcpp/": ("host/services/", "guest-agent/"),
-    "virt_reclaim/agent/v1/": ("host/services/", "guest-agent/"),
+    "virt_reclaim/agent/v1/": ("host/services/", "host/guestfs/", "guest-agent/", "guest-config/"),
+    "guestfs.h": ("host/guestfs/",),
     "libxml/": ("xml-tools/",),
     "libmount/": ("guest-agent/",),
     "blkid/": ("guest-agent/", "host/freemap/signatures.cc"),
@@ -82,7 +85,7 @@ def check_guard(path: str, text: str) -> list[Finding]:
 
 def check(tree: Tree) -> list[Finding]:
     findings = []
-    for path in tree.code("base", "proto", "xml-tools", "guest-agent", "host", "tests", "bench"):
+    for path in tree.code("base", "proto", "guest-config", "xml-tools", "guest-agent", "host", "tests", "bench"):
         text = tree.read(path)
         for number, line in enumerate(text.splitlines(), start=1):
             if match := INCLUDE.match(line):
@@ -105,6 +108,8 @@ SAMPLES = [
     Sample("link looks up", {"proto/link/a.cc": '#include "host/model/b.h"\n'}, "proto must not include host/model"),
     Sample("xml-tools looks aside", {"xml-tools/a.cc": '#include "proto/link/b.h"\n'}, "xml-tools must not include proto"),
     Sample("agent includes host", {"guest-agent/a.cc": '#include "host/model/b.h"\n'}, "must not include host/model"),
+    Sample("configuration looks up", {"guest-config/a.cc": '#include "guest-agent/b.h"\n'}, "must not include guest-agent"),
+    Sample("services read images themselves", {"host/services/a.cc": "#include <guestfs.h>\n"}, "may only be included in host/guestfs"),
     Sample("agent includes xml", {"guest-agent/a.cc": '#include "xml-tools/b.h"\n'}, "must not include xml-tools"),
     Sample("model not pure", {"host/model/a.cc": '#include "host/services/b.h"\n'}, "host/model must not include"),
     Sample("services look up", {"host/services/a.cc": '#include "host/commands/b.h"\n'}, "host/services must not include"),

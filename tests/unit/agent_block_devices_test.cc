@@ -168,6 +168,15 @@ TEST_F(BlockDevicesTest, ScsiDiskSaysWhoItIs) {
   EXPECT_EQ(disk.bus_path, target);
 }
 
+TEST_F(BlockDevicesTest, AtaDiskKnowsItsPortOfItsController) {
+  // The third port of the kernel's is the first of this controller.
+  const std::string target = "pci0000:00/0000:00:1f.2/ata3/host2/target2:0:0/2:0:0:0";
+  sysfs.Disk("sda", "8:0", uint64_t{1} << 30, target);
+  EXPECT_EQ(Chain(sysfs, {makedev(8, 0)}).devices.at(0).ata_port, 0U);
+  sysfs.tree().Write("class/ata_port/ata3/port_no", "1\n");
+  EXPECT_EQ(Chain(sysfs, {makedev(8, 0)}).devices.at(0).ata_port, 1U);
+}
+
 TEST_F(BlockDevicesTest, VirtioSerialAndNvme) {
   sysfs.Set("vda", "serial", "root-disk");  // virtio-blk ends it without a newline
   EXPECT_EQ(Chain(sysfs, {makedev(254, 0)}).devices.at(0).serial, "root-disk");

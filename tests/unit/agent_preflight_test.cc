@@ -3,9 +3,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "guest-agent/device_names.h"
+#include "base/utf8.h"
 #include "guest-agent/preflight.h"
-#include "guest-agent/utf8.h"
+#include "guest-config/device_names.h"
 #include "tests/unit/agent_tree.h"
 
 namespace virt_reclaim::agent {

@@ -3,10 +3,10 @@
 
 #include <cerrno>
 
+#include "base/utf8.h"
 #include "guest-agent/guest_info.h"
 #include "guest-agent/json.h"
 #include "guest-agent/obstacle.h"
-#include "guest-agent/utf8.h"
 
 namespace virt_reclaim::agent {
 namespace {

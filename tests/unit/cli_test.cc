@@ -1,7 +1,13 @@
+#include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <pty.h>
+#include <unistd.h>
 
+#include "base/unique_fd.h"
 #include "host/cli/hints.h"
 #include "host/cli/options.h"
+#include "host/cli/progress.h"
 #include "host/cli/text_table.h"
 
 namespace virt_reclaim {
@@ -66,6 +72,46 @@ TEST(Hints, CommandsParse) {
   EXPECT_EQ(
       Parse({"--connect", "qemu:///system", "migrate", "plan", "--diff", "web"}).domains.front(),
       "web");
+}
+
+// What is there to be read, without waiting for more.
+std::string ReadNow(int fd) {
+  fcntl(fd, F_SETFL, O_NONBLOCK);
+  std::string text(4096, '\0');
+  const ssize_t n = read(fd, text.data(), text.size());
+  text.resize(n > 0 ? static_cast<size_t>(n) : 0);
+  return text;
+}
+
+void ShowHalf(int fd) {
+  DomainSummary domain;
+  domain.name = "web";
+  GuestTrimProgress progress;
+  progress.mount_point = "/srv/\x1b[31mred";
+  progress.size = 200;
+  progress.position = 100;
+  ProgressLine(fd).Show(domain, progress);
+}
+
+TEST(ProgressLine, OnATerminalOneLineThatGoesAgain) {
+  int master = -1, terminal = -1;
+  ASSERT_EQ(openpty(&master, &terminal, nullptr, nullptr, nullptr), 0);
+  const UniqueFd ours(master), theirs(terminal);
+  ShowHalf(theirs.get());
+  const std::string text = ReadNow(ours.get());
+  EXPECT_THAT(text, testing::StartsWith("\rweb:/srv/"));
+  EXPECT_THAT(text, testing::HasSubstr("50%"));
+  EXPECT_THAT(text, testing::EndsWith(" \r"));
+  EXPECT_THAT(text, testing::Not(testing::HasSubstr("\x1b")));
+  EXPECT_THAT(text, testing::Not(testing::HasSubstr("\n")));
+}
+
+TEST(ProgressLine, ElsewhereNothing) {
+  int ends[2] = {-1, -1};
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd reader(ends[0]), writer(ends[1]);
+  ShowHalf(writer.get());
+  EXPECT_EQ(ReadNow(reader.get()), "");
 }
 
 TEST(TextTable, AlignsByCharactersNotBytes) {

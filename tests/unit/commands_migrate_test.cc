@@ -28,6 +28,11 @@ class MigrateTest : public testing::Test {
   }
   const std::string& InactiveXml() { return world_.domains[kUuid].inactive_xml; }
 
+  MigrateTest() {
+    options_.assume = true;  // the domains are off
+    options_.parallel = 1;   // the fake world has no locks
+  }
+
   FakeWorld world_;
   MigrateOptions options_;
 };

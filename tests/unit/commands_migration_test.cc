@@ -23,6 +23,8 @@ class MigrationTest : public testing::Test {
   MigrationTest() {
     options_.power_cycle = PowerCycle::kShutdown;
     options_.run.verify_timeout = absl::Minutes(2);
+    options_.assume = true;  // of the domains that are off
+    options_.parallel = 1;   // the fake world has no locks
   }
 
   FakeDomain& Add(FakeWorld& world, int number = 0, DomainState state = DomainState::kRunning) {
@@ -147,7 +149,7 @@ TEST_F(MigrationTest, ALivingGuestThatLostAFilesystemIsShutDownNotPoweredOff) {
   MigrationRecord stopping;
   stopping.step = MigrationStep::kStopping;
   stopping.was_running = stopping.had_agent = true;
-  stopping.mounts = {{"/", "ext4", "root-uuid"}, {"/srv", "ext4", "srv-uuid"}};
+  stopping.mounts = {{"/", "ext4", "root-uuid", ""}, {"/srv", "ext4", "srv-uuid", ""}};
   ASSERT_TRUE(migration.Append(stopping).ok());
   domain.agent.facts.filesystems.pop_back();
   const MigratedDomain migrated = ApplyOne(world, options_);
@@ -191,8 +193,10 @@ TEST_F(MigrationTest, RollBackByHand) {
   EXPECT_EQ(rolled[0].place->step, MigrationStep::kRolledBack);
   EXPECT_EQ(domain.live_xml, domain.first_xml);
   // A second time there is nothing to undo; a later migration is a new one.
+  const size_t calls = world.calls.size();
   rolled = RollBackMigrated(world.services(), options_, {}).value();
-  EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kFailed);
+  EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kDone);
+  EXPECT_EQ(world.calls.size(), calls);
   EXPECT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
 }
 
@@ -217,9 +221,44 @@ TEST_F(MigrationTest, BatchesStopAfterTooManyFailures) {
   options_.max_failures = 1;
   const auto migrated = ApplyMigrate(world.services(), options_, Plan(world, options_), {});
   for (size_t i = 0; i < 6; ++i) {
-    EXPECT_EQ(migrated[i].outcome.kind, i < 2 ? OutcomeKind::kFailed : OutcomeKind::kCancelled);
+    EXPECT_EQ(migrated[i].outcome.kind, i < 2 ? OutcomeKind::kFailed : OutcomeKind::kSkipped);
   }
   EXPECT_EQ(migrated[2].outcome.reasons[0].reason, Reason::kTooManyFailures);
+  std::vector<Outcome> outcomes;
+  for (const MigratedDomain& domain : migrated) outcomes.push_back(domain.outcome);
+  EXPECT_EQ(ExitStatusOf(outcomes), ExitStatus::kSomeFailed);
+}
+
+TEST_F(MigrationTest, NothingIsBegunOutsideTheWindow) {
+  FakeWorld world;
+  Add(world);
+  const absl::CivilMinute now = absl::ToCivilMinute(world.services().now(), absl::LocalTimeZone());
+  options_.window = DailyWindow{(now.hour() * 60 + now.minute() + 60) % 1440,
+                                (now.hour() * 60 + now.minute() + 120) % 1440};
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kSkipped);
+  EXPECT_EQ(migrated.outcome.reasons[0].reason, Reason::kOutsideWindow);
+  EXPECT_THAT(world.calls, IsEmpty());
+}
+
+TEST_F(MigrationTest, ACloneOfTheBootDiskIsNotTheBootDisk) {
+  FakeWorld world;
+  world.AddDomain(DomainXml("web0", Uuid(0), "pc-i440fx-3.1",
+                            {{"vda", "virtio", "/images/0.raw", ""},
+                             {"vdb", "virtio", "/images/clone.raw", ""}},
+                            "connected"),
+                  DomainState::kRunning);
+  world.AddImage("/images/0.raw", 1 << 30, 100 << 20);
+  world.AddImage("/images/clone.raw", 1 << 30, 100 << 20);
+  FakeDomain& domain = world.domains.at(Uuid(0));
+  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", 1 << 30, 1 << 20)};
+  domain.agent.facts.filesystems[0].uuid = "root-uuid";
+  // After the power cycle the same UUID is mounted from the other disk.
+  domain.boots_from = FilesystemOn("vdb", 6, "/", 1 << 30, 1 << 20);
+  domain.boots_from->uuid = "root-uuid";
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.place->step, MigrationStep::kRolledBack) << migrated.outcome.error;
+  EXPECT_THAT(std::string(migrated.outcome.error.message()), HasSubstr("'/'"));
 }
 
 // Killed at every point at which it can be, and called again until it is through: with what result

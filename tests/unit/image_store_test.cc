@@ -94,6 +94,29 @@ TEST_F(ImageStoreTest, RawImageThatLooksLikeQcow2IsNotFollowed) {
   EXPECT_EQ(chain->size(), 1u);
 }
 
+// Bytes that this process has read so far, from wherever.
+uint64_t BytesRead() {
+  std::ifstream io("/proc/self/io");
+  std::string name;
+  uint64_t value = 0;
+  io >> name >> value;
+  EXPECT_EQ(name, "rchar:");
+  return value;
+}
+
+TEST_F(ImageStoreTest, ContentsAreNotRead) {
+  const std::string raw = Write("large.raw", std::string(8 << 20, 'x'));
+  const std::string qcow2 = Write("large.qcow2", Qcow2("large.raw", "raw").append(8 << 20, 'x'));
+  const uint64_t before = BytesRead();
+  const auto of_raw = store_->Chain({"file", "raw", raw}, {});
+  const auto of_qcow2 = store_->Chain({"file", "qcow2", qcow2}, {});
+  ASSERT_TRUE(of_raw.ok() && of_qcow2.ok());
+  EXPECT_EQ(of_qcow2->size(), 2u);
+  EXPECT_TRUE(store_->Allocation(*of_raw).ok() && store_->Allocation(*of_qcow2).ok());
+  // The header, and a few hundred bytes of /proc/self/io itself.
+  EXPECT_LE(BytesRead() - before, 66 * kKiB);
+}
+
 TEST_F(ImageStoreTest, MissingReplacedAndStrangeFiles) {
   EXPECT_TRUE(absl::IsNotFound(store_->Chain({"file", "raw", directory_ + "/none"}, {}).status()));
   EXPECT_FALSE(store_->Chain({"file", "raw", directory_}, {}).ok());

@@ -52,6 +52,37 @@ TEST(MatchGuestDisks, ByPciSlotOnI440fx) {
               UnorderedElementsAre(Pair("vda", "vdb"), Pair("vdb", "vda")));
 }
 
+xml::Disk DriveDisk(const std::string& target, const std::string& bus, uint32_t drive_bus,
+                    uint32_t unit) {
+  xml::Disk disk;
+  disk.target = target;
+  disk.bus = bus;
+  disk.drive = xml::DriveAddress{0, drive_bus, 0, unit};
+  return disk;
+}
+
+TEST(MatchGuestDisks, ByAtaPort) {
+  xml::Domain domain;
+  domain.controllers = {{"ide", "", 0, xml::PciAddress{0, 0, 1, 1}},
+                        {"sata", "", 0, xml::PciAddress{0, 0, 0x1f, 2}}};
+  domain.disks = {DriveDisk("hda", "ide", 0, 0), DriveDisk("hdb", "ide", 0, 1),
+                  DriveDisk("hdc", "ide", 1, 0), DriveDisk("sda", "sata", 0, 0),
+                  DriveDisk("sdb", "sata", 0, 1)};
+  const auto device = [](const char* name, const char* path, const char* scsi, uint32_t port) {
+    GuestDevice made = Device(name, path, scsi);
+    made.ata_port = port;
+    return made;
+  };
+  const GuestFacts guest =
+      Guest({device("sda", "pci0000:00/0000:00:01.1/ata1/host0", "0:0:1:0", 1),
+             device("sdb", "pci0000:00/0000:00:01.1/ata2/host1", "1:0:0:0", 2),
+             device("sdc", "pci0000:00/0000:00:1f.2/ata4/host3", "3:0:0:0", 2),
+             device("sdd", "pci0000:00/0000:00:05.0/ata9/host3", "3:0:0:0", 1),
+             device("sde", "pci0000:00/0000:00:1f.2/ata3/host3", "3:0:0:0", 0)});
+  EXPECT_THAT(MatchGuestDisks(domain, guest),
+              UnorderedElementsAre(Pair("sda", "hdb"), Pair("sdb", "hdc"), Pair("sdc", "sdb")));
+}
+
 TEST(MatchGuestDisks, ByRootPortOnQ35WhereBusNumbersDiffer) {
   xml::Domain domain;
   domain.controllers = {{"pci", "pcie-root-port", 3, xml::PciAddress{0, 0, 2, 6}},

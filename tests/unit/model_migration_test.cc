@@ -10,7 +10,6 @@ namespace {
 using testing::Contains;
 using testing::Field;
 using testing::IsEmpty;
-using testing::Not;
 
 auto Has(Reason reason) { return Contains(Field(&Blocker::reason, reason)); }
 
@@ -35,7 +34,7 @@ TEST(MigrationPlaceTest, TheLastWordOfEachKindCounts) {
   MigrationRecord stopping;
   stopping.step = MigrationStep::kStopping;
   stopping.had_agent = stopping.was_running = true;
-  stopping.mounts = {{"/", "ext4", "u"}};
+  stopping.mounts = {{"/", "ext4", "u", ""}};
   MigrationRecord verifying;
   verifying.step = MigrationStep::kVerifying;
   verifying.detail = "x";
@@ -56,6 +55,36 @@ TEST(JudgeTest, NothingKnownOfTheGuestMattersOnlyToABusChange) {
   change.assume = true;
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
   facts.guest = GoodGuest();
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+}
+
+TEST(JudgeTest, VirtioBlkNeedsAKernelThatIsKnown) {
+  MigrationFacts facts;
+  facts.guest_unknown = "the domain is not running";
+  MigrationChange change;
+  change.uses_virtio_blk = true;
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
+  change.assume = true;
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+  facts.guest = GoodGuest();
+  facts.guest->kernel = GuestKernelVersion{4, 19};
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestTooOld));
+  change.uses_virtio_blk = false;
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+}
+
+TEST(JudgeTest, APowerCycleWouldBringSomebodyElsesChangeIntoForce) {
+  MigrationFacts facts;
+  facts.saved.machine = "pc-q35-7.2";
+  facts.live = facts.saved;
+  EXPECT_THAT(Judge(facts, {}).risks, IsEmpty());
+  facts.live->machine = "pc-q35-6.0";
+  EXPECT_THAT(Judge(facts, {}).risks, Has(Reason::kDefinitionPending));
+  MigrationChange change;
+  change.power_cycle = true;
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kDefinitionPending));
+  // It runs already as it is to run, after a rollback without a power cycle.
+  change.after.machine = "pc-q35-6.0";
   EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
 }
 
@@ -103,8 +132,10 @@ TEST(JudgeTest, ABusChangeNeedsDriversAndNamesThatStay) {
 TEST(JudgeTest, RisksDoNotStopAnything) {
   MigrationFacts facts;
   facts.memory_snapshots = 2;
+  facts.checkpoints = 1;
   facts.guest = GoodGuest();
-  facts.guest->kernel = GuestKernelVersion{4, 19};
+  facts.guest->mounts = {{"/dev/vda1", "u", "ext4", {"/"}, GuestSetting::kDisabled}};
+  facts.guest->raid_arrays = {{"md0", "raid5", {"vda", "vdb"}, GuestSetting::kDisabled}};
   facts.guest->fstrim_timer = GuestSetting::kEnabled;
   facts.guest->crypt_devices.push_back(
       {"dm-0", "root_crypt", GuestSetting::kDisabled, GuestSetting::kUnknown});
@@ -113,11 +144,11 @@ TEST(JudgeTest, RisksDoNotStopAnything) {
   const MigrationJudgement judgement = Judge(facts, change);
   EXPECT_THAT(judgement.blockers, IsEmpty());
   EXPECT_THAT(judgement.risks, Has(Reason::kMemorySnapshot));
-  EXPECT_THAT(judgement.risks, Has(Reason::kGuestTooOld));
+  EXPECT_THAT(judgement.risks, Has(Reason::kCheckpoints));
+  EXPECT_THAT(judgement.risks, Has(Reason::kMountedNodiscard));
+  EXPECT_THAT(judgement.risks, Has(Reason::kGuestLayer));
   EXPECT_THAT(judgement.risks, Has(Reason::kDmCrypt));
   EXPECT_THAT(judgement.risks, Has(Reason::kFstrimTimer));
-  change.uses_virtio_blk = false;
-  EXPECT_THAT(Judge(facts, change).risks, Not(Has(Reason::kGuestTooOld)));
 }
 
 TEST(JudgeTest, TheHostMustHaveTheMachineType) {

@@ -56,7 +56,7 @@ TEST(XmlOptionsTest, StandardInputWhenNoFileIsGiven) {
 }
 
 TEST(XmlOptionsTest, NamesWhatIsWrong) {
-  EXPECT_EQ(UsageError({"--chekc"}), "unknown option '--chekc'; did you mean '--check'?");
+  EXPECT_EQ(UsageError({"--chekc"}), "unknown option '--chekc': did you mean '--check'?");
   EXPECT_EQ(UsageError({"--entirely-different"}), "unknown option '--entirely-different'");
   EXPECT_EQ(UsageError({"-x"}), "unknown option '-x'");
   EXPECT_EQ(UsageError({"--diff=yes"}), "option '--diff' takes no value");

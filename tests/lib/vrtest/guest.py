@@ -32,7 +32,7 @@ class Disk:
 
     name: str
     fs: str = "ext4"
-    bus: str = "virtio"  # or 'scsi': virtio-scsi
+    bus: str = "virtio"  # or 'scsi': virtio-scsi; 'ide': up to four, i440fx only
     format: str = "raw"  # or 'qcow2'
     size: int = 1024 * MIB
     discard: str | None = None  # None: no attribute, as old tools left it; or 'ignore', 'unmap'
@@ -183,8 +183,8 @@ class Guest:
         return self.host.virsh("dumpxml", "--inactive", self.name).stdout
 
     def _make_disks(self) -> None:
-        letters = {"virtio": iter("abcdefgh"), "scsi": iter("abcdefgh")}
-        prefix = {"virtio": "vd", "scsi": "sd"}
+        letters = {"virtio": iter("abcdefgh"), "scsi": iter("abcdefgh"), "ide": iter("abcd")}
+        prefix = {"virtio": "vd", "scsi": "sd", "ide": "hd"}
         for disk in self.disks:
             disk.target = prefix[disk.bus] + next(letters[disk.bus])
             disk.path = self.directory / f"{disk.name}.{disk.format}"

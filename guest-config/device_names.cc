@@ -1,4 +1,4 @@
-#include "guest-agent/device_names.h"
+#include "guest-config/device_names.h"
 
 #include <algorithm>
 #include <utility>
@@ -7,7 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "guest-agent/initramfs.h"
+#include "guest-config/initramfs.h"
 
 namespace virt_reclaim::agent {
 namespace {
@@ -146,7 +146,7 @@ constexpr Place kDirectories[] = {
     {NameSource::kInitramfsResume, "/etc/initramfs-tools/conf.d"},
 };
 
-void ReadPlace(const RootFiles& files, NameSource source, const std::string& path,
+void ReadPlace(const ConfigFiles& files, NameSource source, const std::string& path,
                const IdentifyDevice& identify, NamedDevices& out) {
   const auto text = files.Read(path, kMaxGrubConfigBytes);
   if (text.ok()) {
@@ -230,7 +230,7 @@ void FindNamesInText(absl::string_view text, NameSource source, const std::strin
   }
 }
 
-std::vector<std::string> MakeGrubConfig(const RootFiles& files) {
+std::vector<std::string> MakeGrubConfig(const ConfigFiles& files) {
   if (std::string program = FindProgram(files, "update-grub"); !program.empty()) {
     return {std::move(program)};
   }
@@ -243,7 +243,7 @@ std::vector<std::string> MakeGrubConfig(const RootFiles& files) {
   return {};
 }
 
-NamedDevices ReadNamedDevices(const RootFiles& files, const IdentifyDevice& identify) {
+NamedDevices ReadNamedDevices(const ConfigFiles& files, const IdentifyDevice& identify) {
   NamedDevices out;
   for (const Place& place : kFiles) {
     ReadPlace(files, place.source, std::string(place.path), identify, out);

@@ -1,6 +1,6 @@
-#include "guest-agent/utf8.h"
+#include "base/utf8.h"
 
-namespace virt_reclaim::agent {
+namespace virt_reclaim {
 
 CodePoint DecodeUtf8(absl::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
@@ -38,4 +38,4 @@ std::string Utf8(absl::string_view text, size_t max_bytes) {
   return out;
 }
 
-}  // namespace virt_reclaim::agent
+}  // namespace virt_reclaim

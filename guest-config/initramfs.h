@@ -1,15 +1,15 @@
 // What the next boot has before it has a root filesystem: which tool makes the guest's initramfs,
-// and whether the drivers of a virtio-scsi disk are in it. The archives are listed by that tool's
-// own lister: it knows the compressions. Any thread.
-#ifndef VIRT_RECLAIM_GUEST_AGENT_INITRAMFS_H_
-#define VIRT_RECLAIM_GUEST_AGENT_INITRAMFS_H_
+// and whether the drivers of a virtio-scsi disk are in it. Any thread.
+#ifndef VIRT_RECLAIM_GUEST_CONFIG_INITRAMFS_H_
+#define VIRT_RECLAIM_GUEST_CONFIG_INITRAMFS_H_
 
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "guest-agent/root_files.h"
-#include "guest-agent/subprocess.h"
+#include "guest-config/config_files.h"
 
 namespace virt_reclaim::agent {
 
@@ -50,16 +50,25 @@ struct InitramfsConfig {
 
 struct InitramfsFacts {
   InitramfsTool tool = InitramfsTool::kNoneKnown;
-  std::vector<KernelModules> kernels;  // running, then newest when it is another
+  std::vector<KernelModules> kernels;  // running, then newest when it is another; see below
   InitramfsConfig config;
+  bool truncated = false;
 };
 
-InitramfsFacts ReadInitramfsFacts(const RootFiles& files, const std::string& running_release,
-                                  const CommandRunner& run);
+// The names in the archive at `path` of the guest, one a line, as cpio or ls -l tells them. Empty
+// when it is not known what is in there: never a part of it.
+using ListInitramfs = std::function<std::optional<std::string>(const std::string& path)>;
+
+// `running_release` empty: nothing runs, and which of the installed kernels boots next is the boot
+// loader's choice, so all of them are looked at, at most kMaxKernels; `truncated` when there are
+// more.
+inline constexpr size_t kMaxKernels = 8;
+InitramfsFacts ReadInitramfsFacts(const ConfigFiles& files, const std::string& running_release,
+                                  const ListInitramfs& list);
 
 // The first of /usr/sbin, /usr/bin, /sbin, /bin that has `program`; empty: none.
-std::string FindProgram(const RootFiles& files, absl::string_view program);
+std::string FindProgram(const ConfigFiles& files, absl::string_view program);
 
 }  // namespace virt_reclaim::agent
 
-#endif  // VIRT_RECLAIM_GUEST_AGENT_INITRAMFS_H_
+#endif  // VIRT_RECLAIM_GUEST_CONFIG_INITRAMFS_H_

@@ -1,8 +1,8 @@
 // Names of disks that change when a disk moves from virtio-blk to another bus: /dev/vda1,
 // /dev/disk/by-path/..., /dev/disk/by-id/virtio-.... Where they stand in the guest's configuration,
 // and what they should be. Pure but for the reading; any thread.
-#ifndef VIRT_RECLAIM_GUEST_AGENT_DEVICE_NAMES_H_
-#define VIRT_RECLAIM_GUEST_AGENT_DEVICE_NAMES_H_
+#ifndef VIRT_RECLAIM_GUEST_CONFIG_DEVICE_NAMES_H_
+#define VIRT_RECLAIM_GUEST_CONFIG_DEVICE_NAMES_H_
 
 #include <cstdint>
 #include <functional>
@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
-#include "guest-agent/root_files.h"
+#include "guest-config/config_files.h"
 
 namespace virt_reclaim::agent {
 
@@ -68,14 +68,14 @@ struct NamedDevices {
 };
 
 // What makes grub.cfg anew; empty: no such program, or no such file.
-std::vector<std::string> MakeGrubConfig(const RootFiles& files);
+std::vector<std::string> MakeGrubConfig(const ConfigFiles& files);
 
 // Looks into every file of the contract's list that is there.
-NamedDevices ReadNamedDevices(const RootFiles& files, const IdentifyDevice& identify);
+NamedDevices ReadNamedDevices(const ConfigFiles& files, const IdentifyDevice& identify);
 // Those of one text; for tests and for files already read.
 void FindNamesInText(absl::string_view text, NameSource source, const std::string& file,
                      const IdentifyDevice& identify, NamedDevices& out);
 
 }  // namespace virt_reclaim::agent
 
-#endif  // VIRT_RECLAIM_GUEST_AGENT_DEVICE_NAMES_H_
+#endif  // VIRT_RECLAIM_GUEST_CONFIG_DEVICE_NAMES_H_

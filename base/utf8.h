@@ -1,6 +1,6 @@
 // Names of the kernel's (any bytes) as valid UTF-8, as protobuf and JSON demand. Pure; any thread.
-#ifndef VIRT_RECLAIM_GUEST_AGENT_UTF8_H_
-#define VIRT_RECLAIM_GUEST_AGENT_UTF8_H_
+#ifndef VIRT_RECLAIM_BASE_UTF8_H_
+#define VIRT_RECLAIM_BASE_UTF8_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 #include "absl/strings/string_view.h"
 
-namespace virt_reclaim::agent {
+namespace virt_reclaim {
 
 struct CodePoint {
   size_t length = 0;  // in bytes; 0: what is there is not valid UTF-8
@@ -23,6 +23,6 @@ CodePoint DecodeUtf8(absl::string_view text);
 // `max_bytes` of input.
 std::string Utf8(absl::string_view text, size_t max_bytes = 4096);
 
-}  // namespace virt_reclaim::agent
+}  // namespace virt_reclaim
 
-#endif  // VIRT_RECLAIM_GUEST_AGENT_UTF8_H_
+#endif  // VIRT_RECLAIM_BASE_UTF8_H_

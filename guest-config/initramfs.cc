@@ -1,7 +1,6 @@
-#include "guest-agent/initramfs.h"
+#include "guest-config/initramfs.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <optional>
 #include <utility>
@@ -9,16 +8,12 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 
 namespace virt_reclaim::agent {
 namespace {
 
 constexpr size_t kMaxModuleListBytes = size_t{8} << 20;  // modules.dep of a large kernel: 700 KiB
-constexpr size_t kMaxListingBytes = size_t{8} << 20;
-// A zstd archive of 100 MiB takes a slow guest seconds.
-constexpr std::chrono::seconds kListingDeadline{60};
 
 // Whether a line of `list` is the path of module `name` (with '_'): file names have '-' or '_', and
 // may end with a compression's suffix. `list` is modules.builtin, modules.dep or a listing.
@@ -65,8 +60,8 @@ bool HasWord(absl::string_view text, absl::string_view word) {
 }
 
 // The files of a configuration, one after the other.
-std::string ReadConfig(const RootFiles& files, const std::string& main, const std::string& drop_ins,
-                       absl::string_view suffix) {
+std::string ReadConfig(const ConfigFiles& files, const std::string& main,
+                       const std::string& drop_ins, absl::string_view suffix) {
   std::string text = files.Read(main).value_or("");
   for (const std::string& name : files.List(drop_ins)) {
     if (!absl::EndsWith(name, suffix) || absl::StrContains(name, ".virt-reclaim-bak")) continue;
@@ -76,7 +71,7 @@ std::string ReadConfig(const RootFiles& files, const std::string& main, const st
   return text;
 }
 
-InitramfsConfig ReadConfigOf(const RootFiles& files, InitramfsTool tool) {
+InitramfsConfig ReadConfigOf(const ConfigFiles& files, InitramfsTool tool) {
   InitramfsConfig config;
   if (tool == InitramfsTool::kInitramfsTools) {
     config.modules_policy = ShellValue(
@@ -112,7 +107,7 @@ InitramfsConfig ReadConfigOf(const RootFiles& files, InitramfsTool tool) {
   return config;
 }
 
-InitramfsTool FindTool(const RootFiles& files) {
+InitramfsTool FindTool(const ConfigFiles& files) {
   // Both: Debian's dracut has an update-initramfs of its own.
   if (!FindProgram(files, "update-initramfs").empty() &&
       files.Exists("/usr/share/initramfs-tools/hook-functions")) {
@@ -123,7 +118,7 @@ InitramfsTool FindTool(const RootFiles& files) {
   return InitramfsTool::kNoneKnown;
 }
 
-std::string FindInitramfs(const RootFiles& files, const std::string& release,
+std::string FindInitramfs(const ConfigFiles& files, const std::string& release,
                           const std::string& machine_id) {
   std::vector<std::string> candidates = {absl::StrCat("/boot/initrd.img-", release),
                                          absl::StrCat("/boot/initramfs-", release, ".img"),
@@ -145,26 +140,7 @@ std::string FindInitramfs(const RootFiles& files, const std::string& release,
   return "";
 }
 
-// What is in the archive; empty: not known.
-std::optional<std::string> ListInitramfs(const RootFiles& files, const std::string& initramfs,
-                                         const CommandRunner& run) {
-  if (initramfs.empty()) return std::nullopt;
-  for (const absl::string_view name : {"lsinitramfs", "lsinitrd", "lsinitcpio"}) {
-    const std::string program = FindProgram(files, name);
-    if (program.empty()) continue;
-    CommandLimits limits;
-    limits.deadline = kListingDeadline;
-    limits.max_output_bytes = kMaxListingBytes;
-    auto result = run({program, initramfs}, limits);
-    if (!result.ok() || result->exit_status != 0 || result->truncated) return std::nullopt;
-    // lsinitramfs of a damaged archive ends with 0 and half a list; none is without an init.
-    if (!absl::StrContains(result->output, "init")) return std::nullopt;
-    return std::move(result->output);
-  }
-  return std::nullopt;
-}
-
-void ReadModuleStates(const RootFiles& files, const CommandRunner& run, KernelModules& kernel) {
+void ReadModuleStates(const ConfigFiles& files, const ListInitramfs& list, KernelModules& kernel) {
   const std::string directory = absl::StrCat("/lib/modules/", kernel.release);
   const auto builtin = files.Read(absl::StrCat(directory, "/modules.builtin"), kMaxModuleListBytes);
   const auto dependencies =
@@ -176,7 +152,9 @@ void ReadModuleStates(const RootFiles& files, const CommandRunner& run, KernelMo
     if (builtin.ok() && dependencies.ok() && !HasModule(*dependencies, module)) {
       return ModuleState::kMissing;
     }
-    if (!std::exchange(listed, true)) listing = ListInitramfs(files, kernel.initramfs, run);
+    if (!std::exchange(listed, true) && !kernel.initramfs.empty()) {
+      listing = list(kernel.initramfs);
+    }
     if (!listing) return ModuleState::kUnknown;
     if (HasModule(*listing, module)) return ModuleState::kInInitramfs;
     return builtin.ok() ? ModuleState::kModuleOnly : ModuleState::kUnknown;
@@ -185,18 +163,20 @@ void ReadModuleStates(const RootFiles& files, const CommandRunner& run, KernelMo
   kernel.sd_mod = state("sd_mod");
 }
 
-// The installed kernel that a boot loader would put first; empty: none but the running one.
-std::string NewestKernel(const RootFiles& files) {
-  std::string newest;
-  for (const std::string& release : files.List("/lib/modules")) {
+// The installed kernels, the one that a boot loader would put first in front.
+std::vector<std::string> InstalledKernels(const ConfigFiles& files) {
+  std::vector<std::string> releases;
+  for (std::string& release : files.List("/lib/modules")) {
     // A removed kernel leaves a directory behind.
-    if (!files.Exists(absl::StrCat("/boot/vmlinuz-", release)) &&
-        !files.Exists(absl::StrCat("/lib/modules/", release, "/vmlinuz"))) {
-      continue;
+    if (files.Exists(absl::StrCat("/boot/vmlinuz-", release)) ||
+        files.Exists(absl::StrCat("/lib/modules/", release, "/vmlinuz"))) {
+      releases.push_back(std::move(release));
     }
-    if (newest.empty() || strverscmp(newest.c_str(), release.c_str()) < 0) newest = release;
   }
-  return newest;
+  std::sort(releases.begin(), releases.end(), [](const std::string& a, const std::string& b) {
+    return strverscmp(a.c_str(), b.c_str()) > 0;
+  });
+  return releases;
 }
 
 }  // namespace
@@ -233,7 +213,7 @@ absl::string_view ModuleStateName(ModuleState state) {
   return "unknown";
 }
 
-std::string FindProgram(const RootFiles& files, absl::string_view program) {
+std::string FindProgram(const ConfigFiles& files, absl::string_view program) {
   for (const absl::string_view directory : {"/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"}) {
     std::string path = absl::StrCat(directory, program);
     if (files.Exists(path)) return path;
@@ -241,23 +221,31 @@ std::string FindProgram(const RootFiles& files, absl::string_view program) {
   return "";
 }
 
-InitramfsFacts ReadInitramfsFacts(const RootFiles& files, const std::string& running_release,
-                                  const CommandRunner& run) {
+InitramfsFacts ReadInitramfsFacts(const ConfigFiles& files, const std::string& running_release,
+                                  const ListInitramfs& list) {
   InitramfsFacts facts;
   facts.tool = FindTool(files);
   facts.config = ReadConfigOf(files, facts.tool);
   const std::string machine_id(
       absl::StripAsciiWhitespace(files.Read("/etc/machine-id", 256).value_or("")));
-  const std::string newest = NewestKernel(files);
-  for (const std::string& release : {running_release, newest}) {
-    if (release.empty() || absl::StrContains(release, "/")) continue;
-    if (!facts.kernels.empty() && facts.kernels.front().release == release) continue;
+  std::vector<std::string> releases = InstalledKernels(files);
+  const std::string newest = releases.empty() ? "" : releases.front();
+  if (!running_release.empty()) {
+    releases = {running_release};
+    if (!newest.empty() && newest != running_release) releases.push_back(newest);
+  }
+  for (const std::string& release : releases) {
+    if (absl::StrContains(release, "/")) continue;
+    if (facts.kernels.size() == kMaxKernels) {
+      facts.truncated = true;
+      break;
+    }
     KernelModules kernel;
     kernel.release = release;
     kernel.running = release == running_release;
     kernel.newest = release == newest;
     kernel.initramfs = FindInitramfs(files, release, machine_id);
-    ReadModuleStates(files, run, kernel);
+    ReadModuleStates(files, list, kernel);
     facts.kernels.push_back(std::move(kernel));
   }
   return facts;

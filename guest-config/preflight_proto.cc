@@ -1,9 +1,6 @@
-// ToProto of what the migration asks for (convert.h): every list within the contract's bound, every
-// text valid UTF-8, the whole below a message's limit.
-#include <algorithm>
+#include "guest-config/preflight_proto.h"
 
-#include "guest-agent/convert.h"
-#include "guest-agent/utf8.h"
+#include "base/utf8.h"
 
 namespace virt_reclaim::agent {
 namespace {
@@ -13,8 +10,6 @@ constexpr size_t kMaxPathBytes = 1024;
 // Escaping makes four bytes of one at worst: 256 lines of this length stay below a message's limit
 // with all else.
 constexpr size_t kMaxLineBytes = 1024;
-constexpr size_t kMaxOutputBytes = 4096;
-constexpr size_t kMaxResponseBytes = (size_t{1} << 20) - (size_t{128} << 10);
 
 static_assert(static_cast<int>(InitramfsTool::kMkinitcpio) == v1::INITRAMFS_TOOL_MKINITCPIO);
 static_assert(static_cast<int>(InitramfsTool::kNoneKnown) == v1::INITRAMFS_TOOL_NONE_KNOWN);
@@ -30,12 +25,6 @@ static_assert(static_cast<int>(NameSource::kGrubConfig) == v1::NAME_SOURCE_GRUB_
 static_assert(static_cast<int>(NameSource::kLvmConfig) == v1::NAME_SOURCE_LVM_CONFIG);
 static_assert(static_cast<int>(DiscardSetting::kEnabled) == v1::DISCARD_SETTING_ENABLED);
 static_assert(static_cast<int>(DiscardSetting::kDisabled) == v1::DISCARD_SETTING_DISABLED);
-static_assert(static_cast<int>(FixAction::kPlan) == v1::FIX_ACTION_PLAN);
-static_assert(static_cast<int>(FixAction::kApply) == v1::FIX_ACTION_APPLY);
-static_assert(static_cast<int>(FixAction::kUndo) == v1::FIX_ACTION_UNDO);
-static_assert(static_cast<int>(FixResult::kNothingToDo) == v1::FIX_RESULT_NOTHING_TO_DO);
-static_assert(static_cast<int>(FixResult::kDone) == v1::FIX_RESULT_DONE);
-static_assert(static_cast<int>(FixResult::kFailed) == v1::FIX_RESULT_FAILED);
 
 std::string Name(absl::string_view text) { return Utf8(text, kMaxNameBytes); }
 std::string Path(absl::string_view text) { return Utf8(text, kMaxPathBytes); }
@@ -62,19 +51,6 @@ void ToProto(const InitramfsFacts& facts, v1::PreflightResponse& out) {
   config.set_sd_mod_listed(facts.config.sd_mod_listed);
 }
 
-// Adds entries while there is room for them in the message. `bytes` is what it has already.
-class Room {
- public:
-  template <typename Message>
-  bool Has(const Message& message) {
-    bytes_ += message.ByteSizeLong() + 8;
-    return bytes_ <= kMaxResponseBytes;
-  }
-
- private:
-  size_t bytes_ = size_t{64} << 10;  // for what is not counted: names of kernels and tools
-};
-
 }  // namespace
 
 void ToProto(const Preflight& preflight, v1::PreflightResponse& out) {
@@ -84,7 +60,7 @@ void ToProto(const Preflight& preflight, v1::PreflightResponse& out) {
   out.set_kernel_minor(preflight.kernel_minor);
   out.set_boot_id(Name(preflight.boot_id));
   ToProto(preflight.initramfs, out);
-  Room room;
+  ResponseRoom room;
   // False, and the response says so, when there is no more room.
   const auto add = [&](const auto& message, auto* list) {
     if (!room.Has(message)) return out.set_truncated(true);
@@ -136,48 +112,6 @@ void ToProto(const Preflight& preflight, v1::PreflightResponse& out) {
   }
   for (const std::string& file : preflight.names.boot_configs) {
     if (out.boot_configs_size() < 32) out.add_boot_configs(Name(file));
-  }
-}
-
-void ToProto(const Marker& marker, v1::WriteMarkerResponse& out) {
-  out.set_id(marker.id);
-  out.set_size_bytes(marker.size_bytes);
-  out.set_extents_known(marker.extents_known);
-  for (const MarkerExtent& extent : marker.extents) {
-    v1::MarkerExtent& message = *out.add_extents();
-    message.set_offset_bytes(extent.offset_bytes);
-    message.set_length_bytes(extent.length_bytes);
-  }
-  out.set_device(Name(marker.device));
-  out.set_disk(Name(marker.disk));
-  out.set_start_bytes(marker.start_bytes);
-}
-
-void ToProto(const FixReport& report, v1::FixGuestResponse& out) {
-  out.set_result(static_cast<v1::FixResult>(report.result));
-  Room room;
-  for (const FileChange& change : report.changes) {
-    v1::FixedFile message;
-    message.set_path(Path(change.path));
-    message.set_backup(Path(change.backup));
-    for (const FixedLine& line : change.lines) {
-      if (message.lines_size() == int{kMaxPreflightEntries}) break;
-      v1::FixedLine& fixed = *message.add_lines();
-      fixed.set_line(line.line);
-      fixed.set_before(Line(line.before));
-      fixed.set_after(Line(line.after));
-    }
-    if (!room.Has(message)) message.clear_lines();
-    if (out.files_size() < int{kMaxPreflightEntries}) *out.add_files() = std::move(message);
-  }
-  for (const FixCommand& command : report.commands) {
-    v1::FixCommand& message = *out.add_commands();
-    for (const std::string& argument : command.arguments) message.add_arguments(Path(argument));
-    message.set_exit_status(command.exit_status);
-    message.set_output(Utf8(command.output, kMaxOutputBytes));
-  }
-  for (const std::string& refusal : report.refusals) {
-    if (out.refusals_size() < int{kMaxPreflightEntries} / 4) out.add_refusals(Line(refusal));
   }
 }
 

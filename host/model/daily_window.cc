@@ -1,0 +1,51 @@
+#include "host/model/daily_window.h"
+
+#include <optional>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/escape.h"
+
+namespace virt_reclaim {
+namespace {
+
+constexpr int kMinutesADay = 24 * 60;
+
+std::optional<int> Minutes(absl::string_view text) {
+  const std::vector<absl::string_view> parts = absl::StrSplit(text, ':');
+  if (parts.size() != 2) return std::nullopt;
+  int numbers[2];
+  for (int i = 0; i < 2; ++i) {
+    const absl::string_view part = parts[static_cast<size_t>(i)];
+    if (part.empty() || part.size() > 2 || !absl::ascii_isdigit(part[0])) return std::nullopt;
+    if (!absl::SimpleAtoi(part, &numbers[i])) return std::nullopt;
+  }
+  const int minutes = numbers[0] * 60 + numbers[1];
+  if (numbers[1] > 59 || minutes > kMinutesADay) return std::nullopt;
+  return minutes;
+}
+
+}  // namespace
+
+absl::StatusOr<DailyWindow> ParseDailyWindow(absl::string_view text) {
+  const std::vector<absl::string_view> ends = absl::StrSplit(text, '-');
+  if (ends.size() == 2) {
+    const auto begin = Minutes(ends[0]);
+    const auto end = Minutes(ends[1]);
+    if (begin && end && *begin != *end && *begin < kMinutesADay) return DailyWindow{*begin, *end};
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "'", Printable(text), "' is no time of day: write for example 01:00-05:00 or 22:30-06:00"));
+}
+
+bool IsOpen(const DailyWindow& window, absl::Time now, absl::TimeZone zone) {
+  const absl::CivilSecond civil = zone.At(now).cs;
+  const int minute = civil.hour() * 60 + civil.minute();
+  if (window.begin < window.end) return window.begin <= minute && minute < window.end;
+  return window.begin <= minute || minute < window.end;
+}
+
+}  // namespace virt_reclaim

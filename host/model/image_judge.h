@@ -1,0 +1,24 @@
+// May discards be switched on for the disk with this image, and what is to be known before? Pure.
+#ifndef VIRT_RECLAIM_HOST_MODEL_IMAGE_JUDGE_H_
+#define VIRT_RECLAIM_HOST_MODEL_IMAGE_JUDGE_H_
+
+#include <optional>
+#include <vector>
+
+#include "host/model/facts.h"
+#include "host/model/reason.h"
+
+namespace virt_reclaim {
+
+struct ImageJudgement {
+  std::optional<Blocker> refusal;  // the disk stays as it is
+  std::vector<Blocker> risks;
+};
+
+// `can_punch`: of the filesystem the image is on; empty: not known. `allow_thick`: the user said
+// that preallocated images may be thinned.
+ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, bool allow_thick);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_MODEL_IMAGE_JUDGE_H_

@@ -1,0 +1,112 @@
+#include "host/services/offline_guest.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <mutex>
+#include <system_error>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/status.h"
+#include "base/subprocess.h"
+#include "host/services/guest_preflight_proto.h"
+#include "virt_reclaim/agent/v1/agent.pb.h"
+
+extern char** environ;
+
+namespace virt_reclaim {
+namespace {
+
+constexpr size_t kMaxResponseBytes = size_t{1} << 20;  // the contract's limit for a message
+constexpr size_t kMaxReasonBytes = 256;
+// To power its appliance off and to take its directories away.
+constexpr std::chrono::seconds kGrace{5};
+
+// What an administrator sets to make libguestfs work on a machine; nothing else of our environment.
+std::vector<std::string> GuestfsEnvironment(const std::string& directory) {
+  std::vector<std::string> environment = {absl::StrCat("TMPDIR=", directory)};
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    const absl::string_view text(*variable);
+    if (absl::StartsWith(text, "LIBGUESTFS_") || absl::StartsWith(text, "SUPERMIN_"))
+      environment.emplace_back(text);
+  }
+  return environment;
+}
+
+// The overlays over the images: they grow by what a mount writes. Not below /run, which is memory.
+absl::StatusOr<std::string> MakeTemporaryDirectory() {
+  const char* parent = getenv("TMPDIR");
+  std::string path =
+      absl::StrCat(parent == nullptr ? "/tmp" : parent, "/virt-reclaim-guestfs-XXXXXX");
+  if (mkdtemp(path.data()) == nullptr) {
+    return ErrnoStatus(errno, absl::StrCat("create a directory '", path, "'"));
+  }
+  return path;
+}
+
+class GuestfsProgram : public OfflineGuest {
+ public:
+  explicit GuestfsProgram(std::string program) : program_(std::move(program)) {}
+
+  absl::StatusOr<GuestPreflight> Read(const std::vector<OfflineDisk>& disks, absl::Duration timeout,
+                                      const std::stop_token& stop) override {
+    if (access(program_.c_str(), X_OK) != 0) {
+      return absl::UnimplementedError("virt-reclaim-guestfs is not installed");
+    }
+    // One appliance at a time: each takes a gigabyte of memory and all processors it gets.
+    const std::lock_guard lock(mutex_);
+    VR_ASSIGN_OR_RETURN(const std::string directory, MakeTemporaryDirectory());
+    const absl::Cleanup remove = [&] {
+      std::error_code ignored;
+      std::filesystem::remove_all(directory, ignored);
+    };
+    std::vector<std::string> arguments = {program_};
+    for (const OfflineDisk& disk : disks) {
+      arguments.push_back(absl::StrCat(disk.format, ":", disk.path));
+    }
+    CommandLimits limits;
+    limits.deadline = absl::ToChronoMilliseconds(timeout);
+    limits.max_output_bytes = kMaxResponseBytes;
+    limits.fail_when_full = true;
+    limits.separate_errors = true;
+    limits.grace = kGrace;
+    limits.environment = GuestfsEnvironment(directory);
+    limits.stop = stop;
+    const auto result = RunCommand(arguments, limits);
+    if (absl::IsResourceExhausted(result.status())) {
+      return absl::DataLossError("virt-reclaim-guestfs tells more than it may");
+    }
+    VR_RETURN_IF_ERROR(result.status());
+    if (result->exit_status != 0) {
+      const absl::string_view reason = absl::StripAsciiWhitespace(result->errors);
+      return absl::FailedPreconditionError(
+          reason.empty() ? absl::StrCat("virt-reclaim-guestfs ended with ", result->exit_status)
+                         : Printable(reason, kMaxReasonBytes));
+    }
+    agent::v1::PreflightResponse response;
+    if (result->output.empty() || !response.ParseFromString(result->output)) {
+      return absl::DataLossError("virt-reclaim-guestfs tells nothing that can be read");
+    }
+    return FromProto(response);
+  }
+
+ private:
+  const std::string program_;
+  std::mutex mutex_;
+};
+
+}  // namespace
+
+std::unique_ptr<OfflineGuest> NewOfflineGuest(std::string program) {
+  return std::make_unique<GuestfsProgram>(std::move(program));
+}
+
+}  // namespace virt_reclaim

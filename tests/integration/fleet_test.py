@@ -1,0 +1,183 @@
+"""A hypervisor with 500 domains, of which 5 % fail in five ways: migrated in one go, by a plan that was saved before, and back."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+import unittest
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import bedpath
+
+from vrtest import EmbedHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all
+from vrtest.guest import MIB, OLD_MACHINE
+
+DONE, SOME_FAILED = 0, 3
+DOMAINS = 500
+EACH = 5  # domains that fail in each of the ways
+MANAGED, SAVED, CHANGED, GONE, BROKEN = (range(i * EACH, (i + 1) * EACH) for i in range(5))
+WELL = range(5 * EACH, DOMAINS)
+PASSWORD = "s3cr3t!"
+
+NOVA = '<metadata><nova:instance xmlns:nova="http://openstack.org/xmlns/libvirt/nova/1.1"/></metadata>'
+
+
+def name_of(number: int) -> str:
+    return f"vm-{number:03d}"
+
+
+def uuid_of(number: int) -> str:
+    return str(uuid.UUID(int=0x7C0FFEE << 64 | 0x8000 << 48 | number))
+
+
+def domain_xml(number: int, image: Path) -> str:
+    return f"""<domain type='qemu'>
+  <name>{name_of(number)}</name>
+  <uuid>{uuid_of(number)}</uuid>
+  {NOVA if number in MANAGED else ''}
+  <memory unit='MiB'>128</memory>
+  <os><type arch='x86_64' machine='{OLD_MACHINE}'>hvm</type></os>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/><source file='{image}'/><target dev='vda' bus='virtio'/>
+    </disk>
+    <graphics type='vnc' passwd='{PASSWORD}'/>
+  </devices>
+</domain>
+"""
+
+
+class Fleet(unittest.TestCase):
+    """The methods are one story and run in the order of their names."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.space = Workspace()
+        cls.addClassCleanup(cls.space.close)
+        cls.host = EmbedHost(cls.space.path)
+        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        cls.plan = cls.space.path / "plan.json"
+        commands = []
+        for number in range(DOMAINS):
+            image = cls.space.path / f"{name_of(number)}.raw"
+            with open(image, "wb") as file:
+                file.truncate(64 * MIB)
+            path = cls.space.path / f"{name_of(number)}.xml"
+            path.write_text(domain_xml(number, image))
+            commands.append(f"define {path}")
+        cls.virsh(commands)
+        # Where libvirt keeps it; it looks when it is opened.
+        saves = cls.host.root / "lib" / "qemu" / "save"
+        saves.mkdir(parents=True, exist_ok=True)
+        for number in SAVED:
+            (saves / f"{name_of(number)}.save").write_bytes(b"")
+        cls.before = cls.definitions()
+
+    @classmethod
+    def virsh(cls, commands: Iterable[str]) -> None:
+        subprocess.run(
+            ["virsh", "-q", "-c", cls.host.uri], env=cls.host.environment(), input="\n".join(commands), text=True,
+            stdout=subprocess.DEVNULL, check=True, timeout=300,
+        )
+
+    @classmethod
+    def definitions(cls) -> dict[int, str]:
+        """As libvirt has them on disk, passwords and all."""
+        directory = cls.host.root / "etc" / "qemu"
+        return {n: path.read_text() for n in range(DOMAINS) if (path := directory / f"{name_of(n)}.xml").exists()}
+
+    def run_timed(self, what: str, status: int, *words: str) -> Reply:
+        begin = time.monotonic()
+        reply = self.reclaim.run("migrate", *words, seconds=300)
+        print(f"{what}: {time.monotonic() - begin:.1f} s", flush=True)
+        self.assertEqual(reply.status, status, str(reply)[:2000])
+        self.assertNotIn(PASSWORD, reply.stdout + reply.stderr)
+        return reply
+
+    def assert_migrated(self, numbers: Iterable[int]) -> None:
+        now = self.definitions()
+        for number in numbers:
+            expected = self.before[number].replace("type='raw'/>", "type='raw' discard='unmap'/>")
+            expected = expected.replace(OLD_MACHINE, "pc-i440fx-4.0")
+            self.assertEqual(now[number], expected)
+
+    def test_1_plan(self) -> None:
+        plan = self.run_timed(f"plan of {DOMAINS} domains", DONE, "plan", "--assume", "--save", str(self.plan))
+        blockers = Counter(code for domain in plan.json["domains"] for code in domain["blockers"])
+        self.assertEqual(blockers, {"managed": EACH, "managed-save": EACH})
+        saved = json.loads(self.plan.read_text())
+        self.assertEqual(len(saved["domains"]), DOMAINS - 2 * EACH)
+        self.assertNotIn(PASSWORD, self.plan.read_text())
+        self.assertEqual(self.definitions(), self.before)
+
+    def test_2_apply_what_is_as_it_was(self) -> None:
+        for number in CHANGED:
+            path = self.space.path / f"{name_of(number)}.xml"
+            path.write_text(path.read_text().replace(">128<", ">256<"))
+        self.virsh([f"define {self.space.path / name_of(number)}.xml" for number in CHANGED])
+        self.virsh([f"undefine {name_of(number)}" for number in GONE])
+        now = self.definitions()
+        # Where the state of their migrations is to go there is something else.
+        (journals,) = (self.space.path / "state" / "migrate").glob("*") if (self.space.path / "state").exists() else (
+            self.state_directory(),
+        )
+        for number in BROKEN:
+            (journals / uuid_of(number)).write_text("")
+        applied = self.run_timed("apply", SOME_FAILED, "apply", "--plan", str(self.plan), "--batch", "10%").json["domains"]
+        self.assertEqual(len(applied), DOMAINS - 2 * EACH)
+        statuses = Counter(domain["status"] for domain in applied)
+        self.assertEqual(statuses, {"done": len(WELL), "skipped": 2 * EACH, "failed": EACH})
+        reasons = Counter(code for domain in applied for code in domain["reasons"])
+        self.assertEqual(reasons, {"changed-since-plan": 2 * EACH})
+        self.assert_migrated(WELL)
+        for number in (*MANAGED, *SAVED, *CHANGED, *BROKEN):
+            self.assertEqual(self.definitions()[number], now[number])
+
+    def state_directory(self) -> Path:
+        """As MigrationStore names it."""
+        name = re.sub(r"[^A-Za-z0-9.-]", lambda match: f"%{ord(match[0]):02X}", self.host.uri)
+        directory = self.space.path / "state" / "migrate" / name
+        directory.mkdir(parents=True)
+        return directory
+
+    def test_3_once_more_there_is_nothing_left(self) -> None:
+        now = self.definitions()
+        again = self.run_timed("apply again", SOME_FAILED, "apply", "--plan", str(self.plan)).json["domains"]
+        self.assertEqual(sum(len(domain["changes"]) for domain in again), 0)
+        self.assertEqual(self.definitions(), now)
+        steps = Counter(
+            domain["migration"]["step"]
+            for domain in self.run_timed("status", SOME_FAILED, "status", "--plan", str(self.plan)).json["domains"]
+            if domain["migration"]
+        )
+        self.assertEqual(steps, {"defined": len(WELL)})
+
+    def test_4_back(self) -> None:
+        self.run_timed("rollback", SOME_FAILED, "rollback", "--plan", str(self.plan))
+        now = self.definitions()
+        for number in WELL:
+            self.assertEqual(now[number], self.before[number])
+            self.assertIn(PASSWORD, now[number])
+
+    def test_5_too_many_failures_stop_it(self) -> None:
+        # The broken ones come first by name.
+        names = [name_of(number) for number in (*BROKEN, *WELL)]
+        applied = self.run_timed(
+            "apply until too many failed", SOME_FAILED, "apply", "--assume", "--batch", "10", "--max-failures", "4", *names
+        ).json["domains"]
+        reasons = Counter(code for domain in applied for code in domain["reasons"])
+        self.assertEqual(reasons, {"too-many-failures": len(WELL) - 5})
+        self.assert_migrated([*WELL][:5])
+
+
+if __name__ == "__main__":
+    bedpath.require_bed()
+    PROGRAM = host_program_path()
+    if not PROGRAM:
+        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    main(one_story=True)

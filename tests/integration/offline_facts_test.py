@@ -1,0 +1,282 @@
+"""The facts of a guest that is off, read from its disk: the same as its agent tells, and not a byte of the disk changes.
+
+A real Debian, in the variants that decide about a change of the bus; and disks on which there is nothing to be known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import time
+import unittest
+from pathlib import Path
+
+import bedpath
+
+from vrtest import (
+    DebianGuest, EmbedHost, TimedOut, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all, wait_for,
+)
+from vrtest.guest import MIB
+
+DONE, REFUSED, INTERRUPTED = 0, 5, 130
+# Several times what it takes: nothing is timed here.
+BOOT_SECONDS = 600.0
+AGENT_SECONDS = 120.0
+READ_SECONDS = 300.0
+# /dev/kvm can be there and hang: emulation is slow, and works everywhere.
+os.environ.setdefault("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg")
+
+FIXABLE = re.compile(r" \(--fix-guest changes it.*\)$")
+
+DOMAIN = """<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>64</memory>
+  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
+  <devices>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='{format}'/>
+      <source file='{path}'/>
+      <target dev='vda' bus='virtio'/>
+    </disk>
+  </devices>
+</domain>
+"""
+SECOND = """
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw'/>
+      <source file='{path}'/>
+      <target dev='vdb' bus='virtio'/>
+    </disk>
+  </devices>"""
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def appliances(image: Path) -> list[str]:
+    """What runs for virt-reclaim-guestfs, which has the image in its arguments, and of its process group."""
+    done = subprocess.run(["ps", "-eo", "pid,pgid,args"], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 2) for line in done.stdout.splitlines()[1:]]
+    groups = {row[1] for row in rows if str(image) in row[2]}
+    return [row[2] for row in rows if row[1] in groups and "qemu-system" in row[2]]
+
+
+def litter() -> set[str]:
+    return {path.name for path in Path("/tmp").glob("*guestfs*")}
+
+
+class OfflineTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.space = Workspace()
+        cls.addClassCleanup(cls.space.close)
+        cls.host = EmbedHost(cls.space.path)
+        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+
+    def plan(self, name: str, *options: str) -> dict[str, object]:
+        begin = time.monotonic()
+        reply = self.reclaim.run("migrate", "plan", *options, name, seconds=READ_SECONDS)
+        print(f"plan of {name}: {time.monotonic() - begin:.1f} s", flush=True)
+        self.assertIn(reply.status, (DONE, REFUSED), str(reply))
+        (domain,) = reply.json["domains"]
+        return domain
+
+
+class Debian(OfflineTest):
+    """What its agent tells is what its disk tells."""
+
+    def story(self, name: str, *, crash: bool = False, **options: object) -> dict[str, object]:
+        """crash: it loses its power, so that there is a journal to replay, which no reader may do on the disk."""
+        guest = DebianGuest(self.host, name, agent=AGENT, **options)
+        guest.start(seconds=BOOT_SECONDS)
+        try:
+            wait_for("the agent", lambda: self.reclaim.run("agent", "status", name).status == DONE, seconds=AGENT_SECONDS)
+        except TimedOut:
+            self.fail(guest.agent_log())
+        told = [self.plan(name, "--bus=virtio-scsi"), self.plan(name)]
+        if crash:
+            guest.run("sync; touch /srv/a; sync -d /srv")
+            guest.destroy()
+        else:
+            guest.shutdown()
+        before, files = sha256(guest.root.path), litter()
+        read = [self.plan(name, "--bus=virtio-scsi"), self.plan(name)]
+        self.assertEqual(sha256(guest.root.path), before, "the disk changed")
+        self.assertEqual(litter(), files)
+        for by_agent, by_disk in zip(told, read, strict=True):
+            self.assertEqual(facts(by_disk), facts(by_agent))
+        if not crash:
+            guest.root.check()
+        return read[0]
+
+    def test_0_ready_for_another_bus(self) -> None:
+        plan = self.story("ready")
+        self.assertEqual(plan["blockers"], [])
+        self.assertIn("fstrim-timer", plan["risks"])
+
+    def test_1_everything_by_path_and_no_driver(self) -> None:
+        plan = self.story("bypath", crash=True, by_path=True, resume=True, initramfs="virtio-blk-only")
+        self.assertIn("guest-names-disk", plan["blockers"])
+        self.assertIn("initramfs-lacks-driver", plan["blockers"])
+
+
+class Disks(OfflineTest):
+    """Disks of which nothing can be known say so, each its own way."""
+
+    def detail(self, name: str, path: Path, image_format: str = "raw") -> str:
+        self.host.define(DOMAIN.format(name=name, path=path, format=image_format))
+        before = sha256(path)
+        (blocker,) = self.plan(name, "--bus=virtio-scsi")["blockers_explained"]
+        self.assertEqual(sha256(path), before, "the disk changed")
+        self.assertEqual(blocker["code"], "guest-unknown")
+        return blocker["detail"]
+
+    def image(self, name: str, size: int = 64 * MIB) -> Path:
+        path = self.space.path / name
+        with path.open("wb") as file:
+            file.truncate(size)
+        return path
+
+    def test_0_empty(self) -> None:
+        self.assertEqual(self.detail("empty", self.image("empty.raw")), "it is off, and no operating system was found on its disks")
+
+    def test_1_luks(self) -> None:
+        path = self.image("luks.raw")
+        subprocess.run(
+            ["cryptsetup", "luksFormat", "-q", "--pbkdf=pbkdf2", "--pbkdf-force-iterations=1000", path, "-"],
+            input=b"key", check=True, capture_output=True,
+        )
+        self.assertEqual(self.detail("luks", path), "it is off, and its disks are encrypted")
+
+    def test_2_data_only(self) -> None:
+        path = self.image("data.raw")
+        subprocess.run(["mkfs.ext4", "-q", "-F", path], check=True, capture_output=True)
+        self.assertEqual(self.detail("data", path), "it is off, and no operating system was found on its disks")
+
+    def test_3_not_an_image_of_that_format(self) -> None:
+        detail = self.detail("wrong", self.image("wrong.qcow2"), "qcow2")
+        self.assertRegex(detail, "^it is off, and its disks cannot be read: open '.*wrong.qcow2': .*error status 1.$")
+
+    def test_4_interrupted(self) -> None:
+        path = self.image("stopped.raw")
+        self.host.define(DOMAIN.format(name="stopped", path=path, format="raw"))
+        before = litter()
+        plan = self.reclaim.start("migrate", "plan", "--bus=virtio-scsi", "stopped")
+        try:
+            wait_for("the appliance", lambda: appliances(path), seconds=READ_SECONDS)
+            begin = time.monotonic()
+            plan.send_signal(signal.SIGINT)
+            plan.communicate(timeout=30)
+        finally:
+            plan.kill()
+        print(f"stopped after {time.monotonic() - begin:.1f} s", flush=True)
+        self.assertEqual(plan.returncode, INTERRUPTED)
+        wait_for("the appliance's end", lambda: not appliances(path), seconds=10)
+        self.assertEqual(litter(), before)
+
+    def test_5_not_installed(self) -> None:
+        type(self).reclaim = VirtReclaim(PROGRAM, self.host, VIRT_RECLAIM_GUESTFS="/nonexistent")
+        detail = self.detail("none", self.image("none.raw"))
+        self.assertEqual(detail, "it is off: start it, or install virt-reclaim-guestfs")
+
+
+class VolumeGroup(OfflineTest):
+    """A root on two disks: each of them alone says nothing."""
+
+    def test_0_both_disks_are_read(self) -> None:
+        tree = self.space.path / "tree.tar"
+        system(tree)
+        disks = [self.space.path / "first.raw", self.space.path / "second.raw"]
+        for path in disks:
+            with path.open("wb") as file:
+                file.truncate(64 * MIB)
+        script = f"""
+            add {disks[0]} format:raw
+            add {disks[1]} format:raw
+            run
+            pvcreate /dev/sda
+            pvcreate /dev/sdb
+            vgcreate vg "/dev/sda /dev/sdb"
+            lvcreate root vg 100
+            mkfs ext4 /dev/vg/root
+            mount /dev/vg/root /
+            tar-in {tree} /
+        """
+        subprocess.run(["guestfish"], input=script, env={**os.environ, "LIBGUESTFS_BACKEND": "direct"}, text=True, check=True)
+        second = DOMAIN.format(name="group", path=disks[0], format="raw").replace("</devices>", SECOND.format(path=disks[1]))
+        self.host.define(second)
+        before = [sha256(path) for path in disks]
+        plan = self.plan("group", "--bus=virtio-scsi")
+        self.assertEqual([sha256(path) for path in disks], before, "a disk changed")
+        found = {(one["code"], one["detail"]) for one in plan["blockers_explained"]}
+        self.assertEqual(
+            found,
+            {("initramfs-lacks-driver", "sd_mod for kernel 6.1.0-1-amd64"), ("guest-names-disk", "/boot/grub/grub.cfg:1: /dev/vdb")},
+        )
+
+
+def system(path: Path) -> None:
+    """Enough of a Debian to be taken for one. Its initramfs is not compressed and has one of the two drivers."""
+    release = "6.1.0-1-amd64"
+    files = {
+        "etc/os-release": "ID=debian\nVERSION_ID=12\nPRETTY_NAME=Debian\n",
+        "etc/debian_version": "12.0\n",
+        "etc/fstab": "/dev/vg/root / ext4 defaults 0 1\n",
+        "boot/grub/grub.cfg": "linux /boot/vmlinuz root=/dev/mapper/vg-root resume=/dev/vdb\n",
+        f"boot/vmlinuz-{release}": "",
+        f"lib/modules/{release}/modules.builtin": "kernel/fs/ext4/ext4.ko\n",
+        f"lib/modules/{release}/modules.dep": "kernel/drivers/scsi/virtio_scsi.ko:\nkernel/drivers/scsi/sd_mod.ko:\n",
+    }
+    archive = subprocess.run(
+        ["cpio", "-o", "-H", "newc", "--quiet"], input=b"init\nvirtio_scsi.ko\n", capture_output=True, check=True,
+        cwd=make_files(path.parent / "initramfs", {"init": "", "virtio_scsi.ko": ""}),
+    ).stdout
+    root = make_files(path.parent / "tree", files)
+    for name in ("bin", "dev", "proc", "sys", "tmp", "usr", "var"):
+        (root / name).mkdir()
+    (root / f"boot/initrd.img-{release}").write_bytes(archive)
+    subprocess.run(["tar", "-C", root, "-cf", path, "."], check=True)
+
+
+def make_files(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+def facts(plan: dict[str, object]) -> dict[str, object]:
+    """What a plan says about the guest, but for when it could be fixed: that takes one that runs."""
+    return {
+        key: sorted((one["code"], FIXABLE.sub("", one["detail"])) for one in plan[f"{key}_explained"])
+        for key in ("blockers", "risks")
+    }
+
+
+def appliance_works() -> str:
+    """Empty, or why libguestfs cannot start its appliance here."""
+    with Workspace() as space:
+        path = space.path / "probe.raw"
+        with path.open("wb") as file:
+            file.truncate(MIB)
+        done = subprocess.run([READER, f"raw:{path}"], capture_output=True, text=True, check=False, timeout=READ_SECONDS)
+    return "" if "no operating system" in done.stderr else done.stderr.strip() or f"status {done.returncode}"
+
+
+if __name__ == "__main__":
+    bedpath.require_bed("mmdebstrap", "debugfs", "mkswap", "guestfish", "cryptsetup", "cpio")
+    PROGRAM, AGENT = host_program_path(), agent_path()
+    if not PROGRAM or not AGENT:
+        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    READER = Path(os.environ["VIRT_RECLAIM_BUILD_DIR"]) / "host" / "guestfs" / "virt-reclaim-guestfs"
+    if not READER.exists():
+        skip_all("virt-reclaim-guestfs is not built")
+    os.environ["VIRT_RECLAIM_GUESTFS"] = str(READER)
+    if why := appliance_works():
+        skip_all(f"libguestfs cannot start its appliance: {why}")
+    main(one_story=True)

@@ -1,0 +1,38 @@
+#include <gtest/gtest.h>
+
+#include "host/model/daily_window.h"
+
+namespace virt_reclaim {
+namespace {
+
+bool OpenAt(const char* window, int hour, int minute) {
+  const absl::TimeZone utc = absl::UTCTimeZone();
+  return IsOpen(ParseDailyWindow(window).value(),
+                absl::FromCivil(absl::CivilMinute(2026, 11, 21, hour, minute), utc), utc);
+}
+
+TEST(DailyWindowTest, HasABeginningAndAnEnd) {
+  EXPECT_FALSE(OpenAt("01:00-05:00", 0, 59));
+  EXPECT_TRUE(OpenAt("01:00-05:00", 1, 0));
+  EXPECT_TRUE(OpenAt("01:00-05:00", 4, 59));
+  EXPECT_FALSE(OpenAt("01:00-05:00", 5, 0));
+}
+
+TEST(DailyWindowTest, MayGoOverMidnight) {
+  EXPECT_TRUE(OpenAt("22:30-06:00", 23, 0));
+  EXPECT_TRUE(OpenAt("22:30-06:00", 5, 59));
+  EXPECT_FALSE(OpenAt("22:30-06:00", 6, 0));
+  EXPECT_TRUE(OpenAt("22:30-24:00", 23, 59));
+  EXPECT_FALSE(OpenAt("22:30-24:00", 0, 0));
+}
+
+TEST(DailyWindowTest, NothingElseIsOne) {
+  for (const char* text :
+       {"", "1", "01:00", "01:00-", "-05:00", "01:00-01:00", "25:00-26:00", "24:00-05:00",
+        "01:60-05:00", "a:b-c:d", "01:00-05:00-06:00", "+1:00-05:00", "001:00-05:00"}) {
+    EXPECT_FALSE(ParseDailyWindow(text).ok()) << text;
+  }
+}
+
+}  // namespace
+}  // namespace virt_reclaim
