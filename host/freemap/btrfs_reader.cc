@@ -193,14 +193,11 @@ absl::Status BtrfsMap::ReadExtents() {
 
 // Every block that was read is in use.
 absl::Status BtrfsMap::CheckTrees() const {
-  const std::vector<Extent>& runs = free_.extents();
   for (const uint64_t logical : trees_.visited()) {
     const BtrfsChunk* chunk = trees_.ChunkOf(logical, super_.node_bytes);
     if (chunk == nullptr) return DamagedError("a block of a tree is nowhere");
     for (const uint64_t stripe : chunk->stripes) {
-      const uint64_t begin = stripe + (logical - chunk->logical);
-      auto run = std::ranges::upper_bound(runs, begin + super_.node_bytes - 1, {}, &Extent::offset);
-      if (run != runs.begin() && (--run)->offset + run->length > begin)
+      if (free_.Touches(stripe + (logical - chunk->logical), super_.node_bytes))
         return DamagedError("a block of its own trees is free");
     }
   }

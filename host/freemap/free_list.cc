@@ -68,4 +68,13 @@ absl::Status FreeList::Finish(uint64_t size) {
   return absl::OkStatus();
 }
 
+bool FreeList::Touches(uint64_t offset, uint64_t length) const {
+  if (length == 0) return false;
+  const auto next = std::ranges::upper_bound(extents_, offset, {}, &Extent::offset);
+  if (next != extents_.end() && next->offset - offset < length) return true;
+  if (next == extents_.begin()) return false;
+  const Extent& before = *std::prev(next);
+  return offset - before.offset < before.length;
+}
+
 }  // namespace virt_reclaim::freemap

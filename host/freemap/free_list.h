@@ -36,6 +36,9 @@ class FreeList {
   // before extents().
   absl::Status Finish(uint64_t size);
 
+  // After Finish: is any of these bytes in extents()? False for an empty range.
+  bool Touches(uint64_t offset, uint64_t length) const;
+
   const std::vector<Extent>& extents() const& { return extents_; }
   std::vector<Extent> TakeExtents() && { return std::move(extents_); }
   uint64_t free_bytes() const { return free_bytes_; }        // all that was added

@@ -29,6 +29,7 @@ struct FilesystemFacts {
   std::string uuid;
   uint64_t block_bytes = 0;
   uint64_t size_bytes = 0;  // of the filesystem, not of its partition
+  bool asleep = false;      // holds the memory of a hibernated system; not passed on to the parent
   bool operator==(const FilesystemFacts&) const = default;
 };
 
@@ -43,6 +44,8 @@ absl::Status ReadXfs(const ByteSource& source, const ReadOptions& options, Files
                      FreeList& free);
 absl::Status ReadBtrfs(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
                        FreeList& free);
+absl::Status ReadNtfs(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
+                      FreeList& free);
 absl::Status ReadSwap(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
                       FreeList& free);
 

@@ -90,6 +90,7 @@ void Scan::ReadFilesystem(Filesystem found, const ByteSource& source) {
   FreeList free(options_.min_bytes, kMaxExtents - extents_);
   absl::Status status = reader(source, options_, found.facts, free);
   if (status.ok()) status = free.Finish(std::min(source.size(), found.facts.size_bytes));
+  suspended_ = suspended_ || found.facts.asleep;
   if (!status.ok()) return Refuse(std::move(found), status);
   found.free_bytes = free.free_bytes();
   found.dropped_bytes = free.dropped_bytes();
@@ -187,6 +188,7 @@ void Scan::ReadVolume(const LvmSet& set, const LvmVolume& volume) {
   FreeList free(options_.min_bytes, kMaxExtents - extents_);
   absl::Status status = reader(source, options_, found.facts, free);
   if (status.ok()) status = free.Finish(std::min(source.size(), found.facts.size_bytes));
+  suspended_ = suspended_ || found.facts.asleep;
   if (!status.ok()) return Refuse(std::move(found), status);
   found.free_bytes = free.free_bytes();
   found.dropped_bytes = free.dropped_bytes();
@@ -254,8 +256,8 @@ Reader ReaderFor(absl::string_view blkid_type) {
     Reader reader;
   };
   static constexpr Known kKnown[] = {
-      {"ext2", ReadExt}, {"ext3", ReadExt},    {"ext4", ReadExt},
-      {"xfs", ReadXfs},  {"btrfs", ReadBtrfs}, {"swap", ReadSwap},
+      {"ext2", ReadExt},    {"ext3", ReadExt},  {"ext4", ReadExt},  {"xfs", ReadXfs},
+      {"btrfs", ReadBtrfs}, {"ntfs", ReadNtfs}, {"swap", ReadSwap},
   };
   for (const Known& known : kKnown) {
     if (blkid_type == known.type) return known.reader;

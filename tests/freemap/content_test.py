@@ -27,6 +27,7 @@ class Case:
     table: str = ""  # "": whole disk
     megabytes: int = 40
     slack: int = 0  # bytes that a trim may give back beyond us
+    mount: str = ""  # options while it is filled
 
     @property
     def name(self):
@@ -82,10 +83,28 @@ def btrfs_cases():
     yield btrfs("", "few", table="gpt")
 
 
-CASES = {"ext": ext_cases, "xfs": xfs_cases, "btrfs": btrfs_cases}
+def ntfs_cases():
+    def ntfs(options, pattern, **more):
+        return Case("ntfs", f"mkntfs -q -Q -F {options}".strip(), pattern, slack=64 << 10, **more)
+
+    for pattern in ("empty", "few", "chequered", "deep", "full"):
+        yield ntfs("", pattern)
+    for options in ("-c 512", "-c 1024", "-c 65536", "-s 4096 -c 4096", "-p 2048"):
+        yield ntfs(options, "chequered" if len(options) % 2 else "deep")
+    yield ntfs("-c 2097152", "few", size=512 * MIB)
+    yield ntfs("", "deep", mount="compression")
+    yield ntfs("-c 512", "pieces", size=24 * MIB)
+    yield ntfs("", "pieces", size=24 * MIB)
+    yield ntfs("", "few", table="gpt")
+    yield ntfs("", "few", table="dos")
+
+
+CASES = {"ext": ext_cases, "xfs": xfs_cases, "btrfs": btrfs_cases, "ntfs": ntfs_cases}
 CHECKS = {
-    "ext2": ["e2fsck", "-fn"], "ext4": ["e2fsck", "-fn"], "xfs": ["xfs_repair", "-n"],
-    "btrfs": ["btrfs", "check", "--check-data-csum"], "ntfs": ["ntfsfix", "-n"],
+    "ext2": ["e2fsck -fn"], "ext4": ["e2fsck -fn"], "xfs": ["xfs_repair -n"],
+    "btrfs": ["btrfs check --check-data-csum"],
+    # The last one compares $Bitmap with all runs.
+    "ntfs": ["ntfsfix -n", "ntfs-3g.probe --readwrite", "ntfsresize --info"],
 }
 
 
@@ -126,12 +145,10 @@ class Image:
         return Mounted(path or self.path, self.case.type, options, self.offset, self.size)
 
     def check(self, path):
-        command = CHECKS.get(self.case.type)
-        if command is None:
-            return
         loop = attach(path, self.offset, self.size)
         try:
-            run(*command, loop)
+            for command in CHECKS[self.case.type]:
+                run(*command.split(" "), loop)
         finally:
             run("losetup", "-d", loop)
 
@@ -164,7 +181,7 @@ def trimmed_by_kernel(image):
 
 def judge(case, dump, work, seed):
     image = Image(work / "image", case)
-    with image.mounted() as directory:
+    with image.mounted(options=case.mount) as directory:
         fill(directory, case.pattern, seed, case.megabytes)
     before = image.hashes(image.path)
     image.check(image.path)
@@ -200,7 +217,7 @@ def judge(case, dump, work, seed):
 def main():
     dump = Dump(sys.argv[1], sys.argv[2])
     kinds = sys.argv[3:] or list(CASES)
-    imagelib.need("mkfs.ext4", "mkfs.xfs", "sfdisk", "losetup", "fstrim")
+    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkntfs", "sfdisk", "losetup", "fstrim")
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="freemap-content."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)

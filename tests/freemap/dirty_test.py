@@ -8,56 +8,15 @@ ambiguous or nobody's. A refused filesystem has no free run at all.
 import os
 import pathlib
 import re
-import shutil
 import struct
 import sys
-import tempfile
 import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import imagelib
-from imagelib import MIB, Dump, Mounted, attach, fill, hashes, run, scribble
+import dirtylib
+from imagelib import MIB, Mounted, attach, fill, hashes, run, scribble
 
-DUMP, WORK = None, None
-
-
-class DirtyTest(unittest.TestCase):
-    def setUp(self):
-        self.directory = pathlib.Path(tempfile.mkdtemp(dir=WORK))
-        self.image = self.directory / "image"
-
-    def tearDown(self):
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def make(self, mkfs, size=64 * MIB):
-        with open(self.image, "wb") as file:
-            file.truncate(size)
-        run(*mkfs.split(" "), self.image)
-        return self.image
-
-    def write(self, offset, data, path=None):
-        with open(path or self.image, "r+b") as file:
-            file.seek(offset)
-            file.write(data)
-
-    def copy_now(self):
-        copy = self.directory / "copy"
-        run("cp", "--sparse=always", self.image, copy)
-        return copy
-
-    def refused(self, refusal, reason="", path=None, options=()):
-        found = DUMP(path or self.image, options=options)
-        self.assertEqual(len(found), 1, found)
-        self.assertEqual(found[0].refusal, refusal, found[0].reason)
-        self.assertIn(reason, found[0].reason)
-        self.assertEqual((found[0].runs, found[0].free), ([], 0))
-
-    def accepted(self, path=None, options=()):
-        found = DUMP(path or self.image, options=options)
-        self.assertEqual([fs.refusal for fs in found], ["none"] * len(found), found)
-        self.assertTrue(found)
-        return found
-
+class DirtyTest(dirtylib.DirtyTest):
     def while_mounted(self, type_, refusal, reason, frozen=False):
         with Mounted(self.image, type_) as directory:
             fill(directory, "few", 1, 12)
@@ -159,7 +118,7 @@ class DirtyTest(unittest.TestCase):
                                     ("mkfs.ext4 -q -O ^metadata_csum", 64, "unchecked"), ("mkfs.xfs -q -m crc=0,finobt=0,reflink=0,rmapbt=0", 300, "unchecked")):
             with self.subTest(mkfs):
                 self.make(mkfs, size * MIB)
-                self.assertEqual(DUMP(self.image, options=["--strict"])[0].refusal, refusal)
+                self.assertEqual(self.dump(self.image, options=["--strict"])[0].refusal, refusal)
 
     def test_xfs_mounted(self):
         self.make("mkfs.xfs -q", 300 * MIB)
@@ -254,7 +213,7 @@ class DirtyTest(unittest.TestCase):
         with open(other, "wb") as file:
             file.truncate(128 * MIB)
         run("mkfs.btrfs", "-q", "-f", "-d", "single", self.image, other)
-        self.assertEqual([(fs.refusal, fs.runs) for fs in DUMP(self.image, other)], [("unknown", [])] * 2)
+        self.assertEqual([(fs.refusal, fs.runs) for fs in self.dump(self.image, other)], [("unknown", [])] * 2)
 
     def test_swap(self):
         self.make("mkswap")
@@ -273,10 +232,10 @@ class DirtyTest(unittest.TestCase):
             with self.subTest(magic):
                 self.make("mkswap")
                 self.write(4086, magic)
-                found = DUMP(root, self.image, options=["--take-swap"])
+                found = self.dump(root, self.image, options=["--take-swap"])
                 self.assertEqual([fs.refusal for fs in found], ["state", "state"])
                 self.assertEqual([fs.runs for fs in found], [[], []])
-        self.assertEqual(DUMP(root)[0].refusal, "none")
+        self.assertEqual(self.dump(root)[0].refusal, "none")
 
     def test_more_than_one_signature(self):
         self.make("mkfs.ext4 -q")
@@ -299,7 +258,7 @@ class DirtyTest(unittest.TestCase):
         os.truncate(self.image, 100)
         self.refused("unknown")
         os.truncate(self.image, 0)
-        self.assertEqual(DUMP(self.image)[0].runs, [])
+        self.assertEqual(self.dump(self.image)[0].runs, [])
 
     def test_partitions_of_all_kinds(self):
         """Two partitions with filesystems, one of LUKS, one that is empty: gaps and tables stay."""
@@ -311,7 +270,7 @@ class DirtyTest(unittest.TestCase):
             run("mkfs.ext4", "-q", loop)
             run("losetup", "-d", loop)
         self.write(133120 * 512, b"LUKS\xba\xbe\0\1aes")
-        found = DUMP(self.image)
+        found = self.dump(self.image)
         self.assertEqual([(fs.place, fs.refusal) for fs in found],
                          [("partition 1", "none"), ("partition 2", "none"), ("partition 3", "unknown"), ("partition 4", "unknown")])
         for fs in found[:2]:
@@ -340,9 +299,4 @@ class DirtyTest(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "sfdisk", "losetup", "debugfs", "xfs_db", "fsfreeze")
-    DUMP = Dump(sys.argv[1], sys.argv[2])
-    imagelib.own_mounts()
-    with tempfile.TemporaryDirectory(prefix="freemap-dirty.") as WORK:
-        os.environ["TMPDIR"] = tempfile.tempdir = WORK
-        unittest.main(argv=[sys.argv[0], "-v", *sys.argv[3:]])
+    dirtylib.main("mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "sfdisk", "losetup", "debugfs", "xfs_db", "fsfreeze")

@@ -39,6 +39,9 @@ KINDS = {
     "ext2": Kind("ext2", "mkfs.ext2 -q -b 1024", 64 * MIB, False, 64 << 10),
     "btrfs": Kind("btrfs", "mkfs.btrfs -q -m single", 128 * MIB, True),
     "btrfs-dup": Kind("btrfs", "mkfs.btrfs -q", 256 * MIB, True),
+    # No checksums, but every run in use is known from the MFT.
+    "ntfs": Kind("ntfs", "mkntfs -q -Q -F", 64 * MIB, False, 64 << 10),
+    "ntfs-512": Kind("ntfs", "mkntfs -q -Q -F -c 512", 32 * MIB, False, 64 << 10),
     "xfs": Kind("xfs", "mkfs.xfs -q --unsupported -l size=16m", 300 * MIB, True),
 }
 
@@ -92,8 +95,9 @@ def torture(name, kind, dump, work, mutants, seed):
     truth = runs_of(found)
     if len(found) != 1 or not truth:
         raise AssertionError(f"{name}: the image itself was not read: {found}")
-    reads = sorted({(offset, min(length, 4096)) for _, offset, length in dump.reads if length})
-    # Of something long, like a log, its last pieces too.
+    # Page by page; of something long, like a log, its first ones and its last.
+    reads = sorted({(offset + at, min(length - at, 4096)) for _, offset, length in dump.reads
+                    for at in range(0, min(length, 64 << 10), 4096)})
     reads += sorted({(offset + length - 4096, 4096) for _, offset, length in dump.reads if length > 4096})
     rng = random.Random(seed)
     counts = collections.Counter()
@@ -124,7 +128,7 @@ def main():
     options = dict(word[2:].split("=") for word in sys.argv[2:] if word.startswith("--"))
     names = [word for word in sys.argv[2:] if not word.startswith("--")] or list(KINDS)
     mutants = int(options.get("mutants", os.environ.get("VR_MUTANTS", 500)))
-    imagelib.need("mkfs.ext4", "mkfs.xfs")
+    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkntfs")
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="freemap-hostile."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)

@@ -134,26 +134,30 @@ def hash_outside(path, runs):
     return digest.hexdigest()
 
 
+# By a program, as kernels without these filesystems can.
+FUSE = {"ntfs": "ntfs-3g", "exfat": "mount.exfat-fuse"}
+
+
 class Mounted:
     """with Mounted(image, ...) as directory:"""
 
     def __init__(self, image, type_, options="", offset=0, size=None):
-        self.image, self.type, self.offset, self.size = image, type_, offset, size
-        self.options = ",".join(filter(None, ["loop", f"offset={offset}", f"sizelimit={size}" if size else "", options]))
+        self.image, self.type, self.offset, self.size, self.options = image, type_, offset, size, options
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="mnt."))
 
     def __enter__(self):
-        if self.type == "ntfs":
+        if self.type in FUSE:
             self.loop = attach(self.image, self.offset, self.size)
-            run("ntfs-3g", *(["-o", "ro"] if "ro" in self.options.split(",") else []), self.loop, self.directory)
+            run(FUSE[self.type], *(["-o", self.options] if self.options else []), self.loop, self.directory)
         else:
-            run("mount", "-t", self.type, "-o", self.options, self.image, self.directory)
+            options = ["loop", f"offset={self.offset}", f"sizelimit={self.size}" if self.size else "", self.options]
+            run("mount", "-t", self.type, "-o", ",".join(filter(None, options)), self.image, self.directory)
         return self.directory
 
     def __exit__(self, *_):
         run("umount", self.directory)
         self.directory.rmdir()
-        if self.type == "ntfs":
+        if self.type in FUSE:
             run("losetup", "-d", self.loop)
 
 
@@ -163,8 +167,8 @@ def attach(image, offset=0, size=None, options=()):
     return run("losetup", "-f", "--show", "-o", offset, *limit, *options, image).stdout.strip()
 
 
-def fill(directory, pattern, seed, megabytes):
-    """Files that stay and files that go. Patterns: empty, few, chequered, deep, full."""
+def fill(directory, pattern, seed, megabytes, remove=None):
+    """Files that stay and files that go. Patterns: empty, few, chequered, deep, pieces, full. `remove` gets the list of those that go."""
     rng = random.Random(seed)
     directory = pathlib.Path(directory)
     if pattern == "empty":
@@ -201,11 +205,34 @@ def fill(directory, pattern, seed, megabytes):
             write(at / "gone", rng.randrange(100, 600_000))
             goners.append(at / "gone")
             if i % 5 == 0:
-                os.symlink("x" * 200, at / "link")
+                try:
+                    os.symlink("x" * 200, at / "link")
+                except OSError:
+                    pass  # not everywhere
                 with open(at / "sparse", "wb") as file:  # its holes are nobody's blocks
                     for j in range(20):
                         file.seek(j * 300_000)
                         file.write(rng.randbytes(3000))
+    elif pattern == "pieces":
+        # Every other small file goes, and what comes then lies in thousands of runs: one file, and the maps of many.
+        small = []
+        try:
+            for i in range(100_000):
+                small.append(directory / f"small{i}")
+                write(small[-1], 4096)
+        except OSError:
+            small.pop().unlink()
+        for path in small[::2]:
+            path.unlink()
+        try:
+            with open(directory / "pieces", "wb") as file:
+                for i in range(len(small) // 4):
+                    file.write(rng.randbytes(4096))
+            for i in range(len(small)):
+                write(directory / f"tiny{i}", 10)
+        except OSError:
+            pass
+        goners += small[1::20]
     elif pattern == "full":
         try:
             for i in range(100_000):
@@ -216,6 +243,9 @@ def fill(directory, pattern, seed, megabytes):
         except OSError:
             pass
     sync()
+    if remove:
+        remove(goners)
+        return
     for path in goners:
         path.unlink()
     sync()

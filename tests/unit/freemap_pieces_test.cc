@@ -91,6 +91,26 @@ TEST(FreemapListTest, KeepsTheLongestOfTooMany) {
   EXPECT_EQ(kept + list.dropped_bytes(), list.free_bytes());
 }
 
+TEST(FreemapListTest, Touches) {
+  FreeList list;
+  list.Add(10, 10);
+  list.Add(30, 10);
+  ASSERT_TRUE(list.Finish(100).ok());
+  for (const auto& [offset, length, touches] : {std::tuple{0, 10, false},
+                                                {0, 11, true},
+                                                {19, 1, true},
+                                                {20, 10, false},
+                                                {20, 11, true},
+                                                {12, 2, true},
+                                                {0, 100, true},
+                                                {40, 60, false},
+                                                {15, 0, false},
+                                                {39, 100, true}}) {
+    EXPECT_EQ(list.Touches(offset, length), touches) << offset << " " << length;
+  }
+  EXPECT_FALSE(FreeList().Touches(0, 100));
+}
+
 TEST(FreemapListTest, WithoutRoomNothingIsKept) {
   FreeList list(0, 0);
   list.Add(0, 10);
