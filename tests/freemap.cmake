@@ -4,7 +4,7 @@ if(NOT TARGET virt_reclaim_freemap)
 endif()
 
 virt_reclaim_test(freemap_unit_test
-  SOURCES unit/freemap_lvm_test.cc unit/freemap_ntfs_test.cc unit/freemap_pieces_test.cc unit/freemap_protocol_test.cc
+  SOURCES unit/freemap_fat_test.cc unit/freemap_lvm_test.cc unit/freemap_ntfs_test.cc unit/freemap_pieces_test.cc unit/freemap_protocol_test.cc
   DEPS virt_reclaim_freemap LABEL unit)
 virt_reclaim_test(freemap_sandbox_test
   SOURCES component/freemap_sandbox_test.cc
@@ -23,7 +23,7 @@ function(virt_reclaim_freemap_test name script timeout)
 endfunction()
 
 set(worker $<TARGET_FILE:virt-reclaim-freemap>)
-foreach(kind ext xfs btrfs ntfs)
+foreach(kind ext xfs btrfs ntfs fat exfat)
   virt_reclaim_freemap_test(freemap_content_${kind} content_test.py 600 ${worker} ${kind})
 endforeach()
 virt_reclaim_freemap_test(freemap_dirty dirty_test.py 300 ${worker})

@@ -44,6 +44,10 @@ absl::Status ReadXfs(const ByteSource& source, const ReadOptions& options, Files
                      FreeList& free);
 absl::Status ReadBtrfs(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
                        FreeList& free);
+absl::Status ReadExfat(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
+                       FreeList& free);
+absl::Status ReadFat(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
+                     FreeList& free);
 absl::Status ReadNtfs(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
                       FreeList& free);
 absl::Status ReadSwap(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,

@@ -256,8 +256,9 @@ Reader ReaderFor(absl::string_view blkid_type) {
     Reader reader;
   };
   static constexpr Known kKnown[] = {
-      {"ext2", ReadExt},    {"ext3", ReadExt},  {"ext4", ReadExt},  {"xfs", ReadXfs},
-      {"btrfs", ReadBtrfs}, {"ntfs", ReadNtfs}, {"swap", ReadSwap},
+      {"ext2", ReadExt}, {"ext3", ReadExt},    {"ext4", ReadExt},
+      {"xfs", ReadXfs},  {"btrfs", ReadBtrfs}, {"ntfs", ReadNtfs},
+      {"vfat", ReadFat}, {"exfat", ReadExfat}, {"swap", ReadSwap},
   };
   for (const Known& known : kKnown) {
     if (blkid_type == known.type) return known.reader;

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import imagelib
-from imagelib import MIB, Dump, Mounted, allocated, attach, fill, hash_outside, hashes, punch, run, scribble
+from imagelib import MIB, Dump, Mounted, Mtools, allocated, attach, fill, hash_outside, hashes, punch, run, scribble
 
 
 @dataclass
@@ -99,10 +99,43 @@ def ntfs_cases():
     yield ntfs("", "few", table="dos")
 
 
-CASES = {"ext": ext_cases, "xfs": xfs_cases, "btrfs": btrfs_cases, "ntfs": ntfs_cases}
+def fat_cases():
+    def fat(options, pattern, **more):
+        return Case("vfat", f"mkfs.fat {options}", pattern, size=more.pop("size", 64 * MIB), **more)
+
+    for pattern in ("empty", "few", "chequered", "deep", "full"):
+        yield fat("-F 16", pattern, megabytes=70 if pattern == "full" else 30)
+        yield fat("-F 32 -s 1", pattern, megabytes=70 if pattern == "full" else 30)
+    for pattern in ("few", "chequered", "deep"):
+        yield fat("-F 12 -s 64", pattern, size=120 * MIB, megabytes=20)
+    yield fat("-F 12 -s 1", "chequered", size=MIB, megabytes=1)
+    yield fat("-F 16 -f 1 -r 1024", "chequered", megabytes=16)
+    yield fat("-F 32 -s 1 -S 1024", "deep", size=128 * MIB)
+    yield fat("-F 32 -s 8 -R 128 -b 3", "deep", size=300 * MIB)
+    yield fat("-F 16 -S 4096 -s 1", "chequered", size=64 * MIB)
+    yield fat("-F 16", "few", table="dos", megabytes=20)
+    yield fat("-F 32 -s 1", "few", table="gpt", megabytes=20)
+
+
+def exfat_cases():
+    def exfat(options, pattern, **more):
+        return Case("exfat", f"mkfs.exfat {options}".strip(), pattern, **more)
+
+    for pattern in ("empty", "few", "chequered", "deep", "full"):
+        yield exfat("", pattern, megabytes=20)
+    for options in ("-c 512", "-c 32K", "-c 1M", "-c 128K -b 4M"):
+        yield exfat(options, "chequered" if options == "-c 512" else "deep", size=256 * MIB, megabytes=10)
+    yield exfat("-c 512", "deep", size=200 * MIB)
+    yield exfat("-c 512", "pieces", size=8 * MIB)
+    yield exfat("", "few", table="dos")
+    yield exfat("", "few", table="gpt")
+
+
+CASES = {"ext": ext_cases, "xfs": xfs_cases, "btrfs": btrfs_cases, "ntfs": ntfs_cases, "fat": fat_cases, "exfat": exfat_cases}
 CHECKS = {
     "ext2": ["e2fsck -fn"], "ext4": ["e2fsck -fn"], "xfs": ["xfs_repair -n"],
     "btrfs": ["btrfs check --check-data-csum"],
+    "vfat": ["fsck.fat -n"], "exfat": ["fsck.exfat -n"],
     # The last one compares $Bitmap with all runs.
     "ntfs": ["ntfsfix -n", "ntfs-3g.probe --readwrite", "ntfsresize --info"],
 }
@@ -152,7 +185,16 @@ class Image:
         finally:
             run("losetup", "-d", loop)
 
+    def fill(self, seed):
+        if self.case.type == "vfat":
+            Mtools(self.path, self.offset).fill(self.case.pattern, seed, self.case.megabytes)
+            return
+        with self.mounted(options=self.case.mount) as directory:
+            fill(directory, self.case.pattern, seed, self.case.megabytes)
+
     def hashes(self, path):
+        if self.case.type == "vfat":
+            return Mtools(path, self.offset).hashes()
         with self.mounted(path, "ro,norecovery" if self.case.type == "xfs" else "ro") as directory:
             return hashes(directory)
 
@@ -164,6 +206,8 @@ def copy_of(path):
 
 
 def trimmed_by_kernel(image):
+    if image.case.type == "vfat":
+        return None
     copy = copy_of(image.path)
     before = allocated(copy)
     try:
@@ -181,8 +225,7 @@ def trimmed_by_kernel(image):
 
 def judge(case, dump, work, seed):
     image = Image(work / "image", case)
-    with image.mounted(options=case.mount) as directory:
-        fill(directory, case.pattern, seed, case.megabytes)
+    image.fill(seed)
     before = image.hashes(image.path)
     image.check(image.path)
     found = dump(image.path)
@@ -217,7 +260,7 @@ def judge(case, dump, work, seed):
 def main():
     dump = Dump(sys.argv[1], sys.argv[2])
     kinds = sys.argv[3:] or list(CASES)
-    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkntfs", "sfdisk", "losetup", "fstrim")
+    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse", "sfdisk", "losetup", "fstrim")
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="freemap-content."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)

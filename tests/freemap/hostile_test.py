@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import imagelib
-from imagelib import MIB, Dump, Mounted, fill, run
+from imagelib import MIB, Dump, Mounted, Mtools, fill, run
 
 
 @dataclass
@@ -42,6 +42,10 @@ KINDS = {
     # No checksums, but every run in use is known from the MFT.
     "ntfs": Kind("ntfs", "mkntfs -q -Q -F", 64 * MIB, False, 64 << 10),
     "ntfs-512": Kind("ntfs", "mkntfs -q -Q -F -c 512", 32 * MIB, False, 64 << 10),
+    "fat12": Kind("vfat", "mkfs.fat -F 12 -s 16", 30 * MIB, False, 64 << 10),
+    "fat16": Kind("vfat", "mkfs.fat -F 16 -f 1", 48 * MIB, False, 64 << 10),
+    "fat32": Kind("vfat", "mkfs.fat -F 32 -s 1", 48 * MIB, False, 64 << 10),
+    "exfat": Kind("exfat", "mkfs.exfat -c 4K", 48 * MIB, False, 64 << 10),
     "xfs": Kind("xfs", "mkfs.xfs -q --unsupported -l size=16m", 300 * MIB, True),
 }
 
@@ -89,8 +93,11 @@ def torture(name, kind, dump, work, mutants, seed):
     with open(image, "wb") as file:
         file.truncate(kind.size)
     run(*kind.mkfs.split(" "), image)
-    with Mounted(image, kind.type) as directory:
-        fill(directory, "chequered", seed, 12)
+    if kind.type == "vfat":
+        Mtools(image).fill("chequered", seed, 12)
+    else:
+        with Mounted(image, kind.type) as directory:
+            fill(directory, "chequered", seed, 12)
     found = dump(image, options=["--reads"])
     truth = runs_of(found)
     if len(found) != 1 or not truth:
@@ -128,7 +135,7 @@ def main():
     options = dict(word[2:].split("=") for word in sys.argv[2:] if word.startswith("--"))
     names = [word for word in sys.argv[2:] if not word.startswith("--")] or list(KINDS)
     mutants = int(options.get("mutants", os.environ.get("VR_MUTANTS", 500)))
-    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkntfs")
+    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse")
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="freemap-hostile."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)

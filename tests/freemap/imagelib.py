@@ -161,6 +161,39 @@ class Mounted:
             run("losetup", "-d", self.loop)
 
 
+class Mtools:
+    """A FAT filesystem in an image, where no kernel mounts one."""
+
+    def __init__(self, image, offset=0):
+        self.drive = f"{image}@@{offset}"
+
+    def run(self, tool, *words, **more):
+        return run(tool, "-i", self.drive, *words, env=os.environ | {"MTOOLS_SKIP_CHECK": "1"}, **more)
+
+    def fill(self, pattern, seed, megabytes):
+        """As fill: first everything, then the holes, then something that lies in them."""
+        goners = []
+        with tempfile.TemporaryDirectory() as directory:
+            directory = pathlib.Path(directory)
+            fill(directory, "few" if pattern == "full" else pattern, seed, megabytes, remove=goners.extend)
+            for path in directory.rglob("*"):
+                if path.is_symlink():
+                    path.unlink()
+            if not any(directory.iterdir()):
+                return
+            self.run("mcopy", "-s", "-n", *sorted(directory.iterdir()), "::/", check=pattern != "full")
+            if goners:
+                self.run("mdel", *(f"::/{path.relative_to(directory)}" for path in goners), check=pattern != "full")
+            late = directory / "late file with a long name"
+            late.write_bytes(random.Random(seed).randbytes(megabytes << 14))
+            self.run("mcopy", late, "::/")
+
+    def hashes(self):
+        with tempfile.TemporaryDirectory() as directory:
+            self.run("mcopy", "-s", "-n", "::/", directory)
+            return hashes(directory)
+
+
 def attach(image, offset=0, size=None, options=()):
     """A loop device; the caller detaches it."""
     limit = ["--sizelimit", size] if size else []
