@@ -187,7 +187,7 @@ absl::StatusOr<std::optional<NtfsAttribute>> NtfsRecord::Find(NtfsType type, uin
   VR_RETURN_IF_ERROR(ForEach([&](const NtfsAttribute& attribute) -> absl::Status {
     if (attribute.type != type || attribute.named || attribute.first_vcn != vcn)
       return absl::OkStatus();
-    if (found && type != NtfsType::kFileName) return DamagedError("an attribute is there twice");
+    if (found) return DamagedError("an attribute is there twice");
     found = attribute;
     return absl::OkStatus();
   }));

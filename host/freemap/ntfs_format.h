@@ -77,7 +77,8 @@ class NtfsRecord {
   Bytes used() const { return Part(bytes_, 0, LittleEndian<uint32_t>(bytes_, 24)); }
   // In their order on disk; ends with the first error, of the record or of `visit`.
   absl::Status ForEach(const std::function<absl::Status(const NtfsAttribute&)>& visit) const;
-  // The attribute of `type` without a name whose piece begins at `vcn`, if it is here.
+  // The attribute of `type` without a name whose piece begins at `vcn`, if it is here. For types
+  // of which a file has one.
   absl::StatusOr<std::optional<NtfsAttribute>> Find(NtfsType type, uint64_t vcn = 0) const;
 
  private:

@@ -56,6 +56,7 @@ bool AllOnes(Bytes bytes) {
 
 struct Restart {
   uint64_t sequence = 0;
+  uint32_t version = 0;  // 0x101 is 1.1
   bool clean = false;
 };
 
@@ -63,15 +64,11 @@ struct Restart {
 absl::StatusOr<Restart> ParseRestart(std::vector<uint8_t> page) {
   if (!StartsWith(page, 0, "RSTR", 4)) return DamagedError("$LogFile has no restart page");
   VR_RETURN_IF_ERROR(Annotate(ApplyNtfsFixups(page), "$LogFile"));
-  const uint32_t version =
-      LittleEndian<uint16_t>(page, 28) * 256U + LittleEndian<uint16_t>(page, 26);
-  // Windows writes 2.0 while it has a volume mounted, and 1.1 when it lets go of it.
-  if (version == 0x200) return StateError("still mounted or fast started, as $LogFile says");
-  if (version != 0x101) return UnknownError("an unknown version of $LogFile");
   const size_t area = LittleEndian<uint16_t>(page, 24);
   if (area % 8 != 0 || area < 48 || area + 48 > kNtfsBlock)
     return DamagedError("the restart area of $LogFile");
   return Restart{LittleEndian<uint64_t>(page, area),
+                 LittleEndian<uint16_t>(page, 28) * 0x100U + LittleEndian<uint16_t>(page, 26),
                  LittleEndian<uint16_t>(page, area + 12) == kNoClient ||
                      (LittleEndian<uint16_t>(page, area + 14) & kVolumeIsClean) != 0};
 }
@@ -137,8 +134,11 @@ absl::Status CheckNtfsLog(const NtfsVolume& volume) {
   VR_ASSIGN_OR_RETURN(const Restart first, ParseRestart(bytes));
   VR_RETURN_IF_ERROR(volume.Read(log, page, bytes));
   VR_ASSIGN_OR_RETURN(const Restart second, ParseRestart(bytes));
-  if (!(first.sequence >= second.sequence ? first : second).clean)
-    return StateError("mounted or not cleanly unmounted, as $LogFile says");
+  const Restart& last = first.sequence >= second.sequence ? first : second;
+  // Windows writes 2.0 while it has a volume mounted, and 1.1 when it lets go of it.
+  if (last.version == 0x200) return StateError("mounted or fast started, as $LogFile says");
+  if (last.version != 0x101) return UnknownError("an unknown version of $LogFile");
+  if (!last.clean) return StateError("mounted or not cleanly unmounted, as $LogFile says");
   return absl::OkStatus();
 }
 

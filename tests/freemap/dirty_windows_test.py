@@ -87,7 +87,8 @@ class NtfsTest(dirtylib.DirtyTest):
         for first, second, refusal, reason in (
             (clean, clean, None, ""), ({"client": 0, "flags": 2}, open_, None, ""), (open_, {"sequence": 2}, None, ""),
             (open_, open_, "state", "not cleanly"), (clean, {"client": 0, "sequence": 2}, "state", "not cleanly"),
-            ({"version": (2, 0)}, clean, "state", "fast started"), (clean, {"version": (1, 2)}, "unknown", "version"),
+            ({"version": (2, 0)}, clean, "state", "fast started"), (clean, {"version": (1, 2), "sequence": 2}, "unknown", "version"),
+            ({"version": (2, 0), "client": 0}, {"sequence": 2}, None, ""), (clean, {"version": (2, 0), "sequence": 2}, "state", "fast started"),
         ):
             with self.subTest(first=first, second=second):
                 self.write(log, self.restart_page(**first) + self.restart_page(**second))

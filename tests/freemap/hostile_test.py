@@ -127,8 +127,8 @@ def torture(name, kind, dump, work, mutants, seed):
             raise AssertionError(f"{name}, mutant {number} of seed {seed}, at {offset}: {wrong} bytes freed that are in use")
     os.close(fd)
     image.unlink()
-    print(f"{name}: {mutants} mutants: " + ", ".join(f"{counts[k]} {k}" for k in ("refused", "accepted", "wrong"))
-          + (f" (at most {worst} bytes)" if worst else ""), flush=True)
+    return (f"{name}: {mutants} mutants: " + ", ".join(f"{counts[k]} {k}" for k in ("refused", "accepted", "wrong"))
+            + (f" (at most {worst} bytes)" if worst else ""))
 
 
 def main():
@@ -141,12 +141,11 @@ def main():
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)
     failed = 0
     try:
-        for name in names:
-            try:
-                torture(name, KINDS[name], Dump(sys.argv[1]), work, mutants, int(options.get("seed", 1)))
-            except AssertionError as error:
-                failed += 1
-                print(f"FAILED {error}", flush=True)
+        seed = int(options.get("seed", 1))
+        jobs = ((name, KINDS[name], Dump(sys.argv[1]), work, mutants, seed) for name in names)
+        for (name, *_), result in imagelib.each(torture, jobs):
+            failed += isinstance(result, Exception)
+            print(f"FAILED {name}: {result!r}" if isinstance(result, Exception) else result, flush=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     sys.exit(1 if failed else 0)

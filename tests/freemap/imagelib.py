@@ -6,6 +6,7 @@ with their last user: nothing stays behind, however a test ends.
 
 from __future__ import annotations
 
+import concurrent.futures
 import ctypes
 import hashlib
 import os
@@ -43,6 +44,14 @@ def need(*tools):
     if missing:
         print("SKIP: needs " + ", ".join(missing))
         sys.exit(SKIP)
+
+
+def each(function, jobs):
+    """(job, result or exception) of function(*job), as they end; as many at once as there are processors."""
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+        futures = {pool.submit(function, *job): job for job in jobs}
+        for future in concurrent.futures.as_completed(futures):
+            yield futures[future], future.exception() or future.result()
 
 
 def own_mounts():
