@@ -60,7 +60,8 @@ class Assembler {
       label = group.status();
       return;
     }
-    groups_[group->id].push_back({index, *std::move(group)});
+    auto& members = groups_[group->id];
+    members.push_back({index, *std::move(group)});
   }
 
   LvmSet MakeSet(const std::vector<Member>& members) {

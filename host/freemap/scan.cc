@@ -83,8 +83,10 @@ void Scan::ReadFilesystem(Filesystem found, const ByteSource& source) {
     return Refuse(std::move(found), StateError("the memory of a hibernated system"));
   }
   if (found.type.empty()) return Refuse(std::move(found), UnknownError("nothing that is known"));
-  if (reader == nullptr)
-    return Refuse(std::move(found), UnknownError(absl::StrCat("no reader for ", found.type)));
+  if (reader == nullptr) {
+    const absl::Status why = UnknownError(absl::StrCat("no reader for ", found.type));
+    return Refuse(std::move(found), why);
+  }
   if (result_.filesystems.size() >= kMaxFilesystems) return;
   // One bound for all filesystems together.
   FreeList free(options_.min_bytes, kMaxExtents - extents_);

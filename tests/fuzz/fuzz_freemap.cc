@@ -1,8 +1,7 @@
 // Any bytes through one reader (which: VIRT_RECLAIM_FUZZ_READER), as the beginning of an image that
-// is zero after them: no crash, no endless loop, no memory without bound; what is free is sorted
-// and inside.
+// is zero after them (or as changes of a small one): no crash, no endless loop, no memory without
+// bound; what is free is sorted and inside.
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -13,6 +12,7 @@
 #include "host/freemap/lvm_volume.h"
 #include "host/freemap/partition_table.h"
 #include "host/freemap/readers.h"
+#include "tests/fuzz/freemap_volumes.h"
 #include "tests/unit/freemap_memory_source.h"
 
 namespace {
@@ -34,27 +34,23 @@ void FuzzReader(Reader reader, const MemorySource& source) {
   if (free.free_bytes() > source.size()) std::abort();
 }
 
-// What no fuzzer guesses, put right: copies of NTFS's boot sector; checksums of exFAT's and its
-// copy, for sectors of 512 bytes.
-std::vector<uint8_t> Mend(absl::string_view which, std::vector<uint8_t> bytes) {
-  if (which == "ntfs" && bytes.size() >= 512) {
-    const uint64_t at = LittleEndian<uint64_t>(bytes, 40) % 512 * LittleEndian<uint16_t>(bytes, 11);
-    bytes.resize(std::max<size_t>(bytes.size(), at + 512));
-    std::copy_n(std::vector(bytes.begin(), bytes.begin() + 512).begin(), 512,
-                bytes.begin() + static_cast<ptrdiff_t>(at));
+// Of the kinds that are hard to guess, an input of odd length changes a small volume: a place (two
+// bytes) and a value, again and again. What is there twice or has a sum is put right after that.
+std::vector<uint8_t> Volume(absl::string_view which, std::vector<uint8_t> input) {
+  if (input.size() % 2 == 0 || (which != "ntfs" && which != "vfat" && which != "exfat"))
+    return input;
+  std::vector<uint8_t> volume = which == "ntfs"   ? TinyNtfsVolume()
+                                : which == "vfat" ? TinyFatVolume()
+                                                  : TinyExfatVolume();
+  for (size_t at = 0; at + 3 <= input.size(); at += 3)
+    volume[LittleEndian<uint16_t>(input, at)] = input[at + 2];
+  if (which == "exfat") MendExfat(volume);
+  if (which == "ntfs") {
+    constexpr ptrdiff_t kCluster = 512;
+    std::copy_n(volume.begin() + 16 * kCluster, 4096, volume.begin() + 40 * kCluster);
+    std::copy_n(volume.begin(), kCluster, volume.begin() + 127 * kCluster);
   }
-  constexpr size_t kRegion = size_t{12} * 512;
-  if (which == "exfat" && bytes.size() >= 512) {
-    bytes.resize(std::max(bytes.size(), 2 * kRegion));
-    uint32_t sum = 0;
-    for (size_t at = 0; at < kRegion - 512; ++at) {
-      if (at != 106 && at != 107 && at != 112) sum = std::rotr(sum, 1) + bytes[at];
-    }
-    for (size_t at = kRegion - 512; at < kRegion; ++at)
-      bytes[at] = static_cast<uint8_t>(sum >> (8 * (at % 4)));
-    std::copy_n(bytes.begin(), kRegion, bytes.begin() + kRegion);
-  }
-  return bytes;
+  return volume;
 }
 
 void FuzzPartitions(const MemorySource& source) {
@@ -95,8 +91,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     // One of libblkid's names for what this fuzzer reads.
     const Reader reader = ReaderFor(which == "ext" ? "ext4" : which);
     if (reader == nullptr) std::abort();
-    const std::vector<uint8_t> mended = Mend(which, {data, data + size});
-    FuzzReader(reader, MemorySource(mended, kImageBytes));
+    const std::vector<uint8_t> volume = Volume(which, {data, data + size});
+    FuzzReader(reader, MemorySource(volume, kImageBytes));
   }
   return 0;
 }

@@ -9,19 +9,15 @@
 #include "gmock/gmock.h"
 #include "host/freemap/exfat_boot.h"
 #include "host/freemap/fat_clusters.h"
+#include "host/freemap/readers.h"
 #include "host/freemap/refusal.h"
+#include "tests/fuzz/freemap_volumes.h"
 #include "tests/unit/freemap_memory_source.h"
 
 namespace virt_reclaim::freemap {
 namespace {
 
 using ::testing::ElementsAre;
-
-template <std::unsigned_integral T>
-void Put(std::vector<uint8_t>& bytes, size_t at, T value) {
-  for (size_t i = 0; i < sizeof(T); ++i)
-    bytes[at + i] = static_cast<uint8_t>(uint64_t{value} >> (8 * i));
-}
 
 TEST(FreemapFatTest, TwelveBits) {
   // 0xff8 0xfff | 0x003 0xfff | 0x000 0xff7 | 0xff0 0x123
@@ -203,6 +199,22 @@ TEST(FreemapExfatTest, BootsThatCannotBe) {
     const auto geometry = boot.Read();
     EXPECT_EQ(RefusalOf(geometry.status()), c.refusal) << c.at << " " << geometry.status();
   }
+}
+
+// What the fuzzers begin with is read.
+TEST(FreemapFatTest, SmallVolumes) {
+  FilesystemFacts facts;
+  FreeList free;
+  const std::vector<uint8_t> fat = TinyFatVolume();
+  absl::Status status = ReadFat(MemorySource(fat), {}, facts, free);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_THAT(free.extents(), ElementsAre(Extent{(3 + 4) * 512, (128 - 7) * 512}));
+  std::vector<uint8_t> exfat = TinyExfatVolume();
+  MendExfat(exfat);
+  FreeList more;
+  status = ReadExfat(MemorySource(exfat), {}, facts, more);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_THAT(more.extents(), ElementsAre(Extent{(25 + 4) * 512, 96 * 512}));
 }
 
 }  // namespace

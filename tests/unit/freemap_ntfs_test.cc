@@ -6,20 +6,16 @@
 
 #include "gmock/gmock.h"
 #include "host/freemap/ntfs_format.h"
+#include "host/freemap/readers.h"
 #include "host/freemap/refusal.h"
 #include "tests/unit/freemap_memory_source.h"
+#include "tests/unit/freemap_ntfs_volume.h"
 
 namespace virt_reclaim::freemap {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-template <std::unsigned_integral T>
-void Put(std::vector<uint8_t>& bytes, size_t at, T value) {
-  for (size_t i = 0; i < sizeof(T); ++i)
-    bytes[at + i] = static_cast<uint8_t>(uint64_t{value} >> (8 * i));
-}
 
 std::vector<uint8_t> BootSector() {
   std::vector<uint8_t> boot(512);
@@ -82,57 +78,10 @@ TEST(FreemapNtfsTest, BootSectorsThatCannotBe) {
               HasSubstr("two boot sectors"));
 }
 
-// A record with attributes as given, fixups applied as on disk.
-std::vector<uint8_t> MakeRecord(const std::vector<std::vector<uint8_t>>& attributes) {
-  std::vector<uint8_t> record(1024);
-  std::ranges::copy(std::string("FILE"), record.begin());
-  Put<uint16_t>(record, 4, 48);
-  Put<uint16_t>(record, 6, 3);
-  Put<uint16_t>(record, 20, 56);
-  Put<uint16_t>(record, 22, 1);
-  Put<uint32_t>(record, 28, 1024);
-  Put<uint32_t>(record, 44, 7);
-  size_t at = 56;
-  for (const auto& attribute : attributes) {
-    std::ranges::copy(attribute, record.begin() + static_cast<ptrdiff_t>(at));
-    at += attribute.size();
-  }
-  Put<uint32_t>(record, at, 0xffffffff);
-  Put<uint32_t>(record, 24, static_cast<uint32_t>(at + 8));
-  Put<uint16_t>(record, 48, 0x1234);
-  for (size_t block = 0; block < 2; ++block) {
-    const size_t end = block * 512 + 510;
-    record[50 + 2 * block] = record[end];
-    record[51 + 2 * block] = record[end + 1];
-    Put<uint16_t>(record, end, 0x1234);
-  }
-  return record;
-}
-
-std::vector<uint8_t> Resident(uint32_t type, uint8_t fill, size_t bytes) {
-  std::vector<uint8_t> attribute((24 + bytes + 7) / 8 * 8, fill);
-  std::fill_n(attribute.begin(), 24, uint8_t{0});
-  Put<uint32_t>(attribute, 0, type);
-  Put<uint32_t>(attribute, 4, static_cast<uint32_t>(attribute.size()));
-  Put<uint32_t>(attribute, 16, static_cast<uint32_t>(bytes));
-  Put<uint16_t>(attribute, 20, 24);
-  return attribute;
-}
-
-std::vector<uint8_t> WithRuns(uint64_t clusters, const std::vector<uint8_t>& pairs) {
-  std::vector<uint8_t> attribute(64 + (pairs.size() + 7) / 8 * 8);
-  Put<uint32_t>(attribute, 0, 0x80);
-  Put<uint32_t>(attribute, 4, static_cast<uint32_t>(attribute.size()));
-  attribute[8] = 1;
-  Put<uint64_t>(attribute, 24, clusters - 1);
-  Put<uint16_t>(attribute, 32, 64);
-  std::ranges::copy(pairs, attribute.begin() + 64);
-  return attribute;
-}
-
 TEST(FreemapNtfsTest, FixupsPutTheTrueBytesBack) {
   // 600 bytes of 0xee reach over the end of the first block.
-  const auto record = NtfsRecord::Parse(MakeRecord({Resident(0x80, 0xee, 600)}), 7);
+  const auto record =
+      NtfsRecord::Parse(MakeRecord(7, {Resident(0x80, std::vector<uint8_t>(600, 0xee))}), 7);
   ASSERT_TRUE(record.ok()) << record.status();
   const auto data = record->Find(NtfsType::kData);
   ASSERT_TRUE(data.ok() && data->has_value());
@@ -141,7 +90,8 @@ TEST(FreemapNtfsTest, FixupsPutTheTrueBytesBack) {
 }
 
 TEST(FreemapNtfsTest, RecordsThatCannotBe) {
-  const std::vector<uint8_t> good = MakeRecord({Resident(0x30, 1, 10), Resident(0x80, 2, 20)});
+  const std::vector<uint8_t> good = MakeRecord(7, {Resident(0x30, std::vector<uint8_t>(10, 1)),
+                                                   Resident(0x80, std::vector<uint8_t>(20, 2))});
   const auto judge = [](const std::vector<uint8_t>& bytes) {
     const auto record = NtfsRecord::Parse(bytes, 7);
     if (!record.ok()) return record.status();
@@ -168,7 +118,7 @@ TEST(FreemapNtfsTest, RecordsThatCannotBe) {
 
 absl::Status Decode(uint64_t clusters, const std::vector<uint8_t>& pairs,
                     std::vector<std::pair<int64_t, uint64_t>>& runs) {
-  const auto record = NtfsRecord::Parse(MakeRecord({WithRuns(clusters, pairs)}), 7);
+  const auto record = NtfsRecord::Parse(MakeRecord(7, {WithRuns(0x80, clusters, 0, pairs)}), 7);
   if (!record.ok()) return record.status();
   const auto data = record->Find(NtfsType::kData);
   if (!data.ok()) return data.status();
@@ -208,6 +158,46 @@ TEST(FreemapNtfsTest, RunsThatCannotBe) {
   refused(8, {0x11, 8, 1, 0x82, 4, 1, 1, 1});                      // cut short
   refused(16, {0x81, 16, 1, 0, 0, 0, 0, 0, 0, 0x80, 0});           // far below zero
   refused(uint64_t{1} << 60, {0x08, 0, 0, 0, 0, 0, 0, 0, 16, 0});  // longer than any volume
+}
+
+absl::Status ReadVolume(const std::vector<uint8_t>& volume, std::vector<Extent>* runs = nullptr) {
+  FilesystemFacts facts;
+  FreeList free;
+  const absl::Status status = ReadNtfs(MemorySource(volume), {}, facts, free);
+  if (status.ok() && runs != nullptr) *runs = free.extents();
+  return status;
+}
+
+TEST(FreemapNtfsTest, WholeVolume) {
+  std::vector<Extent> runs;
+  const absl::Status status = ReadVolume(TinyNtfsVolume(), &runs);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_THAT(runs, ElementsAre(Extent{65 * 512, 5 * 512}, Extent{80 * 512, 47 * 512}));
+}
+
+TEST(FreemapNtfsTest, VolumesThatCannotBe) {
+  constexpr size_t kRecord = 1024;
+  constexpr size_t kMft = 16 * 512;
+  struct Case {
+    size_t at;
+    uint8_t value;
+    const char* reason;
+  };
+  for (const Case& c : {Case{64 * 512 + 8, 0x3f, "a cluster it has is free"},
+                        {64 * 512, 0xfe, "a cluster it has is free"},
+                        {kMft + 11 * kRecord + 22, 0, ""},  // deleted: what it had stays in use
+                        {kMft + 11 * kRecord, 'B', "is none"},
+                        {kMft + 11 * kRecord + 510, 0, "half written"},
+                        {kMft + 6 * kRecord + 22, 0, "not in use"},
+                        {kMft + 9 * kRecord + 22, 0, "is deleted"},
+                        {40 * 512 + 24, 0, "$MFTMirr"},
+                        {48 * 512 + 5000, 0, "$LogFile is not empty"}}) {
+    std::vector<uint8_t> volume = TinyNtfsVolume();
+    volume[c.at] = c.value;
+    const absl::Status status = ReadVolume(volume);
+    EXPECT_EQ(status.ok(), *c.reason == 0) << c.at << " " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(c.reason));
+  }
 }
 
 }  // namespace
