@@ -30,8 +30,10 @@ endforeach()
 virt_reclaim_freemap_test(freemap_dirty dirty_test.py 300 ${worker})
 virt_reclaim_freemap_test(freemap_dirty_windows dirty_windows_test.py 300 ${worker})
 virt_reclaim_freemap_test(freemap_lvm lvm_test.py 300 ${worker})
-set_tests_properties(freemap_dirty_windows PROPERTIES LABELS component)  # a few seconds
 virt_reclaim_freemap_test(freemap_scale scale_test.py 300 ${worker})
+set_tests_properties(freemap_dirty_windows PROPERTIES LABELS component)  # a few seconds
+# One process each.
+set_tests_properties(freemap_dirty freemap_dirty_windows freemap_lvm freemap_scale PROPERTIES RUN_SERIAL OFF)
 virt_reclaim_freemap_test(freemap_hostile hostile_test.py 600)
 foreach(package e2fsprogs btrfs-progs)
   virt_reclaim_freemap_test(freemap_corpus_${package} corpus_test.py 300 ${package})

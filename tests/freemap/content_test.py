@@ -132,7 +132,7 @@ def exfat_cases():
 
 
 CASES = {"ext": ext_cases, "xfs": xfs_cases, "btrfs": btrfs_cases, "ntfs": ntfs_cases, "fat": fat_cases, "exfat": exfat_cases}
-FEW = 12  # images of a kind in the default run
+FEW = 9  # images of a kind in the default run
 CHECKS = {
     "ext2": ["e2fsck -fn"], "ext4": ["e2fsck -fn"], "xfs": ["xfs_repair -n"],
     "btrfs": ["btrfs check --check-data-csum"],
