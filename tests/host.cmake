@@ -2,14 +2,14 @@ add_library(virt_reclaim_fakes STATIC fakes/fake_world.cc)
 target_link_libraries(virt_reclaim_fakes PUBLIC virt_reclaim_commands)
 
 virt_reclaim_test(model_test
-  SOURCES unit/model_assessment_test.cc unit/model_daily_window_test.cc unit/model_guest_disks_test.cc
-    unit/model_image_judge_test.cc unit/model_migration_test.cc unit/model_outcome_test.cc
+  SOURCES unit/model_assessment_test.cc unit/model_daily_window_test.cc unit/model_discard_chain_test.cc
+    unit/model_guest_disks_test.cc unit/model_image_judge_test.cc unit/model_migration_test.cc unit/model_outcome_test.cc
   DEPS virt_reclaim_model LABEL unit)
 
 virt_reclaim_test(commands_test
-  SOURCES unit/commands_trim_test.cc unit/commands_migrate_test.cc unit/commands_migration_test.cc
+  SOURCES unit/commands_explain_test.cc unit/commands_trim_test.cc unit/commands_migrate_test.cc unit/commands_migration_test.cc
     unit/commands_offline_test.cc unit/commands_plan_file_test.cc unit/commands_report_test.cc
-    unit/channel_socket_test.cc unit/image_store_test.cc
+    unit/channel_socket_test.cc unit/host_storage_test.cc unit/image_store_test.cc
   DEPS virt_reclaim_fakes LABEL unit)
 
 virt_reclaim_test(program_test

@@ -168,6 +168,10 @@ class Parser {
     report_->alias("df");
     AddDomains(*report_);
 
+    explain_ = AddVerb(root_, "explain", raw_);
+    AddDomains(*explain_);
+    explain_->add_flag("--probe", line_.probe);
+
     trim_ = AddVerb(root_, "trim", raw_);
     AddDomains(*trim_);
     trim_->add_option("-m,--minimum", raw_.minimum);
@@ -225,15 +229,21 @@ class Parser {
     if (migrate_->parsed()) return "migrate";
     if (agent_->parsed()) return "agent";
     if (trim_->parsed()) return "trim";
+    if (explain_->parsed()) return "explain";
     return report_->parsed() ? "report" : "";
   }
 
   absl::Status FindVerb() {
-    if (report_->count() + trim_->count() + migrate_->count() + agent_->count() > 1) {
+    size_t verbs = 0;
+    for (const CLI::App* verb : {report_, explain_, trim_, migrate_, agent_})
+      verbs += verb->count();
+    if (verbs > 1) {
       return UsageError("two verbs: one call takes one");
     }
     if (report_->parsed()) {
       line_.verb = Verb::kReport;
+    } else if (explain_->parsed()) {
+      line_.verb = Verb::kExplain;
     } else if (trim_->parsed()) {
       line_.verb = Verb::kTrim;
     } else if (plan_->parsed()) {
@@ -270,6 +280,8 @@ class Parser {
 
   absl::Status CheckSelection() const {
     VR_RETURN_IF_ERROR(CheckPlan());
+    if (line_.verb == Verb::kExplain && line_.domains.empty())
+      return UsageError("explain: name the domain, or a disk of it: DOMAIN:TARGET");
     if (line_.verb != Verb::kMigrateApply && line_.verb != Verb::kMigrateRollback)
       return absl::OkStatus();
     VR_RETURN_IF_ERROR(CheckBatch(line_.batch));
@@ -299,6 +311,7 @@ class Parser {
   bool version_ = false;
   CLI::App root_;
   CLI::App* report_ = nullptr;
+  CLI::App* explain_ = nullptr;
   CLI::App* trim_ = nullptr;
   CLI::App* migrate_ = nullptr;
   CLI::App* plan_ = nullptr;

@@ -17,6 +17,7 @@ namespace virt_reclaim {
 
 enum class Verb {
   kReport,
+  kExplain,
   kTrim,
   kMigratePlan,
   kMigrateApply,
@@ -36,7 +37,8 @@ struct CommandLine {
   std::string state_directory = "/var/lib/virt-reclaim";
   std::string run_directory = "/run/virt-reclaim";
   // Of the verbs.
-  std::vector<std::string> domains;
+  std::vector<std::string> domains;  // explain: DOMAIN[:TARGET]
+  bool probe = false;
   bool all = false;
   bool diff = false;
   xml::RewriteOptions rewrite;  // --machine, --bus, --channel, --detect-zeroes, --disk

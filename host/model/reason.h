@@ -38,6 +38,9 @@ enum class Reason {
   kDmCrypt,
   kGuestLayer,
   kFilesystemNotSupported,
+  kLoopDevice,
+  kImageFormat,
+  kExternalDataFile,
   // A disk that has nothing to give, or nothing that can be measured.
   kReadOnly,
   kNotADisk,

@@ -107,6 +107,27 @@ GuestTrimResult FromProto(v1::TrimResult result) {
   }
 }
 
+GuestDeviceKind FromProto(v1::BlockDeviceKind kind) {
+  switch (kind) {
+    case v1::BLOCK_DEVICE_KIND_DISK:
+      return GuestDeviceKind::kDisk;
+    case v1::BLOCK_DEVICE_KIND_PARTITION:
+      return GuestDeviceKind::kPartition;
+    case v1::BLOCK_DEVICE_KIND_DM_CRYPT:
+      return GuestDeviceKind::kDmCrypt;
+    case v1::BLOCK_DEVICE_KIND_LVM:
+      return GuestDeviceKind::kLvm;
+    case v1::BLOCK_DEVICE_KIND_DM_OTHER:
+      return GuestDeviceKind::kDmOther;
+    case v1::BLOCK_DEVICE_KIND_MD:
+      return GuestDeviceKind::kMd;
+    case v1::BLOCK_DEVICE_KIND_LOOP:
+      return GuestDeviceKind::kLoop;
+    default:
+      return GuestDeviceKind::kUnknown;
+  }
+}
+
 GuestDevice FromProto(const v1::BlockDevice& proto) {
   GuestDevice device;
   device.name = Text(proto.name(), kMaxNameBytes);
@@ -121,6 +142,12 @@ GuestDevice FromProto(const v1::BlockDevice& proto) {
   device.bus_path = Text(proto.bus_path());
   device.scsi_address = Text(proto.scsi_address(), kMaxNameBytes);
   device.ata_port = proto.ata_port();
+  device.kind = FromProto(proto.kind());
+  device.discard_granularity = proto.discard_granularity_bytes();
+  device.dm_name = Text(proto.dm_name(), kMaxNameBytes);
+  device.dm_uuid = Text(proto.dm_uuid(), kMaxNameBytes);
+  device.md_level = Text(proto.md_level(), kMaxNameBytes);
+  device.backing_file = Text(proto.backing_file());
   return device;
 }
 
@@ -140,6 +167,8 @@ GuestFilesystem FromProto(const v1::Filesystem& proto) {
   }
   filesystem.obstacle = FromProto(proto.obstacle());
   filesystem.obstacle_device = Text(proto.obstacle_device(), kMaxNameBytes);
+  if (proto.discard_option() == v1::DISCARD_SETTING_ENABLED) filesystem.discard_option = true;
+  if (proto.discard_option() == v1::DISCARD_SETTING_DISABLED) filesystem.discard_option = false;
   return filesystem;
 }
 

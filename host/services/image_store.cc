@@ -10,8 +10,10 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/escape.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "host/services/host_storage.h"
 #include "host/services/qcow2_header.h"
 
 namespace virt_reclaim {
@@ -98,6 +100,28 @@ class PosixImageStore : public ImageStore {
     return ErrnoStatus(errno, absl::StrCat("punch a file in '", directory, "'"));
   }
 
+  ImageStorage Storage(const xml::ImageSource& image) override {
+    ImageStorage storage;
+    struct stat st;
+    if (stat(image.path.c_str(), &st) != 0) {
+      storage.unknown = Printable(ErrnoStatus(errno, "stat").message());
+    } else if (S_ISBLK(st.st_mode)) {
+      storage.devices = ReadHostDevices(st.st_rdev);
+      if (storage.devices.empty()) storage.unknown = "the block device is not in sysfs";
+    } else if (S_ISREG(st.st_mode)) {
+      storage.filesystem = FilesystemType(image.path);
+      const auto punches = CanPunch(image.path);
+      if (punches.ok()) {
+        storage.punches = *punches;
+      } else {
+        storage.unknown = Printable(punches.status().message());
+      }
+    } else {
+      storage.unknown = "neither a file nor a block device";
+    }
+    return storage;
+  }
+
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
     uint64_t sum = 0;
     for (const ImageFile& file : chain) {
@@ -136,6 +160,7 @@ class PosixImageStore : public ImageStore {
         file.granularity = uint64_t{1} << header->cluster_bits;
         if (header->extended_l2) file.granularity /= kSubclusters;
         file.internal_snapshots = header->snapshots;
+        file.external_data = header->external_data;
         next_name = header->backing_file;
         next_format = header->backing_format;
       }

@@ -28,6 +28,10 @@ class ImageStore {
   // a nameless file beside it. An error: it cannot be known (read-only, full, no permission).
   virtual absl::StatusOr<bool> CanPunch(const std::string& path) = 0;
 
+  // What lies below the image. Tries a hole beside a file; of a block device it looks at sysfs.
+  // What cannot be known is not, and says why.
+  virtual ImageStorage Storage(const xml::ImageSource& image) = 0;
+
   // Sum of what the files occupy now (st_blocks * 512). Unavailable when one is gone.
   virtual absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) = 0;
 };

@@ -48,6 +48,19 @@ class FakeImageStore : public ImageStore {
 
   absl::StatusOr<bool> CanPunch(const std::string&) override { return world_.can_punch; }
 
+  ImageStorage Storage(const xml::ImageSource& image) override {
+    ImageStorage storage;
+    if (image.type == "block") {
+      storage.devices = world_.block_storage;
+    } else if (world_.images.contains(image.path)) {
+      storage.filesystem = "ext4";
+      storage.punches = world_.can_punch;
+    } else {
+      storage.unknown = "stat: No such file or directory";
+    }
+    return storage;
+  }
+
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
     uint64_t sum = 0;
     for (const ImageFile& file : chain) sum += world_.images.at(file.path).allocation.value_or(0);

@@ -74,10 +74,11 @@ class FakeWorld {
   std::map<std::string, Usage> images;        // by path
   std::set<std::string> replaced;             // images that are another file by now
   bool can_punch = true;
-  uint32_t internal_snapshots = 0;  // of every image
-  std::vector<std::string> calls;   // what changed something: "define web"
-  absl::Status define;              // not OK: Define fails with it
-  std::string stored_xml;           // not empty: what libvirt stores in place of what was defined
+  std::vector<HostDevice> block_storage;  // below every image on a block device
+  uint32_t internal_snapshots = 0;        // of every image
+  std::vector<std::string> calls;         // what changed something: "define web"
+  absl::Status define;                    // not OK: Define fails with it
+  std::string stored_xml;  // not empty: what libvirt stores in place of what was defined
   bool images_are_local = true;
   bool has_offline_guest = true;           // virt-reclaim-guestfs is installed
   std::vector<OfflineDisk> disks_read;     // by it, last

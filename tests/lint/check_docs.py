@@ -15,6 +15,7 @@ MAN = "docs/man/virt-reclaim.1.scd"
 AGENT_MAN = "docs/man/virt-reclaim-agent.8.scd"
 REASONS = "docs/reason-codes.md"
 JSON = "docs/json.md"
+JSON_SOURCES = ("host/cli/json_output.cc", "host/cli/json_parts.cc", "host/cli/explain_output.cc")
 EXITS = "docs/exit-status.md"
 
 MAX_LINES = 500
@@ -65,9 +66,12 @@ def check_command_line(tree: Tree) -> list[Finding]:
 
 
 def check_json(tree: Tree) -> list[Finding]:
-    source = "host/cli/json_output.cc"
-    found = missing(tree, JSON, harvest(tree, source, r'Document\("([a-z-]+)"\)'), r"^## .*`%s`", "message type")
-    keys = harvest(tree, source, r'\{"([a-z_]+)",') | harvest(tree, source, r'\["([a-z_]+)"\]')
+    types: set[str] = set()
+    keys: set[str] = set()
+    for source in JSON_SOURCES:
+        types |= harvest(tree, source, r'Document\("([a-z-]+)"\)')
+        keys |= harvest(tree, source, r'\{"([a-z_]+)",') | harvest(tree, source, r'\["([a-z_]+)"\]')
+    found = missing(tree, JSON, types, r"^## .*`%s`", "message type")
     return found + missing(tree, JSON, keys, r"`%s`", "key")
 
 

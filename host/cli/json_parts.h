@@ -1,0 +1,36 @@
+// What the JSON documents of several verbs have in common. Internal to json_output.cc and
+// explain_output.cc. Pure.
+#ifndef VIRT_RECLAIM_HOST_CLI_JSON_PARTS_H_
+#define VIRT_RECLAIM_HOST_CLI_JSON_PARTS_H_
+
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "host/model/facts.h"
+#include "host/model/outcome.h"
+
+namespace virt_reclaim {
+
+using Json = nlohmann::ordered_json;
+
+template <typename T>
+Json OrNull(const std::optional<T>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+// Made printable: what nlohmann gets is always valid UTF-8.
+std::string Text(absl::string_view text);
+Json Document(absl::string_view message_type);
+std::string Print(const Json& json);
+
+// Codes for programs under `key`, and the same as sentences for people under `key`_explained.
+void AddReasons(Json& json, const char* key, const std::vector<Blocker>& blockers);
+Json DomainJson(const DomainSummary& domain);
+void AddOutcome(Json& json, const Outcome& outcome);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_CLI_JSON_PARTS_H_

@@ -1,0 +1,274 @@
+#include "host/model/discard_chain.h"
+
+#include <algorithm>
+#include <array>
+#include <iterator>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/byte_size.h"
+#include "base/escape.h"
+#include "host/model/assessment.h"
+#include "host/model/guest_layers.h"
+#include "host/model/image_judge.h"
+#include "xml-tools/rewrite.h"
+
+namespace virt_reclaim {
+namespace {
+
+// Measured with QEMU 7.2, from whose later versions nothing else is known: a discard of such an
+// image succeeds, and nothing happens. (parallels has learned it since, and is left out.)
+constexpr std::array kDroppingFormats =
+    std::to_array<absl::string_view>({"vdi", "vmdk", "vpc", "vhdx", "qed", "qcow"});
+
+const xml::Disk* FindDisk(const xml::Domain& domain, const std::string& target) {
+  const auto found = std::find_if(domain.disks.begin(), domain.disks.end(),
+                                  [&](const xml::Disk& disk) { return disk.target == target; });
+  return found == domain.disks.end() ? nullptr : &*found;
+}
+
+// A layer of the definition, now and at the next start.
+Layer DefinitionLayer(LayerKind kind, const std::optional<Blocker>& now,
+                      const std::optional<Blocker>& next) {
+  Layer layer;
+  layer.kind = kind;
+  layer.verdict = LayerVerdict::kOk;
+  if (now) {
+    const bool unknown = now->reason == Reason::kMachineUnknown;
+    layer.verdict = unknown ? LayerVerdict::kUnknown : LayerVerdict::kDrops;
+    if (!next)
+      layer.reasons.push_back({Reason::kPowerCyclePending, std::string(Code(now->reason))});
+    layer.reasons.push_back(*now);
+  } else if (next) {
+    layer.remarks.push_back({Reason::kDefinitionPending, std::string(Code(next->reason))});
+  }
+  return layer;
+}
+
+std::vector<Layer> DefinitionLayers(const ChainFacts& facts, const xml::Disk& disk) {
+  const xml::Domain& saved = facts.saved ? *facts.saved : facts.live;
+  const xml::Disk* next = FindDisk(saved, disk.target);
+  const auto bus_now = BusBlocker(facts.live, disk);
+  Layer bus = DefinitionLayer(LayerKind::kBus, bus_now, next ? BusBlocker(saved, *next) : bus_now);
+  bus.name = disk.bus.empty() ? "-" : Printable(disk.bus);
+  bus.detail = absl::StrCat("machine type ",
+                            facts.live.machine.empty() ? "-" : Printable(facts.live.machine));
+  const auto driver_now = DriverBlocker(disk);
+  Layer driver =
+      DefinitionLayer(LayerKind::kDriver, driver_now, next ? DriverBlocker(*next) : driver_now);
+  driver.name = "driver";
+  driver.detail = absl::StrCat("discard ", disk.discard.empty() ? "is not set" : "is ",
+                               disk.discard.empty() ? "" : Printable(disk.discard));
+  if (next && next->discard != disk.discard)
+    absl::StrAppend(&driver.detail, "; at the next start ",
+                    next->discard.empty() ? "not set" : Printable(next->discard));
+  return {bus, driver};
+}
+
+void JudgeFormat(const DiskFacts& disk, Layer& layer) {
+  const std::string& format = disk.xml.source.format;
+  const auto drops = std::find(kDroppingFormats.begin(), kDroppingFormats.end(), format);
+  if (drops != kDroppingFormats.end()) {
+    layer.verdict = LayerVerdict::kDrops;
+    layer.reasons.push_back({Reason::kImageFormat, format});
+  } else if (format.empty() || format == "raw" || format == "qcow2") {
+    layer.verdict = LayerVerdict::kOk;
+  }
+}
+
+Layer ImageLayer(const DiskFacts& disk) {
+  Layer layer;
+  layer.kind = LayerKind::kImage;
+  const xml::ImageSource& source = disk.xml.source;
+  layer.name = source.path.empty() ? "-" : Printable(source.path);
+  layer.detail = source.format.empty() ? "raw" : Printable(source.format);
+  JudgeFormat(disk, layer);
+  const auto unknown = ImageBlocker(disk);
+  if (unknown && unknown->reason == Reason::kBlockDevice) {
+    layer.remarks.push_back(*unknown);
+  } else if (unknown) {
+    if (layer.verdict == LayerVerdict::kOk) layer.verdict = LayerVerdict::kUnknown;
+    layer.reasons.push_back(*unknown);
+  }
+  // Its refusal is about thin or thick; whether holes can be punched is the storage's own layer.
+  ImageJudgement judgement = JudgeImage(disk, std::nullopt, /*allow_thick=*/false);
+  if (judgement.refusal) layer.remarks.push_back(*judgement.refusal);
+  for (Blocker& risk : judgement.risks) {
+    const bool holds = risk.reason == Reason::kInternalSnapshots || risk.reason == Reason::kOverlay;
+    if (holds && layer.verdict == LayerVerdict::kOk) layer.verdict = LayerVerdict::kPartly;
+    (holds ? layer.reasons : layer.remarks).push_back(std::move(risk));
+  }
+  if (disk.chain.empty()) return layer;
+  const ImageFile& top = disk.chain.front();
+  if (top.granularity > 0)
+    absl::StrAppend(&layer.detail, ", frees units of ", FormatByteSize(top.granularity));
+  if (top.external_data) {
+    if (layer.verdict == LayerVerdict::kOk) layer.verdict = LayerVerdict::kUnknown;
+    layer.reasons.push_back({Reason::kExternalDataFile, Printable(top.path)});
+  }
+  return layer;
+}
+
+void JudgeBlockStorage(const ImageStorage& storage, Layer& layer) {
+  const HostDevice& top = storage.devices.front();
+  layer.name = top.dm_name.empty() ? top.name : absl::StrCat(top.dm_name, " (", top.name, ")");
+  const bool thin =
+      absl::StartsWith(top.dm_uuid, "LVM-") &&
+      std::any_of(storage.devices.begin(), storage.devices.end(),
+                  [](const HostDevice& d) { return absl::EndsWith(d.dm_uuid, "-tpool"); });
+  layer.detail = thin ? "thin volume of LVM" : "block device";
+  if (!top.discard_max) return;
+  layer.verdict = *top.discard_max > 0 ? LayerVerdict::kOk : LayerVerdict::kDrops;
+  if (*top.discard_max == 0) {
+    absl::StrAppend(&layer.detail, ", takes no discards");
+    layer.reasons.push_back({Reason::kStorageCannotPunch, layer.name});
+    return;
+  }
+  absl::StrAppend(&layer.detail, ", discards of up to ", FormatByteSize(*top.discard_max));
+  if (top.discard_granularity > 0)
+    absl::StrAppend(&layer.detail, " in units of ", FormatByteSize(top.discard_granularity));
+}
+
+Layer StorageLayer(const DiskFacts& disk, const ImageStorage& storage) {
+  Layer layer;
+  layer.kind = LayerKind::kStorage;
+  layer.name = storage.filesystem.empty() ? "-" : Printable(storage.filesystem);
+  if (!storage.devices.empty()) {
+    JudgeBlockStorage(storage, layer);
+  } else if (storage.punches) {
+    layer.verdict = *storage.punches ? LayerVerdict::kOk : LayerVerdict::kDrops;
+    layer.detail = *storage.punches ? "a hole was punched beside the image"
+                                    : "no hole could be punched beside the image";
+    if (!*storage.punches)
+      layer.reasons.push_back({Reason::kStorageCannotPunch,
+                               disk.chain.empty() ? "" : Printable(disk.chain.front().path)});
+  } else {
+    layer.detail = storage.unknown.empty() ? "not known" : Printable(storage.unknown);
+  }
+  return layer;
+}
+
+}  // namespace
+
+absl::string_view Name(LayerKind kind) {
+  switch (kind) {
+    case LayerKind::kFilesystem:
+      return "filesystem";
+    case LayerKind::kGuestDevice:
+      return "guest-device";
+    case LayerKind::kGuestDisk:
+      return "guest-disk";
+    case LayerKind::kBus:
+      return "bus";
+    case LayerKind::kDriver:
+      return "driver";
+    case LayerKind::kImage:
+      return "image";
+    case LayerKind::kStorage:
+      return "storage";
+  }
+  return "unknown";
+}
+
+absl::string_view Name(LayerVerdict verdict) {
+  switch (verdict) {
+    case LayerVerdict::kOk:
+      return "ok";
+    case LayerVerdict::kPartly:
+      return "partly";
+    case LayerVerdict::kDrops:
+      return "drops";
+    case LayerVerdict::kUnknown:
+      break;
+  }
+  return "unknown";
+}
+
+const Layer* DiscardChain::FirstCulprit() const {
+  for (const LayerVerdict wanted : {LayerVerdict::kDrops, LayerVerdict::kPartly}) {
+    for (const Layer& layer : layers) {
+      if (layer.verdict == wanted) return &layer;
+    }
+  }
+  return nullptr;
+}
+
+LayerVerdict DiscardChain::Verdict() const {
+  if (const Layer* culprit = FirstCulprit()) return culprit->verdict;
+  const bool known = std::all_of(layers.begin(), layers.end(), [](const Layer& layer) {
+    return layer.verdict == LayerVerdict::kOk;
+  });
+  return known ? LayerVerdict::kOk : LayerVerdict::kUnknown;
+}
+
+std::optional<Blocker> BusBlocker(const xml::Domain& domain, const xml::Disk& disk) {
+  switch (xml::DiscardPathOf(domain, disk)) {
+    case xml::DiscardPath::kPasses:
+      return std::nullopt;
+    case xml::DiscardPath::kMachineTooOld:
+      return Blocker{Reason::kMachineTooOld, Printable(domain.machine)};
+    case xml::DiscardPath::kBusDrops:
+      return Blocker{Reason::kBusDropsDiscard, Printable(disk.bus)};
+    case xml::DiscardPath::kUnknown:
+      break;
+  }
+  return Blocker{Reason::kMachineUnknown, Printable(domain.machine)};
+}
+
+std::optional<Blocker> DriverBlocker(const xml::Disk& disk) {
+  if (disk.discard == "unmap") return std::nullopt;
+  return Blocker{Reason::kDiscardIgnored,
+                 disk.discard.empty() ? "discard is not set" : Printable(disk.discard)};
+}
+
+std::optional<Blocker> ImageBlocker(const DiskFacts& disk) {
+  const xml::ImageSource& source = disk.xml.source;
+  if (source.path.empty()) return Blocker{Reason::kNoMedium, ""};
+  if (source.type == "block") return Blocker{Reason::kBlockDevice, Printable(source.path)};
+  if (absl::IsNotFound(disk.image_error))
+    return Blocker{Reason::kImageMissing, Printable(source.path)};
+  if (!disk.image_error.ok())
+    return Blocker{Reason::kImageUnreadable, Printable(disk.image_error.message())};
+  if (source.type != "file") return Blocker{Reason::kNoLocalImage, Printable(source.type)};
+  return std::nullopt;
+}
+
+DiscardChain JudgeDiscardChain(const ChainFacts& facts, const DiskFacts& disk,
+                               const ImageStorage& storage) {
+  DiscardChain chain;
+  chain.target = disk.xml.target;
+  if (IsOther(disk.xml)) {
+    Layer layer;
+    layer.kind = LayerKind::kBus;
+    layer.name = Printable(disk.xml.device);
+    layer.verdict = LayerVerdict::kDrops;
+    layer.reasons.push_back({Reason::kNotADisk, Printable(disk.xml.device)});
+    chain.layers.push_back(std::move(layer));
+    return chain;
+  }
+  std::vector<Layer> definition = DefinitionLayers(facts, disk.xml);
+  if (facts.guest) {
+    // The guest's kernel repeats what machine type and bus decided.
+    const Layer& bus = definition.front();
+    const auto host_reason =
+        bus.reasons.empty() ? std::nullopt : std::optional<Blocker>(bus.reasons.front());
+    chain.layers = GuestLayers(facts.live, *facts.guest, disk.xml.target, host_reason);
+  } else {
+    Layer layer;
+    layer.name = "-";
+    layer.detail = "the guest is not known";
+    layer.reasons = facts.guest_unknown;
+    chain.layers.push_back(std::move(layer));
+  }
+  if (disk.xml.read_only) {
+    Layer& driver = definition.back();
+    driver.verdict = LayerVerdict::kDrops;
+    driver.reasons.insert(driver.reasons.begin(), {Reason::kReadOnly, "the disk is <readonly/>"});
+  }
+  std::move(definition.begin(), definition.end(), std::back_inserter(chain.layers));
+  chain.layers.push_back(ImageLayer(disk));
+  chain.layers.push_back(StorageLayer(disk, storage));
+  return chain;
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,352 @@
+// Every fault that can lie on the way of a discard, put there on purpose: explain has to name it,
+// and first.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "absl/strings/str_cat.h"
+#include "base/byte_size.h"
+#include "host/model/assessment.h"
+#include "host/model/discard_chain.h"
+
+namespace virt_reclaim {
+namespace {
+
+using testing::Contains;
+using testing::ElementsAre;
+using testing::IsEmpty;
+
+GuestDevice Device(const std::string& name, GuestDeviceKind kind, uint64_t discard_max,
+                   std::vector<std::string> parents) {
+  GuestDevice device;
+  device.name = name;
+  device.kind = kind;
+  device.discard_max = discard_max;
+  device.parents = std::move(parents);
+  return device;
+}
+
+GuestDevice GuestDisk(const std::string& name, uint32_t slot, uint64_t discard_max = 2 * kGiB) {
+  GuestDevice disk = Device(name, GuestDeviceKind::kDisk, discard_max, {});
+  disk.is_disk = true;
+  disk.bus_path = absl::StrCat("pci0000:00/0000:00:0", slot, ".0/virtio2");
+  return disk;
+}
+
+GuestFilesystem Filesystem(const std::string& mount_point, std::vector<GuestDevice> devices) {
+  GuestFilesystem filesystem;
+  filesystem.type = "ext4";
+  filesystem.mount_points = {mount_point};
+  filesystem.obstacle = GuestObstacle::kNone;
+  filesystem.devices = std::move(devices);
+  return filesystem;
+}
+
+// A domain through which everything passes; each test breaks one thing.
+struct World {
+  ChainFacts facts;
+  DiskFacts disk;
+  ImageStorage storage;
+
+  World() {
+    facts.live.type = "kvm";
+    facts.live.arch = "x86_64";
+    facts.live.machine = "pc-q35-7.2";
+    for (uint32_t slot : {5u, 6u}) {
+      xml::Disk xml;
+      xml.target = slot == 5 ? "vda" : "vdb";
+      xml.bus = "virtio";
+      xml.device = "disk";
+      xml.discard = "unmap";
+      xml.source = {"file", "raw", "/images/a.raw"};
+      xml.pci = xml::PciAddress{0, 0, slot, 0};
+      facts.live.disks.push_back(xml);
+    }
+    facts.guest.emplace();
+    facts.guest->filesystems = {Filesystem("/", {GuestDisk("vda", 5)})};
+    disk.usage = {kGiB, 600 * kMiB, kGiB};
+    disk.chain = {{"/images/a.raw", "raw", disk.usage, 1, 2}};
+    storage.filesystem = "ext4";
+    storage.punches = true;
+  }
+
+  xml::Disk& xml() { return facts.live.disks.front(); }
+  GuestFilesystem& root() { return facts.guest->filesystems.front(); }
+  DiscardChain Judge() {
+    disk.xml = xml();
+    return JudgeDiscardChain(facts, disk, storage);
+  }
+  // "driver drops discard-ignored" of the first culprit; "" when there is none.
+  std::string Culprit() {
+    const DiscardChain chain = Judge();
+    const Layer* layer = chain.FirstCulprit();
+    if (layer == nullptr) return "";
+    return absl::StrCat(Name(layer->kind), " ", Name(layer->verdict), " ",
+                        Code(layer->reasons.at(0).reason));
+  }
+  Layer LayerOf(LayerKind kind) {
+    for (const Layer& layer : Judge().layers) {
+      if (layer.kind == kind) return layer;
+    }
+    return {};
+  }
+};
+
+std::vector<std::string> Codes(const std::vector<Blocker>& blockers) {
+  std::vector<std::string> codes;
+  for (const Blocker& blocker : blockers) codes.emplace_back(Code(blocker.reason));
+  return codes;
+}
+
+TEST(DiscardChain, NothingStandsInTheWay) {
+  World world;
+  EXPECT_EQ(world.Culprit(), "");
+  EXPECT_EQ(world.Judge().Verdict(), LayerVerdict::kOk);
+  std::vector<std::string> layers;
+  for (const Layer& layer : world.Judge().layers) layers.emplace_back(Name(layer.kind));
+  EXPECT_THAT(layers, ElementsAre("filesystem", "guest-disk", "bus", "driver", "image", "storage"));
+}
+
+struct Fault {
+  std::string name;
+  std::function<void(World&)> make;
+  std::string culprit;
+};
+
+void PutBelowRoot(World& world, GuestDevice device) {
+  world.root().devices.insert(world.root().devices.begin(), std::move(device));
+}
+
+const std::vector<Fault> kFaults{
+    {"DiscardIgnored", [](World& w) { w.xml().discard = "ignore"; },
+     "driver drops discard-ignored"},
+    {"DiscardNotSet", [](World& w) { w.xml().discard = ""; }, "driver drops discard-ignored"},
+    {"MachineTooOld",
+     [](World& w) {
+       w.facts.live.machine = "pc-q35-3.1";
+       w.root().devices = {GuestDisk("vda", 5, 0)};
+     },
+     "guest-disk drops machine-too-old"},
+    {"MachineTooOldAndGuestNotKnown",
+     [](World& w) {
+       w.facts.live.machine = "pc-q35-3.1";
+       w.facts.guest.reset();
+     },
+     "bus drops machine-too-old"},
+    {"BusDrops",
+     [](World& w) {
+       w.xml().bus = "usb";
+       w.facts.guest->filesystems.clear();
+     },
+     "bus drops bus-drops-discard"},
+    {"GuestNotSupported", [](World& w) { w.root().devices = {GuestDisk("vda", 5, 0)}; },
+     "guest-disk drops guest-not-supported"},
+    {"DmCrypt",
+     [](World& w) { PutBelowRoot(w, Device("dm-0", GuestDeviceKind::kDmCrypt, 0, {"vda"})); },
+     "guest-device drops dm-crypt"},
+    {"MdOfLevel5",
+     [](World& w) { PutBelowRoot(w, Device("md0", GuestDeviceKind::kMd, 0, {"vda"})); },
+     "guest-device drops guest-layer"},
+    {"ThinPoolThatDropsBelowAThinVolumeThatTakes",
+     [](World& w) {
+       GuestDevice pool = Device("dm-3", GuestDeviceKind::kLvm, 0, {"dm-1", "dm-2"});
+       pool.dm_uuid = "LVM-x-tpool";
+       GuestDevice metadata = Device("dm-1", GuestDeviceKind::kLvm, kGiB, {"vda"});
+       metadata.dm_uuid = "LVM-x-tmeta";
+       GuestDevice data = Device("dm-2", GuestDeviceKind::kLvm, kGiB, {"vda"});
+       data.dm_uuid = "LVM-x-tdata";
+       PutBelowRoot(w, data);
+       PutBelowRoot(w, metadata);
+       PutBelowRoot(w, pool);
+       PutBelowRoot(w, Device("dm-4", GuestDeviceKind::kLvm, kGiB, {"dm-3"}));
+     },
+     "guest-device drops guest-layer"},
+    {"FilesystemNotSupported",
+     [](World& w) { w.root().obstacle = GuestObstacle::kTypeNotSupported; },
+     "filesystem drops filesystem-not-supported"},
+    {"FilesystemReadOnly", [](World& w) { w.root().obstacle = GuestObstacle::kReadOnly; },
+     "filesystem drops read-only"},
+    {"DiskReadOnly",
+     [](World& w) {
+       w.xml().read_only = true;
+       w.facts.guest.reset();
+     },
+     "driver drops read-only"},
+    {"OneOfTwoFilesystemsReadOnly",
+     [](World& w) {
+       w.facts.guest->filesystems.push_back(Filesystem("/boot", {GuestDisk("vda", 5)}));
+       w.root().obstacle = GuestObstacle::kReadOnly;
+     },
+     "filesystem partly read-only"},
+    {"LoopDevice",
+     [](World& w) {
+       GuestDevice loop = Device("loop0", GuestDeviceKind::kLoop, kGiB, {});
+       loop.backing_file = "/srv/images/inner";
+       w.facts.guest->filesystems.push_back(Filesystem("/mnt/inner", {loop}));
+       w.facts.guest->filesystems.back().obstacle = GuestObstacle::kLoop;
+     },
+     "guest-device partly loop-device"},
+    {"InternalSnapshots",
+     [](World& w) {
+       w.xml().source.format = w.disk.chain.front().format = "qcow2";
+       w.disk.chain.front().internal_snapshots = 1;
+     },
+     "image partly internal-snapshots"},
+    {"Overlay",
+     [](World& w) {
+       w.disk.chain.push_back({"/images/base.raw", "raw", w.disk.usage, 1, 3});
+     },
+     "image partly overlay"},
+    {"ImageFormat", [](World& w) { w.xml().source.format = "vmdk"; }, "image drops image-format"},
+    {"StorageCannotPunch", [](World& w) { w.storage.punches = false; },
+     "storage drops storage-cannot-punch"},
+    {"BlockDeviceWithoutDiscards",
+     [](World& w) {
+       w.xml().source = {"block", "raw", "/dev/vg/lv"};
+       w.disk.chain.clear();
+       w.storage = {};
+       w.storage.devices = {{"dm-7", "vg-lv", "LVM-x", {"sda"}, 0, 0}};
+     },
+     "storage drops storage-cannot-punch"},
+    {"NotADisk", [](World& w) { w.xml().device = "cdrom"; }, "bus drops not-a-disk"},
+};
+
+class FaultTest : public testing::TestWithParam<Fault> {};
+
+TEST_P(FaultTest, IsNamedFirst) {
+  World world;
+  GetParam().make(world);
+  EXPECT_EQ(world.Culprit(), GetParam().culprit);
+}
+
+// Whatever report has against a disk, explain has too: as a reason, or as a remark.
+TEST_P(FaultTest, ReportSaysNothingElse) {
+  World world;
+  GetParam().make(world);
+  const DiscardChain chain = world.Judge();
+  std::vector<std::string> said;
+  for (const Layer& layer : chain.layers) {
+    for (const auto& list : {layer.reasons, layer.remarks}) {
+      for (const std::string& code : Codes(list)) said.push_back(code);
+    }
+  }
+  for (const std::string& code : Codes(Assess(world.facts.live, world.disk).blockers))
+    EXPECT_THAT(said, Contains(code));
+}
+
+INSTANTIATE_TEST_SUITE_P(DiscardChain, FaultTest, testing::ValuesIn(kFaults),
+                         [](const auto& fault) { return fault.param.name; });
+
+TEST(DiscardChain, OneLegOfARaidDropsForItsDiskOnly) {
+  World world;
+  world.facts.guest->filesystems = {
+      Filesystem("/", {Device("md0", GuestDeviceKind::kMd, kGiB, {"vda", "vdb"}),
+                       GuestDisk("vda", 5), GuestDisk("vdb", 6, 0)})};
+  EXPECT_EQ(world.Culprit(), "");
+  world.disk.xml = world.facts.live.disks.at(1);
+  const DiscardChain other = JudgeDiscardChain(world.facts, world.disk, world.storage);
+  EXPECT_EQ(other.FirstCulprit()->reasons.at(0).reason, Reason::kGuestNotSupported);
+}
+
+TEST(DiscardChain, CryptOverADiskThatTakesNoneIsNotToBlame) {
+  World world;
+  world.facts.live.machine = "pc-i440fx-3.1";
+  world.root().devices = {Device("dm-0", GuestDeviceKind::kDmCrypt, 0, {"vda"}),
+                          GuestDisk("vda", 5, 0)};
+  EXPECT_EQ(world.Culprit(), "guest-disk drops machine-too-old");
+  EXPECT_EQ(world.LayerOf(LayerKind::kGuestDevice).verdict, LayerVerdict::kUnknown);
+}
+
+TEST(DiscardChain, APowerCycleThatIsMissingIsSaidBeforeWhatItPutsRight) {
+  World world;
+  world.facts.saved = world.facts.live;
+  world.xml().discard = "";
+  EXPECT_EQ(world.Culprit(), "driver drops power-cycle-pending");
+  EXPECT_THAT(Codes(world.LayerOf(LayerKind::kDriver).reasons),
+              ElementsAre("power-cycle-pending", "discard-ignored"));
+  // The other way round nothing is lost yet.
+  std::swap(world.facts.live, *world.facts.saved);
+  EXPECT_EQ(world.Culprit(), "");
+  EXPECT_THAT(Codes(world.LayerOf(LayerKind::kDriver).remarks), ElementsAre("definition-pending"));
+}
+
+TEST(DiscardChain, AMachineTypeThatWaitsForAPowerCycle) {
+  World world;
+  world.facts.saved = world.facts.live;
+  world.facts.live.machine = "pc-q35-3.1";
+  world.root().devices = {GuestDisk("vda", 5, 0)};
+  EXPECT_EQ(world.Culprit(), "guest-disk drops power-cycle-pending");
+}
+
+TEST(DiscardChain, WhatIsNotKnownIsNeitherGoodNorBad) {
+  World world;
+  world.facts.guest.reset();
+  world.facts.guest_unknown = {{Reason::kNotRunning, "shut-off"}};
+  EXPECT_EQ(world.Judge().Verdict(), LayerVerdict::kUnknown);
+  EXPECT_THAT(Codes(world.Judge().layers.front().reasons), ElementsAre("not-running"));
+  EXPECT_EQ(world.Culprit(), "");
+
+  World other;
+  other.facts.live.machine = "pc-q35-questing";
+  EXPECT_EQ(other.LayerOf(LayerKind::kBus).verdict, LayerVerdict::kUnknown);
+  EXPECT_EQ(other.Culprit(), "");
+
+  World network;
+  network.xml().source = {"network", "raw", "rbd:pool/image"};
+  network.disk.chain.clear();
+  network.storage = {};
+  EXPECT_EQ(network.LayerOf(LayerKind::kImage).verdict, LayerVerdict::kUnknown);
+  EXPECT_EQ(network.LayerOf(LayerKind::kStorage).verdict, LayerVerdict::kUnknown);
+
+  World split;
+  split.disk.chain.front().external_data = true;
+  EXPECT_THAT(Codes(split.LayerOf(LayerKind::kImage).reasons), ElementsAre("external-data-file"));
+  EXPECT_EQ(split.Judge().Verdict(), LayerVerdict::kUnknown);
+}
+
+TEST(DiscardChain, RemarksDoNotMakeAVerdict) {
+  World world;
+  world.disk.chain.front().usage.allocation = kGiB;
+  world.disk.chain.front().granularity = 2 * kMiB;
+  world.root().discard_option = false;
+  EXPECT_EQ(world.Judge().Verdict(), LayerVerdict::kOk);
+  EXPECT_THAT(Codes(world.LayerOf(LayerKind::kImage).remarks),
+              ElementsAre("thick-image", "large-clusters"));
+  EXPECT_THAT(Codes(world.LayerOf(LayerKind::kFilesystem).remarks),
+              ElementsAre("mounted-nodiscard"));
+}
+
+TEST(DiscardChain, AThinVolumeOfTheHostPassesWhateverItsPoolDoes) {
+  World world;
+  world.xml().source = {"block", "qcow2", "/dev/vg/thin"};
+  world.disk.chain.clear();
+  world.storage = {};
+  world.storage.devices = {{"dm-7", "vg-thin", "LVM-x", {"dm-6"}, kGiB, 64 * kKiB},
+                           {"dm-6", "vg-pool-tpool", "LVM-x-tpool", {"sda"}, 0, 0}};
+  EXPECT_EQ(world.Culprit(), "");
+  EXPECT_THAT(world.LayerOf(LayerKind::kStorage).detail, testing::HasSubstr("thin volume"));
+  EXPECT_THAT(Codes(world.LayerOf(LayerKind::kImage).remarks),
+              ElementsAre("block-device", "qcow2-on-block-device"));
+}
+
+TEST(DiscardChain, ADiskWithoutFilesystemsAndImagesOfOthersAreLeftAlone) {
+  World world;
+  GuestDevice snap = Device("loop3", GuestDeviceKind::kLoop, kGiB, {});
+  snap.backing_file = "/var/lib/snapd/core.snap";
+  world.facts.guest->filesystems.push_back(Filesystem("/snap/core", {snap}));
+  world.facts.guest->filesystems.back().obstacle = GuestObstacle::kTypeNotSupported;
+  EXPECT_EQ(world.Culprit(), "");
+  world.facts.guest->filesystems.clear();
+  EXPECT_EQ(world.LayerOf(LayerKind::kFilesystem).verdict, LayerVerdict::kUnknown);
+  // A guest can make its loop devices go in circles.
+  GuestDevice loop = Device("loop0", GuestDeviceKind::kLoop, kGiB, {});
+  loop.backing_file = "/a/file";
+  GuestDevice other = Device("loop1", GuestDeviceKind::kLoop, kGiB, {});
+  other.backing_file = "/b/file";
+  world.facts.guest->filesystems = {Filesystem("/b", {loop}), Filesystem("/a", {other})};
+  EXPECT_EQ(world.Culprit(), "");
+}
+
+}  // namespace
+}  // namespace virt_reclaim
