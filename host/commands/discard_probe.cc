@@ -115,9 +115,9 @@ class Prober {
     VR_ASSIGN_OR_RETURN(const GuestMarker marker,
                         agent_.WriteMarker(mount_point, kMarkerBytes, kCallTimeout, stop_));
     const auto full = Allocation(disk);
-    // Whatever was measured: the marker has to go.
+    // Whatever was measured, and whoever wants to stop: the marker has to go.
     VR_ASSIGN_OR_RETURN(const GuestMarkerDiscard discarded,
-                        agent_.DiscardMarker(mount_point, marker, kCallTimeout, stop_));
+                        agent_.DiscardMarker(mount_point, marker, kCallTimeout, {}));
     VR_RETURN_IF_ERROR(full.status());
     if (!discarded.error_name.empty()) {
       result.reaches = false;

@@ -25,7 +25,7 @@ SIZE = 256 * MIB
 NOT_MADE_HERE = {
     "machine-unknown": "QEMU has no such machine type; they are those of distributions",
     "bus-drops-discard": "the guest's kernel has no driver of a bus that drops discards; measured in docs/discard-support.md",
-    "storage-cannot-punch": "needs a mount of a filesystem without holes, and the bed makes no mounts",
+    "storage-cannot-punch": "the bed makes no mounts; host_storage_test makes one, of a ramfs",
     "no-medium": "no fault of a chain: there is no image",
     "no-local-image": "never a culprit, only unknown",
     "image-missing": "never a culprit, only unknown; QEMU would not start",
@@ -60,10 +60,16 @@ PROGRAMS = ("cryptsetup", "dmsetup", "lvm", "mdadm", "mkfs.ext4")
 # busybox has no udev for the programs to wait for.
 LAYERS = """
 set -e
-export DM_DISABLE_UDEV=1
+export DM_DISABLE_UDEV=1 MDADM_NO_UDEV=1
 for set in dm crypt thin raid loop squashfs; do vr-modprobe $set; done
 disk() { grep " /mnt/$1 " /proc/mounts | cut -d ' ' -f 1; }
-mkdir -p /run/cryptsetup /run/lvm /run/lock/lvm /etc/lvm
+mkdir -p /run/cryptsetup /run/lvm /run/lock/lvm /run/mdadm /etc/lvm
+cat >/etc/lvm/lvm.conf <<END
+devices { obtain_device_list_from_udev=0 external_device_info_source="none" use_devicesfile=0 }
+activation { udev_sync=0 udev_rules=0 monitoring=0 }
+global { thin_check_executable="" use_lvmpolld=0 }
+backup { backup=0 archive=0 }
+END
 for name in luks thin linear leg1 leg2; do
   eval "$name=$(disk $name)"
   umount /mnt/$name
@@ -75,11 +81,10 @@ cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 10
 cryptsetup open --key-file /run/key $luks cryptdata
 ext4 /dev/mapper/cryptdata /mnt/luks
 
-vg() { lvm vgcreate -q -ff -y --zero y "$1" "$2"; }
-vg slim $thin
+lvm vgcreate -q -ff -y slim $thin
+lvm vgcreate -q -ff -y plainvg $linear
 lvm lvcreate -q -y -L 200M -T slim/pool --discards nopassdown --poolmetadataspare n
 lvm lvcreate -q -y -V 180M -T slim/pool -n data
-vg plainvg $linear
 lvm lvcreate -q -y -L 200M -n data plainvg
 lvm vgmknodes
 ext4 /dev/slim/data /mnt/thin
@@ -89,11 +94,13 @@ mdadm --create /dev/md0 --run --assume-clean --metadata=1.2 --level=1 --raid-dev
 ext4 /dev/md0 /mnt/md
 
 truncate -s 64M /mnt/loop/inner
-ext4 /mnt/loop/inner /mnt/inner
+mkfs.ext4 -q -F /mnt/loop/inner
+mkdir -p /mnt/inner
+mount -t ext4 -o loop /mnt/loop/inner /mnt/inner
 mount -o remount,ro /mnt/ro
 mkdir -p /mnt/squash
 for device in /dev/vd?; do
-  [ "$(/usr/sbin/blkid -p -o value -s TYPE $device)" = squashfs ] && mount -t squashfs $device /mnt/squash
+  if [ "$(/usr/sbin/blkid -p -o value -s TYPE $device)" = squashfs ]; then mount -t squashfs $device /mnt/squash; fi
 done
 mount -o remount,discard /mnt/plain
 grep /mnt /proc/mounts
@@ -197,8 +204,10 @@ class Layers(unittest.TestCase):
 
     def test_3_remarks(self) -> None:
         found = self.explain(NOTHING_FREED, "deep")
+
         def remarks(name: str) -> list[str]:
             return [code for layer in found[self.guest.disk(name).target]["layers"] for code in layer["remarks"]]
+
         self.assertIn("thick-image", remarks("thick"))
         plain = found[self.guest.disk("plain").target]["layers"][0]
         self.assertEqual((plain["layer"], plain["name"]), ("filesystem", "/mnt/plain"))
@@ -226,11 +235,13 @@ class Layers(unittest.TestCase):
 
     def test_6_the_hints_are_commands(self) -> None:
         found = self.explain(NOTHING_FREED, "deep")
+
         def command(name: str) -> list[str]:
             words = re.search(r"'(virsh [^']*)'", found[self.guest.disk(name).target]["first_culprit"]["fix"])
             assert words
-            return words[1].replace("%2F", "/").split()[3:]  # without 'virsh --connect URI'
-        self.assertIn("Name", self.host.virsh(*command("snap")).stdout + "Name")
+            return words[1].split()[3:]  # without 'virsh --connect URI'
+
+        self.host.virsh(*command("snap"))
         self.host.virsh(*command("overlay"), "--wait")
         self.assertIsNone(self.judge("overlay", DONE)["first_culprit"])
 

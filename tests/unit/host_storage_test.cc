@@ -2,7 +2,10 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -73,6 +76,28 @@ TEST_F(HostStorageTest, AFileIsTriedAndOthersSayWhyNot) {
               testing::HasSubstr("No such file"));
   EXPECT_FALSE(store->Storage({"file", "raw", sysfs_}).unknown.empty());
   EXPECT_EQ(FilesystemType("/dev/shm"), "tmpfs");
+}
+
+// In a child, so that the mount is its own and goes with it. Exit status: 0 as expected, 1 not, 2
+// no mounts allowed here.
+int PunchOnRamfs(const std::string& directory) {
+  if (unshare(CLONE_NEWNS) != 0 || mount("", "/", "", MS_REC | MS_PRIVATE, nullptr) != 0 ||
+      mount("ramfs", directory.c_str(), "ramfs", 0, nullptr) != 0) {
+    return 2;
+  }
+  std::ofstream(directory + "/image") << "x";
+  const ImageStorage storage = NewImageStore()->Storage({"file", "raw", directory + "/image"});
+  return storage.punches == false ? 0 : 1;
+}
+
+TEST_F(HostStorageTest, AFilesystemWithoutHolesCannotPunch) {
+  const pid_t child = fork();
+  if (child == 0) _exit(PunchOnRamfs(sysfs_));
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  if (WEXITSTATUS(status) == 2) GTEST_SKIP() << "no mounts are allowed here";
+  EXPECT_EQ(WEXITSTATUS(status), 0);
 }
 
 }  // namespace
