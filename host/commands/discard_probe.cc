@@ -7,6 +7,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/model/guest_disks.h"
+#include "host/model/image_judge.h"
 
 namespace virt_reclaim {
 namespace {
@@ -111,6 +112,10 @@ class Prober {
   absl::Status ProbeDisk(const DiskFacts& disk, const GuestFilesystem& filesystem,
                          ProbedDisk& result) {
     const std::string& mount_point = filesystem.mount_points.front();
+    const auto refusal =
+        JudgeImage(disk, std::nullopt, /*allow_thick=*/!options_.spare_thick).refusal;
+    if (refusal)
+      return absl::UnavailableError("the image is preallocated, and a probe would thin it");
     VR_ASSIGN_OR_RETURN(const uint64_t before, Allocation(disk));
     VR_ASSIGN_OR_RETURN(const GuestMarker marker,
                         agent_.WriteMarker(mount_point, kMarkerBytes, kCallTimeout, stop_));

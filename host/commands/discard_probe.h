@@ -23,6 +23,8 @@ struct ProbedDisk {
 struct ProbeOptions {
   // Also disks and filesystems that something is known to keep discards from, so that it is proved.
   bool hopeless = false;
+  // Not preallocated images: a marker that comes back has made them thinner. Measured.
+  bool spare_thick = false;
   std::vector<std::string> targets;  // empty: every disk
 };
 

@@ -167,7 +167,8 @@ class DomainExplainer {
     for (const ExplainedDisk& disk : result_.disks) targets.push_back(disk.chain.target);
     if (targets.empty()) return;
     const std::vector<ProbedDisk> probed =
-        ProbeDiscards(services_, domain_, *access.session->agent, {true, targets}, stop_);
+        ProbeDiscards(services_, domain_, *access.session->agent,
+                      {.hopeless = true, .spare_thick = true, .targets = targets}, stop_);
     for (ExplainedDisk& disk : result_.disks) {
       const auto found = std::find_if(probed.begin(), probed.end(), [&](const ProbedDisk& p) {
         return p.target == disk.chain.target;

@@ -50,7 +50,7 @@ EXPECTED: dict[str, tuple[str | None, str | None, bool | None]] = {
     "ignored": ("discard-ignored", "drops", False),
     "snap": ("internal-snapshots", "partly", True),
     "overlay": ("overlay", "partly", True),
-    "thick": (None, None, True),
+    "thick": (None, None, None),  # a probe would thin it
     "vmdk": ("image-format", "drops", False),
     "mute": ("guest-not-supported", "drops", False),
 }
@@ -86,9 +86,8 @@ lvm vgcreate -q -ff -y plainvg $linear
 lvm lvcreate -q -y -L 200M -T slim/pool --discards nopassdown --poolmetadataspare n
 lvm lvcreate -q -y -V 180M -T slim/pool -n data
 lvm lvcreate -q -y -L 200M -n data plainvg
-lvm vgmknodes
-ext4 /dev/slim/data /mnt/thin
-ext4 /dev/plainvg/data /mnt/linear
+ext4 /dev/mapper/slim-data /mnt/thin
+ext4 /dev/mapper/plainvg-data /mnt/linear
 
 mdadm --create /dev/md0 --run --assume-clean --metadata=1.2 --level=1 --raid-devices=2 $leg1 $leg2
 ext4 /dev/md0 /mnt/md

@@ -117,6 +117,14 @@ TEST_F(ExplainTest, NoMarkerIsWrittenWhileLibvirtWorksOnTheDomain) {
   EXPECT_FALSE(domain.disks.at(0).probe.has_value());
 }
 
+TEST_F(ExplainTest, APreallocatedImageIsNotThinnedByAProbe) {
+  world_.images["/images/a.raw"].allocation = kGiB;
+  const ExplainedDomain domain = Run("web", true);
+  EXPECT_EQ(domain.disks.at(0).probe->reaches, std::nullopt);
+  EXPECT_EQ(domain.disks.at(1).probe->reaches, true);
+  EXPECT_EQ(world_.images["/images/a.raw"].allocation, kGiB);
+}
+
 TEST_F(ExplainTest, CheckpointsAreSaid) {
   domain_->snapshots.checkpoints = 3;
   EXPECT_EQ(Run().remarks, (std::vector<Blocker>{{Reason::kCheckpoints, "3"}}));
