@@ -17,6 +17,7 @@ verbs:
   migrate rollback   put the old definition back
   migrate status  where each domain's migration stands
   agent status    which guests have an agent, and why the others do not answer
+  punch           make holes of the zero blocks in images and backups
 
 options, before or after the verb:
   -c, --connect URI   the hypervisor (default: LIBVIRT_DEFAULT_URI, else libvirt's own choice)
@@ -136,6 +137,33 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but discards 
              5 refused or busy, 130 interrupted
 )";
 
+constexpr absl::string_view kPunch = R"(usage: virt-reclaim punch [OPTIONS] FILE|DIRECTORY...
+
+Makes holes of the zero blocks of images and backups, so that they take no more storage than their data. A byte that was
+not read as zero is never punched; what reads as zeroes before reads as zeroes after, and mtime stays. Needs no libvirt.
+
+On XFS and btrfs the kernel compares and punches in one step, which is safe while others write. Elsewhere an image in use
+is refused, and a domain that starts meanwhile starts: punch stops.
+
+options:
+  -r, --recursive        all files below directories
+  -x, --one-file-system  ... on the same filesystem
+      --files-from FILE  also the files that FILE lists, one a line; '-' is standard input
+  -0, --null             ... each with a NUL behind it
+      --live             also images in use, where that is safe (XFS with reflink, btrfs)
+      --unwritten        preallocated space that was never written, too
+      --min-hole SIZE    leave shorter runs of zeroes (default: one block of the filesystem)
+      --no-release       btrfs: do not move what is left of extents; df will show less
+      --new-mtime        do not put the mtime back
+      --max-rate SIZE    read at most so much a second
+      --idle             ask the disk only when nobody else does
+  -n, --dry-run          read, and say what would be punched (--report is the same)
+      --json             machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 punched but nothing came free (shared extents),
+             5 refused or in use, 130 interrupted
+)";
+
 constexpr absl::string_view kAgent = R"(usage: virt-reclaim agent status [OPTIONS] [DOMAIN...]
 
 Which guests have a virt-reclaim-agent, its version and kernel, and for the others the reason why none answers.
@@ -151,6 +179,7 @@ absl::string_view HelpText(absl::string_view verb) {
   if (verb == "trim") return kTrim;
   if (verb == "migrate") return kMigrate;
   if (verb == "agent") return kAgent;
+  if (verb == "punch") return kPunch;
   return kProgram;
 }
 

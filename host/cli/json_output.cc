@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "host/cli/json_parts.h"
+#include "host/cli/outcome_output.h"
 
 namespace virt_reclaim {
 namespace {

@@ -6,11 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "host/model/facts.h"
-#include "host/model/outcome.h"
 
 namespace virt_reclaim {
 
@@ -26,10 +24,7 @@ std::string Text(absl::string_view text);
 Json Document(absl::string_view message_type);
 std::string Print(const Json& json);
 
-// Codes for programs under `key`, and the same as sentences for people under `key`_explained.
-void AddReasons(Json& json, const char* key, const std::vector<Blocker>& blockers);
 Json DomainJson(const DomainSummary& domain);
-void AddOutcome(Json& json, const Outcome& outcome);
 
 }  // namespace virt_reclaim
 

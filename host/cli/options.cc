@@ -1,18 +1,21 @@
+// The only file that knows the option parser: CLI11 costs seconds of compile time per file.
 #include "host/cli/options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
-#include "base/byte_size.h"
+#include "absl/strings/str_split.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
+#include "host/cli/command_table.h"
 #include "host/cli/help.h"
-#include "xml-tools/policies.h"
 
 namespace virt_reclaim {
 namespace {
@@ -54,273 +57,175 @@ absl::Status UnknownWord(const CLI::App& root, const std::string& word) {
              : UsageError(what);
 }
 
-// Texts that become numbers after parsing, so that the messages are ours.
-struct RawValues {
-  std::string minimum, chunk, pause, timeout, shutdown_timeout, verify_timeout, max_failures,
-      window;
-  std::vector<std::pair<std::string, std::string>> policies;  // "--bus", its word
-  bool keep_machine = false;
-  bool help = false;
-};
-
-absl::StatusOr<size_t> ParseCount(absl::string_view text) {
-  size_t count = 0;
-  if (absl::SimpleAtoi(text, &count)) return count;
-  return absl::InvalidArgumentError(absl::StrCat("'", Printable(text), "' is no number"));
+std::string OneLine(std::string text) {
+  std::replace(text.begin(), text.end(), '\n', ' ');
+  return Printable(text);
 }
 
-template <typename T, typename Parser>
-absl::Status Convert(const std::string& text, absl::string_view option, T& out, Parser parse) {
-  if (text.empty()) return absl::OkStatus();
-  auto value = parse(text);
-  if (!value.ok()) return UsageError(absl::StrCat(option, ": ", value.status().message()));
-  out = *value;
-  return absl::OkStatus();
+// What CLI11 says of an option's values, in our words.
+std::string Mismatch(absl::string_view text) {
+  const std::string option(text.substr(0, text.find_first_of(": ")));
+  // "--chunk: 1 required TEXT missing"
+  if (absl::EndsWith(text, " missing")) return absl::StrCat(option, " needs a value");
+  // "--chunk: At Most 1 required but received 2"
+  if (absl::StrContains(text, "At Most")) return absl::StrCat(option, ": only once");
+  // "json was given a disallowed flag override"
+  if (absl::EndsWith(text, "override")) return absl::StrCat("--", option, " takes no value");
+  return OneLine(std::string(text));
 }
 
-absl::Status ConvertAll(const RawValues& raw, CommandLine& line) {
-  VR_RETURN_IF_ERROR(Convert(raw.minimum, "--minimum", line.minimum, ParseByteSize));
-  VR_RETURN_IF_ERROR(Convert(raw.chunk, "--chunk", line.chunk, ParseByteSize));
-  VR_RETURN_IF_ERROR(Convert(raw.pause, "--pause", line.pause, ParseDuration));
-  VR_RETURN_IF_ERROR(Convert(raw.timeout, "--timeout", line.timeout, ParseDuration));
-  VR_RETURN_IF_ERROR(
-      Convert(raw.shutdown_timeout, "--shutdown-timeout", line.shutdown_timeout, ParseDuration));
-  VR_RETURN_IF_ERROR(
-      Convert(raw.verify_timeout, "--verify-timeout", line.verify_timeout, ParseDuration));
-  VR_RETURN_IF_ERROR(Convert(raw.max_failures, "--max-failures", line.max_failures, ParseCount));
-  VR_RETURN_IF_ERROR(Convert(raw.window, "--window", line.window, ParseDailyWindow));
-  for (const auto& [option, word] : raw.policies) {
-    const absl::Status status = xml::SetPolicy(option, word, line.rewrite);
-    if (!status.ok()) return UsageError(status.message());
-    if (option == "--machine" && raw.keep_machine)
-      return UsageError("--machine and --keep-machine exclude each other");
-  }
-  if (raw.keep_machine) line.rewrite.machine = xml::MachinePolicy::kKeep;
-  if (line.verb == Verb::kTrim && line.pause > absl::Seconds(60))
-    return UsageError("--pause: at most 60 s");
-  if (line.timeout <= absl::ZeroDuration()) return UsageError("--timeout: must be longer than 0");
-  return absl::OkStatus();
-}
-
-// "5", or "20%" of all.
-absl::Status CheckBatch(const std::string& text) {
-  absl::string_view number = text;
-  const bool percent = absl::ConsumeSuffix(&number, "%");
-  const auto count = ParseCount(number);
-  if (!text.empty() && (!count.ok() || *count == 0 || (percent && *count > 100))) {
-    return UsageError(absl::StrCat("--batch: '", Printable(text),
-                                   "' is no number of domains: write for example 5 or 20%"));
-  }
-  return absl::OkStatus();
-}
-
-CLI::App* AddVerb(CLI::App& parent, const std::string& name, RawValues& raw) {
-  CLI::App* verb = parent.add_subcommand(name);
-  verb->set_help_flag();
-  verb->add_flag("-h,--help", raw.help);
-  verb->fallthrough();
-  return verb;
-}
-
-// Declares everything; `verbs` remembers which sub-command means which verb.
+// Makes the parser that the command table describes, and a CommandLine of what it hears.
 class Parser {
  public:
   Parser() : root_("", "virt-reclaim") {
     root_.set_help_flag();
-    root_.add_flag("-h,--help", raw_.help);
+    root_.add_flag("-h,--help", help_);
     root_.add_flag("-V,--version", version_);
-    root_.add_option("-c,--connect", line_.connect);
-    root_.add_flag("--json", line_.json);
-    root_.add_flag("-n,--dry-run", line_.dry_run);
-    root_.add_flag("--debug", line_.debug);
-    root_.add_option("--state-dir", line_.state_directory)->envname("VIRT_RECLAIM_STATE_DIR");
-    root_.add_option("--run-dir", line_.run_directory)->envname("VIRT_RECLAIM_RUN_DIR");
-    DeclareVerbs();
+    for (const OptionSpec& option : GlobalOptions()) Declare(root_, option);
+    for (const VerbSpec& verb : VerbTable()) Declare(verb);
   }
 
   absl::StatusOr<std::variant<CommandLine, PrintAndExit>> Parse(
       std::vector<std::string> arguments) {
     std::reverse(arguments.begin(), arguments.end());  // CLI11 takes them as a stack
-    try {
-      root_.parse(arguments);
-    } catch (const CLI::ExtrasError&) {
-      // Reported below, by name.
-    } catch (const CLI::ArgumentMismatch& error) {
-      // "--chunk: 1 required TEXT missing"
-      const absl::string_view text = error.what();
-      if (!raw_.help)
-        return UsageError(absl::StrCat(text.substr(0, text.find(": ")), " needs a value"));
-    } catch (const CLI::ParseError& error) {
-      if (!raw_.help) return UsageError(OneLine(error.what()));
-    }
+    const absl::Status parsed = Hear(std::move(arguments));
     if (version_) return PrintAndExit{absl::StrCat("virt-reclaim ", VIRT_RECLAIM_VERSION, "\n")};
-    if (raw_.help) return PrintAndExit{std::string(HelpText(CurrentVerb()))};
+    if (help_) return PrintAndExit{std::string(HelpText(GroupName()))};
+    VR_RETURN_IF_ERROR(parsed);
     const std::vector<std::string> extras = root_.remaining(true);
     if (!extras.empty()) return UnknownWord(root_, extras.front());
-    VR_RETURN_IF_ERROR(FindVerb());
-    VR_RETURN_IF_ERROR(ConvertAll(raw_, line_));
+    VR_ASSIGN_OR_RETURN(const VerbSpec* const verb, FindVerb());
+    line_.verb = verb->verb;
+    VR_RETURN_IF_ERROR(SetAll());
+    const absl::Status checked = verb->check ? verb->check(line_) : absl::OkStatus();
+    if (!checked.ok()) return UsageError(checked.message());
     return line_;
   }
 
  private:
-  void DeclareVerbs() {
-    report_ = AddVerb(root_, "report", raw_);
-    report_->alias("df");
-    AddDomains(*report_);
+  struct Said {
+    const OptionSpec* option;
+    std::string text;
+  };
 
-    explain_ = AddVerb(root_, "explain", raw_);
-    AddDomains(*explain_);
-    explain_->add_flag("--probe", line_.probe);
-
-    trim_ = AddVerb(root_, "trim", raw_);
-    AddDomains(*trim_);
-    trim_->add_option("-m,--minimum", raw_.minimum);
-    trim_->add_option("--chunk", raw_.chunk);
-    trim_->add_option("--pause", raw_.pause);
-    trim_->add_option("--timeout", raw_.timeout);
-    trim_->add_option("--mount-point", line_.mount_points)->allow_extra_args(false);
-
-    migrate_ = AddVerb(root_, "migrate", raw_);
-    plan_ = AddVerb(*migrate_, "plan", raw_);
-    apply_ = AddVerb(*migrate_, "apply", raw_);
-    for (CLI::App* verb : {plan_, apply_}) {
-      AddDomains(*verb);
-      verb->add_flag("--diff", line_.diff);
-      verb->add_flag("--keep-machine", raw_.keep_machine);
-      for (const char* policy : {"--machine", "--bus", "--channel", "--detect-zeroes"}) {
-        verb->add_option_function<std::string>(policy, [this, policy](const std::string& word) {
-          raw_.policies.emplace_back(policy, word);
-        });
-      }
-      verb->add_flag("--allow-thick", line_.allow_thick);
-      verb->add_flag("--assume", line_.assume);
-      verb->add_option("--disk", line_.rewrite.targets)->allow_extra_args(false);
-    }
-    for (CLI::App* verb : {plan_, apply_}) verb->add_flag("--fix-guest", line_.fix_guest);
-    plan_->add_option("--save", line_.save);
-    apply_->add_flag("-y,--yes", line_.yes);
-    apply_->add_option("--window", raw_.window);
-    verify_ = AddVerb(*migrate_, "verify", raw_);
-    rollback_ = AddVerb(*migrate_, "rollback", raw_);
-    migrate_status_ = AddVerb(*migrate_, "status", raw_);
-    for (CLI::App* verb : {verify_, rollback_, migrate_status_}) AddDomains(*verb);
-    for (CLI::App* verb : {apply_, verify_, rollback_, migrate_status_})
-      verb->add_option("--plan", line_.plan_file);
-    rollback_->add_flag("--fix-guest", line_.fix_guest);
-    for (CLI::App* verb : {apply_, rollback_}) {
-      verb->add_flag("--all", line_.all);
-      verb->add_option("--power-cycle", line_.power_cycle);
-      verb->add_option("--shutdown-timeout", raw_.shutdown_timeout);
-    }
-    for (CLI::App* verb : {apply_, verify_, rollback_})
-      verb->add_option("--verify-timeout", raw_.verify_timeout);
-    apply_->add_option("--batch", line_.batch);
-    apply_->add_option("--max-failures", raw_.max_failures);
-    apply_->add_option("--pause", raw_.pause);
-
-    agent_ = AddVerb(root_, "agent", raw_);
-    status_ = AddVerb(*agent_, "status", raw_);
-    AddDomains(*status_);
-  }
-
-  void AddDomains(CLI::App& verb) { verb.add_option("DOMAIN", line_.domains); }
-
-  absl::string_view CurrentVerb() const {
-    if (migrate_->parsed()) return "migrate";
-    if (agent_->parsed()) return "agent";
-    if (trim_->parsed()) return "trim";
-    if (explain_->parsed()) return "explain";
-    return report_->parsed() ? "report" : "";
-  }
-
-  absl::Status FindVerb() {
-    size_t verbs = 0;
-    for (const CLI::App* verb : {report_, explain_, trim_, migrate_, agent_})
-      verbs += verb->count();
-    if (verbs > 1) {
-      return UsageError("two verbs: one call takes one");
-    }
-    if (report_->parsed()) {
-      line_.verb = Verb::kReport;
-    } else if (explain_->parsed()) {
-      line_.verb = Verb::kExplain;
-    } else if (trim_->parsed()) {
-      line_.verb = Verb::kTrim;
-    } else if (plan_->parsed()) {
-      line_.verb = Verb::kMigratePlan;
-    } else if (apply_->parsed()) {
-      line_.verb = Verb::kMigrateApply;
-    } else if (verify_->parsed()) {
-      line_.verb = Verb::kMigrateVerify;
-    } else if (rollback_->parsed()) {
-      line_.verb = Verb::kMigrateRollback;
-    } else if (migrate_status_->parsed()) {
-      line_.verb = Verb::kMigrateStatus;
-    } else if (status_->parsed()) {
-      line_.verb = Verb::kAgentStatus;
-    } else if (migrate_->parsed()) {
-      return UsageError("migrate what? write 'migrate plan', apply, verify, rollback or status");
-    } else if (agent_->parsed()) {
-      return UsageError("agent what? write 'agent status'");
+  void Declare(CLI::App& app, const OptionSpec& option) {
+    const auto say = [this, &option](const std::string& text) { said_.push_back({&option, text}); };
+    CLI::Option* declared = nullptr;
+    if (option.value.empty()) {
+      declared = app.add_flag_function(option.names, [say](int64_t) { say(""); });
+      declared->disable_flag_override();
+    } else if (option.repeats) {
+      declared = app.add_option_function<std::vector<std::string>>(
+          option.names, [say](const std::vector<std::string>& texts) {
+            for (const std::string& text : texts) say(text);
+          });
+      declared->allow_extra_args(false);
     } else {
-      return UsageError("no verb: write for example 'virt-reclaim report'");
+      declared = app.add_option_function<std::string>(option.names, say);
     }
-    return CheckSelection();
+    if (!option.environment.empty()) declared->envname(option.environment);
   }
 
-  // A saved plan says itself what is to be done.
-  absl::Status CheckPlan() const {
-    if (line_.plan_file.empty()) return absl::OkStatus();
-    const bool fix = line_.fix_guest && line_.verb == Verb::kMigrateApply;
-    const bool more = raw_.keep_machine || !raw_.policies.empty() || fix || line_.allow_thick ||
-                      line_.assume || !line_.rewrite.targets.empty();
-    if (more) return UsageError("--plan: the plan says already what to change, and how");
+  // "migrate plan" is the verb plan below a group migrate.
+  void Declare(const VerbSpec& verb) {
+    CLI::App* app = &root_;
+    std::string words;
+    for (const std::string& word : Words(verb)) {
+      absl::StrAppend(&words, " ", word);
+      CLI::App*& entry = by_words_[words];
+      if (entry == nullptr) entry = AddApp(*app, word);
+      app = entry;
+    }
+    if (!verb.alias.empty()) app->alias(verb.alias);
+    app->add_option(verb.argument, verb.argument == "FILE" ? line_.files : line_.domains);
+    for (const OptionSpec& option : verb.options) Declare(*app, option);
+    apps_.emplace_back(&verb, app);
+  }
+
+  CLI::App* AddApp(CLI::App& parent, const std::string& name) {
+    CLI::App* app = parent.add_subcommand(name);
+    app->set_help_flag();
+    app->add_flag("-h,--help", help_);
+    app->fallthrough();
+    return app;
+  }
+
+  static std::vector<std::string> Words(const VerbSpec& verb) {
+    return absl::StrSplit(verb.words, ' ');
+  }
+
+  // Lets CLI11 parse; its exceptions end here.
+  absl::Status Hear(std::vector<std::string> arguments) {
+    try {
+      root_.parse(arguments);
+    } catch (const CLI::ExtrasError&) {
+      // Reported by our own words.
+    } catch (const CLI::ArgumentMismatch& error) {
+      return UsageError(Mismatch(error.what()));
+    } catch (const CLI::ParseError& error) {
+      return UsageError(OneLine(error.what()));
+    }
     return absl::OkStatus();
   }
 
-  absl::Status CheckSelection() const {
-    VR_RETURN_IF_ERROR(CheckPlan());
-    if (line_.verb == Verb::kExplain && line_.domains.empty())
-      return UsageError("explain: name the domain, or a disk of it: DOMAIN:TARGET");
-    if (line_.verb != Verb::kMigrateApply && line_.verb != Verb::kMigrateRollback)
-      return absl::OkStatus();
-    VR_RETURN_IF_ERROR(CheckBatch(line_.batch));
-    if (line_.power_cycle != "never" && line_.power_cycle != "shutdown" &&
-        line_.power_cycle != "when-off") {
-      return UsageError(absl::StrCat("--power-cycle: '", Printable(line_.power_cycle),
-                                     "': write never, shutdown or when-off"));
+  // The first word of what was parsed; empty: no verb.
+  std::string GroupName() const {
+    for (const auto& [verb, app] : apps_) {
+      const std::string group = Words(*verb).front();
+      if (root_.get_subcommand(group)->parsed()) return group;
     }
-    if (line_.verb == Verb::kMigrateRollback && line_.fix_guest && line_.power_cycle != "shutdown")
-      return UsageError("--fix-guest: a rollback needs --power-cycle=shutdown for it");
-    if (line_.all && !line_.domains.empty())
-      return UsageError("--all and domain names exclude each other");
-    if (!line_.all && line_.domains.empty() && line_.plan_file.empty())
-      return UsageError(absl::StrCat("migrate ",
-                                     line_.verb == Verb::kMigrateApply ? "apply" : "rollback",
-                                     ": name the domains, or write --all"));
-    return absl::OkStatus();
+    return "";
   }
 
-  static std::string OneLine(std::string text) {
-    std::replace(text.begin(), text.end(), '\n', ' ');
-    return Printable(text);
+  absl::StatusOr<const VerbSpec*> FindVerb() const {
+    std::set<std::string> groups;
+    const VerbSpec* found = nullptr;
+    size_t count = 0;
+    for (const auto& [verb, app] : apps_) {
+      const std::string group = Words(*verb).front();
+      if (root_.get_subcommand(group)->parsed()) groups.insert(group);
+      if (!app->parsed()) continue;
+      found = verb;
+      count += app->count();
+    }
+    if (groups.size() > 1 || count > 1) return UsageError("two verbs: one call takes one");
+    if (found != nullptr) return found;
+    if (groups.empty()) return UsageError("no verb: write for example 'virt-reclaim report'");
+    return UsageError(WhatOf(*groups.begin()));
+  }
+
+  // "migrate what? write 'migrate plan', apply or status".
+  std::string WhatOf(const std::string& group) const {
+    std::vector<std::string> words;
+    for (const auto& [verb, app] : apps_) {
+      if (Words(*verb).front() == group) words.push_back(Words(*verb).back());
+    }
+    std::string text = absl::StrCat(group, " what? write '", group, " ", words.front(), "'");
+    for (size_t i = 1; i < words.size(); ++i)
+      absl::StrAppend(&text, i + 1 == words.size() ? " or " : ", ", words[i]);
+    return text;
+  }
+
+  absl::Status SetAll() {
+    for (const Said& said : said_) {
+      const std::string name = LongName(*said.option);
+      line_.given.insert(name);
+      const absl::Status set = said.option->set(line_, said.text);
+      if (set.ok()) continue;
+      const bool named = absl::StartsWith(set.message(), name);
+      return UsageError(named ? std::string(set.message())
+                              : absl::StrCat(name, ": ", set.message()));
+    }
+    return absl::OkStatus();
   }
 
   CommandLine line_;
-  RawValues raw_;
+  bool help_ = false;
   bool version_ = false;
   CLI::App root_;
-  CLI::App* report_ = nullptr;
-  CLI::App* explain_ = nullptr;
-  CLI::App* trim_ = nullptr;
-  CLI::App* migrate_ = nullptr;
-  CLI::App* plan_ = nullptr;
-  CLI::App* apply_ = nullptr;
-  CLI::App* verify_ = nullptr;
-  CLI::App* rollback_ = nullptr;
-  CLI::App* migrate_status_ = nullptr;
-  CLI::App* agent_ = nullptr;
-  CLI::App* status_ = nullptr;
+  std::vector<std::pair<const VerbSpec*, CLI::App*>> apps_;  // in the order of the table
+  std::map<std::string, CLI::App*> by_words_;                // groups, too
+  std::vector<Said> said_;
 };
 
 }  // namespace

@@ -1,9 +1,9 @@
-// The command line, as data. The only file that knows the option parser (CLI11 costs seconds of
-// compile time per file).
+// The command line, as data.
 #ifndef VIRT_RECLAIM_HOST_CLI_OPTIONS_H_
 #define VIRT_RECLAIM_HOST_CLI_OPTIONS_H_
 
 #include <optional>
+#include <set>
 #include <string>
 #include <variant>
 #include <vector>
@@ -25,6 +25,7 @@ enum class Verb {
   kMigrateRollback,
   kMigrateStatus,
   kAgentStatus,
+  kPunch,
 };
 
 struct CommandLine {
@@ -37,8 +38,9 @@ struct CommandLine {
   std::string state_directory = "/var/lib/virt-reclaim";
   std::string run_directory = "/run/virt-reclaim";
   // Of the verbs.
+  std::set<std::string> given;       // long names of all options that were said: "--bus"
   std::vector<std::string> domains;  // explain: DOMAIN[:TARGET]
-  bool probe = false;
+  bool probe = false;                // explain
   bool all = false;
   bool diff = false;
   xml::RewriteOptions rewrite;  // --machine, --bus, --channel, --detect-zeroes, --disk
@@ -57,6 +59,13 @@ struct CommandLine {
   uint64_t minimum = 0, chunk = 0;
   absl::Duration pause = absl::ZeroDuration();
   absl::Duration timeout = absl::Minutes(30);
+  // Of punch.
+  std::vector<std::string> files;
+  std::string files_from;  // a list of files; "-": standard input
+  bool null = false;       // its entries end with a NUL
+  bool recursive = false, one_file_system = false;
+  bool live = false, unwritten = false, no_release = false, new_mtime = false, idle = false;
+  uint64_t min_hole = 0, max_rate = 0;
 };
 
 // What to print instead of working: --help and --version.

@@ -13,18 +13,12 @@
 #include "host/cli/explain_output.h"
 #include "host/cli/hints.h"
 #include "host/cli/json_output.h"
+#include "host/cli/outcome_output.h"
+#include "host/cli/punch_program.h"
 #include "host/cli/text_output.h"
 
 namespace virt_reclaim {
 namespace {
-
-ProgramResult FailWith(const absl::Status& status, bool json) {
-  ProgramResult result;
-  result.status = ExitStatusOf(status);
-  if (json) result.out = ErrorJson(status, result.status);
-  result.err = absl::StrCat("virt-reclaim: ", Printable(status.message()), "\n");
-  return result;
-}
 
 // One "hint:" line per reason and domain, however many disks have it.
 class Hints {
@@ -97,6 +91,8 @@ class VerbRunner {
         return FollowUp(services);
       case Verb::kAgentStatus:
         return AgentStatus(services);
+      case Verb::kPunch:
+        break;  // needs no hypervisor
     }
     return FailWith(absl::InternalError("unknown verb"), line_.json);
   }
@@ -350,6 +346,14 @@ class VerbRunner {
 
 }  // namespace
 
+ProgramResult FailWith(const absl::Status& status, bool json) {
+  ProgramResult result;
+  result.status = ExitStatusOf(status);
+  if (json) result.out = ErrorJson(status, result.status);
+  result.err = absl::StrCat("virt-reclaim: ", Printable(status.message()), "\n");
+  return result;
+}
+
 ProgramResult RunProgram(const std::vector<std::string>& arguments,
                          const WithServices& with_services, ProgressLine& progress,
                          const std::stop_token& stop, const Confirm& confirm) {
@@ -359,6 +363,7 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
   if (const auto* print = std::get_if<PrintAndExit>(&*parsed))
     return {print->text, "", ExitStatus::kDone};
   const CommandLine& line = std::get<CommandLine>(*parsed);
+  if (line.verb == Verb::kPunch) return RunPunch(line, progress, stop);
   ProgramResult result;
   const absl::Status connected = with_services(line, [&](const Services& services) {
     result = VerbRunner(line, progress, stop, confirm).Run(services);

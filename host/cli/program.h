@@ -23,6 +23,9 @@ struct ProgramResult {
   ExitStatus status = ExitStatus::kDone;
 };
 
+// What a run that could not begin says: one line on stderr, and JSON where that is asked for.
+ProgramResult FailWith(const absl::Status& status, bool json);
+
 // How a parsed command line reaches the outside world: connects, and calls the function with the
 // services.
 using WithServices =

@@ -55,6 +55,15 @@ void ProgressLine::Show(const DomainSummary& domain, absl::string_view what) {
   Draw(absl::StrCat(Printable(domain.name), ": ", what));
 }
 
+void ProgressLine::Show(const std::string& text) {
+  if (!enabled_) return;
+  const std::lock_guard lock(mutex_);
+  const absl::Time now = absl::Now();
+  if (now - last_ < kEvery) return;
+  last_ = now;
+  Draw(Printable(text));
+}
+
 void ProgressLine::Draw(std::string line) {
   const size_t width = Columns(fd_) - 1;
   if (line.size() > width) line.resize(width);

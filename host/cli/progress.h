@@ -22,6 +22,8 @@ class ProgressLine {
   void Show(const DomainSummary& domain, const GuestTrimProgress& progress);
   // `what` is being done with the domain; shown until something else is.
   void Show(const DomainSummary& domain, absl::string_view what);
+  // Any text, at most ten times a second.
+  void Show(const std::string& text);
 
  private:
   // The mutex is held.

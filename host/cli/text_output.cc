@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
+#include "host/cli/outcome_output.h"
 #include "host/cli/text_table.h"
 
 namespace virt_reclaim {
@@ -24,21 +25,6 @@ std::string Codes(const std::vector<Blocker>& blockers) {
   return absl::StrJoin(blockers, ", ", [](std::string* out, const Blocker& b) {
     absl::StrAppend(out, Code(b.reason));
   });
-}
-
-std::string Texts(const std::vector<Blocker>& blockers) {
-  return absl::StrJoin(blockers, "; ", [](std::string* out, const Blocker& b) {
-    absl::StrAppend(out, BlockerText(b));
-  });
-}
-
-std::string OutcomeText(const Outcome& outcome) {
-  if (outcome.kind == OutcomeKind::kFailed)
-    return absl::StrCat("failed: ", Printable(outcome.error.message()));
-  if (outcome.kind == OutcomeKind::kSkipped)
-    return absl::StrCat("skipped: ", Texts(outcome.reasons));
-  if (outcome.kind == OutcomeKind::kCancelled) return "interrupted";
-  return Texts(outcome.reasons);
 }
 
 std::string ChangeText(const xml::Change& change) {
@@ -107,12 +93,6 @@ std::string MigratedTotal(const std::vector<MigratedDomain>& domains) {
 
 }  // namespace
 
-std::string BlockerText(const Blocker& blocker) {
-  std::string text = absl::StrCat(Code(blocker.reason), ": ", Sentence(blocker.reason));
-  if (!blocker.detail.empty()) absl::StrAppend(&text, " (", blocker.detail, ")");
-  return text;
-}
-
 std::string ReportText(const Report& report) {
   const ReportTotal& total = report.total;
   std::string out = absl::StrCat("total: ", total.disks, total.disks == 1 ? " disk" : " disks",
@@ -143,7 +123,7 @@ std::string TrimPlanText(const std::vector<TrimAction>& plan) {
   for (const TrimAction& action : plan) {
     std::string text = "trim all filesystems of the guest";
     if (!action.error.ok()) text = absl::StrCat("cannot: ", Printable(action.error.message()));
-    if (!action.blockers.empty()) text = absl::StrCat("skip: ", Texts(action.blockers));
+    if (!action.blockers.empty()) text = absl::StrCat("skip: ", BlockerTexts(action.blockers));
     table.AddRow({Printable(action.domain.name), text});
   }
   return table.Render();

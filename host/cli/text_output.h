@@ -19,9 +19,6 @@ std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff);
 std::string MigratedText(const std::vector<MigratedDomain>& domains);
 std::string AgentStatusText(const std::vector<AgentStatusOfDomain>& statuses);
 
-// "machine-too-old: virtio-blk passes discards only from machine type 4.0 on (pc-i440fx-3.1)"
-std::string BlockerText(const Blocker& blocker);
-
 }  // namespace virt_reclaim
 
 #endif  // VIRT_RECLAIM_HOST_CLI_TEXT_OUTPUT_H_

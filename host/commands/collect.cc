@@ -96,11 +96,11 @@ absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
   return selected;
 }
 
-absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const DomainSummary& summary) {
+absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const DomainSummary& summary,
+                                          Hypervisor::Xml kind) {
   DomainFacts facts;
   facts.summary = summary;
-  VR_ASSIGN_OR_RETURN(const std::string text,
-                      services.hypervisor.DomainXml(summary.uuid, Hypervisor::Xml::kLive));
+  VR_ASSIGN_OR_RETURN(const std::string text, services.hypervisor.DomainXml(summary.uuid, kind));
   VR_ASSIGN_OR_RETURN(facts.live, xml::ParseDomain(text));
   for (const xml::Disk& disk : facts.live.disks)
     facts.disks.push_back(CollectDisk(services, summary, disk));

@@ -25,12 +25,13 @@ absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
 
 struct DomainFacts {
   DomainSummary summary;
-  xml::Domain live;
+  xml::Domain live;  // or what was asked for instead
   std::vector<DiskFacts> disks;
 };
 
-// The live XML and what its images occupy. No guest is asked.
-absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const DomainSummary& summary);
+// The XML of `kind` and what its images occupy. No guest is asked.
+absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const DomainSummary& summary,
+                                          Hypervisor::Xml kind = Hypervisor::Xml::kLive);
 
 // A session with a domain's agent, while the domain's lock is held.
 struct AgentSession {

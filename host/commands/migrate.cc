@@ -33,16 +33,12 @@ bool LiveIsOlder(const Services& services, const MigrateOptions& options,
   return rewritten.ok() && !rewritten->changes.empty();
 }
 
-// Why there is nothing known of a guest, or what its agent says.
+// Why there is nothing known of a guest, or what its agent says. `facts.live` is known.
 void AskGuest(const Services& services, const DomainSummary& domain, bool locked,
               const std::stop_token& stop, MigrationFacts& facts) {
-  auto collected = CollectDomain(services, domain);
-  if (!collected.ok()) {
-    facts.guest_unknown = std::string(collected.status().message());
-    return;
-  }
-  AgentAccess access = locked ? OpenAgentLocked(services, *collected, kAgentTimeout, stop)
-                              : OpenAgent(services, *collected, kAgentTimeout, stop);
+  const DomainFacts running = {domain, *facts.live, {}};  // its disks are not asked about
+  AgentAccess access = locked ? OpenAgentLocked(services, running, kAgentTimeout, stop)
+                              : OpenAgent(services, running, kAgentTimeout, stop);
   if (!access.session) {
     facts.guest_unknown = std::string(Sentence(access.blocker->reason));
     return;
@@ -55,11 +51,6 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
                               ? "its agent is older than this program"
                               : std::string(preflight.status().message());
   }
-}
-
-// Whether the judgement depends on the guest, so that it is worth reading its disks.
-bool NeedsGuest(const MigrationChange& change) {
-  return !change.moved_disks.empty() || (change.uses_virtio_blk && !change.assume);
 }
 
 absl::Status CollectMigrationFacts(const Services& services, const DomainSummary& domain,
@@ -82,7 +73,7 @@ absl::Status CollectMigrationFacts(const Services& services, const DomainSummary
   if (!IsUp(domain)) {
     facts.guest_is_off = true;
     facts.guest_unknown = std::string(Sentence(Reason::kNotRunning));
-    if (!NeedsGuest(change)) return absl::OkStatus();
+    if (!DependsOnGuest(change)) return absl::OkStatus();
     if (reading_disks && services.offline_guest != nullptr) reading_disks(domain, "reading disks");
     return ReadOfflineFacts(services, domain, locked, stop, facts);
   }
@@ -160,10 +151,12 @@ class PunchTests {
   std::map<uint64_t, std::optional<bool>> known_;
 };
 
-// Takes the disks out of the change whose images forbid it.
+// Takes the disks out of the change whose images forbid it. Those of the persistent definition: the
+// running domain may have others under the same names.
 absl::Status JudgeImages(const Services& services, const MigrateOptions& options,
                          PunchTests& punch_tests, MigrateAction& action) {
-  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, action.domain));
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts,
+                      CollectDomain(services, action.domain, Hypervisor::Xml::kInactive));
   std::vector<xml::Refusal> refusals;
   for (const DiskFacts& disk : facts.disks) {
     if (!Touches(action.changes, disk.xml.target)) continue;
@@ -221,6 +214,10 @@ void CompareWithPlan(const PlannedDomain& planned, MigrateAction& action) {
   }
 }
 
+bool IsNamed(const PlannedDomain& planned, const std::string& name) {
+  return planned.name == name || planned.uuid == name;
+}
+
 // One action for each domain to look at; what is in a saved plan and is gone has its blocker.
 absl::StatusOr<std::vector<MigrateAction>> Select(const Services& services,
                                                   const MigrateOptions& options) {
@@ -237,11 +234,6 @@ absl::StatusOr<std::vector<MigrateAction>> Select(const Services& services,
     for (const DomainSummary& domain : selected) add(domain);
     return actions;
   }
-  if (options.plan->hypervisor != services.hypervisor.Uri()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the plan is of '", Printable(options.plan->hypervisor), "', not of '",
-                     services.hypervisor.Uri(), "'"));
-  }
   VR_ASSIGN_OR_RETURN(const SelectedOfPlan selected, SelectOfPlan(services, options));
   for (const DomainSummary& domain : selected.there) add(domain);
   for (const DomainSummary& domain : selected.gone)
@@ -253,22 +245,23 @@ absl::StatusOr<std::vector<MigrateAction>> Select(const Services& services,
 
 absl::StatusOr<SelectedOfPlan> SelectOfPlan(const Services& services,
                                             const MigrateOptions& options) {
+  if (options.plan->hypervisor != services.hypervisor.Uri()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the plan is of '", Printable(options.plan->hypervisor), "', not of '",
+                     services.hypervisor.Uri(), "'"));
+  }
+  const std::vector<PlannedDomain>& domains = options.plan->domains;
+  for (const std::string& name : options.domains) {
+    const auto is_it = [&](const PlannedDomain& planned) { return IsNamed(planned, name); };
+    if (std::none_of(domains.begin(), domains.end(), is_it))
+      return absl::NotFoundError(absl::StrCat("no domain '", Printable(name), "' in the plan"));
+  }
   VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> all, services.hypervisor.ListDomains());
   SelectedOfPlan selected;
-  for (const std::string& name : options.domains) {
-    const auto& domains = options.plan->domains;
-    if (std::none_of(domains.begin(), domains.end(), [&](const PlannedDomain& planned) {
-          return planned.name == name || planned.uuid == name;
-        })) {
-      return absl::NotFoundError(absl::StrCat("no domain '", Printable(name), "' in the plan"));
-    }
-  }
-  for (const PlannedDomain& planned : options.plan->domains) {
-    const auto is_named = [&](const std::string& name) {
-      return planned.name == name || planned.uuid == name;
-    };
+  for (const PlannedDomain& planned : domains) {
+    const auto names_it = [&](const std::string& name) { return IsNamed(planned, name); };
     if (!options.domains.empty() &&
-        std::none_of(options.domains.begin(), options.domains.end(), is_named)) {
+        std::none_of(options.domains.begin(), options.domains.end(), names_it)) {
       continue;
     }
     const auto found = std::find_if(all.begin(), all.end(), [&](const DomainSummary& domain) {
@@ -286,7 +279,8 @@ absl::StatusOr<SelectedOfPlan> SelectOfPlan(const Services& services,
 absl::StatusOr<std::vector<PlannedImage>> ImagesOf(const Services& services,
                                                    const DomainSummary& domain,
                                                    const std::vector<xml::Change>& changes) {
-  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, domain));
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts,
+                      CollectDomain(services, domain, Hypervisor::Xml::kInactive));
   return IdentitiesOf(facts, changes);
 }
 

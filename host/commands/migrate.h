@@ -86,7 +86,8 @@ absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const Migrat
                                           const std::vector<std::string>& excluded,
                                           const std::string& text);
 
-// The domains of the saved plan that `options` asks for.
+// The domains of the saved plan that `options` asks for. FailedPrecondition when it is a plan of
+// another hypervisor, NotFound for a name that is not in it.
 struct SelectedOfPlan {
   std::vector<DomainSummary> there, gone;
 };

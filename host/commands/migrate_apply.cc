@@ -337,14 +337,22 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
 absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& services,
                                                              const MigrateOptions& options,
                                                              const std::stop_token& stop) {
-  return ForEachMigrated(
-      services, options, true, [&](MigrationRun& run, MigratedDomain& migrated) -> absl::Status {
-        if (stop.stop_requested()) return absl::CancelledError("interrupted");
-        VR_RETURN_IF_ERROR(run.RollBack("asked for"));
-        VR_RETURN_IF_ERROR(run.Continue(stop));
-        return options.fix_guest ? UnfixGuest(services, options, migrated.domain, stop)
-                                 : absl::OkStatus();
-      });
+  return ForEachMigrated(services, options, true,
+                         [&](MigrationRun& run, MigratedDomain& migrated) -> absl::Status {
+                           if (stop.stop_requested()) return absl::CancelledError("interrupted");
+                           VR_RETURN_IF_ERROR(run.RollBack("asked for"));
+                           VR_RETURN_IF_ERROR(run.Continue(stop));
+                           if (!options.fix_guest) return absl::OkStatus();
+                           // An initramfs that is made on the new bus may lack the drivers of the
+                           // old one.
+                           if (LiveIsOlder(services, run, migrated.domain.uuid)) {
+                             return absl::FailedPreconditionError(
+                                 "rolled back, but the guest's files were not put back: it runs on "
+                                 "its new bus until a "
+                                 "power cycle");
+                           }
+                           return UnfixGuest(services, options, migrated.domain, stop);
+                         });
 }
 
 absl::StatusOr<std::vector<MigratedDomain>> MigrationStatus(const Services& services,

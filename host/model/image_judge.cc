@@ -12,10 +12,10 @@ constexpr uint64_t kUsualCluster = 64 * kKiB;
 
 // A worn image comes near its capacity, but a filesystem always leaves something it has never
 // written.
-bool IsThick(const ImageFile& image) {
-  const Usage& usage = image.usage;
-  return usage.capacity && usage.allocation && *usage.capacity > 0 &&
-         *usage.allocation >= *usage.capacity;
+bool IsThick(const DiskFacts& disk) {
+  const auto& capacity = disk.usage.capacity;  // libvirt's word, where we do not read the format
+  const auto& allocation = disk.chain.front().usage.allocation;
+  return capacity && allocation && *capacity > 0 && *allocation >= *capacity;
 }
 
 }  // namespace
@@ -29,10 +29,10 @@ ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, 
   const ImageFile& top = disk.chain.front();
   if (can_punch && !*can_punch) {
     judgement.refusal = {Reason::kStorageCannotPunch, Printable(top.path)};
-  } else if (!allow_thick && IsThick(top)) {
+  } else if (!allow_thick && IsThick(disk)) {
     judgement.refusal = {Reason::kThickImage,
                          absl::StrCat(FormatByteSize(*top.usage.allocation), " of ",
-                                      FormatByteSize(*top.usage.capacity))};
+                                      FormatByteSize(*disk.usage.capacity))};
   }
   if (top.internal_snapshots > 0) {
     judgement.risks.push_back(

@@ -13,18 +13,20 @@ namespace {
 // The first kernel whose virtio-blk driver knows discards.
 constexpr GuestKernelVersion kVirtioBlkDiscard{5, 0};
 
-// Managers that generate the XML at each start, so that an edit is lost or fought: metadata
-// namespace (prefix) and name.
+// Managers that generate the XML at each start, so that an edit is lost or fought: prefix of their
+// metadata's namespace, name, and where discards are switched on there.
 struct Manager {
   absl::string_view namespace_prefix;
   absl::string_view name;
+  absl::string_view its_switch;
 };
 constexpr std::array kManagers = std::to_array<Manager>({
-    {"http://ovirt.org/vm/", "oVirt"},
-    {"http://openstack.org/xmlns/libvirt/nova/", "OpenStack"},
-    {"http://opennebula.org/xmlns/libvirt/", "OpenNebula"},
-    {"http://kubevirt.io", "KubeVirt"},
-    {"http://cloudstack.org/", "CloudStack"},
+    {"http://ovirt.org/vm/", "oVirt", "'Enable Discard' of the disk"},
+    {"http://openstack.org/xmlns/libvirt/nova/", "OpenStack",
+     "hw_disk_discard = unmap in nova.conf"},
+    {"http://opennebula.org/xmlns/libvirt/", "OpenNebula", "DISCARD = \"unmap\" of the DISK"},
+    {"http://kubevirt.io", "KubeVirt", "on by itself, unless the disk is preallocated"},
+    {"http://cloudstack.org/", "CloudStack", "rootDiskController = scsi of the template"},
 });
 
 void JudgeDomain(const MigrationFacts& facts, MigrationJudgement& judgement) {
@@ -32,7 +34,8 @@ void JudgeDomain(const MigrationFacts& facts, MigrationJudgement& judgement) {
   for (const std::string& uri : facts.saved.metadata_namespaces) {
     for (const Manager& manager : kManagers) {
       if (absl::StartsWith(uri, manager.namespace_prefix))
-        judgement.blockers.push_back({Reason::kManaged, std::string(manager.name)});
+        judgement.blockers.push_back(
+            {Reason::kManaged, absl::StrCat(manager.name, ": ", manager.its_switch)});
     }
   }
   if (facts.managed_save.value_or(false)) judgement.blockers.push_back({Reason::kManagedSave, ""});
@@ -106,8 +109,7 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
                 MigrationJudgement& judgement) {
   const bool moves = !change.moved_disks.empty();
   if (!facts.guest) {
-    // Never assumed for a bus change: a guest that cannot find its root disk does not boot.
-    if (moves || (change.uses_virtio_blk && !change.assume))
+    if (DependsOnGuest(change))
       judgement.blockers.push_back({Reason::kGuestUnknown, facts.guest_unknown});
     return;
   }
@@ -135,6 +137,11 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
 }
 
 }  // namespace
+
+bool DependsOnGuest(const MigrationChange& change) {
+  // Nothing is assumed for a bus change: a guest that cannot find its root disk does not boot.
+  return !change.moved_disks.empty() || (change.uses_virtio_blk && !change.assume);
+}
 
 MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change) {
   MigrationJudgement judgement;

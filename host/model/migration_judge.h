@@ -44,6 +44,9 @@ struct MigrationJudgement {
   std::vector<Blocker> risks;     // to be known before
 };
 
+// Whether the judgement depends on what is known of the guest, so that it is worth finding out.
+bool DependsOnGuest(const MigrationChange& change);
+
 MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change);
 
 }  // namespace virt_reclaim

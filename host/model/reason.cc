@@ -97,6 +97,13 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      "the image's clusters are large, and only whole ones come free"},
     {Reason::kQcow2OnBlockDevice, "qcow2-on-block-device",
      "the image is qcow2 on a block device: its end may move up as freed clusters are used anew"},
+    {Reason::kImageInUse, "image-in-use", "somebody uses the image"},
+    {Reason::kImageRefused, "image-refused", "the image is left alone"},
+    {Reason::kSharedExtents, "shared-extents",
+     "shared with a snapshot or a copy: nothing comes free until that is punched, too"},
+    {Reason::kPreallocated, "preallocated", "preallocated and never written: left as it is"},
+    {Reason::kCompressedExtents, "compressed-extents",
+     "compressed by the filesystem: a hole there would free nothing"},
     {Reason::kDiscardNotProved, "discard-not-proved",
      "a marker was written, deleted and trimmed in the guest, and the host did not get it back"},
 });

@@ -78,6 +78,12 @@ enum class Reason {
   kOverlay,
   kLargeClusters,
   kQcow2OnBlockDevice,
+  // An image that is worked on by the host.
+  kImageInUse,
+  kImageRefused,
+  kSharedExtents,
+  kPreallocated,
+  kCompressedExtents,
   // After its power cycle.
   kDiscardNotProved,
 };

@@ -29,6 +29,8 @@ constexpr char kQemuAgentChannel[] = "org.qemu.guest_agent.0";
 constexpr int kFreezeQuestionSeconds = 2;
 constexpr int kKeepAliveSeconds = 5;  // a remote libvirtd that says nothing for 5 * 4 s is gone
 constexpr unsigned kKeepAliveCount = 3;
+constexpr int kSilentFailures = 5;  // of an open
+constexpr absl::Duration kAfterSilentFailure = absl::Milliseconds(200);
 
 using Connection = Handle<virConnect, virConnectClose>;
 using DomainHandle = Handle<virDomain, virDomainFree>;
@@ -36,6 +38,12 @@ using DomainHandle = Handle<virDomain, virDomainFree>;
 std::string TakeString(char* text) {
   Handle<char, free> owner(text);
   return text == nullptr ? "" : text;
+}
+
+// libvirt said no, and not why.
+bool IsSilent() {
+  const virError* error = virGetLastError();
+  return error == nullptr || error->message == nullptr;
 }
 
 DomainState StateOf(int state) {
@@ -302,6 +310,12 @@ class LibvirtHypervisor : public Hypervisor {
 absl::StatusOr<std::unique_ptr<Hypervisor>> ConnectLibvirt(const std::string& uri, bool debug) {
   InitializeLibvirt(debug);
   Connection connection(virConnectOpen(uri.empty() ? nullptr : uri.c_str()));
+  // libvirt 9.0: an embedded open that meets a guest in the middle of its power-off may fail
+  // without a word; the next one does not.
+  for (int i = 1; i < kSilentFailures && connection == nullptr && IsSilent(); ++i) {
+    absl::SleepFor(kAfterSilentFailure);
+    connection.reset(virConnectOpen(uri.empty() ? nullptr : uri.c_str()));
+  }
   if (connection == nullptr) {
     const absl::Status status =
         LibvirtStatus(uri.empty() ? std::string("connect to libvirt")

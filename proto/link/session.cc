@@ -200,7 +200,7 @@ void Session::OnSessionFrame(TimePoint now, const Frame& frame) {
       last_heard_ = now;
       if (frame.type == FrameType::kData) return OnData(frame.payload);
       if (frame.type == FrameType::kPing && from_agent) break;
-      if (frame.type == FrameType::kPong && (!from_agent || !ping_unanswered_)) break;
+      if (frame.type == FrameType::kPong && (!from_agent || pings_unanswered_ == 0)) break;
       return OnCount(frame.type, frame.payload);
     case FrameType::kHello:
     case FrameType::kAnnounce:
@@ -240,7 +240,7 @@ void Session::OnCount(FrameType type, std::span<const uint8_t> payload) {
   }
   peer_consumed_ = consumed;
   if (type == FrameType::kPing) pong_due_ = true;
-  if (type == FrameType::kPong) ping_unanswered_ = false;
+  if (type == FrameType::kPong) --pings_unanswered_;
 }
 
 void Session::OnBye(TimePoint now, const Frame& frame) {
@@ -269,7 +269,8 @@ void Session::Open(TimePoint now, uint32_t peer_window) {
   state_ = State::kOpen;
   end_reason_.clear();
   last_heard_ = now;
-  hello_due_ = welcome_due_ = ping_due_ = pong_due_ = credit_due_ = ping_unanswered_ = false;
+  hello_due_ = welcome_due_ = ping_due_ = pong_due_ = credit_due_ = false;
+  pings_unanswered_ = 0;
   send_seq_ = receive_seq_ = 0;
   peer_window_ = peer_window;
   sent_ = peer_consumed_ = received_ = consumed_ = consumed_told_ = useless_ = 0;
@@ -318,7 +319,7 @@ void Session::AppendDue() {
   }
   if (std::exchange(welcome_due_, false)) AppendWelcome();
   if (std::exchange(ping_due_, false)) {
-    ping_unanswered_ = true;
+    ++pings_unanswered_;
     AppendCount(FrameType::kPing);
   }
   if (std::exchange(pong_due_, false)) AppendCount(FrameType::kPong);

@@ -169,7 +169,9 @@ class Session {
   uint64_t peer_instance_ = 0;  // host: the agent's
   TimePoint last_heard_;
   TimePoint next_ping_;
-  bool ping_unanswered_ = false;
+  // A slow agent may have several to answer, and answers those that it finds together by one PONG:
+  // not more are to be expected than this.
+  uint32_t pings_unanswered_ = 0;
   uint32_t send_seq_ = 0;
   uint32_t receive_seq_ = 0;
   uint64_t peer_window_ = 0;

@@ -161,6 +161,8 @@ const std::vector<Case> kCases{
     {"unknown-option-json", {"trim", "--json", "--bogus"}},
     {"two-verbs", {"report", "trim"}},
     {"json-wrong-verb", {"--json", "sparsfy"}},
+    {"flag-with-value", {"report", "--json=x"}},
+    {"option-twice", {"trim", "--chunk", "1M", "--chunk", "2M", "web"}},
     {"bad-size", {"trim", "--chunk", "5X"}},
     {"bad-pause", {"trim", "--pause", "2h"}},
     {"missing-value", {"report", "--connect"}},
@@ -224,6 +226,12 @@ const std::vector<Case> kCases{
     {"rollback-nothing", {"migrate", "rollback", "--all"}},
     {"rollback-dry-run", {"migrate", "rollback", "-n", "web"}, {"migrate", "apply", "web"}},
     {"agent-status", {"agent", "status"}},
+    {"help-punch", {"punch", "--help"}},
+    {"punch-nothing-named", {"punch"}},
+    {"punch-null-alone", {"punch", "-0", "a.raw"}},
+    {"punch-missing-file", {"punch", "/nonexistent/a.raw"}},
+    {"punch-missing-file-json", {"punch", "--json", "-n", "/nonexistent/a.raw"}},
+    {"punch-missing-list", {"punch", "--files-from", "/nonexistent/list"}},
     {"agent-status-json", {"agent", "status", "--json", "new"}},
 };
 

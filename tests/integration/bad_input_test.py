@@ -176,7 +176,7 @@ class BadInput(unittest.TestCase):
         with tempfile.NamedTemporaryFile(dir=self.space.path) as file:
             reclaim = VirtReclaim(PROGRAM, self.host, VIRT_RECLAIM_STATE_DIR=file.name, VIRT_RECLAIM_RUN_DIR=file.name)
             before = self.saved()
-            reply = reclaim.run("migrate", "apply", "missing")
+            reply = reclaim.run("migrate", "apply", "--assume", "missing")
             self.assertEqual(reply.status, FAILED, str(reply))
             self.assertIn(file.name, reply.stdout)
             self.assertEqual(self.saved(), before)

@@ -44,8 +44,11 @@ printf '%s\\n' virtio_scsi sd_mod >>/etc/initramfs-tools/modules
 update-initramfs -u
 """
 
-# What --fix-guest may change.
-CONFIG = "cat /etc/fstab /etc/default/grub /boot/grub/grub.cfg /etc/initramfs-tools/modules /etc/initramfs-tools/conf.d/*"
+# What --fix-guest may change. Of grub.cfg what the kernel is told: the rest depends on where update-grub is run.
+CONFIG = """
+cat /etc/fstab /etc/default/grub /etc/initramfs-tools/modules /etc/initramfs-tools/conf.d/*
+grep -E '^[[:space:]]+linux[[:space:]]' /boot/grub/grub.cfg
+"""
 
 FORGET_DRIVERS = """
 set -e

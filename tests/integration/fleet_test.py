@@ -123,9 +123,7 @@ class Fleet(unittest.TestCase):
         self.virsh([f"undefine {name_of(number)}" for number in GONE])
         now = self.definitions()
         # Where the state of their migrations is to go there is something else.
-        (journals,) = (self.space.path / "state" / "migrate").glob("*") if (self.space.path / "state").exists() else (
-            self.state_directory(),
-        )
+        journals = self.state_directory()
         for number in BROKEN:
             (journals / uuid_of(number)).write_text("")
         applied = self.run_timed("apply", SOME_FAILED, "apply", "--plan", str(self.plan), "--batch", "10%").json["domains"]

@@ -15,7 +15,13 @@ MAN = "docs/man/virt-reclaim.1.scd"
 AGENT_MAN = "docs/man/virt-reclaim-agent.8.scd"
 REASONS = "docs/reason-codes.md"
 JSON = "docs/json.md"
-JSON_SOURCES = ("host/cli/json_output.cc", "host/cli/json_parts.cc", "host/cli/explain_output.cc")
+JSON_SOURCES = (
+    "host/cli/json_output.cc",
+    "host/cli/json_parts.cc",
+    "host/cli/explain_output.cc",
+    "host/cli/outcome_output.cc",
+    "host/cli/punch_program.cc",
+)
 EXITS = "docs/exit-status.md"
 
 MAX_LINES = 500

@@ -16,11 +16,15 @@ FLOORS: dict[str, set[str]] = {
     "xml-tools": {"base", "xml-tools"},
     "guest-config": {"base", "proto", "guest-config"},
     "guest-agent": {"base", "proto", "guest-config", "guest-agent"},
+    "host/guard": {"base", "host/guard"},
+    "host/punch": {"base", "host/guard", "host/punch"},
     "host/guestfs": {"base", "proto", "guest-config", "host/guestfs"},  # a program of its own
     "host/model": {"base", "xml-tools", "host/model"},
-    "host/services": {"base", "proto", "xml-tools", "host/model", "host/services"},
-    "host/commands": {"base", "proto", "xml-tools", "host/model", "host/services", "host/commands"},
-    "host/cli": {"base", "proto", "xml-tools", "host/model", "host/services", "host/commands", "host/cli"},
+    "host/services": {"base", "proto", "xml-tools", "host/guard", "host/punch", "host/model", "host/services"},
+    "host/commands": {"base", "proto", "xml-tools", "host/guard", "host/punch", "host/model", "host/services", "host/commands"},
+    "host/cli": {
+        "base", "proto", "xml-tools", "host/guard", "host/punch", "host/model", "host/services", "host/commands", "host/cli",
+    },
 }
 # May include anything of ours, and nothing of ours may include them.
 ABOVE_ALL = {"tests", "bench"}
@@ -109,6 +113,9 @@ SAMPLES = [
     Sample("services read images themselves", {"host/services/a.cc": "#include <guestfs.h>\n"}, "may only be included in host/guestfs"),
     Sample("agent includes xml", {"guest-agent/a.cc": '#include "xml-tools/b.h"\n'}, "must not include xml-tools"),
     Sample("model not pure", {"host/model/a.cc": '#include "host/services/b.h"\n'}, "host/model must not include"),
+    Sample("guard looks up", {"host/guard/a.cc": '#include "host/model/b.h"\n'}, "host/guard must not include host/model"),
+    Sample("punch looks up", {"host/punch/a.cc": '#include "host/services/b.h"\n'}, "host/punch must not include host/services"),
+    Sample("good punch", {"host/punch/a.cc": '#include "host/guard/b.h"\n'}, None),
     Sample("services look up", {"host/services/a.cc": '#include "host/commands/b.h"\n'}, "host/services must not include"),
     Sample("commands print", {"host/commands/a.cc": '#include "host/cli/b.h"\n'}, "host/commands must not include host/cli"),
     Sample("code includes tests", {"base/a.cc": '#include "tests/fakes/b.h"\n'}, "base must not include tests"),

@@ -1,10 +1,17 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <pty.h>
 #include <unistd.h>
 
+#include <algorithm>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_split.h"
 #include "base/unique_fd.h"
+#include "host/cli/command_table.h"
+#include "host/cli/help.h"
 #include "host/cli/hints.h"
 #include "host/cli/options.h"
 #include "host/cli/progress.h"
@@ -50,6 +57,35 @@ TEST(ParseCommandLine, AliasAndNestedVerbs) {
   EXPECT_EQ(Parse({"agent", "status", "--json"}).verb, Verb::kAgentStatus);
 }
 
+TEST(CommandTable, EveryOptionStandsInTheHelpOfItsVerb) {
+  for (const OptionSpec& option : GlobalOptions())
+    EXPECT_THAT(std::string(HelpText("")), testing::HasSubstr(LongName(option)));
+  for (const VerbSpec& verb : VerbTable()) {
+    const std::string group = verb.words.substr(0, verb.words.find(' '));
+    const std::string help(HelpText(group));
+    EXPECT_THAT(help, testing::HasSubstr(verb.words));
+    for (const OptionSpec& option : verb.options)
+      EXPECT_THAT(help, testing::HasSubstr(LongName(option))) << verb.words;
+  }
+}
+
+TEST(CommandTable, EveryOptionIsTakenByItsVerbAndNoOther) {
+  for (const VerbSpec& verb : VerbTable()) {
+    for (const VerbSpec& other : VerbTable()) {
+      for (const OptionSpec& option : other.options) {
+        const auto is_it = [&](const OptionSpec& own) { return own.names == option.names; };
+        const bool own = std::any_of(verb.options.begin(), verb.options.end(), is_it);
+        std::vector<std::string> arguments = absl::StrSplit(verb.words, ' ');
+        arguments.push_back(LongName(option));
+        arguments.push_back("x");
+        const auto parsed = ParseCommandLine(arguments);
+        const bool unknown = absl::StrContains(parsed.status().message(), "unknown option");
+        EXPECT_EQ(unknown, !own) << verb.words << " " << LongName(option);
+      }
+    }
+  }
+}
+
 TEST(ParseDuration, UnitsAndBounds) {
   EXPECT_EQ(ParseDuration("90").value(), absl::Seconds(90));
   EXPECT_EQ(ParseDuration("1m30s").value(), absl::Seconds(90));
@@ -93,12 +129,18 @@ TEST(Hints, FixesAreCommandsThatParse) {
   EXPECT_FALSE(FixFor({Reason::kReadOnly, ""}, context, "vda").has_value());
 }
 
-// What is there to be read, without waiting for more.
-std::string ReadNow(int fd) {
-  fcntl(fd, F_SETFL, O_NONBLOCK);
-  std::string text(4096, '\0');
-  const ssize_t n = read(fd, text.data(), text.size());
-  text.resize(n > 0 ? static_cast<size_t>(n) : 0);
+// What is there to be read, until it ends with `end`. A terminal's bytes pass through a worker of
+// the kernel, so that they may come a moment later, and in pieces.
+std::string ReadUntil(int fd, const std::string& end) {
+  constexpr int kPatienceMilliseconds = 2000;
+  std::string text;
+  pollfd entry = {.fd = fd, .events = POLLIN, .revents = 0};
+  while (!absl::EndsWith(text, end) && poll(&entry, 1, kPatienceMilliseconds) > 0) {
+    char buffer[4096];
+    const ssize_t n = read(fd, buffer, sizeof buffer);
+    if (n <= 0) break;
+    text.append(buffer, static_cast<size_t>(n));
+  }
   return text;
 }
 
@@ -117,7 +159,7 @@ TEST(ProgressLine, OnATerminalOneLineThatGoesAgain) {
   ASSERT_EQ(openpty(&master, &terminal, nullptr, nullptr, nullptr), 0);
   const UniqueFd ours(master), theirs(terminal);
   ShowHalf(theirs.get());
-  const std::string text = ReadNow(ours.get());
+  const std::string text = ReadUntil(ours.get(), " \r");
   EXPECT_THAT(text, testing::StartsWith("\rweb:/srv/"));
   EXPECT_THAT(text, testing::HasSubstr("50%"));
   EXPECT_THAT(text, testing::EndsWith(" \r"));
@@ -130,7 +172,8 @@ TEST(ProgressLine, ElsewhereNothing) {
   ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
   const UniqueFd reader(ends[0]), writer(ends[1]);
   ShowHalf(writer.get());
-  EXPECT_EQ(ReadNow(reader.get()), "");
+  pollfd entry = {.fd = reader.get(), .events = POLLIN, .revents = 0};
+  EXPECT_EQ(poll(&entry, 1, 0), 0);
 }
 
 TEST(TextTable, AlignsByCharactersNotBytes) {

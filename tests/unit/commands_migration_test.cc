@@ -200,6 +200,20 @@ TEST_F(MigrationTest, RollBackByHand) {
   EXPECT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
 }
 
+TEST_F(MigrationTest, AGuestOnItsNewBusIsNotPutBack) {
+  FakeWorld world;
+  Add(world);
+  ApplyOne(world, options_);
+  options_.power_cycle = PowerCycle::kNever;
+  options_.fix_guest = true;
+  options_.domains = {"web0"};
+  for (int call = 0; call < 2; ++call) {  // again when it is rolled back already
+    const auto rolled = RollBackMigrated(world.services(), options_, {}).value();
+    EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kFailed);
+    EXPECT_THAT(std::string(rolled[0].outcome.error.message()), HasSubstr("on its new bus"));
+  }
+}
+
 TEST_F(MigrationTest, RollBackRefusesToUndoSomebodyElsesChange) {
   FakeWorld world;
   FakeDomain& domain = Add(world);

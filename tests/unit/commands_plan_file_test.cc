@@ -124,6 +124,8 @@ TEST_F(PlanFileTest, OfAnotherHypervisorIsRefused) {
   options_.plan->hypervisor = "qemu:///system";
   EXPECT_EQ(PlanMigrate(world_.services(), options_, {}).status().code(),
             absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(RollBackMigrated(world_.services(), options_, {}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(PlanFileTest, IsCheckedWholly) {
@@ -138,6 +140,18 @@ TEST_F(PlanFileTest, IsCheckedWholly) {
   EXPECT_FALSE(ReadChanged("\"domains\": [", "\"domains\": [1,").ok());
   EXPECT_FALSE(ReadChanged("}", "").ok());
   EXPECT_FALSE(ReadPlanFile(path_ + ".no").ok());
+}
+
+// What is changed is the saved definition; the running domain may have another disk of that name.
+TEST_F(PlanFileTest, TheSavedDefinitionsImagesAreLookedAt) {
+  FakeDomain& domain = DomainOf(0);
+  domain.summary.state = DomainState::kRunning;
+  world_.AddImage("/images/thick.raw", 1 << 30, 1 << 30);
+  domain.inactive_xml = absl::StrReplaceAll(domain.inactive_xml, {{"0.raw", "thick.raw"}});
+  const MigrateAction action = Plan()[0];
+  EXPECT_THAT(action.changes, IsEmpty());
+  ASSERT_EQ(action.refusals.size(), 1u);
+  EXPECT_EQ(action.refusals[0].reason, "thick-image");
 }
 
 // The user has not said that images may be thinned, and storage that cannot punch gives nothing.

@@ -419,6 +419,23 @@ TEST_F(LinkSession, SlowReaderIsPacedAndControlFramesStillPass) {
   EXPECT_GT(agent_->SendCapacity(), 0U);
 }
 
+// An emulated guest on a busy machine: 'a frame of type 6 was received where it has no place'.
+TEST_F(LinkSession, AnswersToSeveralPingsMayComeTogether) {
+  OpenedAfresh();
+  Bytes held;
+  on_way_to_host_ = [&](Bytes* bytes) {
+    Append(&held, *bytes);
+    bytes->clear();
+  };
+  RunFor(milliseconds(1600));  // three PINGs
+  EXPECT_FALSE(held.empty());
+  on_way_to_host_ = nullptr;
+  host_->Receive(now_, held);
+  EXPECT_EQ(host_->state(), State::kOpen) << host_->end_reason();
+  RunFor(milliseconds(1600));
+  EXPECT_EQ(host_->state(), State::kOpen) << host_->end_reason();
+}
+
 TEST_F(LinkSession, CreditLostWithoutTraceIsReplacedByPong) {
   OpenedAfresh();
   agent_->Send(Bytes(agent_->SendCapacity(), 'x'));

@@ -18,6 +18,7 @@ DiskFacts Disk(uint64_t capacity, uint64_t allocation) {
   image.path = "/images/a.qcow2";
   image.usage = {capacity, allocation, allocation};
   disk.chain = {image};
+  disk.usage = image.usage;
   return disk;
 }
 
@@ -35,7 +36,10 @@ TEST(ImageJudgeTest, APreallocatedOneOnlyWhenTold) {
     EXPECT_EQ(JudgeImage(Disk(10 * kGiB, allocation), true, true).refusal, std::nullopt);
   }
   DiskFacts unknown = Disk(10 * kGiB, 10 * kGiB);
+  // Of a format that we do not read, libvirt knows the capacity.
   unknown.chain[0].usage.capacity = std::nullopt;
+  EXPECT_TRUE(JudgeImage(unknown, true, false).refusal);
+  unknown.usage.capacity = std::nullopt;
   EXPECT_EQ(JudgeImage(unknown, true, false).refusal, std::nullopt);
 }
 

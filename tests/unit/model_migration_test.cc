@@ -174,5 +174,20 @@ TEST(JudgeTest, JobsAndManagersStopIt) {
     EXPECT_THAT(blockers, Has(reason));
 }
 
+TEST(JudgeTest, EachManagerHasASwitchOfItsOwn) {
+  for (const auto& [uri, name] :
+       {std::pair("http://ovirt.org/vm/1.0", "Enable Discard"),
+        std::pair("http://openstack.org/xmlns/libvirt/nova/1.1", "hw_disk_discard"),
+        std::pair("http://opennebula.org/xmlns/libvirt/1.0", "DISCARD"),
+        std::pair("http://kubevirt.io", "KubeVirt"),
+        std::pair("http://cloudstack.org/1", "rootDiskController")}) {
+    MigrationFacts facts;
+    facts.saved.metadata_namespaces = {uri};
+    const auto blockers = Judge(facts, {}).blockers;
+    ASSERT_THAT(blockers, testing::SizeIs(1));
+    EXPECT_THAT(blockers[0].detail, testing::HasSubstr(name));
+  }
+}
+
 }  // namespace
 }  // namespace virt_reclaim

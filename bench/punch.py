@@ -1,0 +1,233 @@
+"""The engine of `punch` beside util-linux `fallocate -d`, and `cp --sparse=always` and `qemu-img convert`, which make a new file.
+
+On ext4, XFS and btrfs of their own, on loop devices over sparse files with direct I/O. Each contestant gets a fresh image
+in each round. Hot: the image is in the page cache; cold: not a page of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchlib import GIB, MIB, Row, Skip, find_program, median, mib, require_programs, require_space
+
+FILESYSTEMS = {"ext4": ["-q", "-F", "-E", "nodiscard"], "xfs": ["-q", "-K"], "btrfs": ["-q", "-K"]}
+BLOCK = 4096
+
+
+@dataclass
+class Run:
+    wall: float
+    cpu: float
+    freed: int  # what df says, by the filesystem's own count of free blocks
+    cache_changed: int  # bytes more or less in the page cache, of what is data before and after
+
+
+@contextlib.contextmanager
+def mounted(kind: str, directory: Path, size: int) -> Iterator[Path]:
+    disk, mount = directory / f"{kind}.disk", directory / kind
+    mount.mkdir()
+    with open(disk, "wb") as file:
+        file.truncate(size)
+    call(f"mkfs.{kind}", *FILESYSTEMS[kind], str(disk))
+    loop = call("losetup", "--find", "--show", "--direct-io=on", str(disk)).strip()
+    try:
+        call("mount", loop, str(mount))
+    finally:
+        call("losetup", "--detach", loop)  # goes with the mount
+    try:
+        yield mount
+    finally:
+        call("umount", "--lazy", str(mount))
+        disk.unlink()
+
+
+def private_mounts() -> None:
+    """What is mounted from here on goes with this process, killed or not."""
+    new_namespace = 0x20000  # CLONE_NEWNS
+    if ctypes.CDLL(None, use_errno=True).unshare(new_namespace) != 0:
+        raise Skip("may not make a mount namespace")
+    call("mount", "--make-rprivate", "/")
+
+
+def call(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+# Images. Random bytes come from a pool of 32 MiB, started at another place each time: no filesystem here looks for doubles.
+POOL = os.urandom(32 * MIB)
+
+
+def noise(length: int) -> bytes:
+    start = random.randrange(16 * MIB) // BLOCK * BLOCK
+    return POOL[start : start + length]
+
+
+def half(path: Path, size: int) -> None:
+    """Zeros and data by turns, in runs of 4 KiB to 4 MiB."""
+    dice = random.Random(7)
+    with open(path, "wb") as file:
+        data = False
+        while file.tell() < size:
+            length = min(BLOCK << dice.randrange(11), size - file.tell())
+            file.write(noise(length) if data else bytes(length))
+            data = not data
+
+
+def dense(path: Path, size: int) -> None:
+    with open(path, "wb") as file:
+        while file.tell() < size:
+            file.write(noise(min(4 * MIB, size - file.tell())))
+
+
+def sparse(path: Path, size: int) -> None:
+    """Twice as large, half of it holes already."""
+    with open(path, "wb") as file:
+        file.truncate(2 * size)
+        for at in range(0, 2 * size, 16 * MIB):
+            file.seek(at)
+            file.write(noise(4 * MIB) + noise(4 * MIB))
+
+
+def fragments(path: Path, size: int) -> None:
+    """Every other block zero."""
+    with open(path, "wb") as file:
+        for _ in range(size // (8 * MIB)):
+            block = bytearray(noise(8 * MIB))
+            for at in range(0, len(block), 2 * BLOCK):
+                block[at : at + BLOCK] = bytes(BLOCK)
+            file.write(block)
+
+
+IMAGES: dict[str, Callable[[Path, int], None]] = {"half": half, "dense": dense, "sparse": sparse, "fragments": fragments}
+
+
+def resident(path: Path) -> int:
+    return int(call("fincore", "--bytes", "--noheadings", "--output", "RES", str(path)) or 0)
+
+
+def free_bytes(mount: Path) -> int:
+    # Twice: XFS and btrfs give blocks back after the first.
+    for _ in range(2):
+        call("sync", "--file-system", str(mount))
+    if call("stat", "-f", "-c", "%T", str(mount)).strip() == "btrfs":
+        call("btrfs", "filesystem", "sync", str(mount))
+    status = os.statvfs(mount)
+    return status.f_bfree * status.f_frsize
+
+
+def prepare(master: Path, image: Path, *, hot: bool) -> None:
+    image.unlink(missing_ok=True)
+    call("cp", "--reflink=never", "--sparse=auto" if "sparse" in master.name else "--sparse=never", str(master), str(image))
+    descriptor = os.open(image, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+    if hot:
+        # Only the data: pages of holes would be in the cache too.
+        with open(image, "rb") as file:
+            at = 0
+            while at < image.stat().st_size:
+                try:
+                    begin = os.lseek(file.fileno(), at, os.SEEK_DATA)
+                except OSError:
+                    break
+                at = os.lseek(file.fileno(), begin, os.SEEK_HOLE)
+                for part in range(begin, at, 4 * MIB):
+                    os.pread(file.fileno(), min(4 * MIB, at - part), part)
+
+
+def timed(commands: list[list[str]], master: Path, image: Path, *, hot: bool) -> Run:
+    prepare(master, image, hot=hot)
+    before, cached = free_bytes(image.parent), resident(image)
+    begin, cpu = time.monotonic(), 0.0
+    for command in commands:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            raise RuntimeError(f"{command} ended with {process.returncode}")
+        cpu += usage.ru_utime + usage.ru_stime
+    wall = time.monotonic() - begin
+    changed = resident(image) - cached
+    return Run(wall, cpu, free_bytes(image.parent) - before, changed)
+
+
+def compare(name: str, ours: list[list[str]], peer: list[list[str]], peer_name: str, files: tuple[Path, Path], *, hot: bool,
+            rounds: int) -> list[Row]:
+    our_runs: list[Run] = []
+    peer_runs: list[Run] = []
+    for number in range(rounds):
+        turns = [(our_runs, ours), (peer_runs, peer)]
+        for runs, commands in turns if number % 2 == 0 else reversed(turns):
+            runs.append(timed(commands, *files, hot=hot))
+            if subprocess.run(["cmp", "--silent", *map(str, files)], check=False).returncode != 0:
+                if runs is our_runs:
+                    raise RuntimeError(f"{name}: the image is another one afterwards")
+    text = f"punch {name}, {'hot' if hot else 'cold'} / {peer_name}"
+    rows = [
+        Row(f"{text}: wall", f"{median([r.wall for r in our_runs]):.2f} s", f"{median([r.wall for r in peer_runs]):.2f} s",
+            [one.wall / other.wall for one, other in zip(our_runs, peer_runs)], rounds),
+        Row(f"{text}: CPU", f"{median([r.cpu for r in our_runs]):.2f} s", f"{median([r.cpu for r in peer_runs]):.2f} s",
+            [one.cpu / other.cpu for one, other in zip(our_runs, peer_runs)], rounds),
+        Row(f"{text}: df freed", mib(median([r.freed for r in our_runs])), mib(median([r.freed for r in peer_runs])), [], rounds),
+        Row(f"{text}: page cache", mib(median([r.cache_changed for r in our_runs])),
+            mib(median([r.cache_changed for r in peer_runs])), [], rounds),
+    ]
+    for row in rows:
+        print("   " + "  ".join(row.cells()), file=sys.stderr, flush=True)
+    return rows
+
+
+def run(*, smoke: bool, rounds: int) -> list[Row]:
+    if os.geteuid() != 0:
+        raise Skip("needs root: loop devices and mounts")
+    require_programs("fallocate", "losetup", "fincore", "qemu-img", "cmp", *(f"mkfs.{kind}" for kind in FILESYSTEMS))
+    size = 64 * MIB if smoke else int(os.environ.get("BENCH_PUNCH_MIB", "2048")) * MIB
+    wanted = os.environ.get("BENCH_PUNCH", "").split()
+    program = find_program("bench_punch")
+    if not program:
+        raise RuntimeError("'bench_punch' is not built")
+    rows: list[Row] = []
+    private_mounts()
+    with tempfile.TemporaryDirectory(prefix="vr-punch-") as name:
+        directory = Path(name)
+        require_space(directory, 4 * size + GIB)
+        for kind in FILESYSTEMS:
+            if wanted and not any(word.startswith(kind) for word in wanted):
+                continue
+            with mounted(kind, directory, 4 * size + 2 * GIB) as mount:
+                for shape, make in IMAGES.items():
+                    if wanted and f"{kind}-{shape}" not in wanted and kind not in wanted:
+                        continue
+                    files = (mount / f"master-{shape}", mount / "image")
+                    make(files[0], size // 2 if shape == "fragments" else size)
+                    ours = [[str(program), str(files[1])]]
+                    dig = [["fallocate", "--dig-holes", str(files[1])]]
+                    for hot in (True, False):
+                        rows += compare(f"{shape}, {kind}", ours, dig, "fallocate -d", files, hot=hot, rounds=rounds)
+                    if shape == "half":
+                        copy = str(mount / "copy")
+                        move = ["mv", copy, str(files[1])]
+                        rows += compare(f"{shape}, {kind}", ours,
+                                        [["cp", "--reflink=never", "--sparse=always", str(files[1]), copy], move],
+                                        "cp --sparse and mv", files, hot=True, rounds=rounds)
+                        rows += compare(f"{shape}, {kind}", ours,
+                                        [["qemu-img", "convert", "-f", "raw", "-O", "raw", "-S", "4k", str(files[1]), copy],
+                                         move],
+                                        "qemu-img convert and mv", files, hot=True, rounds=rounds)
+                    for file in files:
+                        file.unlink()
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(exist_ok=True)
+    return rows

@@ -1,0 +1,302 @@
+#include "host/cli/command_table.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "base/byte_size.h"
+#include "base/escape.h"
+#include "base/status.h"
+#include "xml-tools/policies.h"
+
+namespace virt_reclaim {
+namespace {
+
+using absl::InvalidArgumentError;
+using absl::StrCat;
+
+// ---- Kinds of options.
+
+OptionSpec Flag(std::string names, bool CommandLine::*member) {
+  return {std::move(names), "", [member](CommandLine& line, const std::string&) {
+            line.*member = true;
+            return absl::OkStatus();
+          }};
+}
+
+OptionSpec Text(std::string names, std::string value, std::string CommandLine::*member) {
+  return {std::move(names), std::move(value), [member](CommandLine& line, const std::string& text) {
+            line.*member = text;
+            return absl::OkStatus();
+          }};
+}
+
+OptionSpec Texts(std::string names, std::string value,
+                 std::vector<std::string> CommandLine::*member) {
+  return {std::move(names), std::move(value),
+          [member](CommandLine& line, const std::string& text) {
+            (line.*member).push_back(text);
+            return absl::OkStatus();
+          },
+          /*repeats=*/true};
+}
+
+// By a function that makes a value of the text.
+template <typename T, typename Parse>
+OptionSpec Parsed(std::string names, std::string value, T CommandLine::*member, Parse parse) {
+  return {std::move(names), std::move(value),
+          [member, parse](CommandLine& line, const std::string& text) -> absl::Status {
+            VR_ASSIGN_OR_RETURN(line.*member, parse(text));
+            return absl::OkStatus();
+          }};
+}
+
+OptionSpec Size(std::string names, uint64_t CommandLine::*member) {
+  return Parsed(std::move(names), "SIZE", member, ParseByteSize);
+}
+
+OptionSpec Time(std::string names, absl::Duration CommandLine::*member) {
+  return Parsed(std::move(names), "TIME", member, ParseDuration);
+}
+
+// One of `words` ("never|shutdown").
+OptionSpec Word(std::string names, std::string words, std::string CommandLine::*member) {
+  const std::vector<std::string> list = absl::StrSplit(words, '|');
+  return {std::move(names), std::move(words),
+          [member, list](CommandLine& line, const std::string& text) -> absl::Status {
+            line.*member = text;
+            if (std::find(list.begin(), list.end(), text) != list.end()) return absl::OkStatus();
+            const std::vector<std::string> first(list.begin(), list.end() - 1);
+            return InvalidArgumentError(StrCat("'", Printable(text), "': write ",
+                                               absl::StrJoin(first, ", "), " or ", list.back()));
+          }};
+}
+
+OptionSpec Policy(const std::string& name, std::string words) {
+  return {name, std::move(words), [name](CommandLine& line, const std::string& text) {
+            return xml::SetPolicy(name, text, line.rewrite);
+          }};
+}
+
+absl::StatusOr<size_t> ParseCount(absl::string_view text) {
+  size_t count = 0;
+  if (absl::SimpleAtoi(text, &count)) return count;
+  return InvalidArgumentError(StrCat("'", Printable(text), "' is no number"));
+}
+
+// "5", or "20%" of all.
+absl::StatusOr<std::string> ParseBatch(const std::string& text) {
+  absl::string_view number = text;
+  const bool percent = absl::ConsumeSuffix(&number, "%");
+  const auto count = ParseCount(number);
+  if (count.ok() && *count > 0 && (!percent || *count <= 100)) return text;
+  return InvalidArgumentError(
+      StrCat("'", Printable(text), "' is no number of domains: write for example 5 or 20%"));
+}
+
+// ---- What an option alone cannot tell.
+
+bool Given(const CommandLine& line, absl::string_view option) {
+  return line.given.contains(std::string(option));
+}
+
+absl::Status CheckTrim(const CommandLine& line) {
+  if (line.pause > absl::Seconds(60)) return InvalidArgumentError("--pause: at most 60 s");
+  if (line.timeout <= absl::ZeroDuration())
+    return InvalidArgumentError("--timeout: must be longer than 0");
+  return absl::OkStatus();
+}
+
+absl::Status CheckMachine(const CommandLine& line) {
+  return Given(line, "--machine") && Given(line, "--keep-machine")
+             ? InvalidArgumentError("--machine and --keep-machine exclude each other")
+             : absl::OkStatus();
+}
+
+absl::Status CheckSelection(const CommandLine& line, absl::string_view verb) {
+  if (line.all && !line.domains.empty())
+    return InvalidArgumentError("--all and domain names exclude each other");
+  if (!line.all && line.domains.empty() && line.plan_file.empty())
+    return InvalidArgumentError(StrCat("migrate ", verb, ": name the domains, or write --all"));
+  return absl::OkStatus();
+}
+
+absl::Status CheckApply(const CommandLine& line) {
+  VR_RETURN_IF_ERROR(CheckMachine(line));
+  for (const char* option : {"--machine", "--keep-machine", "--bus", "--channel", "--detect-zeroes",
+                             "--disk", "--fix-guest", "--allow-thick", "--assume"}) {
+    // A saved plan says itself what is to be done.
+    if (!line.plan_file.empty() && Given(line, option))
+      return InvalidArgumentError("--plan: the plan says already what to change, and how");
+  }
+  return CheckSelection(line, "apply");
+}
+
+absl::Status CheckRollback(const CommandLine& line) {
+  if (line.fix_guest && line.power_cycle != "shutdown")
+    return InvalidArgumentError("--fix-guest: a rollback needs --power-cycle=shutdown for it");
+  return CheckSelection(line, "rollback");
+}
+
+absl::Status CheckExplain(const CommandLine& line) {
+  if (line.domains.empty())
+    return InvalidArgumentError("explain: name the domain, or a disk of it: DOMAIN:TARGET");
+  return absl::OkStatus();
+}
+
+absl::Status CheckPunch(const CommandLine& line) {
+  if (line.null && line.files_from.empty())
+    return InvalidArgumentError("--null: it is about --files-from");
+  if (line.files.empty() && line.files_from.empty())
+    return InvalidArgumentError("punch: name files, or give a list with --files-from");
+  return absl::OkStatus();
+}
+
+// ---- The table.
+
+std::vector<OptionSpec> Join(std::vector<std::vector<OptionSpec>> parts) {
+  std::vector<OptionSpec> all;
+  for (std::vector<OptionSpec>& part : parts)
+    all.insert(all.end(), std::make_move_iterator(part.begin()),
+               std::make_move_iterator(part.end()));
+  return all;
+}
+
+// Of migrate plan and apply: what to change.
+std::vector<OptionSpec> ChangeOptions() {
+  return {
+      Flag("--diff", &CommandLine::diff),
+      {"--disk", "TARGET",
+       [](CommandLine& line, const std::string& target) {
+         line.rewrite.targets.push_back(target);
+         return absl::OkStatus();
+       },
+       /*repeats=*/true},
+      Policy("--machine", "auto|keep|latest|NAME"),
+      {"--keep-machine", "",
+       [](CommandLine& line, const std::string&) {
+         return xml::SetPolicy("--machine", "keep", line.rewrite);
+       }},
+      Policy("--bus", "keep|auto|virtio-scsi"),
+      Policy("--channel", "keep|add"),
+      Policy("--detect-zeroes", "keep|off|on|unmap"),
+      Flag("--fix-guest", &CommandLine::fix_guest),
+      Flag("--allow-thick", &CommandLine::allow_thick),
+      Flag("--assume", &CommandLine::assume),
+  };
+}
+
+// Of migrate apply and rollback.
+std::vector<OptionSpec> PowerOptions() {
+  return {
+      Flag("--all", &CommandLine::all),
+      Word("--power-cycle", "never|shutdown|when-off", &CommandLine::power_cycle),
+      Time("--shutdown-timeout", &CommandLine::shutdown_timeout),
+      Time("--verify-timeout", &CommandLine::verify_timeout),
+  };
+}
+
+OptionSpec PlanFileOption() { return Text("--plan", "FILE", &CommandLine::plan_file); }
+
+std::vector<VerbSpec> MakeVerbs() {
+  return {
+      {Verb::kReport, "report", "df", "DOMAIN", {}, {}},
+      {Verb::kExplain,
+       "explain",
+       "",
+       "DOMAIN",
+       {Flag("--probe", &CommandLine::probe)},
+       CheckExplain},
+      {Verb::kTrim,
+       "trim",
+       "",
+       "DOMAIN",
+       {
+           Size("-m,--minimum", &CommandLine::minimum),
+           Size("--chunk", &CommandLine::chunk),
+           Time("--pause", &CommandLine::pause),
+           Time("--timeout", &CommandLine::timeout),
+           Texts("--mount-point", "PATH", &CommandLine::mount_points),
+       },
+       CheckTrim},
+      {Verb::kMigratePlan, "migrate plan", "", "DOMAIN",
+       Join({ChangeOptions(), {Text("--save", "FILE", &CommandLine::save)}}), CheckMachine},
+      {Verb::kMigrateApply, "migrate apply", "", "DOMAIN",
+       Join({ChangeOptions(),
+             PowerOptions(),
+             {
+                 PlanFileOption(),
+                 Flag("-y,--yes", &CommandLine::yes),
+                 Parsed("--batch", "N|N%", &CommandLine::batch, ParseBatch),
+                 Parsed("--max-failures", "N", &CommandLine::max_failures, ParseCount),
+                 Time("--pause", &CommandLine::pause),
+                 Parsed("--window", "HH:MM-HH:MM", &CommandLine::window, ParseDailyWindow),
+             }}),
+       CheckApply},
+      {Verb::kMigrateVerify,
+       "migrate verify",
+       "",
+       "DOMAIN",
+       {PlanFileOption(), Time("--verify-timeout", &CommandLine::verify_timeout)},
+       {}},
+      {Verb::kMigrateRollback, "migrate rollback", "", "DOMAIN",
+       Join({PowerOptions(), {PlanFileOption(), Flag("--fix-guest", &CommandLine::fix_guest)}}),
+       CheckRollback},
+      {Verb::kMigrateStatus, "migrate status", "", "DOMAIN", {PlanFileOption()}, {}},
+      {Verb::kAgentStatus, "agent status", "", "DOMAIN", {}, {}},
+      {Verb::kPunch,
+       "punch",
+       "",
+       "FILE",
+       {
+           Flag("-r,--recursive", &CommandLine::recursive),
+           Flag("-x,--one-file-system", &CommandLine::one_file_system),
+           Text("--files-from", "FILE", &CommandLine::files_from),
+           Flag("-0,--null", &CommandLine::null),
+           Flag("--report", &CommandLine::dry_run),
+           Flag("--live", &CommandLine::live),
+           Flag("--unwritten", &CommandLine::unwritten),
+           Flag("--no-release", &CommandLine::no_release),
+           Flag("--new-mtime", &CommandLine::new_mtime),
+           Size("--min-hole", &CommandLine::min_hole),
+           Size("--max-rate", &CommandLine::max_rate),
+           Flag("--idle", &CommandLine::idle),
+       },
+       CheckPunch},
+  };
+}
+
+std::vector<OptionSpec> MakeGlobalOptions() {
+  OptionSpec state = Text("--state-dir", "DIR", &CommandLine::state_directory);
+  state.environment = "VIRT_RECLAIM_STATE_DIR";
+  OptionSpec run = Text("--run-dir", "DIR", &CommandLine::run_directory);
+  run.environment = "VIRT_RECLAIM_RUN_DIR";
+  return {Text("-c,--connect", "URI", &CommandLine::connect),
+          Flag("--json", &CommandLine::json),
+          Flag("-n,--dry-run", &CommandLine::dry_run),
+          Flag("--debug", &CommandLine::debug),
+          std::move(state),
+          std::move(run)};
+}
+
+}  // namespace
+
+const std::vector<OptionSpec>& GlobalOptions() {
+  static const auto& options = *new std::vector<OptionSpec>(MakeGlobalOptions());
+  return options;
+}
+
+const std::vector<VerbSpec>& VerbTable() {
+  static const auto& verbs = *new std::vector<VerbSpec>(MakeVerbs());
+  return verbs;
+}
+
+std::string LongName(const OptionSpec& option) {
+  return option.names.substr(option.names.find("--"));
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,18 @@
+// The verb punch, whole: files in, texts and an exit status out. It needs no hypervisor.
+#ifndef VIRT_RECLAIM_HOST_CLI_PUNCH_PROGRAM_H_
+#define VIRT_RECLAIM_HOST_CLI_PUNCH_PROGRAM_H_
+
+#include <stop_token>
+
+#include "host/cli/options.h"
+#include "host/cli/program.h"
+#include "host/cli/progress.h"
+
+namespace virt_reclaim {
+
+ProgramResult RunPunch(const CommandLine& line, ProgressLine& progress,
+                       const std::stop_token& stop);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_CLI_PUNCH_PROGRAM_H_

@@ -1,0 +1,162 @@
+#include "host/guard/holders.h"
+
+#include <dirent.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "base/escape.h"
+#include "base/handle.h"
+#include "base/io.h"
+
+namespace virt_reclaim {
+namespace {
+
+constexpr size_t kMaxProcFile = 16 << 20;  // /proc/locks, mountinfo of a large host
+constexpr size_t kMaxNames = 8;            // a message, not a list
+
+using Directory = Handle<DIR, closedir>;
+
+// Names in a directory but "." and ".."; `error` is errno of opendir, 0 when it worked.
+std::vector<std::string> Entries(const std::string& path, int& error) {
+  std::vector<std::string> names;
+  const Directory directory(opendir(path.c_str()));
+  error = directory == nullptr ? errno : 0;
+  if (directory == nullptr) return names;
+  while (const dirent* entry = readdir(directory.get())) {
+    if (entry->d_name[0] != '.') names.emplace_back(entry->d_name);
+  }
+  return names;
+}
+
+std::string FirstLine(const std::string& path) {
+  auto content = ReadFile(path, 65536);
+  if (!content.ok()) return "";
+  return content->substr(0, content->find('\n'));
+}
+
+bool IsThis(const struct stat& status, const ImageIdentity& identity) {
+  // A block device is the same through any node of it.
+  if (identity.block_device != 0)
+    return S_ISBLK(status.st_mode) && status.st_rdev == identity.block_device;
+  return status.st_dev == identity.device && status.st_ino == identity.inode;
+}
+
+void AddProcesses(const ImageIdentity& identity, const HolderRoots& roots, Holders& holders) {
+  int error = 0;
+  const std::vector<std::string> pids = Entries(roots.proc, error);
+  if (error != 0) holders.complete = false;
+  for (const std::string& pid : pids) {
+    int number = 0;
+    if (!absl::SimpleAtoi(pid, &number) || number == getpid()) continue;
+    const std::string process = absl::StrCat(roots.proc, "/", pid);
+    const std::vector<std::string> fds = Entries(process + "/fd", error);
+    if (error != 0 && error != ENOENT && error != ESRCH) holders.complete = false;
+    const bool holds = std::any_of(fds.begin(), fds.end(), [&](const std::string& fd) {
+      struct stat status;
+      return stat(absl::StrCat(process, "/fd/", fd).c_str(), &status) == 0 &&
+             IsThis(status, identity);
+    });
+    if (holds) {
+      holders.names.push_back(
+          absl::StrCat(Printable(FirstLine(process + "/comm")), " (pid ", pid, ")"));
+    }
+  }
+}
+
+void AddLoops(const ImageIdentity& identity, const HolderRoots& roots, Holders& holders) {
+  int error = 0;
+  for (const std::string& name : Entries(roots.sys + "/block", error)) {
+    if (!absl::StartsWith(name, "loop")) continue;
+    const std::string file =
+        FirstLine(absl::StrCat(roots.sys, "/block/", name, "/loop/backing_file"));
+    struct stat status;
+    if (!file.empty() && stat(file.c_str(), &status) == 0 && IsThis(status, identity))
+      holders.names.push_back("/dev/" + name);
+  }
+}
+
+void AddMounts(const std::string& number, const HolderRoots& roots, Holders& holders) {
+  const auto table = ReadFile(roots.proc + "/self/mountinfo", kMaxProcFile);
+  if (!table.ok()) return;
+  for (const absl::string_view line : absl::StrSplit(*table, '\n')) {
+    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ');
+    if (words.size() > 4 && words[2] == number)
+      holders.names.push_back(absl::StrCat("mounted at '", Printable(words[4]), "'"));
+  }
+}
+
+// A device, and its partitions: what is built on them, and where they are mounted.
+void AddDeviceUsers(const ImageIdentity& identity, const HolderRoots& roots, Holders& holders) {
+  const std::string number =
+      absl::StrCat(major(identity.block_device), ":", minor(identity.block_device));
+  const std::string device = absl::StrCat(roots.sys, "/dev/block/", number);
+  int error = 0;
+  for (const std::string& name : Entries(device + "/holders", error))
+    holders.names.push_back("/dev/" + name);
+  AddMounts(number, roots, holders);
+  for (const std::string& part : Entries(device, error)) {
+    const std::string directory = absl::StrCat(device, "/", part);
+    if (access((directory + "/partition").c_str(), F_OK) != 0) continue;
+    for (const std::string& name : Entries(directory + "/holders", error))
+      holders.names.push_back("/dev/" + name);
+    AddMounts(FirstLine(directory + "/dev"), roots, holders);
+  }
+}
+
+void AddSwap(const ImageIdentity& identity, const HolderRoots& roots, Holders& holders) {
+  const auto table = ReadFile(roots.proc + "/swaps", kMaxProcFile);
+  if (!table.ok()) return;
+  for (const absl::string_view line : absl::StrSplit(*table, '\n')) {
+    const std::string path(line.substr(0, line.find(' ')));
+    struct stat status;
+    if (absl::StartsWith(path, "/") && stat(path.c_str(), &status) == 0 && IsThis(status, identity))
+      holders.names.emplace_back("swap space in use");
+  }
+}
+
+}  // namespace
+
+std::string Holders::Describe() const {
+  const size_t shown = std::min(names.size(), kMaxNames);
+  std::string text =
+      absl::StrJoin(names.begin(), names.begin() + static_cast<ptrdiff_t>(shown), ", ");
+  if (shown < names.size()) absl::StrAppend(&text, " and ", names.size() - shown, " others");
+  return text;
+}
+
+Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots) {
+  Holders holders;
+  AddProcesses(identity, roots, holders);
+  AddLoops(identity, roots, holders);
+  if (identity.block_device != 0) AddDeviceUsers(identity, roots, holders);
+  AddSwap(identity, roots, holders);
+  return holders;
+}
+
+bool HasLease(const ImageIdentity& identity, const HolderRoots& roots) {
+  const auto table = ReadFile(roots.proc + "/locks", kMaxProcFile);
+  if (!table.ok()) return false;
+  // "1: LEASE  ACTIVE    WRITE 4711 fe:00:1234 0 EOF" (fs/locks.c, lock_get_status)
+  const std::string inode = absl::StrCat(":", identity.inode);
+  for (const absl::string_view line : absl::StrSplit(*table, '\n')) {
+    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
+    if (words.size() < 6 || words[1] != "LEASE") continue;
+    if (std::any_of(words.begin() + 4, words.end(),
+                    [&](absl::string_view word) { return absl::EndsWith(word, inode); })) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,42 @@
+// Who has an image: processes, loop devices, mounts, device mapper, swap, leases. Looked up in
+// /proc and /sys without opening the image: opening it would break somebody's lease.
+#ifndef VIRT_RECLAIM_HOST_GUARD_HOLDERS_H_
+#define VIRT_RECLAIM_HOST_GUARD_HOLDERS_H_
+
+#include <string>
+#include <vector>
+
+#include "host/guard/image_identity.h"
+
+namespace virt_reclaim {
+
+// The two trees; tests have others.
+struct HolderRoots {
+  std::string proc = "/proc";
+  std::string sys = "/sys";
+};
+
+struct Holders {
+  // Printable, for a message: "qemu-system-x86 (pid 4711)", "/dev/loop0", "mounted at '/srv'".
+  std::vector<std::string> names;
+  // False: some processes could not be looked into (we are not root), so that an empty list proves
+  // nothing.
+  bool complete = true;
+
+  // "a, b and 3 others"; empty when there are none.
+  std::string Describe() const;
+};
+
+// Everybody but this process that holds the image `identity`. Costs one stat for each descriptor of
+// each process. What goes away meanwhile is left out, what appears may be missed: this names who is
+// in the way; for a regular file the lease proves that nobody is. Any thread.
+Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots = {});
+
+// Whether somebody holds a lease on the image, from /proc/locks. Opening the image would break it.
+// Matches the inode's number alone, because the kernel prints another device number there than
+// stat(2) on btrfs: says yes rather too often.
+bool HasLease(const ImageIdentity& identity, const HolderRoots& roots = {});
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_GUARD_HOLDERS_H_

@@ -1,0 +1,119 @@
+#include "host/guard/image_guard.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/status.h"
+
+namespace virt_reclaim {
+namespace {
+
+absl::Status InUse(const std::string& path, const ImageIdentity& identity, const HolderRoots& roots,
+                   absl::string_view otherwise) {
+  const std::string names = FindHolders(identity, roots).Describe();
+  return absl::AbortedError(absl::StrCat(
+      "'", Printable(path), "' is in use: ", names.empty() ? std::string(otherwise) : names));
+}
+
+// O_NONBLOCK: a FIFO put there since, or somebody's lease, must not make us wait. O_NOATIME is the
+// owner's and root's only.
+UniqueFd Open(const std::string& path, int flags, bool& direct) {
+  for (const int extra :
+       {direct ? O_DIRECT | O_NOATIME : O_NOATIME, O_NOATIME, direct ? O_DIRECT : 0, 0}) {
+    UniqueFd fd(open(path.c_str(), flags | extra | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+    direct = fd.valid() && (extra & O_DIRECT) != 0;
+    if (fd.valid() || (errno != EINVAL && errno != EPERM)) return fd;
+  }
+  return {};
+}
+
+absl::Status TakeLease(int fd) {
+  // The signal of a break is SIGIO, which kills; SIGURG is ignored unless somebody asks for it. We
+  // poll instead (Interrupted).
+  if (fcntl(fd, F_SETSIG, SIGURG) != 0) return ErrnoStatus(errno, "F_SETSIG");
+  if (fcntl(fd, F_SETLEASE, F_WRLCK) == 0) return absl::OkStatus();
+  if (errno == EAGAIN || errno == EBUSY) return absl::AbortedError("somebody has it open");
+  if (errno == EACCES)
+    return absl::PermissionDeniedError("only its owner or root may take a lease on it");
+  return absl::FailedPreconditionError(
+      "its filesystem has no leases, so nobody can tell whether it is in use");
+}
+
+}  // namespace
+
+absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
+                                               const GuardOptions& options) {
+  const std::string name = absl::StrCat("'", Printable(path), "'");
+  struct stat before;
+  if (stat(path.c_str(), &before) != 0) return ErrnoStatus(errno, "stat " + name);
+  const bool device = S_ISBLK(before.st_mode);
+  if (!device && !S_ISREG(before.st_mode)) {
+    return absl::FailedPreconditionError(name + " is neither a regular file nor a block device");
+  }
+  const ImageIdentity seen = IdentityOf(before);
+  // Opening it would break the lease, which is another virt-reclaim's more often than not.
+  if (!device && HasLease(seen, options.roots))
+    return InUse(path, seen, options.roots, "somebody holds a lease on it");
+
+  bool direct = options.direct;
+  UniqueFd fd = Open(path, (options.read_only ? O_RDONLY : O_RDWR) | (device ? O_EXCL : 0), direct);
+  if (!fd.valid()) {
+    const int error = errno;
+    if (error == EBUSY || error == EWOULDBLOCK || error == ETXTBSY)
+      return InUse(path, seen, options.roots, "the kernel says so");
+    return ErrnoStatus(error, "open " + name);
+  }
+  struct stat opened;
+  if (fstat(fd.get(), &opened) != 0) return ErrnoStatus(errno, "stat " + name);
+  const ImageIdentity early = IdentityOf(opened);
+  if (early.device != seen.device || early.inode != seen.inode ||
+      early.block_device != seen.block_device) {
+    return absl::FailedPreconditionError(name + " was replaced by another file meanwhile");
+  }
+
+  ImageGuard guard(std::move(fd), direct);
+  // A read-only caller only asks: its locks would make a domain fail that starts meanwhile.
+  const absl::Status locks = options.read_only ? CheckImageLocks(guard.fd(), options.intent)
+                                               : LockImage(guard.fd(), options.intent);
+  if (absl::IsAborted(locks)) return InUse(path, early, options.roots, locks.message());
+  if (!locks.ok()) return Annotate(locks, name);
+  if (device) {
+    const Holders holders = FindHolders(early, options.roots);
+    if (!holders.names.empty()) return InUse(path, early, options.roots, holders.Describe());
+    if (!holders.complete) {
+      return absl::PermissionDeniedError(name + ": only root can see whether somebody has it open");
+    }
+  } else {
+    const absl::Status lease = TakeLease(guard.fd());
+    if (absl::IsAborted(lease)) return InUse(path, early, options.roots, lease.message());
+    if (!lease.ok()) return Annotate(lease, name);
+  }
+  // Only now can nobody change it any more.
+  if (fstat(guard.fd(), &opened) != 0) return ErrnoStatus(errno, "stat " + name);
+  guard.identity_ = IdentityOf(opened);
+  return guard;
+}
+
+bool ImageGuard::Interrupted() const {
+  return !is_device() && fcntl(fd_.get(), F_GETLEASE) != F_WRLCK;
+}
+
+void ImageGuard::Release() {
+  if (!fd_.valid()) return;
+  UnlockImage(fd_.get());
+  if (!is_device()) fcntl(fd_.get(), F_SETLEASE, F_UNLCK);
+  fd_.Reset();
+}
+
+absl::Status CheckUnused(const std::string& path, const GuardOptions& options) {
+  GuardOptions asking = options;
+  asking.read_only = true;
+  return ImageGuard::Acquire(path, asking).status();
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,39 @@
+// Where a file has data, and of what kind its extents are: FIEMAP where the filesystem has it,
+// SEEK_DATA and SEEK_HOLE elsewhere.
+#ifndef VIRT_RECLAIM_HOST_PUNCH_DATA_MAP_H_
+#define VIRT_RECLAIM_HOST_PUNCH_DATA_MAP_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "host/punch/range.h"
+
+namespace virt_reclaim::punch {
+
+enum class ExtentKind {
+  kData,
+  kUnwritten,   // preallocated: reads as zeroes, and was asked for by somebody
+  kCompressed,  // or otherwise encoded: a hole in it frees nothing
+  kInline,      // lies beside the inode
+};
+
+// What is not listed is a hole.
+struct Extent {
+  Range range;
+  ExtentKind kind = ExtentKind::kData;
+  bool shared = false;  // with a snapshot or a reflink copy: a hole here frees nothing yet
+
+  bool operator==(const Extent&) const = default;
+};
+
+// The extents of the regular file `fd` of `size_bytes`, sorted and cut at its end. Makes the kernel
+// write dirty pages of the file first (FIEMAP_FLAG_SYNC): an extent that is unwritten but has dirty
+// pages would otherwise pass for preallocation. SEEK_DATA knows neither unwritten (after a read it
+// calls them data on ext4 and XFS) nor compressed nor shared extents: all is data there. Any
+// descriptor open for reading; moves its position. Any thread.
+absl::StatusOr<std::vector<Extent>> ReadDataMap(int fd, uint64_t size_bytes);
+
+}  // namespace virt_reclaim::punch
+
+#endif  // VIRT_RECLAIM_HOST_PUNCH_DATA_MAP_H_

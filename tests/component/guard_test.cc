@@ -1,0 +1,205 @@
+// The guard against real users of an image: QEMU's tools, loop devices, readers, mappings.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <future>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "host/guard/image_guard.h"
+
+namespace virt_reclaim {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using ::testing::HasSubstr;
+
+struct GuardTest : ::testing::Test {
+  GuardTest() {
+    std::string name = (std::filesystem::temp_directory_path() / "guard-test.XXXXXX").string();
+    directory = mkdtemp(name.data()) == nullptr ? "" : name;
+    image = directory + "/image";
+    const UniqueFd fd(open(image.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    EXPECT_EQ(ftruncate(fd.get(), 1 << 20), 0);
+  }
+  ~GuardTest() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(directory, ignored);
+  }
+  absl::Status Try(ImageIntent intent = ImageIntent::kSameContent) const {
+    GuardOptions options;
+    options.intent = intent;
+    return ImageGuard::Acquire(image, options).status();
+  }
+  static bool Has(const char* tool) {
+    return system(absl::StrCat("command -v ", tool, " >/dev/null 2>&1").c_str()) == 0;
+  }
+  std::string directory;
+  std::string image;
+};
+
+// Another process that has the image open until it is destroyed.
+class Other {
+ public:
+  explicit Other(const std::function<bool()>& open_it) {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    pid_ = fork();
+    if (pid_ == 0) {
+      const bool opened = open_it();
+      static_cast<void>(!write(ends[1], opened ? "y" : "n", 1));
+      while (true) pause();
+    }
+    close(ends[1]);
+    char answer = 'n';
+    EXPECT_EQ(read(ends[0], &answer, 1), 1);
+    EXPECT_EQ(answer, 'y');
+    close(ends[0]);
+  }
+  ~Other() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  Other(const Other&) = delete;
+  Other& operator=(const Other&) = delete;
+  pid_t pid() const { return pid_; }
+
+ private:
+  pid_t pid_ = -1;
+};
+
+TEST_F(GuardTest, FreeImage) {
+  for (const ImageIntent intent :
+       {ImageIntent::kSameContent, ImageIntent::kWrite, ImageIntent::kResize}) {
+    EXPECT_TRUE(Try(intent).ok()) << Try(intent);
+  }
+  auto guard = ImageGuard::Acquire(image, {});
+  ASSERT_TRUE(guard.ok()) << guard.status();
+  EXPECT_FALSE(guard->Interrupted());
+  EXPECT_EQ(guard->identity().size_bytes, 1U << 20);
+}
+
+TEST_F(GuardTest, ReaderIsNamed) {
+  const Other other([this] { return open(image.c_str(), O_RDONLY | O_CLOEXEC) >= 0; });
+  const absl::Status status = Try();
+  EXPECT_EQ(status.code(), absl::StatusCode::kAborted);
+  EXPECT_THAT(status.message(), HasSubstr(absl::StrCat("(pid ", other.pid(), ")")));
+}
+
+// It has no descriptor any more, only memory.
+TEST_F(GuardTest, MappingIsSeen) {
+  const Other other([this] {
+    const UniqueFd fd(open(image.c_str(), O_RDWR | O_CLOEXEC));
+    return mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0) != MAP_FAILED;
+  });
+  EXPECT_EQ(Try().code(), absl::StatusCode::kAborted);
+}
+
+TEST_F(GuardTest, TwoGuardsDoNotDisturbEachOther) {
+  const auto guard = ImageGuard::Acquire(image, {});
+  ASSERT_TRUE(guard.ok()) << guard.status();
+  const std::string& path = image;
+  int status = -1;
+  const pid_t child = fork();
+  if (child == 0) {
+    _exit(ImageGuard::Acquire(path, {}).status().code() == absl::StatusCode::kAborted ? 0 : 1);
+  }
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_FALSE(guard->Interrupted());  // the second one looked without opening
+}
+
+TEST_F(GuardTest, WhoOpensItWaitsUntilWeLetGo) {
+  auto guard = ImageGuard::Acquire(image, {});
+  ASSERT_TRUE(guard.ok()) << guard.status();
+  std::atomic<bool> opened = false;
+  std::thread opener([&] {
+    const UniqueFd fd(open(image.c_str(), O_RDWR | O_CLOEXEC));
+    opened = fd.valid();
+  });
+  for (int i = 0; i < 500 && !guard->Interrupted(); ++i)
+    std::this_thread::sleep_for(milliseconds(10));
+  EXPECT_TRUE(guard->Interrupted());
+  EXPECT_FALSE(opened);
+  guard->Release();
+  opener.join();
+  EXPECT_TRUE(opened);
+}
+
+TEST_F(GuardTest, NotAnImage) {
+  EXPECT_EQ(ImageGuard::Acquire("/dev/null", {}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ImageGuard::Acquire(directory, {}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ImageGuard::Acquire(image + "-none", {}).status().code(), absl::StatusCode::kNotFound);
+}
+
+// ---- With QEMU's own tools.
+
+TEST_F(GuardTest, QemuHasIt) {
+  if (!Has("qemu-io")) GTEST_SKIP() << "needs qemu-io";
+  for (const char* options : {"-f raw", "-f raw -r"}) {
+    const std::string command =
+        absl::StrCat("qemu-io ", options, " -c 'sleep 3000' ", image, " >/dev/null 2>&1 &");
+    ASSERT_EQ(system(command.c_str()), 0);
+    absl::Status status;
+    for (int i = 0; i < 200 && status.ok(); ++i) {
+      std::this_thread::sleep_for(milliseconds(10));
+      status = Try();
+    }
+    EXPECT_EQ(status.code(), absl::StatusCode::kAborted) << options;
+    EXPECT_THAT(status.message(), HasSubstr("qemu-io (pid")) << options;
+    for (int i = 0; i < 600 && !Try().ok(); ++i) std::this_thread::sleep_for(milliseconds(10));
+    EXPECT_TRUE(Try().ok());
+  }
+}
+
+// The start of a domain while we work: it waits a moment, and finds no lock of ours.
+TEST_F(GuardTest, QemuThatComesMeanwhileSucceeds) {
+  if (!Has("qemu-io")) GTEST_SKIP() << "needs qemu-io";
+  auto guard = ImageGuard::Acquire(image, {});
+  ASSERT_TRUE(guard.ok()) << guard.status();
+  auto start = std::async(std::launch::async, [this] {
+    return system(
+        absl::StrCat("qemu-io -f raw -c 'write -P 1 0 4096' ", image, " >/dev/null 2>&1").c_str());
+  });
+  for (int i = 0; i < 1000 && !guard->Interrupted(); ++i)
+    std::this_thread::sleep_for(milliseconds(10));
+  EXPECT_TRUE(guard->Interrupted());
+  EXPECT_EQ(start.wait_for(milliseconds(200)), std::future_status::timeout);
+  guard->Release();
+  EXPECT_EQ(start.get(), 0);
+}
+
+// Locks alone, as on a block device or a filesystem without leases.
+TEST_F(GuardTest, LocksAreQemus) {
+  const UniqueFd one(open(image.c_str(), O_RDWR | O_CLOEXEC));
+  const UniqueFd other(open(image.c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_TRUE(LockImage(one.get(), ImageIntent::kSameContent).ok());
+  // Neither shares writing.
+  EXPECT_EQ(LockImage(other.get(), ImageIntent::kWrite).code(), absl::StatusCode::kAborted);
+  UnlockImage(other.get());
+  // Two that leave the content as it is may.
+  EXPECT_TRUE(CheckImageLocks(other.get(), ImageIntent::kSameContent).ok());
+  if (Has("qemu-io")) {
+    const std::string write =
+        absl::StrCat("qemu-io -f raw -c 'write 0 512' ", image, " >/dev/null 2>&1");
+    EXPECT_NE(system(write.c_str()), 0);
+    const std::string read =
+        absl::StrCat("qemu-io -f raw -r -c 'read 0 512' ", image, " >/dev/null 2>&1");
+    EXPECT_EQ(system(read.c_str()), 0);
+    UnlockImage(one.get());
+    EXPECT_EQ(system(write.c_str()), 0);
+  }
+}
+
+}  // namespace
+}  // namespace virt_reclaim

@@ -1,0 +1,91 @@
+#include <gmock/gmock.h>
+#include <sys/sysmacros.h>
+
+#include "absl/strings/str_cat.h"
+#include "host/guard/holders.h"
+#include "host/guard/image_identity.h"
+#include "tests/unit/agent_fixtures.h"
+
+namespace virt_reclaim {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+struct HoldersTest : ::testing::Test {
+  HoldersTest() {
+    image = tree.Write("image", "x");
+    struct stat status;
+    EXPECT_EQ(stat(image.c_str(), &status), 0);
+    identity = IdentityOf(status);
+    tree.Write("proc/swaps", "Filename Type Size Used Priority\n");
+    tree.Write("proc/self/mountinfo", "");
+    tree.Write("sys/block/sda/size", "1\n");
+    roots = {tree.path() + "/proc", tree.path() + "/sys"};
+  }
+  agent::TempTree tree;
+  std::string image;
+  ImageIdentity identity;
+  HolderRoots roots;
+};
+
+TEST_F(HoldersTest, NobodyHoldsIt) {
+  EXPECT_THAT(FindHolders(identity, roots).names, IsEmpty());
+  EXPECT_FALSE(HasLease(identity, roots));
+}
+
+TEST_F(HoldersTest, ProcessesAndLoops) {
+  tree.Write("proc/4711/comm", "qemu\x1b[2J\n");
+  tree.Link("proc/4711/fd/11", "image");
+  tree.Write("proc/4712/comm", "other\n");
+  tree.Link("proc/4712/fd/0", "proc");
+  tree.Write("sys/block/loop3/loop/backing_file", image + "\n");
+  const Holders holders = FindHolders(identity, roots);
+  EXPECT_THAT(holders.names, ElementsAre("qemu\\x1b[2J (pid 4711)", "/dev/loop3"));
+  EXPECT_EQ(holders.Describe(), "qemu\\x1b[2J (pid 4711), /dev/loop3");
+}
+
+TEST_F(HoldersTest, SwapInUse) {
+  tree.Write("proc/swaps", "Filename Type Size Used Priority\n" + image + " file 1 0 -2\n");
+  EXPECT_THAT(FindHolders(identity, roots).names, ElementsAre("swap space in use"));
+}
+
+TEST_F(HoldersTest, DeviceWithPartitionInUse) {
+  ImageIdentity device;
+  device.block_device = makedev(8, 0);
+  tree.Write("sys/dev/block/8:0/holders/dm-3/x", "");
+  tree.Write("sys/dev/block/8:0/sda1/partition", "1\n");
+  tree.Write("sys/dev/block/8:0/sda1/dev", "8:1\n");
+  tree.Write("proc/self/mountinfo", "36 35 8:1 / /srv rw - ext4 /dev/sda1 rw\n");
+  EXPECT_THAT(FindHolders(device, roots).names, ElementsAre("/dev/dm-3", "mounted at '/srv'"));
+}
+
+TEST_F(HoldersTest, LeaseIsSeenWithoutOpening) {
+  const std::string line = absl::StrCat("fe:00:", identity.inode, " 0 EOF\n");
+  tree.Write("proc/locks", "1: OFDLCK ADVISORY READ -1 " + line);
+  EXPECT_FALSE(HasLease(identity, roots));
+  tree.Write("proc/locks", "7: LEASE  ACTIVE    WRITE 99 " + line);
+  EXPECT_TRUE(HasLease(identity, roots));
+}
+
+TEST_F(HoldersTest, ManyAreShortened) {
+  Holders holders;
+  for (int i = 0; i < 10; ++i) holders.names.push_back(absl::StrCat("p", i));
+  EXPECT_THAT(holders.Describe(), HasSubstr("p7 and 2 others"));
+}
+
+TEST(ImageIdentityTest, SaysWhatDiffers) {
+  const ImageIdentity planned = {1, 2, 0, 100, 5};
+  ImageIdentity found = planned;
+  EXPECT_TRUE(CheckIdentity(planned, found, "/a").ok());
+  found.mtime_ns = 6;
+  EXPECT_THAT(CheckIdentity(planned, found, "/a").message(), HasSubstr("was written"));
+  found.size_bytes = 1;
+  EXPECT_THAT(CheckIdentity(planned, found, "/a").message(), HasSubstr("another size"));
+  found.inode = 3;
+  EXPECT_THAT(CheckIdentity(planned, found, "/a\n").message(), HasSubstr("'/a\\x0a' was replaced"));
+}
+
+}  // namespace
+}  // namespace virt_reclaim
