@@ -143,7 +143,9 @@ absl::Status CheckRollback(const CommandLine& line) {
 }
 
 absl::Status CheckExplain(const CommandLine& line) {
-  if (line.domains.empty())
+  if (line.codes && (line.probe || !line.domains.empty()))
+    return InvalidArgumentError("--codes: it is about no domain");
+  if (line.domains.empty() && !line.codes)
     return InvalidArgumentError("explain: name the domain, or a disk of it: DOMAIN:TARGET");
   return absl::OkStatus();
 }
@@ -209,7 +211,7 @@ std::vector<VerbSpec> MakeVerbs() {
        "explain",
        "",
        "DOMAIN",
-       {Flag("--probe", &CommandLine::probe)},
+       {Flag("--probe", &CommandLine::probe), Flag("--codes", &CommandLine::codes)},
        CheckExplain},
       {Verb::kTrim,
        "trim",

@@ -129,4 +129,25 @@ std::string ExplainJson(const std::vector<ExplainedDomain>& domains, const std::
   return Print(json);
 }
 
+std::string ReasonCodesText() {
+  TextTable table;
+  for (absl::string_view title : {"CODE", "IN A CHAIN", "MEANING"}) table.AddColumn(title);
+  for (const ReasonText& reason : AllReasons()) {
+    table.AddRow({std::string(reason.code), std::string(Name(reason.in_chain)),
+                  std::string(reason.sentence)});
+  }
+  return table.Render();
+}
+
+std::string ReasonCodesJson() {
+  Json json = Document("reason-codes");
+  json["codes"] = Json::array();
+  for (const ReasonText& reason : AllReasons()) {
+    json["codes"].push_back({{"code", std::string(reason.code)},
+                             {"text", std::string(reason.sentence)},
+                             {"in_chain", std::string(Name(reason.in_chain))}});
+  }
+  return Print(json);
+}
+
 }  // namespace virt_reclaim

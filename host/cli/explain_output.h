@@ -14,6 +14,10 @@ namespace virt_reclaim {
 std::string ExplainText(const std::vector<ExplainedDomain>& domains, const std::string& connect);
 std::string ExplainJson(const std::vector<ExplainedDomain>& domains, const std::string& connect);
 
+// The table of reason codes.
+std::string ReasonCodesText();
+std::string ReasonCodesJson();
+
 }  // namespace virt_reclaim
 
 #endif  // VIRT_RECLAIM_HOST_CLI_EXPLAIN_OUTPUT_H_

@@ -47,6 +47,7 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examine
 )";
 
 constexpr absl::string_view kExplain = R"(usage: virt-reclaim explain [OPTIONS] DOMAIN[:TARGET]...
+       virt-reclaim explain --codes [--json]
 
 Walks the way of a discard, for each disk or for the one named: the guest's filesystem, what lies below it in the guest
 (dm-crypt, LVM, md, loop), the guest's disk, bus and machine type, the disk's driver (now, and at the next start), the
@@ -56,6 +57,8 @@ then the first culprit and the fix. Changes nothing. A hole is tried in a namele
 options:
       --probe     prove it: the agent writes a marker of 16 MiB into the guest, deletes and trims it, and the
                   images must get smaller. Not while libvirt works on the domain or the guest is frozen
+      --codes     list all reason codes, what each means, and what it is in such a walk: a culprit, why a layer is
+                  unknown, or a remark
   -n, --dry-run   no probe
       --json      machine-readable output
 

@@ -364,6 +364,7 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
     return {print->text, "", ExitStatus::kDone};
   const CommandLine& line = std::get<CommandLine>(*parsed);
   if (line.verb == Verb::kPunch) return RunPunch(line, progress, stop);
+  if (line.codes) return {line.json ? ReasonCodesJson() : ReasonCodesText(), "", ExitStatus::kDone};
   ProgramResult result;
   const absl::Status connected = with_services(line, [&](const Services& services) {
     result = VerbRunner(line, progress, stop, confirm).Run(services);

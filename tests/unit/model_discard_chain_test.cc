@@ -13,6 +13,7 @@
 namespace virt_reclaim {
 namespace {
 
+using testing::AnyOf;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::IsEmpty;
@@ -233,6 +234,39 @@ TEST_P(FaultTest, ReportSaysNothingElse) {
   }
   for (const std::string& code : Codes(Assess(world.facts.live, world.disk).blockers))
     EXPECT_THAT(said, Contains(code));
+}
+
+// A code says of a layer what the table of reasons says that it says.
+TEST_P(FaultTest, CodesAreWhatTheTableSays) {
+  World world;
+  GetParam().make(world);
+  for (const Layer& layer : world.Judge().layers) {
+    const bool bad =
+        layer.verdict == LayerVerdict::kDrops || layer.verdict == LayerVerdict::kPartly;
+    if (bad) {
+      ASSERT_FALSE(layer.reasons.empty()) << Name(layer.kind);
+      EXPECT_EQ(InChainOf(layer.reasons.front().reason), InChain::kCulprit) << Name(layer.kind);
+    }
+    for (const Blocker& reason : layer.reasons) {
+      EXPECT_THAT(InChainOf(reason.reason), AnyOf(InChain::kCulprit, InChain::kUnknown))
+          << Code(reason.reason);
+    }
+    for (const Blocker& remark : layer.remarks)
+      EXPECT_EQ(InChainOf(remark.reason), InChain::kRemark) << Code(remark.reason);
+  }
+}
+
+// The table has no culprit that nothing can be blamed on.
+TEST(DiscardChain, EveryCulpritOfTheTableIsMadeHere) {
+  // APowerCycleThatIsMissing... makes the one; the other is the probe's (commands_explain_test).
+  std::vector<std::string> made{"power-cycle-pending", "discard-not-proved"};
+  for (const Fault& fault : kFaults)
+    made.push_back(fault.culprit.substr(fault.culprit.rfind(' ') + 1));
+  for (const ReasonText& reason : AllReasons()) {
+    if (reason.in_chain == InChain::kCulprit) {
+      EXPECT_THAT(made, Contains(std::string(reason.code)));
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(DiscardChain, FaultTest, testing::ValuesIn(kFaults),
