@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
 #include "host/model/assessment.h"
@@ -109,36 +111,99 @@ Layer ImageLayer(const DiskFacts& disk) {
   return layer;
 }
 
+std::string NameOf(const HostDevice& device) {
+  return device.dm_name.empty() ? device.name
+                                : absl::StrCat(device.dm_name, " (", device.name, ")");
+}
+
+bool IsThinPool(const HostDevice& device) {
+  return absl::StartsWith(device.dm_uuid, "LVM-") && absl::EndsWith(device.dm_uuid, "-tpool");
+}
+
+// The devices below `top` that take no discards. Not below a thin pool: there the space is the
+// pool's again, whatever the pool passes on.
+std::vector<std::string> LegsThatDrop(const std::vector<HostDevice>& devices,
+                                      const HostDevice& top) {
+  std::vector<std::string> dropping;
+  std::set<std::string> seen{top.name};
+  std::vector<const HostDevice*> open{&top};
+  while (!open.empty()) {
+    const HostDevice& device = *open.back();
+    open.pop_back();
+    if (IsThinPool(device)) continue;
+    if (&device != &top && device.discard_max == 0) dropping.push_back(NameOf(device));
+    for (const HostDevice& below : devices) {
+      const bool is_leg = std::find(device.parents.begin(), device.parents.end(), below.name) !=
+                          device.parents.end();
+      if (is_leg && seen.insert(below.name).second) open.push_back(&below);
+    }
+  }
+  std::sort(dropping.begin(), dropping.end());
+  return dropping;
+}
+
+// Which of the devices it is that drops them all: one without discards whose legs have some.
+std::string DropperOf(const std::vector<HostDevice>& devices) {
+  const auto drops = [&](const std::string& name) {
+    return std::any_of(devices.begin(), devices.end(), [&](const HostDevice& device) {
+      return device.name == name && device.discard_max == 0;
+    });
+  };
+  for (const HostDevice& device : devices) {
+    if (device.discard_max != 0 || std::any_of(device.parents.begin(), device.parents.end(), drops))
+      continue;
+    const bool crypt = absl::StartsWith(device.dm_uuid, "CRYPT-");
+    return absl::StrCat(NameOf(device), crypt ? ", dm-crypt without allow-discards" : "");
+  }
+  return NameOf(devices.front());
+}
+
 void JudgeBlockStorage(const ImageStorage& storage, Layer& layer) {
   const HostDevice& top = storage.devices.front();
-  layer.name = top.dm_name.empty() ? top.name : absl::StrCat(top.dm_name, " (", top.name, ")");
-  const bool thin =
-      absl::StartsWith(top.dm_uuid, "LVM-") &&
-      std::any_of(storage.devices.begin(), storage.devices.end(),
-                  [](const HostDevice& d) { return absl::EndsWith(d.dm_uuid, "-tpool"); });
+  layer.name = NameOf(top);
+  const auto pool = std::find_if(storage.devices.begin(), storage.devices.end(), IsThinPool);
+  const bool thin = pool != storage.devices.end() && absl::StartsWith(top.dm_uuid, "LVM-");
   layer.detail = thin ? "thin volume of LVM" : "block device";
   if (!top.discard_max) return;
-  layer.verdict = *top.discard_max > 0 ? LayerVerdict::kOk : LayerVerdict::kDrops;
   if (*top.discard_max == 0) {
+    layer.verdict = LayerVerdict::kDrops;
     absl::StrAppend(&layer.detail, ", takes no discards");
-    layer.reasons.push_back({Reason::kStorageCannotPunch, layer.name});
+    layer.reasons.push_back({Reason::kStorageCannotPunch, DropperOf(storage.devices)});
     return;
   }
+  layer.verdict = LayerVerdict::kOk;
   absl::StrAppend(&layer.detail, ", discards of up to ", FormatByteSize(*top.discard_max));
   if (top.discard_granularity > 0)
-    absl::StrAppend(&layer.detail, " in units of ", FormatByteSize(top.discard_granularity));
+    absl::StrAppend(&layer.detail, thin ? " in chunks of " : " in units of ",
+                    FormatByteSize(top.discard_granularity));
+  if (thin && pool->discard_max == 0)
+    absl::StrAppend(&layer.detail, "; its pool passes nothing on to what lies below");
+  if (thin && top.discard_granularity > kUsualCluster) {
+    layer.remarks.push_back(
+        {Reason::kLargeClusters,
+         absl::StrCat(layer.name, ": chunks of ", FormatByteSize(top.discard_granularity))});
+  }
+  const std::vector<std::string> legs = LegsThatDrop(storage.devices, top);
+  if (!legs.empty()) {
+    layer.verdict = LayerVerdict::kPartly;
+    layer.reasons.push_back({Reason::kStorageCannotPunch, absl::StrJoin(legs, ", ")});
+  }
 }
 
 Layer StorageLayer(const DiskFacts& disk, const ImageStorage& storage) {
   Layer layer;
   layer.kind = LayerKind::kStorage;
   layer.name = storage.filesystem.empty() ? "-" : Printable(storage.filesystem);
+  if (!storage.nfs_version.empty())
+    absl::StrAppend(&layer.name, " ", Printable(storage.nfs_version));
   if (!storage.devices.empty()) {
     JudgeBlockStorage(storage, layer);
   } else if (storage.punches) {
     layer.verdict = *storage.punches ? LayerVerdict::kOk : LayerVerdict::kDrops;
     layer.detail = *storage.punches ? "a hole was punched beside the image"
                                     : "no hole could be punched beside the image";
+    if (!*storage.punches && !storage.nfs_version.empty() && storage.nfs_version != "4.2")
+      absl::StrAppend(&layer.detail, "; NFS knows holes from version 4.2 on");
     if (!*storage.punches)
       layer.reasons.push_back({Reason::kStorageCannotPunch,
                                disk.chain.empty() ? "" : Printable(disk.chain.front().path)});

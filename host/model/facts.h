@@ -60,6 +60,7 @@ struct HostDevice {
 // What lies below an image on the host, as far as discards are concerned.
 struct ImageStorage {
   std::string filesystem;           // its type, "ext4"; empty: none, or not known
+  std::string nfs_version;          // "4.1"; empty: it is not NFS, or not known
   std::optional<bool> punches;      // whether a hole could be punched beside the image
   std::vector<HostDevice> devices;  // image on a block device: that one, then what it lies on
   std::string unknown;              // why the rest is not known; printable

@@ -106,7 +106,7 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
     {Reason::kOverlay, "overlay",
      "the image is an overlay: what lies in the images below it stays there", InChain::kCulprit},
     {Reason::kLargeClusters, "large-clusters",
-     "the image's clusters are large, and only whole ones come free", InChain::kRemark},
+     "the image's clusters, or its thin pool's chunks, are large, and only whole ones come free", InChain::kRemark},
     {Reason::kQcow2OnBlockDevice, "qcow2-on-block-device",
      "the image is qcow2 on a block device: its end may move up as freed clusters are used anew",
      InChain::kRemark},

@@ -11,8 +11,10 @@
 #include <array>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/handle.h"
 #include "base/io.h"
@@ -21,7 +23,8 @@ namespace virt_reclaim {
 namespace {
 
 constexpr size_t kMaxDevices = 64;
-constexpr size_t kMaxAttributeBytes = 4096;  // a sysfs file is at most a page
+constexpr size_t kMaxMountTableBytes = size_t{16} << 20;  // a host of containers has many mounts
+constexpr size_t kMaxAttributeBytes = 4096;               // a sysfs file is at most a page
 
 constexpr std::array kFilesystems = std::to_array<std::pair<int64_t, absl::string_view>>({
     {EXT4_SUPER_MAGIC, "ext4"},
@@ -101,6 +104,24 @@ std::vector<HostDevice> ReadHostDevices(dev_t number, const std::string& sysfs) 
     }
   }
   return devices;
+}
+
+std::string NfsVersion(dev_t device, const std::string& mountinfo) {
+  const auto table = ReadFile(mountinfo, kMaxMountTableBytes);
+  if (!table.ok()) return "";
+  const std::string number = absl::StrCat(major(device), ":", minor(device));
+  for (const absl::string_view line : absl::StrSplit(*table, '\n')) {
+    // "36 35 0:45 / /mnt rw,relatime shared:1 - nfs4 server:/x rw,vers=4.2,rsize=..."; blanks of
+    // names are escaped, so that the lone "-" is the separator.
+    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ');
+    const auto separator = std::find(words.begin(), words.end(), "-");
+    if (words.size() < 3 || words[2] != number || words.end() - separator < 4) continue;
+    if (!absl::StartsWith(separator[1], "nfs")) continue;
+    for (absl::string_view option : absl::StrSplit(separator[3], ',')) {
+      if (absl::ConsumePrefix(&option, "vers=")) return std::string(option);
+    }
+  }
+  return "";
 }
 
 std::string FilesystemType(const std::string& path) {

@@ -110,6 +110,7 @@ class PosixImageStore : public ImageStore {
       if (storage.devices.empty()) storage.unknown = "the block device is not in sysfs";
     } else if (S_ISREG(st.st_mode)) {
       storage.filesystem = FilesystemType(image.path);
+      if (storage.filesystem == "nfs") storage.nfs_version = NfsVersion(st.st_dev);
       const auto punches = CanPunch(image.path);
       if (punches.ok()) {
         storage.punches = *punches;

@@ -78,6 +78,24 @@ TEST_F(HostStorageTest, AFileIsTriedAndOthersSayWhyNot) {
   EXPECT_EQ(FilesystemType("/dev/shm"), "tmpfs");
 }
 
+TEST_F(HostStorageTest, TheVersionOfNfsIsThatOfTheMount) {
+  const std::string table = sysfs_ + "/mountinfo";
+  std::ofstream(table)
+      << "22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw\n"
+         "36 22 0:45 / /srv/a rw,relatime shared:1 master:2 - nfs4 server:/a rw,vers=4.1,rsize=1\n"
+         "37 22 0:46 / /srv/vers=4.2 rw - nfs server:/b rw,vers=3,vers=9\n"
+         "38 22 0:47 / /srv/c rw - nfs4 server:/c rw\n"
+         "39 22 0:48 / /srv/d rw - tmpfs none rw,vers=4.2\n"
+         "40 22 0:49 / /srv/e rw - nfs4\n"
+         "nonsense\n\n- - 0:50 - - - - nfs - vers=1\n";
+  EXPECT_EQ(NfsVersion(makedev(0, 45), table), "4.1");
+  EXPECT_EQ(NfsVersion(makedev(0, 46), table), "3");
+  for (const unsigned other : {1u, 47u, 48u, 49u, 50u, 99u})
+    EXPECT_EQ(NfsVersion(makedev(0, other), table), "");
+  EXPECT_EQ(NfsVersion(makedev(8, 1), table), "");
+  EXPECT_EQ(NfsVersion(makedev(0, 45), sysfs_ + "/gone"), "");
+}
+
 // In a child, so that the mount is its own and goes with it. Exit status: 0 as expected, 1 not, 2
 // no mounts allowed here.
 int PunchOnRamfs(const std::string& directory) {

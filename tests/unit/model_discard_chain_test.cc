@@ -210,6 +210,16 @@ const std::vector<Fault> kFaults{
        w.storage.devices = {{"dm-7", "vg-lv", "LVM-x", {"sda"}, 0, 0}};
      },
      "storage drops storage-cannot-punch"},
+    {"OneLegOfTheHostsRaidWithoutDiscards",
+     [](World& w) {
+       w.xml().source = {"block", "raw", "/dev/md0"};
+       w.disk.chain.clear();
+       w.storage = {};
+       w.storage.devices = {{"md0", "", "", {"sda", "sdb"}, kGiB, 512},
+                            {"sda", "", "", {}, kGiB, 512},
+                            {"sdb", "", "", {}, 0, 0}};
+     },
+     "storage partly storage-cannot-punch"},
     {"NotADisk", [](World& w) { w.xml().device = "cdrom"; }, "bus drops not-a-disk"},
 };
 
@@ -362,6 +372,56 @@ TEST(DiscardChain, AThinVolumeOfTheHostPassesWhateverItsPoolDoes) {
   EXPECT_THAT(world.LayerOf(LayerKind::kStorage).detail, testing::HasSubstr("thin volume"));
   EXPECT_THAT(Codes(world.LayerOf(LayerKind::kImage).remarks),
               ElementsAre("block-device", "qcow2-on-block-device"));
+}
+
+World OnBlockDevice(std::vector<HostDevice> devices) {
+  World world;
+  world.xml().source = {"block", "raw", "/dev/host/device"};
+  world.disk.chain.clear();
+  world.storage = {};
+  world.storage.devices = std::move(devices);
+  return world;
+}
+
+TEST(DiscardChain, EveryLegBelowAHostsDeviceIsLookedAt) {
+  World raid = OnBlockDevice({{"md0", "", "", {"sda1", "dm-2"}, kGiB, 512},
+                              {"sda1", "", "", {}, kGiB, 512},
+                              {"dm-2", "vg-leg", "LVM-y", {"sdb"}, 0, 0},
+                              {"sdb", "", "", {}, 0, 0}});
+  EXPECT_EQ(raid.Culprit(), "storage partly storage-cannot-punch");
+  EXPECT_EQ(raid.LayerOf(LayerKind::kStorage).reasons.at(0).detail, "sdb, vg-leg (dm-2)");
+  // What drops everything is named, and not what lies above it.
+  World crypt = OnBlockDevice({{"dm-1", "vg-lv", "LVM-x", {"dm-0"}, 0, 0},
+                               {"dm-0", "cryptpv", "CRYPT-LUKS2-x", {"sda"}, 0, 0},
+                               {"sda", "", "", {}, kGiB, 512}});
+  EXPECT_EQ(crypt.Culprit(), "storage drops storage-cannot-punch");
+  EXPECT_EQ(crypt.LayerOf(LayerKind::kStorage).reasons.at(0).detail,
+            "cryptpv (dm-0), dm-crypt without allow-discards");
+  // Devices that stand in a circle end.
+  World circle =
+      OnBlockDevice({{"dm-1", "", "", {"dm-2"}, kGiB, 512}, {"dm-2", "", "", {"dm-1"}, kGiB, 512}});
+  EXPECT_EQ(circle.Culprit(), "");
+}
+
+TEST(DiscardChain, LargeChunksOfAThinPoolAreARemark) {
+  World world = OnBlockDevice({{"dm-7", "vg-thin", "LVM-x", {"dm-6"}, kGiB, kMiB},
+                               {"dm-6", "vg-pool-tpool", "LVM-x-tpool", {"sda"}, 0, 0},
+                               {"sda", "", "", {}, 0, 0}});
+  EXPECT_EQ(world.Culprit(), "");
+  const Layer layer = world.LayerOf(LayerKind::kStorage);
+  EXPECT_THAT(Codes(layer.remarks), ElementsAre("large-clusters"));
+  EXPECT_EQ(layer.remarks.at(0).detail, "vg-thin (dm-7): chunks of 1.0 MiB");
+  EXPECT_THAT(layer.detail, testing::HasSubstr("its pool passes nothing on"));
+}
+
+TEST(DiscardChain, TheVersionOfNfsIsShown) {
+  World world;
+  world.storage = {"nfs", "4.1", false, {}, ""};
+  EXPECT_EQ(world.Culprit(), "storage drops storage-cannot-punch");
+  EXPECT_EQ(world.LayerOf(LayerKind::kStorage).name, "nfs 4.1");
+  EXPECT_THAT(world.LayerOf(LayerKind::kStorage).detail, testing::HasSubstr("from version 4.2 on"));
+  world.storage = {"nfs", "4.2", true, {}, ""};
+  EXPECT_EQ(world.Culprit(), "");
 }
 
 TEST(DiscardChain, ADiskWithoutFilesystemsAndImagesOfOthersAreLeftAlone) {
