@@ -3,6 +3,7 @@ target_link_libraries(virt_reclaim_fakes PUBLIC virt_reclaim_commands)
 
 virt_reclaim_test(model_test
   SOURCES unit/model_assessment_test.cc unit/model_daily_window_test.cc unit/model_discard_chain_test.cc
+    unit/model_discard_chain_hostile_test.cc
     unit/model_guest_disks_test.cc unit/model_image_judge_test.cc unit/model_migration_test.cc unit/model_outcome_test.cc
   DEPS virt_reclaim_model LABEL unit)
 

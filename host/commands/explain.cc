@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "base/suggest.h"
 #include "host/model/assessment.h"
+#include "host/model/guest_disks.h"
 
 namespace virt_reclaim {
 namespace {
@@ -141,6 +142,7 @@ class DomainExplainer {
       if (filesystems.ok()) {
         facts_.guest.emplace();
         facts_.guest->filesystems = *std::move(filesystems);
+        facts_.guest_to_target = MatchGuestDisks(domain_.live, *facts_.guest);
       } else {
         result_.agent = AgentBlocker(filesystems.status());
       }

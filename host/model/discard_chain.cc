@@ -317,7 +317,7 @@ DiscardChain JudgeDiscardChain(const ChainFacts& facts, const DiskFacts& disk,
     const Layer& bus = definition.front();
     const auto host_reason =
         bus.reasons.empty() ? std::nullopt : std::optional<Blocker>(bus.reasons.front());
-    chain.layers = GuestLayers(facts.live, *facts.guest, disk.xml.target, host_reason);
+    chain.layers = GuestLayers(*facts.guest, facts.guest_to_target, disk.xml.target, host_reason);
   } else {
     Layer layer;
     layer.name = "-";

@@ -58,7 +58,8 @@ struct ChainFacts {
   xml::Domain live;                  // the XML the disks work under now
   std::optional<xml::Domain> saved;  // what the next start uses; empty: the same, or not known
   std::optional<GuestFacts> guest;
-  std::vector<Blocker> guest_unknown;  // why there is no `guest`
+  std::map<std::string, std::string> guest_to_target;  // MatchGuestDisks of `live` and `guest`
+  std::vector<Blocker> guest_unknown;                  // why there is no `guest`
 };
 
 // `disk` is one of `facts.live`; `storage` is what lies below its image.

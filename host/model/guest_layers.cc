@@ -1,12 +1,14 @@
 #include "host/model/guest_layers.h"
 
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/byte_size.h"
 #include "host/model/assessment.h"
 #include "host/model/guest_disks.h"
@@ -15,26 +17,8 @@ namespace virt_reclaim {
 namespace {
 
 constexpr int kMaxLoops = 8;  // a loop device in a file on a loop device ...
-
-bool IsUnder(absl::string_view path, absl::string_view directory) {
-  return directory == "/" || path == directory ||
-         (absl::StartsWith(path, directory) && path.size() > directory.size() &&
-          path[directory.size()] == '/');
-}
-
-// The filesystem a file of the guest lies in: the one mounted longest along its path.
-const GuestFilesystem* HolderOf(const GuestFacts& guest, const std::string& path) {
-  const GuestFilesystem* holder = nullptr;
-  size_t longest = 0;
-  for (const GuestFilesystem& filesystem : guest.filesystems) {
-    for (const std::string& mount_point : filesystem.mount_points) {
-      if (!IsUnder(path, mount_point) || mount_point.size() < longest) continue;
-      holder = &filesystem;
-      longest = mount_point.size();
-    }
-  }
-  return holder;
-}
+// Of each kind, of one disk: nobody reads more, and a guest can make up a hundred thousand.
+constexpr size_t kMaxLayers = 200;
 
 const GuestDevice* LoopOf(const GuestFilesystem& filesystem) {
   for (const GuestDevice& device : filesystem.devices) {
@@ -78,18 +62,49 @@ std::string Limits(const GuestDevice& device) {
   return text;
 }
 
-// Collects the layers of one disk. Filesystems may share devices; each is judged once.
+// What is wrong first; of too many only the worst, and the next one stands for the rest.
+void KeepTheWorst(std::vector<Layer>& layers) {
+  if (layers.size() <= kMaxLayers) return;
+  const auto rank = [](const Layer& layer) {
+    switch (layer.verdict) {
+      case LayerVerdict::kDrops:
+        return 0;
+      case LayerVerdict::kPartly:
+        return 1;
+      case LayerVerdict::kUnknown:
+        return 2;
+      case LayerVerdict::kOk:
+        break;
+    }
+    return 3;
+  };
+  std::stable_sort(layers.begin(), layers.end(),
+                   [&](const Layer& a, const Layer& b) { return rank(a) < rank(b); });
+  layers[kMaxLayers].name = absl::StrCat("(", layers.size() - kMaxLayers, " more)");
+  layers[kMaxLayers].detail.clear();
+  layers.resize(kMaxLayers + 1);
+}
+
+// Collects the layers of one disk. Filesystems may share devices; each is judged once. What the
+// guest tells may be made up, in any number: each filesystem and device is looked at a few times
+// only.
 class Builder {
  public:
-  Builder(const xml::Domain& live, const GuestFacts& guest, std::string target,
-          const std::optional<Blocker>& host_reason)
+  Builder(const GuestFacts& guest, const std::map<std::string, std::string>& guest_to_target,
+          std::string target, const std::optional<Blocker>& host_reason)
       : guest_(guest),
-        targets_(MatchGuestDisks(live, guest)),
+        targets_(guest_to_target),
         target_(std::move(target)),
-        host_reason_(host_reason) {}
+        host_reason_(host_reason) {
+    for (size_t i = 0; i < guest.filesystems.size(); ++i) {
+      ways_.push_back(WayToTarget(guest.filesystems[i]));
+      for (const std::string& mount_point : guest.filesystems[i].mount_points)
+        mounted_.insert_or_assign(mount_point, i);  // the last one lies on top
+    }
+  }
 
   std::vector<Layer> Build() {
-    for (const GuestFilesystem& filesystem : guest_.filesystems) AddFilesystem(filesystem, 0);
+    for (size_t i = 0; i < guest_.filesystems.size(); ++i) AddFilesystem(i);
     // What cannot be trimmed by its own nature matters for the disk only when there is nothing
     // else on it.
     const bool all = std::all_of(filesystems_.begin(), filesystems_.end(), [](const Layer& layer) {
@@ -98,26 +113,29 @@ class Builder {
     for (Layer& layer : filesystems_) {
       if (!all && layer.verdict == LayerVerdict::kDrops) layer.verdict = LayerVerdict::kPartly;
     }
-    std::vector<Layer> layers = std::move(filesystems_);
-    if (layers.empty()) {
+    if (filesystems_.empty()) {
       Layer none;
       none.name = "-";
       none.detail = "no mounted filesystem of the guest is known to lie on this disk";
-      layers.push_back(std::move(none));
+      filesystems_.push_back(std::move(none));
     }
-    layers.insert(layers.end(), devices_.begin(), devices_.end());
-    layers.insert(layers.end(), disks_.begin(), disks_.end());
+    std::vector<Layer> layers;
+    for (std::vector<Layer>* part : {&filesystems_, &devices_, &disks_}) {
+      KeepTheWorst(*part);
+      std::move(part->begin(), part->end(), std::back_inserter(layers));
+    }
     return layers;
   }
 
  private:
-  void AddFilesystem(const GuestFilesystem& filesystem, int depth) {
-    const std::set<std::string> way = WayToTarget(filesystem);
+  void AddFilesystem(size_t index) {
+    const GuestFilesystem& filesystem = guest_.filesystems[index];
+    const Way& way = ways_[index];
     const GuestDevice* loop = LoopOf(filesystem);
     if (way.empty() && loop == nullptr) return;
     if (way.empty()) {
       // Read-only images on loop devices (snap packages) are no business of anybody's.
-      if (IsOwnObstacle(filesystem.obstacle) || !LiesOnTarget(*loop, depth)) return;
+      if (IsOwnObstacle(filesystem.obstacle) || !LiesOnTarget(*loop)) return;
     }
     filesystems_.push_back(JudgeFilesystem(filesystem));
     for (const GuestDevice& device : filesystem.devices) {
@@ -127,35 +145,55 @@ class Builder {
       if (device.is_disk) {
         disks_.push_back(JudgeDisk(filesystem, device));
       } else if (device.kind != GuestDeviceKind::kPartition && !IsThinMetadata(device)) {
-        devices_.push_back(JudgeDevice(filesystem, device));
+        devices_.push_back(JudgeDevice(filesystem, device, way));
       }
     }
   }
 
-  bool LiesOnTarget(const GuestDevice& loop, int depth) const {
-    const GuestFilesystem* holder = HolderOf(guest_, loop.backing_file);
-    if (holder == nullptr || depth >= kMaxLoops) return false;
-    if (!WayToTarget(*holder).empty()) return true;
-    const GuestDevice* next = LoopOf(*holder);
-    return next != nullptr && next != &loop && LiesOnTarget(*next, depth + 1);
+  // The filesystem a file of the guest lies in: the one mounted longest along its path.
+  std::optional<size_t> HolderOf(absl::string_view path) const {
+    while (!path.empty()) {
+      if (const auto found = mounted_.find(path); found != mounted_.end()) return found->second;
+      if (path == "/") break;
+      const size_t slash = path.rfind('/');
+      if (slash == absl::string_view::npos) break;
+      path = slash == 0 ? absl::string_view("/") : path.substr(0, slash);
+    }
+    return std::nullopt;
+  }
+
+  bool LiesOnTarget(const GuestDevice& loop) const {
+    const GuestDevice* device = &loop;
+    for (int depth = 0; device != nullptr && depth < kMaxLoops; ++depth) {
+      const auto holder = HolderOf(device->backing_file);
+      if (!holder) return false;
+      if (!ways_[*holder].empty()) return true;
+      device = LoopOf(guest_.filesystems[*holder]);
+    }
+    return false;
   }
 
   // The devices of the filesystem through which its discards come to the target, with the disk.
-  std::set<std::string> WayToTarget(const GuestFilesystem& filesystem) const {
-    std::set<std::string> way;
+  using Way = std::set<std::string>;
+  Way WayToTarget(const GuestFilesystem& filesystem) const {
+    Way way;
+    std::vector<absl::string_view> open;
     for (const GuestDevice& device : filesystem.devices) {
       const auto found = targets_.find(device.name);
-      if (device.is_disk && found != targets_.end() && found->second == target_)
-        way.insert(device.name);
+      if (device.is_disk && found != targets_.end() && found->second == target_ &&
+          way.insert(device.name).second)
+        open.push_back(device.name);
     }
-    if (way.empty()) return way;
-    for (bool more = true; more;) {  // at most as often as there are devices
-      more = false;
-      for (const GuestDevice& device : filesystem.devices) {
-        const bool leads =
-            std::any_of(device.parents.begin(), device.parents.end(),
-                        [&](const std::string& parent) { return way.contains(parent); });
-        if (leads && way.insert(device.name).second) more = true;
+    if (open.empty()) return way;
+    std::multimap<absl::string_view, absl::string_view> above;
+    for (const GuestDevice& device : filesystem.devices) {
+      for (const std::string& parent : device.parents) above.emplace(parent, device.name);
+    }
+    while (!open.empty()) {
+      const auto [begin, end] = above.equal_range(open.back());
+      open.pop_back();
+      for (auto entry = begin; entry != end; ++entry) {
+        if (way.insert(std::string(entry->second)).second) open.push_back(entry->second);
       }
     }
     return way;
@@ -193,7 +231,8 @@ class Builder {
     return std::nullopt;
   }
 
-  static Layer JudgeDevice(const GuestFilesystem& filesystem, const GuestDevice& device) {
+  static Layer JudgeDevice(const GuestFilesystem& filesystem, const GuestDevice& device,
+                           const Way& way) {
     Layer layer;
     layer.kind = LayerKind::kGuestDevice;
     layer.name =
@@ -210,25 +249,49 @@ class Builder {
       layer.verdict = LayerVerdict::kOk;
       return layer;
     }
-    bool below_takes = false;
-    for (const GuestDevice& below : filesystem.devices) {
-      const bool is_below = std::find(device.parents.begin(), device.parents.end(), below.name) !=
-                            device.parents.end();
-      if (is_below && !IsThinMetadata(below))
-        below_takes = below_takes || Takes(filesystem, below).value_or(false);
-    }
-    if (!below_takes && filesystem.obstacle_device != device.name) {
+    const Legs legs = LegsOf(filesystem, device, way);
+    const bool blamed = filesystem.obstacle_device == device.name;
+    if (!legs.way_takes && (legs.way_drops || !blamed)) {
       // It may pass them on or not: nobody can tell while it has none to pass on.
       absl::StrAppend(&layer.detail, ", as what lies below it");
       return layer;
     }
     layer.verdict = LayerVerdict::kDrops;
     const bool crypt = device.kind == GuestDeviceKind::kDmCrypt;
-    layer.reasons.push_back({crypt ? Reason::kDmCrypt : Reason::kGuestLayer,
-                             crypt && !device.dm_name.empty() ? device.dm_name
-                             : crypt                          ? device.name
-                                     : absl::StrCat(layer.name, ", ", Describe(device))});
+    if (crypt) {
+      layer.reasons.push_back(
+          {Reason::kDmCrypt, device.dm_name.empty() ? device.name : device.dm_name});
+      return layer;
+    }
+    const std::string others = legs.others.empty() ? ""
+                                                   : absl::StrCat(": no discards below in ",
+                                                                  absl::StrJoin(legs.others, ", "));
+    layer.reasons.push_back(
+        {Reason::kGuestLayer, absl::StrCat(layer.name, ", ", Describe(device), others)});
     return layer;
+  }
+
+  // What lies right below a device: on the way to the target, and elsewhere.
+  struct Legs {
+    bool way_takes = false, way_drops = false;
+    std::vector<std::string> others;  // that take no discards
+  };
+  static Legs LegsOf(const GuestFilesystem& filesystem, const GuestDevice& device, const Way& way) {
+    constexpr size_t kMostNamed = 4;
+    Legs legs;
+    for (const GuestDevice& below : filesystem.devices) {
+      const bool is_below = std::find(device.parents.begin(), device.parents.end(), below.name) !=
+                            device.parents.end();
+      if (!is_below || IsThinMetadata(below)) continue;
+      const auto takes = Takes(filesystem, below);
+      if (way.contains(below.name)) {
+        legs.way_takes = legs.way_takes || takes == true;
+        legs.way_drops = legs.way_drops || takes == false;
+      } else if (takes == false && legs.others.size() < kMostNamed) {
+        legs.others.push_back(below.name);
+      }
+    }
+    return legs;
   }
 
   Layer JudgeDisk(const GuestFilesystem& filesystem, const GuestDevice& device) const {
@@ -246,19 +309,22 @@ class Builder {
   }
 
   const GuestFacts& guest_;
-  const std::map<std::string, std::string> targets_;  // guest's name -> target
+  const std::map<std::string, std::string>& targets_;  // guest's name -> target
   const std::string target_;
   const std::optional<Blocker>& host_reason_;
+  std::vector<Way> ways_;                        // of each filesystem; empty: none
+  std::map<absl::string_view, size_t> mounted_;  // where -> which filesystem
   std::vector<Layer> filesystems_, devices_, disks_;
   std::set<std::string> seen_;
 };
 
 }  // namespace
 
-std::vector<Layer> GuestLayers(const xml::Domain& live, const GuestFacts& guest,
+std::vector<Layer> GuestLayers(const GuestFacts& guest,
+                               const std::map<std::string, std::string>& guest_to_target,
                                const std::string& target,
                                const std::optional<Blocker>& host_reason) {
-  return Builder(live, guest, target, host_reason).Build();
+  return Builder(guest, guest_to_target, target, host_reason).Build();
 }
 
 }  // namespace virt_reclaim

@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "host/model/assessment.h"
-#include "host/model/discard_chain.h"
+#include "tests/unit/discard_chain_world.h"
 
 namespace virt_reclaim {
 namespace {
@@ -17,88 +17,6 @@ using testing::AnyOf;
 using testing::Contains;
 using testing::ElementsAre;
 using testing::IsEmpty;
-
-GuestDevice Device(const std::string& name, GuestDeviceKind kind, uint64_t discard_max,
-                   std::vector<std::string> parents) {
-  GuestDevice device;
-  device.name = name;
-  device.kind = kind;
-  device.discard_max = discard_max;
-  device.parents = std::move(parents);
-  return device;
-}
-
-GuestDevice GuestDisk(const std::string& name, uint32_t slot, uint64_t discard_max = 2 * kGiB) {
-  GuestDevice disk = Device(name, GuestDeviceKind::kDisk, discard_max, {});
-  disk.is_disk = true;
-  disk.bus_path = absl::StrCat("pci0000:00/0000:00:0", slot, ".0/virtio2");
-  return disk;
-}
-
-GuestFilesystem Filesystem(const std::string& mount_point, std::vector<GuestDevice> devices) {
-  GuestFilesystem filesystem;
-  filesystem.type = "ext4";
-  filesystem.mount_points = {mount_point};
-  filesystem.obstacle = GuestObstacle::kNone;
-  filesystem.devices = std::move(devices);
-  return filesystem;
-}
-
-// A domain through which everything passes; each test breaks one thing.
-struct World {
-  ChainFacts facts;
-  DiskFacts disk;
-  ImageStorage storage;
-
-  World() {
-    facts.live.type = "kvm";
-    facts.live.arch = "x86_64";
-    facts.live.machine = "pc-q35-7.2";
-    for (uint32_t slot : {5u, 6u}) {
-      xml::Disk xml;
-      xml.target = slot == 5 ? "vda" : "vdb";
-      xml.bus = "virtio";
-      xml.device = "disk";
-      xml.discard = "unmap";
-      xml.source = {"file", "raw", "/images/a.raw"};
-      xml.pci = xml::PciAddress{0, 0, slot, 0};
-      facts.live.disks.push_back(xml);
-    }
-    facts.guest.emplace();
-    facts.guest->filesystems = {Filesystem("/", {GuestDisk("vda", 5)})};
-    disk.usage = {kGiB, 600 * kMiB, kGiB};
-    disk.chain = {{"/images/a.raw", "raw", disk.usage, 1, 2}};
-    storage.filesystem = "ext4";
-    storage.punches = true;
-  }
-
-  xml::Disk& xml() { return facts.live.disks.front(); }
-  GuestFilesystem& root() { return facts.guest->filesystems.front(); }
-  DiscardChain Judge() {
-    disk.xml = xml();
-    return JudgeDiscardChain(facts, disk, storage);
-  }
-  // "driver drops discard-ignored" of the first culprit; "" when there is none.
-  std::string Culprit() {
-    const DiscardChain chain = Judge();
-    const Layer* layer = chain.FirstCulprit();
-    if (layer == nullptr) return "";
-    return absl::StrCat(Name(layer->kind), " ", Name(layer->verdict), " ",
-                        Code(layer->reasons.at(0).reason));
-  }
-  Layer LayerOf(LayerKind kind) {
-    for (const Layer& layer : Judge().layers) {
-      if (layer.kind == kind) return layer;
-    }
-    return {};
-  }
-};
-
-std::vector<std::string> Codes(const std::vector<Blocker>& blockers) {
-  std::vector<std::string> codes;
-  for (const Blocker& blocker : blockers) codes.emplace_back(Code(blocker.reason));
-  return codes;
-}
 
 TEST(DiscardChain, NothingStandsInTheWay) {
   World world;
@@ -288,6 +206,22 @@ TEST(DiscardChain, OneLegOfARaidDropsForItsDiskOnly) {
       Filesystem("/", {Device("md0", GuestDeviceKind::kMd, kGiB, {"vda", "vdb"}),
                        GuestDisk("vda", 5), GuestDisk("vdb", 6, 0)})};
   EXPECT_EQ(world.Culprit(), "");
+  world.disk.xml = world.facts.live.disks.at(1);
+  const DiscardChain other = JudgeDiscardChain(world.facts, world.disk, world.storage);
+  EXPECT_EQ(other.FirstCulprit()->reasons.at(0).reason, Reason::kGuestNotSupported);
+}
+
+TEST(DiscardChain, AVolumeOverTwoDisksOfWhichOneTakesNone) {
+  World world;
+  world.facts.guest->filesystems = {
+      Filesystem("/", {Device("dm-0", GuestDeviceKind::kLvm, 0, {"vda", "vdb"}),
+                       GuestDisk("vda", 5), GuestDisk("vdb", 6, 0)})};
+  world.root().obstacle = GuestObstacle::kLayerNotSupported;
+  world.root().obstacle_device = "dm-0";
+  // To the disk that takes them it is the volume that brings none, for the other's sake.
+  EXPECT_EQ(world.Culprit(), "guest-device drops guest-layer");
+  EXPECT_EQ(world.LayerOf(LayerKind::kGuestDevice).reasons.at(0).detail,
+            "dm-0, LVM: no discards below in vdb");
   world.disk.xml = world.facts.live.disks.at(1);
   const DiscardChain other = JudgeDiscardChain(world.facts, world.disk, world.storage);
   EXPECT_EQ(other.FirstCulprit()->reasons.at(0).reason, Reason::kGuestNotSupported);
