@@ -143,7 +143,7 @@ absl::Status CheckRollback(const CommandLine& line) {
 }
 
 absl::Status CheckExplain(const CommandLine& line) {
-  if (line.codes && (line.probe || !line.domains.empty()))
+  if (line.codes && (line.probe || line.ask_qemu || !line.domains.empty()))
     return InvalidArgumentError("--codes: it is about no domain");
   if (line.domains.empty() && !line.codes)
     return InvalidArgumentError("explain: name the domain, or a disk of it: DOMAIN:TARGET");
@@ -211,7 +211,8 @@ std::vector<VerbSpec> MakeVerbs() {
        "explain",
        "",
        "DOMAIN",
-       {Flag("--probe", &CommandLine::probe), Flag("--codes", &CommandLine::codes)},
+       {Flag("--probe", &CommandLine::probe), Flag("--ask-qemu", &CommandLine::ask_qemu),
+        Flag("--codes", &CommandLine::codes)},
        CheckExplain},
       {Verb::kTrim,
        "trim",

@@ -57,9 +57,11 @@ then the first culprit and the fix. Changes nothing. A hole is tried in a namele
 options:
       --probe     prove it: the agent writes a marker of 16 MiB into the guest, deletes and trims it, and the
                   images must get smaller. Not while libvirt works on the domain or the guest is frozen
+      --ask-qemu  ask QEMU itself whether its device takes discards, not only machine type and bus. libvirt calls the
+                  domain tainted from then on, until it is shut down
       --codes     list all reason codes, what each means, and what it is in such a walk: a culprit, why a layer is
                   unknown, or a remark
-  -n, --dry-run   no probe
+  -n, --dry-run   no probe, and QEMU is not asked
       --json      machine-readable output
 
 exit status: 0 no layer is known to drop discards, 1 error, 2 wrong usage, 3 some domains failed or were refused,

@@ -65,7 +65,14 @@ std::optional<std::string> FixFor(const Blocker& blocker, const HintContext& con
     case Reason::kUnexplained:
       return absl::StrCat(Program("virt-reclaim", context, "explain --probe"), " finds it out");
     case Reason::kGuestNotSupported:
-      return "give the guest a kernel of at least 5.0, which virtio-blk needs for discards";
+      return absl::StrCat(
+          "give the guest a kernel of at least 5.0, which virtio-blk needs for discards; ",
+          Program("virt-reclaim", context, "explain --ask-qemu"),
+          " tells whether QEMU has switched them off");
+    case Reason::kDeviceDiscardOff:
+      return "look for 'discard=off' or a 'discard_granularity' of 0 that the definition hands to "
+             "QEMU "
+             "(<qemu:override>, <qemu:commandline>), and take it out";
     case Reason::kDmCrypt:
       return absl::StrCat("in the guest: 'cryptsetup refresh --allow-discards --persistent ",
                           ShellQuote(blocker.detail),

@@ -131,6 +131,7 @@ class VerbRunner {
     ExplainOptions options;
     options.domains = line_.domains;
     options.probe = line_.probe && !line_.dry_run;
+    options.ask_qemu = line_.ask_qemu && !line_.dry_run;
     const auto domains = Explain(services, options, stop_);
     if (!domains.ok()) return FailWith(domains.status(), line_.json);
     ProgramResult result;

@@ -86,6 +86,7 @@ class DomainExplainer {
       return Fail(status);
     if (domain_.disks.empty()) result_.outcome.reasons.push_back({Reason::kNoDisks, ""});
     CollectDefinitions();
+    if (options_.ask_qemu) AskQemu();
     const AgentAccess access = OpenAgent(services_, domain_, options_.agent_timeout, stop_);
     AskGuest(access);
     for (const DiskFacts& disk : domain_.disks) {
@@ -132,6 +133,28 @@ class DomainExplainer {
     const auto snapshots = services_.hypervisor.Snapshots(uuid);
     if (snapshots.ok() && snapshots->checkpoints > 0)
       result_.remarks.push_back({Reason::kCheckpoints, absl::StrCat(snapshots->checkpoints)});
+  }
+
+  void AskQemu() {
+    for (const DiskFacts& disk : domain_.disks) {
+      if (IsWanted(disk.xml)) facts_.qemu[disk.xml.target] = AskQemu(disk.xml);
+    }
+  }
+
+  // What decides whether the device tells its guest that it takes discards (hw/block/virtio-blk.c,
+  // hw/scsi/scsi-disk.c, hw/ide/core.c of QEMU).
+  QemuDevice AskQemu(const xml::Disk& disk) const {
+    const DomainState state = result_.summary.state;
+    const bool has_qemu = state == DomainState::kRunning || state == DomainState::kPaused;
+    if (!has_qemu) return {std::nullopt, "the domain is off"};
+    if (disk.alias.empty()) return {std::nullopt, "the disk has no alias"};
+    const bool by_flag = disk.bus == "virtio";
+    if (!by_flag && disk.bus != "scsi" && disk.bus != "ide" && disk.bus != "sata")
+      return {std::nullopt, "devices on this bus have no such property"};
+    const auto value = services_.hypervisor.DeviceProperty(
+        result_.summary.uuid, disk.alias, by_flag ? "discard" : "discard_granularity");
+    if (!value.ok()) return {std::nullopt, Printable(value.status().message())};
+    return {*value != 0, ""};
   }
 
   void AskGuest(const AgentAccess& access) {

@@ -20,6 +20,7 @@ namespace virt_reclaim {
 struct ExplainOptions {
   std::vector<std::string> domains;  // DOMAIN or DOMAIN:TARGET; at least one
   bool probe = false;
+  bool ask_qemu = false;  // its monitor, which taints the domain
   absl::Duration agent_timeout = absl::Seconds(2);
 };
 

@@ -47,14 +47,37 @@ Layer DefinitionLayer(LayerKind kind, const std::optional<Blocker>& now,
   return layer;
 }
 
+// By the machine type, or as QEMU says, who knows better.
+std::optional<Blocker> BusBlockerNow(const ChainFacts& facts, const xml::Disk& disk) {
+  auto blocker = BusBlocker(facts.live, disk);
+  const auto asked = facts.qemu.find(disk.target);
+  if (asked == facts.qemu.end() || !asked->second.discards) return blocker;
+  if (*asked->second.discards) return std::nullopt;
+  if (blocker && blocker->reason != Reason::kMachineUnknown) return blocker;
+  return Blocker{Reason::kDeviceDiscardOff, Printable(disk.alias)};
+}
+
+std::string BusDetail(const ChainFacts& facts, const xml::Disk& disk) {
+  const std::string detail = absl::StrCat(
+      "machine type ", facts.live.machine.empty() ? "-" : Printable(facts.live.machine));
+  const auto asked = facts.qemu.find(disk.target);
+  if (asked == facts.qemu.end()) return detail;
+  const QemuDevice& device = asked->second;
+  if (!device.discards) return absl::StrCat(detail, "; QEMU does not tell: ", device.unknown);
+  return absl::StrCat(detail, "; QEMU says that the device takes ",
+                      *device.discards ? "discards" : "no discards");
+}
+
 std::vector<Layer> DefinitionLayers(const ChainFacts& facts, const xml::Disk& disk) {
   const xml::Domain& saved = facts.saved ? *facts.saved : facts.live;
   const xml::Disk* next = FindDisk(saved, disk.target);
-  const auto bus_now = BusBlocker(facts.live, disk);
-  Layer bus = DefinitionLayer(LayerKind::kBus, bus_now, next ? BusBlocker(saved, *next) : bus_now);
+  const auto bus_now = BusBlockerNow(facts, disk);
+  // Nothing that the definition shows switched it off, so that the next start will do it again.
+  const bool by_hand = bus_now && bus_now->reason == Reason::kDeviceDiscardOff;
+  Layer bus = DefinitionLayer(LayerKind::kBus, bus_now,
+                              next && !by_hand ? BusBlocker(saved, *next) : bus_now);
   bus.name = disk.bus.empty() ? "-" : Printable(disk.bus);
-  bus.detail = absl::StrCat("machine type ",
-                            facts.live.machine.empty() ? "-" : Printable(facts.live.machine));
+  bus.detail = BusDetail(facts, disk);
   const auto driver_now = DriverBlocker(disk);
   Layer driver =
       DefinitionLayer(LayerKind::kDriver, driver_now, next ? DriverBlocker(*next) : driver_now);

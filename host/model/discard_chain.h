@@ -60,6 +60,7 @@ struct ChainFacts {
   std::optional<GuestFacts> guest;
   std::map<std::string, std::string> guest_to_target;  // MatchGuestDisks of `live` and `guest`
   std::vector<Blocker> guest_unknown;                  // why there is no `guest`
+  std::map<std::string, QemuDevice> qemu;              // by target; empty: not asked
 };
 
 // `disk` is one of `facts.live`; `storage` is what lies below its image.

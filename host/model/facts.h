@@ -57,6 +57,12 @@ struct HostDevice {
   uint64_t discard_granularity = 0;
 };
 
+// What QEMU itself says of a disk's device; only when the user let us ask.
+struct QemuDevice {
+  std::optional<bool> discards;  // whether it takes them
+  std::string unknown;           // why that is not known; printable
+};
+
 // What lies below an image on the host, as far as discards are concerned.
 struct ImageStorage {
   std::string filesystem;           // its type, "ext4"; empty: none, or not known

@@ -52,6 +52,8 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
     {Reason::kExternalDataFile, "external-data-file",
      "the image keeps the guest's data in a file of its own, which is not looked at",
      InChain::kUnknown},
+    {Reason::kDeviceDiscardOff, "device-discard-off",
+     "QEMU's device takes no discards, though its machine type would let it", InChain::kCulprit},
     {Reason::kReadOnly, "read-only", "the disk is read-only", InChain::kCulprit},
     {Reason::kNotADisk, "not-a-disk",
      "the device is no disk (cdrom, floppy or a passed-through LUN)", InChain::kCulprit},

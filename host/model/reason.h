@@ -43,6 +43,7 @@ enum class Reason {
   kLoopDevice,
   kImageFormat,
   kExternalDataFile,
+  kDeviceDiscardOff,
   // A disk that has nothing to give, or nothing that can be measured.
   kReadOnly,
   kNotADisk,

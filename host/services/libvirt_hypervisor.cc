@@ -20,6 +20,7 @@
 #include "host/services/hypervisor.h"
 #include "host/services/libvirt_error.h"
 #include "host/services/libvirt_port.h"
+#include "host/services/qmp.h"
 #include "xml-tools/capabilities.h"
 
 namespace virt_reclaim {
@@ -174,6 +175,15 @@ class LibvirtHypervisor : public Hypervisor {
     const int has = virDomainHasManagedSaveImage(domain, 0);
     if (has < 0) return LibvirtStatus("ask for a managed save image");
     return has == 1;
+  }
+
+  absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                          const std::string& property) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    char* reply = nullptr;
+    if (virDomainQemuMonitorCommand(domain, QomGetCommand(alias, property).c_str(), &reply, 0) != 0)
+      return LibvirtStatus("ask QEMU");
+    return ParseQomValue(TakeString(reply));
   }
 
   absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {

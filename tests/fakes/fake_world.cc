@@ -181,6 +181,16 @@ class FakeHypervisor : public Hypervisor {
     return domain->managed_save;
   }
 
+  absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                          const std::string& property) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    world_.calls.push_back(absl::StrCat("ask QEMU of ", domain->summary.name));
+    const auto found = domain->device_properties.find(absl::StrCat(alias, ".", property));
+    if (found == domain->device_properties.end())
+      return absl::UnimplementedError("ask QEMU: no such property");
+    return found->second;
+  }
+
   absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     return domain->snapshots;

@@ -34,8 +34,9 @@ struct FakeAgent {
 struct FakeDomain {
   DomainSummary summary;
   std::string live_xml, inactive_xml;
-  std::string first_xml;                     // as it was added
-  std::map<std::string, Usage> block_usage;  // per target
+  std::string first_xml;                              // as it was added
+  std::map<std::string, Usage> block_usage;           // per target
+  std::map<std::string, uint64_t> device_properties;  // of its QEMU: "virtio-disk0.discard"
   std::vector<Blocker> activity;
   bool managed_save = false;
   SnapshotCount snapshots;

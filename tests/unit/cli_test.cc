@@ -123,6 +123,9 @@ TEST(Hints, FixesAreCommandsThatParse) {
   EXPECT_THAT(fix(Reason::kMachineUnknown),
               testing::StartsWith("'virt-reclaim --connect qemu:///system explain --probe web'"));
   EXPECT_TRUE(Parse({"--connect", "qemu:///system", "explain", "--probe", "web"}).probe);
+  EXPECT_THAT(fix(Reason::kGuestNotSupported),
+              testing::HasSubstr("'virt-reclaim --connect qemu:///system explain --ask-qemu web'"));
+  EXPECT_TRUE(Parse({"--connect", "qemu:///system", "explain", "--ask-qemu", "web"}).ask_qemu);
   EXPECT_THAT(fix(Reason::kDmCrypt), testing::HasSubstr("--persistent data'"));
   EXPECT_THAT(fix(Reason::kOverlay), testing::HasSubstr("--path vda web'"));
   EXPECT_EQ(fix(Reason::kDiscardIgnored), HintFor(Reason::kDiscardIgnored, context));

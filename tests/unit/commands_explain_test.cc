@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_replace.h"
 #include "base/byte_size.h"
 #include "host/commands/explain.h"
 #include "tests/fakes/fake_world.h"
@@ -147,6 +148,25 @@ TEST_F(ExplainTest, AFilesystemOnTwoDisksIsProbedWhereItsMarkerLies) {
   const ExplainedDomain domain = Run("web", true);
   EXPECT_EQ(domain.disks.at(0).probe->reaches, true);
   EXPECT_EQ(domain.disks.at(1).probe->reaches, std::nullopt) << "nothing was written to it";
+}
+
+TEST_F(ExplainTest, QemuIsAskedOnlyWhenItIsWanted) {
+  domain_->live_xml = absl::StrReplaceAll(
+      domain_->live_xml, {{"<target dev='vda' bus='virtio'/>",
+                           "<target dev='vda' bus='virtio'/><alias name='virtio-disk0'/>"}});
+  domain_->device_properties["virtio-disk0.discard"] = 0;
+  EXPECT_FALSE(Run().disks.at(0).culprit.has_value());
+  EXPECT_EQ(world_.calls, std::vector<std::string>{});
+  ExplainOptions options;
+  options.domains = {"web"};
+  options.ask_qemu = true;
+  const ExplainedDomain domain = Explain(world_.services(), options, {}).value().at(0);
+  EXPECT_EQ(domain.disks.at(0).culprit->blocker.reason, Reason::kDeviceDiscardOff);
+  EXPECT_FALSE(domain.disks.at(1).culprit.has_value()) << "it has no alias";
+  EXPECT_EQ(world_.calls, std::vector<std::string>{"ask QEMU of web"});
+  domain_->summary.state = DomainState::kShutOff;
+  EXPECT_TRUE(Explain(world_.services(), options, {}).ok());
+  EXPECT_EQ(world_.calls.size(), 1u);
 }
 
 TEST_F(ExplainTest, StopEndsIt) {

@@ -61,6 +61,12 @@ const std::vector<Fault> kFaults{
      "bus drops bus-drops-discard"},
     {"GuestNotSupported", [](World& w) { w.root().devices = {GuestDisk("vda", 5, 0)}; },
      "guest-disk drops guest-not-supported"},
+    {"DeviceDiscardOff",
+     [](World& w) {
+       w.root().devices = {GuestDisk("vda", 5, 0)};
+       w.facts.qemu["vda"] = {false, ""};
+     },
+     "guest-disk drops device-discard-off"},
     {"DmCrypt",
      [](World& w) { PutBelowRoot(w, Device("dm-0", GuestDeviceKind::kDmCrypt, 0, {"vda"})); },
      "guest-device drops dm-crypt"},
@@ -247,6 +253,24 @@ TEST(DiscardChain, APowerCycleThatIsMissingIsSaidBeforeWhatItPutsRight) {
   std::swap(world.facts.live, *world.facts.saved);
   EXPECT_EQ(world.Culprit(), "");
   EXPECT_THAT(Codes(world.LayerOf(LayerKind::kDriver).remarks), ElementsAre("definition-pending"));
+}
+
+TEST(DiscardChain, QemuKnowsBetterThanTheMachineType) {
+  World world;
+  world.facts.guest.reset();
+  world.facts.saved = world.facts.live;
+  world.facts.qemu["vda"] = {false, ""};
+  EXPECT_EQ(world.Culprit(), "bus drops device-discard-off") << "not power-cycle-pending";
+  world.facts.live.machine = "pc-q35-questing";  // nobody knows it
+  world.facts.saved->machine = "pc-q35-questing";
+  EXPECT_EQ(world.Culprit(), "bus drops device-discard-off");
+  world.facts.qemu["vda"] = {true, ""};
+  EXPECT_EQ(world.LayerOf(LayerKind::kBus).verdict, LayerVerdict::kOk);
+  world.facts.live.machine = world.facts.saved->machine = "pc-q35-3.1";
+  EXPECT_EQ(world.Culprit(), "") << "switched on by hand";
+  world.facts.qemu["vda"] = {std::nullopt, "no such property"};
+  EXPECT_EQ(world.Culprit(), "bus drops machine-too-old");
+  EXPECT_THAT(world.LayerOf(LayerKind::kBus).detail, testing::HasSubstr("no such property"));
 }
 
 TEST(DiscardChain, AMachineTypeThatWaitsForAPowerCycle) {
