@@ -184,6 +184,14 @@ absl::Status CheckRollback(const CommandLine& line) {
   return CheckSelection(line, "rollback");
 }
 
+absl::Status CheckExplain(const CommandLine& line) {
+  if (line.codes && (line.probe || line.ask_qemu || !line.domains.empty()))
+    return InvalidArgumentError("--codes: it is about no domain");
+  if (line.domains.empty() && !line.codes)
+    return InvalidArgumentError("explain: name the domain, or a disk of it: DOMAIN:TARGET");
+  return absl::OkStatus();
+}
+
 absl::Status CheckPunch(const CommandLine& line) {
   if (line.null && line.files_from.empty())
     return InvalidArgumentError("--null: it is about --files-from");
@@ -246,6 +254,13 @@ std::vector<VerbSpec> MakeVerbs() {
        "DOMAIN",
        {Parsed("--check", "WARNING,CRITICAL", &CommandLine::check, ParseCheck)},
        {}},
+      {Verb::kExplain,
+       "explain",
+       "",
+       "DOMAIN",
+       {Flag("--probe", &CommandLine::probe), Flag("--ask-qemu", &CommandLine::ask_qemu),
+        Flag("--codes", &CommandLine::codes)},
+       CheckExplain},
       {Verb::kTrim,
        "trim",
        "",

@@ -9,6 +9,7 @@ Gives a libvirt/QEMU hypervisor the disk space back that its guests have freed.
 
 verbs:
   report          what each disk occupies, what its guest uses, what could come back, and what stands in the way
+  explain         the way of a discard, layer by layer, from the guest to the host: the first that drops it, and the fix
   trim            let running guests trim their filesystems, and measure what the host got back
   migrate plan    show the smallest change of the domain XML that lets discards reach the host
   migrate apply   make that change (the old XML is kept); where asked, power-cycle, verify, roll back
@@ -50,6 +51,28 @@ options:
 
 exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted;
              with --check: 0 OK, 1 WARNING, 2 CRITICAL or wrong usage, 3 UNKNOWN
+)";
+
+constexpr absl::string_view kExplain = R"(usage: virt-reclaim explain [OPTIONS] DOMAIN[:TARGET]...
+       virt-reclaim explain --codes [--json]
+
+Walks the way of a discard, for each disk or for the one named: the guest's filesystem, what lies below it in the guest
+(dm-crypt, LVM, md, loop), the guest's disk, bus and machine type, the disk's driver (now, and at the next start), the
+image, the host's storage. For each layer: ok, partly (not all of what the guest frees comes back), drops or unknown;
+then the first culprit and the fix. Changes nothing. A hole is tried in a nameless file beside the image.
+
+options:
+      --probe     prove it: the agent writes a marker of 16 MiB into the guest, deletes and trims it, and the
+                  images must get smaller. Not while libvirt works on the domain or the guest is frozen
+      --ask-qemu  ask QEMU itself whether its device takes discards, not only machine type and bus. libvirt calls the
+                  domain tainted from then on, until it is shut down
+      --codes     list all reason codes, what each means, and what it is in such a walk: a culprit, why a layer is
+                  unknown, or a remark
+  -n, --dry-run   no probe, and QEMU is not asked
+      --json      machine-readable output
+
+exit status: 0 no layer is known to drop discards, 1 error, 2 wrong usage, 3 some domains failed or were refused,
+             4 a layer drops them, or the probe did not come back, 5 the probe was refused, 130 interrupted
 )";
 
 constexpr absl::string_view kTrim = R"(usage: virt-reclaim trim [OPTIONS] [DOMAIN...]
@@ -176,6 +199,7 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 5 a domain that was 
 
 absl::string_view HelpText(absl::string_view verb) {
   if (verb == "report") return kReport;
+  if (verb == "explain") return kExplain;
   if (verb == "trim") return kTrim;
   if (verb == "migrate") return kMigrate;
   if (verb == "agent") return kAgent;

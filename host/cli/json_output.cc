@@ -1,34 +1,11 @@
 #include "host/cli/json_output.h"
 
-#include <nlohmann/json.hpp>
-
 #include "absl/strings/str_cat.h"
-#include "base/escape.h"
+#include "host/cli/json_parts.h"
 #include "host/cli/outcome_output.h"
 
 namespace virt_reclaim {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-template <typename T>
-Json OrNull(const std::optional<T>& value) {
-  return value ? Json(*value) : Json(nullptr);
-}
-
-std::string Text(absl::string_view text) { return Printable(text); }
-
-Json Document(absl::string_view message_type) {
-  return {{"schema_version", 1}, {"message_type", std::string(message_type)}};
-}
-
-std::string Print(const Json& json) { return json.dump(2) + "\n"; }
-
-Json DomainJson(const DomainSummary& domain) {
-  return {{"name", Text(domain.name)},
-          {"uuid", Text(domain.uuid)},
-          {"state", std::string(Name(domain.state))}};
-}
 
 Json DiskJson(const ReportedDisk& disk) {
   const DiskFacts& facts = disk.facts;

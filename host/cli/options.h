@@ -19,6 +19,7 @@ namespace virt_reclaim {
 
 enum class Verb {
   kReport,
+  kExplain,
   kTrim,
   kMigratePlan,
   kMigrateApply,
@@ -39,8 +40,9 @@ struct CommandLine {
   std::string state_directory = "/var/lib/virt-reclaim";
   std::string run_directory = "/run/virt-reclaim";
   // Of the verbs.
-  std::set<std::string> given;  // long names of all options that were said: "--bus"
-  std::vector<std::string> domains;
+  std::set<std::string> given;       // long names of all options that were said: "--bus"
+  std::vector<std::string> domains;  // explain: DOMAIN[:TARGET]
+  bool probe = false, codes = false, ask_qemu = false;  // explain
   bool all = false;
   bool diff = false;
   xml::RewriteOptions rewrite;  // --machine, --bus, --channel, --detect-zeroes, --disk

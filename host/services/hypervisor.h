@@ -64,6 +64,12 @@ class Hypervisor {
 
   virtual absl::StatusOr<bool> HasManagedSave(const std::string& uuid) = 0;
 
+  // A property of the device `alias` (of the live XML) as QEMU has it: a number, 1 or 0 for a truth
+  // value. NotFound: it has none of that name. libvirt calls a domain tainted from then on whose
+  // QEMU was asked past it: only for who wants that.
+  virtual absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                                  const std::string& property) = 0;
+
   virtual absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) = 0;
 
   // The machine types this host has for `arch` and `type` (kvm, qemu): names and aliases. Empty

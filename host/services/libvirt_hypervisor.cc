@@ -1,4 +1,5 @@
 // The real Hypervisor: libvirt's C API, one connection, and one thread for libvirt's event loop.
+#include <libvirt/libvirt-qemu.h>
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 
@@ -22,6 +23,7 @@
 #include "host/services/libvirt_error_watch.h"
 #include "host/services/libvirt_port.h"
 #include "host/services/qemu_guest_agent.h"
+#include "host/services/qmp.h"
 #include "xml-tools/capabilities.h"
 
 namespace virt_reclaim {
@@ -175,6 +177,15 @@ class LibvirtHypervisor : public Hypervisor {
     const int has = virDomainHasManagedSaveImage(domain, 0);
     if (has < 0) return LibvirtStatus("ask for a managed save image");
     return has == 1;
+  }
+
+  absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                          const std::string& property) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    char* reply = nullptr;
+    if (virDomainQemuMonitorCommand(domain, QomGetCommand(alias, property).c_str(), &reply, 0) != 0)
+      return LibvirtStatus("ask QEMU");
+    return ParseQomValue(TakeString(reply));
   }
 
   absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {

@@ -61,6 +61,19 @@ class FakeImageStore : public ImageStore {
     return image.path.starts_with(path + "/");
   }
 
+  ImageStorage Storage(const xml::ImageSource& image) override {
+    ImageStorage storage;
+    if (image.type == "block") {
+      storage.devices = world_.block_storage;
+    } else if (world_.images.contains(image.path)) {
+      storage.filesystem = "ext4";
+      storage.punches = world_.can_punch;
+    } else {
+      storage.unknown = "stat: No such file or directory";
+    }
+    return storage;
+  }
+
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
     uint64_t sum = 0;
     for (const ImageFile& file : chain) sum += world_.images.at(file.path).allocation.value_or(0);
@@ -187,6 +200,16 @@ class FakeHypervisor : public Hypervisor {
   absl::StatusOr<bool> HasManagedSave(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     return domain->managed_save;
+  }
+
+  absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                          const std::string& property) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    world_.calls.push_back(absl::StrCat("ask QEMU of ", domain->summary.name));
+    const auto found = domain->device_properties.find(absl::StrCat(alias, ".", property));
+    if (found == domain->device_properties.end())
+      return absl::UnimplementedError("ask QEMU: no such property");
+    return found->second;
   }
 
   absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {

@@ -44,8 +44,9 @@ struct FakeQemuAgent {
 struct FakeDomain {
   DomainSummary summary;
   std::string live_xml, inactive_xml;
-  std::string first_xml;                     // as it was added
-  std::map<std::string, Usage> block_usage;  // per target
+  std::string first_xml;                              // as it was added
+  std::map<std::string, Usage> block_usage;           // per target
+  std::map<std::string, uint64_t> device_properties;  // of its QEMU: "virtio-disk0.discard"
   std::vector<Blocker> activity;
   bool managed_save = false;
   SnapshotCount snapshots;
@@ -97,6 +98,7 @@ class FakeWorld {
   std::vector<std::string> calls;  // what changed something: "define web"
   absl::Status define;             // not OK: Define fails with it
   std::string stored_xml;          // not empty: what libvirt stores in place of what was defined
+  std::vector<HostDevice> block_storage;  // below every image on a block device
   bool images_are_local = true;
   bool has_offline_guest = true;           // virt-reclaim-guestfs is installed
   std::vector<OfflineDisk> disks_read;     // by it, last

@@ -28,6 +28,7 @@ virt_reclaim_integration_test(daemon 600 ALONE)
 virt_reclaim_integration_test(trim 600 ALONE)
 virt_reclaim_integration_test(bad_input 300)
 virt_reclaim_integration_test(migrate 1200)
+virt_reclaim_integration_test(explain 1200)
 virt_reclaim_integration_test(fleet 600)
 virt_reclaim_integration_test(static_agent 300 ALONE)
 # The first run on a machine fetches a Debian.
