@@ -6,6 +6,7 @@
 #include "absl/strings/str_join.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
+#include "base/saturating_add.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/text_table.h"
 
@@ -145,7 +146,7 @@ std::string TrimText(const std::vector<TrimmedDomain>& domains) {
   int64_t freed = 0;
   for (const TrimmedDomain& domain : domains) {
     AddTrimRows(domain, table);
-    trimmed += domain.trimmed;
+    trimmed = SaturatingAdd(trimmed, domain.trimmed);
     freed += domain.freed.value_or(0);
   }
   return absl::StrCat("total: guests trimmed ", FormatByteSize(trimmed), ", host freed ",
