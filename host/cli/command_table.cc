@@ -95,8 +95,8 @@ absl::StatusOr<size_t> ParsePerStorage(absl::string_view text) {
 }
 
 // "5G", or "10%" of the capacity.
-absl::StatusOr<TrimThreshold> ParseThreshold(absl::string_view text) {
-  TrimThreshold threshold;
+absl::StatusOr<Threshold> ParseThreshold(absl::string_view text) {
+  Threshold threshold;
   absl::string_view number = text;
   if (!absl::ConsumeSuffix(&number, "%")) {
     VR_ASSIGN_OR_RETURN(threshold.bytes, ParseByteSize(text));
@@ -106,6 +106,18 @@ absl::StatusOr<TrimThreshold> ParseThreshold(absl::string_view text) {
       threshold.percent <= 100)
     return threshold;
   return InvalidArgumentError(StrCat("'", Printable(text), "' is no percentage"));
+}
+
+// "10%,30%": warning and critical.
+absl::StatusOr<CheckThresholds> ParseCheck(absl::string_view text) {
+  const std::vector<std::string> parts = absl::StrSplit(text, ',');
+  if (parts.size() != 2)
+    return InvalidArgumentError(
+        StrCat("'", Printable(text), "': write two thresholds, for example 20%,40% or 50G,200G"));
+  CheckThresholds thresholds;
+  VR_ASSIGN_OR_RETURN(thresholds.warning, ParseThreshold(parts[0]));
+  VR_ASSIGN_OR_RETURN(thresholds.critical, ParseThreshold(parts[1]));
+  return thresholds;
 }
 
 absl::StatusOr<std::optional<TrimWay>> ParseWay(absl::string_view text) {
@@ -172,6 +184,14 @@ absl::Status CheckRollback(const CommandLine& line) {
   return CheckSelection(line, "rollback");
 }
 
+absl::Status CheckExplain(const CommandLine& line) {
+  if (line.codes && (line.probe || line.ask_qemu || !line.domains.empty()))
+    return InvalidArgumentError("--codes: it is about no domain");
+  if (line.domains.empty() && !line.codes)
+    return InvalidArgumentError("explain: name the domain, or a disk of it: DOMAIN:TARGET");
+  return absl::OkStatus();
+}
+
 absl::Status CheckPunch(const CommandLine& line) {
   if (line.null && line.files_from.empty())
     return InvalidArgumentError("--null: it is about --files-from");
@@ -228,7 +248,19 @@ OptionSpec PlanFileOption() { return Text("--plan", "FILE", &CommandLine::plan_f
 
 std::vector<VerbSpec> MakeVerbs() {
   return {
-      {Verb::kReport, "report", "df", "DOMAIN", {}, {}},
+      {Verb::kReport,
+       "report",
+       "df",
+       "DOMAIN",
+       {Parsed("--check", "WARNING,CRITICAL", &CommandLine::check, ParseCheck)},
+       {}},
+      {Verb::kExplain,
+       "explain",
+       "",
+       "DOMAIN",
+       {Flag("--probe", &CommandLine::probe), Flag("--ask-qemu", &CommandLine::ask_qemu),
+        Flag("--codes", &CommandLine::codes)},
+       CheckExplain},
       {Verb::kTrim,
        "trim",
        "",
@@ -242,6 +274,7 @@ std::vector<VerbSpec> MakeVerbs() {
            Parsed("--way", "auto|agent|qemu-agent", &CommandLine::way, ParseWay),
            Text("--storage", "DIR", &CommandLine::storage),
            Parsed("--threshold", "SIZE|N%", &CommandLine::threshold, ParseThreshold),
+           Parsed("--min-freed", "SIZE", &CommandLine::min_freed, ParseByteSize),
            Parsed("--per-storage", "N", &CommandLine::per_storage, ParsePerStorage),
            Parsed("--window", "HH:MM-HH:MM", &CommandLine::window, ParseDailyWindow),
            Parsed("--max-duration", "TIME", &CommandLine::max_duration, ParseDuration),

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "host/commands/report_check.h"
 #include "host/commands/trim.h"
 #include "host/model/daily_window.h"
 #include "xml-tools/rewrite.h"
@@ -18,6 +19,7 @@ namespace virt_reclaim {
 
 enum class Verb {
   kReport,
+  kExplain,
   kTrim,
   kMigratePlan,
   kMigrateApply,
@@ -38,8 +40,9 @@ struct CommandLine {
   std::string state_directory = "/var/lib/virt-reclaim";
   std::string run_directory = "/run/virt-reclaim";
   // Of the verbs.
-  std::set<std::string> given;  // long names of all options that were said: "--bus"
-  std::vector<std::string> domains;
+  std::set<std::string> given;       // long names of all options that were said: "--bus"
+  std::vector<std::string> domains;  // explain: DOMAIN[:TARGET]
+  bool probe = false, codes = false, ask_qemu = false;  // explain
   bool all = false;
   bool diff = false;
   xml::RewriteOptions rewrite;  // --machine, --bus, --channel, --detect-zeroes, --disk
@@ -58,10 +61,13 @@ struct CommandLine {
   uint64_t minimum = 0, chunk = 0;
   absl::Duration pause = absl::ZeroDuration();
   absl::Duration timeout = absl::Minutes(30);
+  // Of report.
+  std::optional<CheckThresholds> check;
   // Of trim, beside those above.
   std::optional<TrimWay> way;
   std::string storage;
-  std::optional<TrimThreshold> threshold;
+  std::optional<Threshold> threshold;
+  std::optional<uint64_t> min_freed;
   size_t per_storage = 1;
   std::optional<absl::Duration> max_duration;
   bool gentle = false;

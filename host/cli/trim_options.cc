@@ -20,6 +20,8 @@ TrimOptions TrimOptionsOf(const CommandLine& line) {
   options.way = line.way;
   options.storage = line.storage;
   options.threshold = line.threshold;
+  options.min_freed = line.min_freed;
+  options.estimate = line.dry_run;
   options.per_storage = line.per_storage;
   options.window = line.window;
   options.max_duration = line.max_duration;

@@ -10,6 +10,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
+#include "host/model/guest_disks.h"
 
 namespace virt_reclaim {
 namespace {
@@ -154,6 +155,25 @@ AgentAccess OpenAgentLocked(const Services& services, const DomainFacts& domain,
   const bool never_opened = channel.state.empty() && absl::IsDeadlineExceeded(agent.status());
   return {std::nullopt,
           never_opened ? Blocker{Reason::kAgentNotConnected, ""} : AgentBlocker(agent.status())};
+}
+
+std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts,
+                                   absl::Duration timeout, const std::stop_token& stop) {
+  AgentAccess access = OpenAgent(services, facts, timeout, stop);
+  if (!access.session) {
+    if (access.blocker->reason == Reason::kNotRunning) return std::nullopt;
+    return access.blocker;
+  }
+  auto filesystems = access.session->agent->ListFilesystems(timeout, stop);
+  if (!filesystems.ok()) return AgentBlocker(filesystems.status());
+  GuestFacts guest;
+  guest.filesystems = *std::move(filesystems);
+  const auto use = GuestUseByTarget(MatchGuestDisks(facts.live, guest), guest);
+  for (DiskFacts& disk : facts.disks) {
+    if (const auto found = use.find(disk.xml.target); found != use.end())
+      disk.guest = found->second;
+  }
+  return std::nullopt;
 }
 
 Blocker AgentBlocker(const absl::Status& status) {

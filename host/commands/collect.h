@@ -53,6 +53,11 @@ AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, absl:
 AgentAccess OpenAgentLocked(const Services& services, const DomainFacts& domain,
                             absl::Duration timeout, std::stop_token stop);
 
+// Asks the guest and puts what it uses of its disks into `facts`. Why not, when that is not known;
+// empty for a domain that is off, whose agent is not to blame.
+std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts,
+                                   absl::Duration timeout, const std::stop_token& stop);
+
 // The reason a failed agent call stands for.
 Blocker AgentBlocker(const absl::Status& status);
 

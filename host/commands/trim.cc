@@ -10,9 +10,12 @@
 #include "base/status.h"
 #include "host/commands/trim_domain.h"
 #include "host/model/assessment.h"
+#include "host/services/trim_history.h"
 
 namespace virt_reclaim {
 namespace {
+
+constexpr size_t kPlanThreads = 8;  // they only wait, for libvirt and for guests
 
 bool IsNamed(const TrimOptions& options, const DomainSummary& domain) {
   return std::any_of(options.domains.begin(), options.domains.end(), [&](const std::string& name) {
@@ -46,7 +49,8 @@ absl::StatusOr<bool> LiesOnStorage(const Services& services, const TrimOptions& 
 // Empty when --storage leaves the domain out.
 absl::StatusOr<std::optional<TrimAction>> PlanDomain(const Services& services,
                                                      const TrimOptions& options,
-                                                     const DomainSummary& domain) {
+                                                     const DomainSummary& domain,
+                                                     const std::stop_token& stop) {
   TrimAction action;
   action.domain = domain;
   action.asked_for = IsNamed(options, domain);
@@ -73,6 +77,15 @@ absl::StatusOr<std::optional<TrimAction>> PlanDomain(const Services& services,
   WayChoice choice = ChooseWay(*facts, options.way, options.guest);
   action.way = choice.way;
   if (choice.blocker) action.blockers.push_back(*std::move(choice.blocker));
+  const std::vector<TrimRecord> trims =
+      TrimHistory(services.state_directory, services.hypervisor.Uri()).Read(domain.uuid);
+  if (!trims.empty()) action.last = trims.back();
+  if (!options.estimate || !action.blockers.empty() || action.way != TrimWay::kAgent) return action;
+  // An agent that does not answer is the trim's to report.
+  AskGuestUse(services, *facts, options.agent_timeout, stop);
+  action.expected = ExpectedOf(*facts);
+  if (auto blocker = BelowThreshold(*facts, options))
+    action.blockers.push_back(*std::move(blocker));
   return action;
 }
 
@@ -156,11 +169,15 @@ absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
                                                  const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
                       SelectDomains(services.hypervisor, options.domains));
+  std::vector<absl::StatusOr<std::optional<TrimAction>>> actions(selected.size());
+  ForEachInParallel(selected.size(), kPlanThreads, [&](size_t i) {
+    if (!stop.stop_requested()) actions[i] = PlanDomain(services, options, selected[i], stop);
+  });
+  if (stop.stop_requested()) return absl::CancelledError("interrupted");
   std::vector<TrimAction> plan;
-  for (const DomainSummary& domain : selected) {
-    if (stop.stop_requested()) return absl::CancelledError("interrupted");
-    VR_ASSIGN_OR_RETURN(auto action, PlanDomain(services, options, domain));
-    if (action) plan.push_back(*std::move(action));
+  for (auto& action : actions) {
+    VR_RETURN_IF_ERROR(action.status());
+    if (*action) plan.push_back(**std::move(action));
   }
   return plan;
 }

@@ -22,15 +22,11 @@
 #include "host/commands/trim_way.h"
 #include "host/model/daily_window.h"
 #include "host/model/outcome.h"
+#include "host/model/threshold.h"
 #include "host/model/trim_pace.h"
+#include "host/model/trim_record.h"
 
 namespace virt_reclaim {
-
-// How much must be reclaimable in a domain, by estimate, for a trim of it.
-struct TrimThreshold {
-  uint64_t bytes = 0;
-  double percent = 0;  // of the capacity of its disks; used when `bytes` is 0
-};
 
 struct TrimOptions {
   std::vector<std::string> domains;  // empty: all running ones
@@ -39,13 +35,16 @@ struct TrimOptions {
   absl::Duration agent_timeout = absl::Seconds(2);
   std::optional<TrimWay> way;  // empty: the agent, else qemu-guest-agent
   std::string storage;         // only domains with an image there (ImageStore::LiesOn)
-  std::optional<TrimThreshold> threshold;
+  // How much must be reclaimable in a domain, by estimate; percent: of the capacity of its disks.
+  std::optional<Threshold> threshold;
+  std::optional<uint64_t> min_freed;  // bytes that the guest must have freed since its last trim
   size_t per_storage = 1;             // trims at once on one storage
   std::optional<DailyWindow> window;  // local time
   // Chunk and pauses by what a punch costs; else those of `guest` as they are.
   bool paced = true;
   bool gentle = false;                         // with `paced`: no other I/O is to notice
   std::optional<absl::Duration> max_duration;  // of all trims together
+  bool estimate = false;                       // the plan asks the guests what is to be had
 };
 
 // The plan for one domain: trim it, or why not.
@@ -54,8 +53,10 @@ struct TrimAction {
   bool asked_for = false;      // named, not only matched
   std::optional<TrimWay> way;  // as planned; may turn out to be another
   Storages storages;
-  std::vector<Blocker> blockers;  // not empty: the domain is skipped
-  absl::Status error;             // not OK: it could not be examined
+  std::optional<uint64_t> expected;  // estimate; absent: not known
+  std::optional<TrimRecord> last;    // its last trim; absent: none is remembered
+  std::vector<Blocker> blockers;     // not empty: the domain is skipped
+  absl::Status error;                // not OK: it could not be examined
 };
 
 struct TrimmedDisk {
@@ -74,8 +75,11 @@ struct TrimmedDomain {
   Outcome outcome;
   std::vector<TrimmedDisk> disks;
   std::vector<GuestTrim> filesystems;
+  std::optional<uint64_t> expected;  // estimate of before; absent: not known
   uint64_t trimmed = 0;
   std::optional<int64_t> freed;
+  absl::Duration took = absl::ZeroDuration();
+  absl::Status remembered;                   // not OK: the history could not be written
   std::optional<TrimWay> way;                // absent: no agent was asked
   std::optional<absl::Duration> punch_cost;  // per MiB, of its slowest storage; absent: not known
   std::optional<TrimPace> pace;              // absent: not paced

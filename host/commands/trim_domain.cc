@@ -9,8 +9,10 @@
 #include "base/byte_size.h"
 #include "base/saturating_add.h"
 #include "base/status.h"
+#include "host/commands/trim_watch.h"
 #include "host/model/assessment.h"
 #include "host/model/guest_disks.h"
+#include "host/services/trim_history.h"
 
 namespace virt_reclaim {
 namespace {
@@ -58,6 +60,7 @@ class DomainTrim {
              absl::Time end, PunchCosts& costs)
       : services_(services),
         options_(options),
+        action_(action),
         deadline_(services.now() + options.timeout),
         end_(end),
         costs_(costs) {
@@ -88,10 +91,13 @@ class DomainTrim {
     }
     MatchDisks();
     MeasureBefore();
-    if (auto blocker = BelowThreshold()) return Refuse(*blocker);
+    result_.expected = ExpectedOf(facts_);
+    if (auto blocker = TooLittle()) return Refuse(*blocker);
+    if (auto blocker = TooLate(action_.last)) return Refuse(*blocker);
     const GuestTrimOptions paced = Paced();
     if (services_.now() - looked_ > kLookAgainAfter && IsBusy()) return std::move(result_);
-    Trim(agent, paced, progress, stop);
+    Trim(agent, paced, action_.last, progress, stop);
+    Remember();
     return std::move(result_);
   }
 
@@ -109,21 +115,47 @@ class DomainTrim {
     return true;
   }
 
-  void Trim(GuestAgent& agent, const GuestTrimOptions& guest, const TrimProgress& progress,
-            const std::stop_token& stop) {
+  void Trim(GuestAgent& agent, const GuestTrimOptions& guest, const std::optional<TrimRecord>& last,
+            const TrimProgress& progress, const std::stop_token& stop) {
+    TrimWatch watch(services_, facts_, stop);
     const absl::Time begin = services_.now();
+    began_ = begin;
     const absl::Duration left = Left();
     // qemu-guest-agent could not be stopped.
     const bool may_end = result_.way == TrimWay::kAgent && end_ < begin + left;
     const absl::Status status = agent.Trim(
-        guest, may_end ? std::max(end_ - begin, absl::Milliseconds(1)) : left, stop,
-        [&](const GuestTrimProgress& p) {
+        guest, may_end ? std::max(end_ - begin, absl::Milliseconds(1)) : left, watch.token(),
+        [&](GuestTrimProgress p) {
+          watch.LookAtStorage();
+          const absl::Duration so_far = services_.now() - begin;
+          if (last && last->whole && last->took > so_far) p.left = last->took - so_far;
           if (progress) progress(result_.domain, p);
         },
         result_.filesystems);
-    MeasureAfter(services_.now() - begin,
-                 stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
-    Judge(status, may_end && absl::IsDeadlineExceeded(status), stop);
+    watch.End();
+    result_.took = services_.now() - begin;
+    MeasureAfter(result_.took, stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
+    Judge(status, may_end && absl::IsDeadlineExceeded(status), watch.trouble(), stop);
+  }
+
+  // For the next trim, and for people. The domain's lock is held.
+  void Remember() {
+    TrimRecord record;
+    record.began = began_;
+    record.took = result_.took;
+    record.way = std::string(Name(*result_.way));
+    record.status = std::string(Name(result_.outcome.kind));
+    record.whole = result_.outcome.kind == OutcomeKind::kDone && result_.outcome.reasons.empty() &&
+                   options_.guest.mount_points.empty();
+    record.expected = result_.expected;
+    record.trimmed = result_.trimmed;
+    record.freed = result_.freed;
+    for (const TrimmedDisk& disk : result_.disks) {
+      record.disks.push_back(
+          {disk.target, disk.image, disk.trimmed, disk.freed, disk.allocation_after});
+    }
+    result_.remembered = TrimHistory(services_.state_directory, services_.hypervisor.Uri())
+                             .Append(result_.domain.uuid, result_.domain.name, record);
   }
 
   TrimmedDomain Fail(const absl::Status& status) {
@@ -185,23 +217,33 @@ class DomainTrim {
   }
 
   // Why there is too little to be had; empty also when it is not known how much there is.
-  std::optional<Blocker> BelowThreshold() const {
-    if (!options_.threshold) return std::nullopt;
-    uint64_t reclaimable = 0;
-    double capacity = 0;
-    for (const DiskFacts& disk : facts_.disks) {
-      if (IsOther(disk.xml)) continue;
-      const auto estimate = Assess(facts_.live, disk).reclaimable;
-      if (!estimate || !disk.usage.capacity) return std::nullopt;
-      reclaimable += *estimate;
-      capacity += static_cast<double>(*disk.usage.capacity);
+  std::optional<Blocker> TooLittle() const {
+    if (auto blocker = BelowThreshold(facts_, options_)) return blocker;
+    const auto freed = FreedSinceTrim();
+    if (!options_.min_freed || !freed || *freed >= *options_.min_freed) return std::nullopt;
+    return Blocker{Reason::kBelowThreshold,
+                   absl::StrCat("about ", FormatByteSize(*freed), " since the last trim")};
+  }
+
+  // What the guest freed since its last trim; empty when that of one filesystem is not known.
+  std::optional<uint64_t> FreedSinceTrim() const {
+    uint64_t sum = 0;
+    for (const GuestFilesystem& filesystem : guest_.filesystems) {
+      if (filesystem.obstacle != GuestObstacle::kNone) continue;
+      if (!filesystem.freed_since_trim) return std::nullopt;
+      sum += *filesystem.freed_since_trim;
     }
-    const TrimThreshold& threshold = *options_.threshold;
-    const auto wanted = threshold.bytes > 0
-                            ? threshold.bytes
-                            : static_cast<uint64_t>(capacity * threshold.percent / 100);
-    if (reclaimable >= wanted) return std::nullopt;
-    return Blocker{Reason::kBelowThreshold, absl::StrCat("about ", FormatByteSize(reclaimable))};
+    return sum;
+  }
+
+  // qemu-guest-agent cannot be stopped: it begins nothing that is known to take longer than there
+  // is time.
+  std::optional<Blocker> TooLate(const std::optional<TrimRecord>& last) const {
+    if (result_.way != TrimWay::kQemuAgent || !last || !last->whole) return std::nullopt;
+    if (services_.now() + last->took <= end_) return std::nullopt;
+    return Blocker{Reason::kTimeOver,
+                   absl::StrCat("the last trim took ",
+                                absl::FormatDuration(absl::Trunc(last->took, absl::Seconds(1))))};
   }
 
   void MeasureBefore() {
@@ -310,7 +352,8 @@ class DomainTrim {
                        });
   }
 
-  void Judge(const absl::Status& status, bool time_over, const std::stop_token& stop) {
+  void Judge(const absl::Status& status, bool time_over, const std::optional<Blocker>& trouble,
+             const std::stop_token& stop) {
     AddGuestNumbers();
     bool should_have = false;
     for (TrimmedDisk& disk : result_.disks) should_have |= ExplainDisk(disk);
@@ -320,8 +363,13 @@ class DomainTrim {
                                               !BlockerOf(trim.obstacle, trim.obstacle_device);
                                      });
     result_.trouble =
-        std::any_of(result_.filesystems.begin(), result_.filesystems.end(), IsIoError);
-    if (stop.stop_requested()) {
+        trouble || std::any_of(result_.filesystems.begin(), result_.filesystems.end(), IsIoError);
+    if (trouble) {
+      result_.outcome.kind = OutcomeKind::kFailed;
+      result_.outcome.error =
+          absl::UnavailableError(absl::StrCat(Sentence(trouble->reason), ": ", trouble->detail));
+      result_.outcome.reasons.push_back(*trouble);
+    } else if (stop.stop_requested()) {
       result_.outcome.kind = OutcomeKind::kCancelled;
     } else if (failed != result_.filesystems.end()) {
       result_.outcome.kind = OutcomeKind::kFailed;
@@ -350,7 +398,9 @@ class DomainTrim {
 
   const Services& services_;
   const TrimOptions& options_;
+  const TrimAction& action_;
   const absl::Time deadline_, end_;
+  absl::Time began_ = absl::InfinitePast();   // the guest's trim
   absl::Time looked_ = absl::InfinitePast();  // for what forbids a trim
   PunchCosts& costs_;
   DomainFacts facts_;
@@ -360,6 +410,31 @@ class DomainTrim {
 };
 
 }  // namespace
+
+std::optional<uint64_t> ExpectedOf(const DomainFacts& facts) {
+  std::optional<uint64_t> sum;
+  for (const DiskFacts& disk : facts.disks) {
+    if (IsOther(disk.xml)) continue;
+    const auto estimate = Assess(facts.live, disk).reclaimable;
+    if (estimate) sum = sum.value_or(0) + *estimate;
+  }
+  return sum;
+}
+
+std::optional<Blocker> BelowThreshold(const DomainFacts& facts, const TrimOptions& options) {
+  if (!options.threshold) return std::nullopt;
+  uint64_t reclaimable = 0;
+  uint64_t capacity = 0;
+  for (const DiskFacts& disk : facts.disks) {
+    if (IsOther(disk.xml)) continue;
+    const auto estimate = Assess(facts.live, disk).reclaimable;
+    if (!estimate || !disk.usage.capacity) return std::nullopt;
+    reclaimable += *estimate;
+    capacity += *disk.usage.capacity;
+  }
+  if (reclaimable >= options.threshold->Of(capacity)) return std::nullopt;
+  return Blocker{Reason::kBelowThreshold, absl::StrCat("about ", FormatByteSize(reclaimable))};
+}
 
 std::optional<absl::Duration> PunchCosts::Of(const std::vector<DiskFacts>& disks) {
   std::optional<absl::Duration> slowest;

@@ -28,6 +28,12 @@ class PunchCosts {
   std::map<uint64_t, std::optional<absl::Duration>> known_;  // by st_dev
 };
 
+// What a trim would bring, by estimate, over the disks of which it is known; absent: of none.
+std::optional<uint64_t> ExpectedOf(const DomainFacts& facts);
+
+// Why --threshold leaves the domain out; empty also when it is not known how much there is.
+std::optional<Blocker> BelowThreshold(const DomainFacts& facts, const TrimOptions& options);
+
 // `end`: when the time for all trims is over; the one under way then stops after the piece it is
 // at, and keeps what it freed. What forbids a trim is looked for again first.
 TrimmedDomain TrimDomain(const Services& services, const TrimOptions& options,

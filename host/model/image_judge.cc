@@ -7,9 +7,6 @@
 namespace virt_reclaim {
 namespace {
 
-// QEMU's default. A guest seldom frees much in larger runs.
-constexpr uint64_t kUsualCluster = 64 * kKiB;
-
 // A worn image comes near its capacity, but a filesystem always leaves something it has never
 // written.
 bool IsThick(const DiskFacts& disk) {

@@ -49,6 +49,7 @@ struct GuestTrim {
 struct GuestTrimProgress {
   std::string mount_point;
   uint64_t position = 0, size = 0, trimmed = 0;
+  std::optional<absl::Duration> left = {};  // of the whole trim, by how long the last one took
 };
 
 // One session with the agent; one call at a time. Statuses: Unavailable (link lost, agent

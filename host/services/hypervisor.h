@@ -4,6 +4,7 @@
 #ifndef VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
 #define VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
 
+#include <functional>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -23,6 +24,12 @@ struct SnapshotCount {
   int all = 0;
   int with_memory = 0;  // a revert brings back the whole machine of then, with its XML
   int checkpoints = 0;
+};
+
+// Ends with its destructor, which waits for a call under way.
+class ErrorWatch {
+ public:
+  virtual ~ErrorWatch() = default;
 };
 
 // Statuses: NotFound (no such domain), PermissionDenied, Unavailable (libvirt cannot be reached),
@@ -57,6 +64,12 @@ class Hypervisor {
 
   virtual absl::StatusOr<bool> HasManagedSave(const std::string& uuid) = 0;
 
+  // A property of the device `alias` (of the live XML) as QEMU has it: a number, 1 or 0 for a truth
+  // value. NotFound: it has none of that name. libvirt calls a domain tainted from then on whose
+  // QEMU was asked past it: only for who wants that.
+  virtual absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                                  const std::string& property) = 0;
+
   virtual absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) = 0;
 
   // The machine types this host has for `arch` and `type` (kvm, qemu): names and aliases. Empty
@@ -79,6 +92,10 @@ class Hypervisor {
   virtual absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
                                                 const std::vector<std::string>& targets) = 0;
 
+  // Bytes the guest wrote to these disks since the domain started.
+  virtual absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
+                                                const std::vector<std::string>& targets) = 0;
+
   // The host end of a channel. Aborted when another stream holds it. `socket_path` (of the live
   // XML, may be empty) is used when libvirt cannot open channels and the socket is local.
   virtual absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(
@@ -93,6 +110,12 @@ class Hypervisor {
                                                        const std::string& command,
                                                        absl::Duration timeout,
                                                        const std::stop_token& stop) = 0;
+
+  // Calls `on_error`, on a thread of libvirt's, for each I/O error that a disk of the domain meets
+  // on the host, with words like "virtio-disk0: enospc; the domain was paused" (the domain's word:
+  // make it printable). What happened before is not told. Unimplemented: this driver tells of none.
+  virtual absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
+      const std::string& uuid, std::function<void(const std::string& what)> on_error) = 0;
 };
 
 // Connects to libvirt; an empty URI means libvirt's default (LIBVIRT_DEFAULT_URI). Starts libvirt's

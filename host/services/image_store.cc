@@ -13,9 +13,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/byte_size.h"
+#include "base/escape.h"
 #include "base/handle.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "host/services/host_storage.h"
 #include "host/services/qcow2_header.h"
 
 namespace virt_reclaim {
@@ -153,6 +155,13 @@ class PosixImageStore : public ImageStore {
     return best / static_cast<int64_t>(kPunchBytes / kMiB);
   }
 
+  absl::StatusOr<uint64_t> Room(const ImageFile& image) override {
+    struct statvfs room;
+    if (statvfs(image.path.c_str(), &room) != 0)
+      return ErrnoStatus(errno, absl::StrCat("look at '", image.path, "'"));
+    return uint64_t{room.f_bavail} * room.f_frsize;
+  }
+
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
     VR_ASSIGN_OR_RETURN(const std::string real, RealPath(path));
     struct stat here, above;
@@ -162,6 +171,29 @@ class PosixImageStore : public ImageStore {
       return image.device == here.st_dev;
     VR_ASSIGN_OR_RETURN(const std::string file, RealPath(image.path));
     return absl::StartsWith(file, real + "/");
+  }
+
+  ImageStorage Storage(const xml::ImageSource& image) override {
+    ImageStorage storage;
+    struct stat st;
+    if (stat(image.path.c_str(), &st) != 0) {
+      storage.unknown = Printable(ErrnoStatus(errno, "stat").message());
+    } else if (S_ISBLK(st.st_mode)) {
+      storage.devices = ReadHostDevices(st.st_rdev);
+      if (storage.devices.empty()) storage.unknown = "the block device is not in sysfs";
+    } else if (S_ISREG(st.st_mode)) {
+      storage.filesystem = FilesystemType(image.path);
+      if (storage.filesystem == "nfs") storage.nfs_version = NfsVersion(st.st_dev);
+      const auto punches = CanPunch(image.path);
+      if (punches.ok()) {
+        storage.punches = *punches;
+      } else {
+        storage.unknown = Printable(punches.status().message());
+      }
+    } else {
+      storage.unknown = "neither a file nor a block device";
+    }
+    return storage;
   }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
@@ -202,6 +234,7 @@ class PosixImageStore : public ImageStore {
         file.granularity = uint64_t{1} << header->cluster_bits;
         if (header->extended_l2) file.granularity /= kSubclusters;
         file.internal_snapshots = header->snapshots;
+        file.external_data = header->external_data;
         next_name = header->backing_file;
         next_format = header->backing_format;
       }

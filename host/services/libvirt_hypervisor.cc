@@ -1,4 +1,5 @@
 // The real Hypervisor: libvirt's C API, one connection, and one thread for libvirt's event loop.
+#include <libvirt/libvirt-qemu.h>
 #include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 
@@ -19,8 +20,10 @@
 #include "host/services/hypervisor.h"
 #include "host/services/libvirt_agent_command.h"
 #include "host/services/libvirt_error.h"
+#include "host/services/libvirt_error_watch.h"
 #include "host/services/libvirt_port.h"
 #include "host/services/qemu_guest_agent.h"
+#include "host/services/qmp.h"
 #include "xml-tools/capabilities.h"
 
 namespace virt_reclaim {
@@ -179,6 +182,15 @@ class LibvirtHypervisor : public Hypervisor {
     return has == 1;
   }
 
+  absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                          const std::string& property) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    char* reply = nullptr;
+    if (virDomainQemuMonitorCommand(domain, QomGetCommand(alias, property).c_str(), &reply, 0) != 0)
+      return LibvirtStatus("ask QEMU");
+    return ParseQomValue(TakeString(reply));
+  }
+
   absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     const int all = virDomainSnapshotNum(domain, 0);
@@ -254,6 +266,19 @@ class LibvirtHypervisor : public Hypervisor {
     return sum;
   }
 
+  absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
+                                        const std::vector<std::string>& targets) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    uint64_t sum = 0;
+    for (const std::string& target : targets) {
+      virDomainBlockStatsStruct stats{};
+      if (virDomainBlockStats(domain, target.c_str(), &stats, sizeof stats) != 0)
+        return LibvirtStatus("read its disk statistics");
+      sum += static_cast<uint64_t>(std::max<long long>(stats.wr_bytes, 0));
+    }
+    return sum;
+  }
+
   absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(const std::string& uuid,
                                                           const std::string& name,
                                                           const std::string& socket_path) override {
@@ -270,6 +295,12 @@ class LibvirtHypervisor : public Hypervisor {
                                                const std::stop_token& stop) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     return RunAgentCommand(domain, command, timeout, stop);
+  }
+
+  absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
+      const std::string& uuid, std::function<void(const std::string&)> on_error) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return WatchLibvirtErrors(connection_.get(), domain, std::move(on_error));
   }
 
  private:

@@ -138,6 +138,28 @@ TEST_F(ServiceTest, TrimOfEverythingTellsTheWholeStory) {
   EXPECT_EQ(events[4].summary().skipped(), 1U);
 }
 
+TEST_F(ServiceTest, WhatWasFreedSinceIsKnownOfWhatWasTrimmedWhole) {
+  const auto stub = Connect();
+  const auto freed_since = [&]() -> std::optional<uint64_t> {
+    grpc::ClientContext context;
+    SetDeadline(context);
+    v1::ListFilesystemsResponse response;
+    EXPECT_TRUE(stub->ListFilesystems(&context, {}, &response).ok());
+    EXPECT_FALSE(response.filesystems(1).has_freed_since_trim_bytes());  // read-only
+    const v1::Filesystem& root = response.filesystems(0);
+    if (!root.has_freed_since_trim_bytes()) return std::nullopt;
+    return root.freed_since_trim_bytes();
+  };
+  list.filesystems[0].free_bytes = UINT64_MAX;  // at its begin; less is free by its end
+  EXPECT_EQ(freed_since(), std::nullopt);
+  v1::TrimRequest coarse;
+  coarse.set_minimum_bytes(1 << 20);
+  EXPECT_TRUE(Trim(*stub, coarse).ok());
+  EXPECT_EQ(freed_since(), std::nullopt);
+  EXPECT_TRUE(Trim(*stub, v1::TrimRequest()).ok());
+  EXPECT_TRUE(freed_since().has_value());
+}
+
 TEST_F(ServiceTest, TrimOfASelection) {
   std::vector<v1::TrimEvent> events;
   ASSERT_TRUE(Trim(*Connect(), For("/"), &events).ok());

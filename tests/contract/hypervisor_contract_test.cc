@@ -107,6 +107,11 @@ TYPED_TEST(HypervisorContract, DefineReplacesTheInactiveXmlOnly) {
   EXPECT_THAT(hypervisor.DomainXml(kUuid, Hypervisor::Xml::kLive).value(), HasSubstr("a.raw"));
 }
 
+TYPED_TEST(HypervisorContract, WhatIsNoQemuHasNoDeviceProperties) {
+  const auto value = this->world_.hypervisor().DeviceProperty(kUuid, "virtio-disk0", "discard");
+  EXPECT_TRUE(absl::IsUnimplemented(value.status())) << value.status();
+}
+
 TYPED_TEST(HypervisorContract, BrokenXmlIsAnErrorAndChangesNothing) {
   Hypervisor& hypervisor = this->world_.hypervisor();
   EXPECT_FALSE(hypervisor.Define("<domain").ok());

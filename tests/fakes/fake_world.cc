@@ -54,9 +54,24 @@ class FakeImageStore : public ImageStore {
     return world_.punch_cost;
   }
 
+  absl::StatusOr<uint64_t> Room(const ImageFile&) override { return world_.room; }
+
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
     if (path == "/nowhere") return absl::NotFoundError("find '/nowhere': No such file");
     return image.path.starts_with(path + "/");
+  }
+
+  ImageStorage Storage(const xml::ImageSource& image) override {
+    ImageStorage storage;
+    if (image.type == "block") {
+      storage.devices = world_.block_storage;
+    } else if (world_.images.contains(image.path)) {
+      storage.filesystem = "ext4";
+      storage.punches = world_.can_punch;
+    } else {
+      storage.unknown = "stat: No such file or directory";
+    }
+    return storage;
   }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
@@ -187,6 +202,16 @@ class FakeHypervisor : public Hypervisor {
     return domain->managed_save;
   }
 
+  absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                          const std::string& property) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    world_.calls.push_back(absl::StrCat("ask QEMU of ", domain->summary.name));
+    const auto found = domain->device_properties.find(absl::StrCat(alias, ".", property));
+    if (found == domain->device_properties.end())
+      return absl::UnimplementedError("ask QEMU: no such property");
+    return found->second;
+  }
+
   absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     return domain->snapshots;
@@ -229,6 +254,12 @@ class FakeHypervisor : public Hypervisor {
     const Effect effect(world_, "power off", *domain);
     domain->summary.state = DomainState::kShutOff;
     return absl::OkStatus();
+  }
+
+  absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
+                                        const std::vector<std::string>&) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    return domain->bytes_written;
   }
 
   absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
@@ -279,6 +310,21 @@ class FakeHypervisor : public Hypervisor {
       return answer;
     }
     return absl::InternalError(absl::StrCat("unable to execute QEMU agent command ", command));
+  }
+
+  absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
+      const std::string& uuid, std::function<void(const std::string&)> on_error) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    class Watch : public ErrorWatch {
+     public:
+      explicit Watch(FakeDomain& domain) : domain_(domain) {}
+      ~Watch() override { domain_.on_io_error = nullptr; }
+
+     private:
+      FakeDomain& domain_;
+    };
+    domain->on_io_error = std::move(on_error);
+    return std::make_unique<Watch>(*domain);
   }
 
  private:

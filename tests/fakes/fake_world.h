@@ -44,12 +44,14 @@ struct FakeQemuAgent {
 struct FakeDomain {
   DomainSummary summary;
   std::string live_xml, inactive_xml;
-  std::string first_xml;                     // as it was added
-  std::map<std::string, Usage> block_usage;  // per target
+  std::string first_xml;                              // as it was added
+  std::map<std::string, Usage> block_usage;           // per target
+  std::map<std::string, uint64_t> device_properties;  // of its QEMU: "virtio-disk0.discard"
   std::vector<Blocker> activity;
   bool managed_save = false;
   SnapshotCount snapshots;
   uint64_t disk_requests = 0;
+  uint64_t bytes_written = 0;
   // How its guest takes a power cycle.
   bool ignores_shutdown = false;
   absl::Status start;  // not OK: Start fails with it, as long as the new definition is in force
@@ -61,6 +63,8 @@ struct FakeDomain {
   FakeAgent agent;
   FakeQemuAgent qemu_agent;
   std::vector<std::string> qemu_commands;  // that it was given
+  // Whoever is told of its I/O errors.
+  std::function<void(const std::string&)> on_io_error;
   // What its disks say while it is off.
   absl::StatusOr<GuestPreflight> offline = absl::FailedPreconditionError("nothing is on its disks");
 
@@ -89,12 +93,14 @@ class FakeWorld {
   std::map<std::string, uint64_t> devices;    // by path of an image: st_dev; else 1
   std::set<std::string> replaced;             // images that are another file by now
   bool can_punch = true;
+  uint64_t room = uint64_t{1} << 40;                                  // bytes free on every storage
   absl::StatusOr<absl::Duration> punch_cost = absl::Microseconds(1);  // per MiB
   std::vector<GuestTrimOptions> trimmed_with;                         // by our agents
   uint32_t internal_snapshots = 0;                                    // of every image
   std::vector<std::string> calls;  // what changed something: "define web"
   absl::Status define;             // not OK: Define fails with it
   std::string stored_xml;          // not empty: what libvirt stores in place of what was defined
+  std::vector<HostDevice> block_storage;  // below every image on a block device
   bool images_are_local = true;
   bool has_offline_guest = true;           // virt-reclaim-guestfs is installed
   std::vector<OfflineDisk> disks_read;     // by it, last

@@ -15,6 +15,6 @@ virt_reclaim_fuzzer(fuzz_link_session SOURCES ${CMAKE_CURRENT_LIST_DIR}/fuzz_lin
   DEPS virt_reclaim_link)
 
 # The other folders' fuzzers.
-foreach(part base agent xml host guestfs)
+foreach(part base agent xml freemap host guestfs)
   include(${CMAKE_CURRENT_LIST_DIR}/${part}.cmake OPTIONAL)
 endforeach()

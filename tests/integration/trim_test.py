@@ -5,9 +5,11 @@ What holds throughout: a call ends within its deadline and says why, and the gue
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 import unittest
+from pathlib import Path
 from typing import Any
 
 import bedpath
@@ -19,6 +21,7 @@ from vrtest.guest import AGENT_PORT, NEW_MACHINE, QEMU_GA_PORT
 MIB = 1 << 20
 JUNK = 96 * MIB
 DONE, DONE_FOR_NOTHING = 0, 4
+SMALL_STORAGE = 256 * MIB
 DOMAIN = "plain"
 # libvirt gives a silent agent 5 s to synchronize, and the freeze question asks it, too.
 SILENCE_SECONDS = 45.0
@@ -50,8 +53,14 @@ class QemuGuestAgent(unittest.TestCase):
         cls.reclaim = VirtReclaim(PROGRAM, cls.host)
         cls.guest = Guest(
             cls.host, DOMAIN, machine=NEW_MACHINE, agent=AGENT, ports=(AGENT_PORT, QEMU_GA_PORT), guest_options=("--qemu-ga",),
-            disks=[Disk("ext4", bus="virtio", discard="unmap"), Disk("xfs", fs="xfs", bus="scsi", discard="unmap")],
+            disks=[
+                Disk("ext4", bus="virtio", discard="unmap"),
+                Disk("xfs", fs="xfs", bus="scsi", discard="unmap"),
+                Disk("small", bus="virtio", discard="unmap"),
+            ],
         )
+        cls.small_storage = cls.space.path / "small-storage"
+        cls.move_to_small_storage(cls.guest.disks[2].path)
         cls.guest.start()
         cls.guest.run("vr-agent kill")
         cls.guest.run(START_QEMU_GA)
@@ -137,6 +146,31 @@ class QemuGuestAgent(unittest.TestCase):
         self.guest.run(FILL, seconds=300)
         status, domain = self.trim("--chunk", "128MiB", "--pause", "2s", "--max-duration", "3s")
         self.assertEqual((status, domain["status"], domain["reasons"]), (DONE, "done", ["time-over"]), domain)
+
+    def test_9_a_full_storage_ends_it(self) -> None:
+        program = self.reclaim.start("trim", DOMAIN, "--mount-point=/mnt/ext4", "--chunk=128MiB", "--pause=15s")
+        wait_for("a trim that runs", self.trims_in_the_guest, seconds=30)
+        begin = time.monotonic()
+        self.guest.run(f"(head -c {2 * SMALL_STORAGE} /dev/zero >/mnt/small/much; sync) >/dev/null 2>&1 &")
+        output, _ = program.communicate(timeout=180)
+        seconds = time.monotonic() - begin
+        subprocess.run(["mount", "-o", "remount,size=1G", str(self.small_storage)], check=True)
+        (domain,) = json.loads(output)["domains"]
+        self.assertEqual((program.returncode, domain["status"], domain["reasons"]), (1, "failed", ["io-error"]), domain)
+        print(f"ended {seconds:.1f} s after the guest began to write: {domain['error']}")
+        self.assertIn("enospc", domain["error"])
+        self.host.virsh("resume", DOMAIN)
+        self.guest.run("wait; sync; ls /mnt/small/much", seconds=120)
+        self.assertEqual(self.trim("--way=agent")[0], DONE, "the next one goes on")
+
+    @classmethod
+    def move_to_small_storage(cls, image: Path) -> None:
+        cls.small_storage.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={SMALL_STORAGE}", "small", str(cls.small_storage)], check=True)
+        moved = cls.small_storage / image.name
+        subprocess.run(["cp", "--sparse=always", str(image), str(moved)], check=True)
+        image.unlink()
+        image.symlink_to(moved)
 
     def ask(self, command: str) -> None:
         """Of qemu-guest-agent. An embedded driver that has just been opened does not know the agent yet."""

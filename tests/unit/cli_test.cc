@@ -139,6 +139,28 @@ TEST(Hints, CommandsParse) {
       "web");
 }
 
+TEST(Hints, FixesAreCommandsThatParse) {
+  const HintContext context{"qemu:///system", "web"};
+  const auto fix = [&](Reason reason) { return FixFor({reason, "data"}, context, "vda").value(); };
+  EXPECT_THAT(fix(Reason::kBusDropsDiscard),
+              testing::StartsWith("'virt-reclaim --connect qemu:///system migrate plan "
+                                  "--bus=virtio-scsi --diff web'"));
+  EXPECT_EQ(Parse({"--connect", "qemu:///system", "migrate", "plan", "--bus=virtio-scsi", "--diff",
+                   "web"})
+                .verb,
+            Verb::kMigratePlan);
+  EXPECT_THAT(fix(Reason::kMachineUnknown),
+              testing::StartsWith("'virt-reclaim --connect qemu:///system explain --probe web'"));
+  EXPECT_TRUE(Parse({"--connect", "qemu:///system", "explain", "--probe", "web"}).probe);
+  EXPECT_THAT(fix(Reason::kGuestNotSupported),
+              testing::HasSubstr("'virt-reclaim --connect qemu:///system explain --ask-qemu web'"));
+  EXPECT_TRUE(Parse({"--connect", "qemu:///system", "explain", "--ask-qemu", "web"}).ask_qemu);
+  EXPECT_THAT(fix(Reason::kDmCrypt), testing::HasSubstr("--persistent data'"));
+  EXPECT_THAT(fix(Reason::kOverlay), testing::HasSubstr("--path vda web'"));
+  EXPECT_EQ(fix(Reason::kDiscardIgnored), HintFor(Reason::kDiscardIgnored, context));
+  EXPECT_FALSE(FixFor({Reason::kReadOnly, ""}, context, "vda").has_value());
+}
+
 // What is there to be read, until it ends with `end`. A terminal's bytes pass through a worker of
 // the kernel, so that they may come a moment later, and in pieces.
 std::string ReadUntil(int fd, const std::string& end) {

@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""scale_test.py DUMP WORKER: 15 TiB with 100,000 free runs, in less than 256 MiB of memory, worker and parent together.
+
+The images are sparse files; the runs come from one file of which every other block was punched.
+"""
+
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import imagelib
+from imagelib import Dump, Mounted, run
+
+TIB = 1 << 40
+DUMP, WORK = None, None
+
+
+class ScaleTest(unittest.TestCase):
+    def judge(self, image, runs):
+        start = time.monotonic()
+        found = DUMP(image, options=["--peak"])
+        seconds = time.monotonic() - start
+        self.assertEqual([fs.refusal for fs in found], ["none"], found[0].reason)
+        own, worker = DUMP.peak_kib
+        print(f"{found[0].type}: {len(found[0].runs)} runs, {found[0].free >> 30} GiB free, {seconds:.1f} s, "
+              f"worker {worker >> 10} MiB, parent {own >> 10} MiB", flush=True)
+        self.assertGreaterEqual(len(found[0].runs), runs)
+        self.assertLess(own + worker, 256 << 10)
+        self.assertLess(seconds, 60)
+
+    def fragmented(self, type_, mkfs, size):
+        image = pathlib.Path(WORK) / type_
+        with open(image, "wb") as file:
+            file.truncate(size)
+        run(*mkfs.split(" "), image)
+        self.addCleanup(image.unlink)
+        with Mounted(image, type_) as directory:
+            # Two hundred thousand blocks, every other one given back: one file, so that it does not take minutes.
+            with open(directory / "file", "wb") as file:
+                for _ in range(200):
+                    file.write(bytes(1000 * 4096))
+                os.fsync(file.fileno())
+                for block in range(0, 200_000, 2):
+                    imagelib.punch(file.fileno(), block * 4096, 4096)
+        self.judge(image, 99_000)
+
+    def test_ext4(self):
+        self.fragmented("ext4", "mkfs.ext4 -q -E lazy_itable_init=1,lazy_journal_init=1,nodiscard", 15 * TIB)
+
+    def test_xfs(self):
+        self.fragmented("xfs", "mkfs.xfs -q -K", 15 * TIB)
+
+    def test_swap(self):
+        image = pathlib.Path(WORK) / "swap"
+        with open(image, "wb") as file:
+            file.truncate(TIB)
+        run("mkswap", image)
+        self.addCleanup(image.unlink)
+        self.assertEqual(len(DUMP(image, options=["--take-swap"])[0].runs), 1)
+
+
+if __name__ == "__main__":
+    imagelib.need("mkfs.ext4", "mkfs.xfs")
+    DUMP = Dump(sys.argv[1], sys.argv[2])
+    imagelib.own_mounts()
+    with tempfile.TemporaryDirectory(prefix="freemap-scale.") as WORK:
+        os.environ["TMPDIR"] = tempfile.tempdir = WORK
+        unittest.main(argv=[sys.argv[0], "-v", *sys.argv[3:]])
