@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
+#include "base/saturating_add.h"
 #include "base/status.h"
 #include "host/commands/trim_watch.h"
 #include "host/model/assessment.h"
@@ -303,12 +304,13 @@ class DomainTrim {
     std::map<std::string, uint64_t> by_target;
     std::set<std::string> refused;
     for (const GuestTrim& trim : result_.filesystems) {
-      result_.trimmed += trim.trimmed;
+      result_.trimmed = SaturatingAdd(result_.trimmed, trim.trimmed);
       if (trim.result == GuestTrimResult::kSkipped && trim.disks.empty()) continue;
       for (const std::string& name : trim.disks) {
         const auto target = guest_to_target_.find(name);
         if (target == guest_to_target_.end()) continue;
-        by_target[target->second] += trim.disks.size() == 1 ? trim.trimmed : 0;
+        uint64_t& trimmed = by_target[target->second];
+        trimmed = SaturatingAdd(trimmed, trim.disks.size() == 1 ? trim.trimmed : 0);
         if (trim.obstacle == GuestObstacle::kDiskNotSupported) refused.insert(target->second);
       }
     }

@@ -286,6 +286,7 @@ class FakeHypervisor : public Hypervisor {
                                                           const std::string&) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     VR_RETURN_IF_ERROR(domain->channel);
+    if (domain->port) return domain->port();
     return std::make_unique<SilentPort>(uuid);
   }
 
@@ -416,9 +417,11 @@ void FakeWorld::AddImage(const std::string& path, uint64_t capacity, uint64_t al
 }
 
 Services FakeWorld::services() {
-  const auto connect = [this](std::unique_ptr<link::Port> port, absl::Duration,
-                              std::stop_token) -> absl::StatusOr<std::unique_ptr<GuestAgent>> {
-    const FakeDomain& domain = domains.at(dynamic_cast<const SilentPort&>(*port).uuid);
+  const auto connect = [this](std::unique_ptr<link::Port> port, absl::Duration timeout,
+                              std::stop_token stop) -> absl::StatusOr<std::unique_ptr<GuestAgent>> {
+    const auto* silent = dynamic_cast<const SilentPort*>(port.get());
+    if (silent == nullptr) return ConnectGuestAgent(std::move(port), timeout, std::move(stop));
+    const FakeDomain& domain = domains.at(silent->uuid);
     if (domain.IsDead()) return absl::DeadlineExceededError("no answer from the guest agent");
     const FakeAgent& agent = domain.agent;
     VR_RETURN_IF_ERROR(agent.connect);

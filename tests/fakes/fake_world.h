@@ -58,6 +58,8 @@ struct FakeDomain {
   std::string cannot_boot_with;  // a text of the definition with which the guest is dead
   std::optional<GuestFilesystem> boots_from;  // its only filesystem after a start
   absl::Status channel;                       // not OK: OpenChannel fails with it
+  // A channel with somebody behind it who speaks the link, in the place of `agent`.
+  std::function<std::unique_ptr<link::Port>()> port;
   FakeAgent agent;
   FakeQemuAgent qemu_agent;
   std::vector<std::string> qemu_commands;  // that it was given
