@@ -48,7 +48,8 @@ bool SaysTheSame(absl::string_view raw, absl::string_view decoded, Encoding enco
 }
 
 bool IsPlainlyWritten(absl::string_view raw_value) {
-  return raw_value.find_first_of("&\t\r\n") == absl::string_view::npos;
+  return std::none_of(raw_value.begin(), raw_value.end(),
+                      [](char c) { return c == '&' || c == '\t' || c == '\r' || c == '\n'; });
 }
 
 }  // namespace
@@ -223,7 +224,6 @@ absl::Status DocumentBuilder::TakeAttributes(const RawTag& tag, size_t sax_attri
   for (size_t i = 0; i < tag.attributes; ++i) {
     const RawAttribute& raw = tags_.attributes[tag.first_attribute + i];
     Attribute& attribute = document_.attributes_.emplace_back();
-    attribute.name = std::string(raw.name);
     attribute.name_begin = static_cast<size_t>(raw.name.data() - tag.name.data()) + tag.begin + 1;
     attribute.value_begin = raw.value_begin;
     attribute.value_end = raw.value_begin + raw.value.size();
@@ -231,17 +231,20 @@ absl::Status DocumentBuilder::TakeAttributes(const RawTag& tag, size_t sax_attri
     ++node.attributes;
     if (DeclaresNamespace(raw.name)) {
       attribute.plain = false;
+      attribute.name = std::string(raw.name);
       attribute.value = std::string(raw.value);
       continue;
     }
     if (taken == sax_attributes)
-      return absl::InternalError(absl::StrCat("attribute '", attribute.name, "' is not certain"));
+      return absl::InternalError(
+          absl::StrCat("attribute '", Printable(raw.name), "' is not certain"));
     const xmlChar** const sax = values + 5 * taken++;
     attribute.plain = sax[1] == nullptr;
     // An ampersand stays written as a reference as long as entities are not substituted.
-    attribute.value = absl::StrReplaceAll(absl::string_view(reinterpret_cast<const char*>(sax[3]),
-                                                            static_cast<size_t>(sax[4] - sax[3])),
-                                          {{"&#38;", "&"}});
+    attribute.value.assign(reinterpret_cast<const char*>(sax[3]),
+                           static_cast<size_t>(sax[4] - sax[3]));
+    if (absl::StrContains(attribute.value, '&'))
+      absl::StrReplaceAll({{"&#38;", "&"}}, &attribute.value);
     attribute.name = QualifiedName(sax[1], sax[0]);
     if (!SaysTheSame(raw.name, attribute.name, encoding_) ||
         (IsPlainlyWritten(raw.value) && !SaysTheSame(raw.value, attribute.value, encoding_))) {

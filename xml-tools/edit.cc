@@ -275,7 +275,7 @@ class Flattener {
   std::multimap<NodeId, const SetAttribute*> sets_;
   std::multimap<NodeId, const InsertFirst*> inserts_;
   std::multimap<NodeId, const InsertAfter*> followers_;
-  std::set<std::pair<NodeId, std::string>> removed_attributes_;
+  std::set<std::pair<NodeId, absl::string_view>> removed_attributes_;  // names: of the edits
   std::set<NodeId> removed_;
   std::string out_;
   std::string pending_text_;
