@@ -19,6 +19,7 @@
 #include "host/services/channel_socket.h"
 #include "host/services/hypervisor.h"
 #include "host/services/libvirt_agent_command.h"
+#include "host/services/libvirt_backup.h"
 #include "host/services/libvirt_error.h"
 #include "host/services/libvirt_error_watch.h"
 #include "host/services/libvirt_port.h"
@@ -277,6 +278,37 @@ class LibvirtHypervisor : public Hypervisor {
       sum += static_cast<uint64_t>(std::max<long long>(stats.wr_bytes, 0));
     }
     return sum;
+  }
+
+  absl::Status BeginBackup(const std::string& uuid, const std::string& backup,
+                           const std::string& checkpoint) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return LibvirtBeginBackup(domain, backup, checkpoint);
+  }
+
+  absl::StatusOr<std::string> BackupXml(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return LibvirtBackupXml(domain);
+  }
+
+  absl::Status EndBackup(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return LibvirtEndBackup(domain);
+  }
+
+  absl::StatusOr<std::vector<std::string>> Checkpoints(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return LibvirtCheckpoints(domain);
+  }
+
+  absl::Status DeleteCheckpoint(const std::string& uuid, const std::string& name) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return LibvirtDeleteCheckpoint(domain, name);
+  }
+
+  absl::Status Freeze(const std::string& uuid, bool freeze) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return LibvirtFreeze(domain, freeze);
   }
 
   absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(const std::string& uuid,

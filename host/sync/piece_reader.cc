@@ -1,0 +1,109 @@
+#include "host/sync/piece_reader.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "base/status.h"
+#include "host/punch/image_reader.h"
+#include "host/punch/read_at.h"
+
+namespace virt_reclaim::sync {
+namespace {
+
+constexpr uint64_t kGapBytes = uint64_t{64} << 10;  // a gap this small is read along
+
+class FileReader final : public PieceReader {
+ public:
+  FileReader(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}
+  ~FileReader() override { Unmap(); }
+  FileReader(const FileReader&) = delete;
+  FileReader& operator=(const FileReader&) = delete;
+
+  absl::Status Load(std::span<const Range> need) override {
+    Unmap();
+    const Range hull = {need.front().begin, need.back().end};
+    uint64_t wanted = 0;
+    for (const Range& range : need) wanted += range.size();
+    // All of it, or the rest would be there afterwards, too.
+    if (punch::ImageReader::CachedBytes(fd_, hull) >= wanted && Map(hull)) return absl::OkStatus();
+    return Read(need);
+  }
+
+  const unsigned char* At(uint64_t offset) const override { return at_ + (offset - start_); }
+  bool mapped() const override { return map_ != nullptr; }
+
+ private:
+  bool Map(Range hull) {
+    const uint64_t page = punch::RoundDown(hull.begin, kPageBytes);
+    map_bytes_ = hull.end - page;
+    void* memory = mmap(nullptr, map_bytes_, PROT_READ, MAP_SHARED, fd_, static_cast<off_t>(page));
+    if (memory == MAP_FAILED) return false;
+    map_ = memory;
+    at_ = static_cast<unsigned char*>(memory);
+    start_ = page;
+    madvise(map_, map_bytes_, MADV_POPULATE_READ);  // may fail: then the pages fault in one by one
+    return true;
+  }
+
+  void Unmap() {
+    if (map_ != nullptr) munmap(map_, map_bytes_);
+    map_ = nullptr;
+  }
+
+  absl::Status Read(std::span<const Range> need) {
+    if (buffer_ == nullptr) buffer_ = std::make_unique<PieceBuffer>();
+    unsigned char* const memory = buffer_->memory();
+    if (memory == nullptr) return absl::ResourceExhaustedError("no memory");
+    at_ = memory;
+    start_ = punch::RoundDown(need.front().begin, kPieceBytes);
+    for (size_t i = 0; i < need.size();) {
+      Range stretch = need[i++];
+      while (i < need.size() && need[i].begin - stretch.end <= kGapBytes)
+        stretch.end = need[i++].end;
+      const uint64_t to = punch::RoundUp(stretch.end, kBlockBytes);
+      uint64_t at = punch::RoundDown(stretch.begin, kBlockBytes);
+      while (at < to) {
+        const ssize_t n = punch::ReadAt(fd_, memory + (at - start_), to - at, at);
+        if (n < 0) {
+          const absl::Status why = ErrnoStatus(errno, absl::StrCat("read ", name_, " at ", at));
+          return absl::DataLossError(why.message());
+        }
+        at += static_cast<uint64_t>(n);
+        if (n == 0 || at % kBlockBytes != 0) break;  // the end of the file
+      }
+      if (at < stretch.end) return absl::DataLossError(name_ + " became shorter");
+    }
+    return absl::OkStatus();
+  }
+
+  static constexpr uint64_t kPageBytes = uint64_t{64} << 10;  // a multiple of any page
+
+  int fd_;
+  std::string name_;
+  const unsigned char* at_ = nullptr;
+  uint64_t start_ = 0;  // what lies there, in the image
+  void* map_ = nullptr;
+  uint64_t map_bytes_ = 0;
+  std::unique_ptr<PieceBuffer> buffer_;
+};
+
+}  // namespace
+
+PieceBuffer::PieceBuffer()
+    : memory_(static_cast<unsigned char*>(aligned_alloc(kBlockBytes, kPieceBytes))) {
+  // Touched at once: btrfs reads into pages that are not there yet through the cache.
+  if (memory_ != nullptr) memset(memory_, 0xff, kPieceBytes);
+}
+
+PieceBuffer::~PieceBuffer() { free(memory_); }
+
+std::unique_ptr<PieceReader> NewFileReader(int fd, std::string name) {
+  return std::make_unique<FileReader>(fd, std::move(name));
+}
+
+}  // namespace virt_reclaim::sync
