@@ -252,7 +252,7 @@ void Copier::Work(const StepPlan& plan, const std::stop_token& stop) {
 
 absl::Status Copier::Run(const StepPlan& plan, const std::function<void(uint64_t)>& progress,
                          const std::stop_token& stop) {
-  const size_t most = options_.max_bytes_per_second != 0 ? 1 : kThreads;
+  const size_t most = options_.max_bytes_per_second != 0 ? 1 : options_.threads;
   const size_t count = std::min<size_t>(most, plan.windows.size());
   working_ = static_cast<int>(count);
   std::vector<std::jthread> threads;

@@ -32,6 +32,7 @@ struct CopierOptions {
   bool clone_unread = false;          // ... also where the copy has a hole, without a look
   bool digest = false;                // of all the source has
   uint64_t max_bytes_per_second = 0;  // read of the source; 0: no limit
+  size_t threads = kThreads;
 };
 
 struct CopierCounts {

@@ -25,33 +25,39 @@ class FileReader final : public PieceReader {
   FileReader& operator=(const FileReader&) = delete;
 
   absl::Status Load(std::span<const Range> need) override {
-    Unmap();
     const Range hull = {need.front().begin, need.back().end};
     uint64_t wanted = 0;
     for (const Range& range : need) wanted += range.size();
     // All of it, or the rest would be there afterwards, too.
-    if (punch::ImageReader::CachedBytes(fd_, hull) >= wanted && Map(hull)) return absl::OkStatus();
-    return Read(need);
+    mapped_ = punch::ImageReader::CachedBytes(fd_, hull) >= wanted && Map(hull);
+    return mapped_ ? absl::OkStatus() : Read(need);
   }
 
   const unsigned char* At(uint64_t offset) const override { return at_ + (offset - start_); }
-  bool mapped() const override { return map_ != nullptr; }
+  bool mapped() const override { return mapped_; }
 
  private:
+  // A whole window at once, for all its pieces: each mapping that goes costs every processor.
   bool Map(Range hull) {
+    const uint64_t window = punch::RoundDown(hull.begin, kWindowBytes);
+    if (map_ == nullptr || map_start_ != window) {
+      Unmap();
+      void* memory =
+          mmap(nullptr, kWindowBytes, PROT_READ, MAP_SHARED, fd_, static_cast<off_t>(window));
+      if (memory == MAP_FAILED) return false;
+      map_ = static_cast<unsigned char*>(memory);
+      map_start_ = window;
+    }
+    at_ = map_;
+    start_ = map_start_;
     const uint64_t page = punch::RoundDown(hull.begin, kPageBytes);
-    map_bytes_ = hull.end - page;
-    void* memory = mmap(nullptr, map_bytes_, PROT_READ, MAP_SHARED, fd_, static_cast<off_t>(page));
-    if (memory == MAP_FAILED) return false;
-    map_ = memory;
-    at_ = static_cast<unsigned char*>(memory);
-    start_ = page;
-    madvise(map_, map_bytes_, MADV_POPULATE_READ);  // may fail: then the pages fault in one by one
+    // May fail: then the pages fault in one by one.
+    madvise(map_ + (page - start_), hull.end - page, MADV_POPULATE_READ);
     return true;
   }
 
   void Unmap() {
-    if (map_ != nullptr) munmap(map_, map_bytes_);
+    if (map_ != nullptr) munmap(map_, kWindowBytes);
     map_ = nullptr;
   }
 
@@ -87,8 +93,9 @@ class FileReader final : public PieceReader {
   std::string name_;
   const unsigned char* at_ = nullptr;
   uint64_t start_ = 0;  // what lies there, in the image
-  void* map_ = nullptr;
-  uint64_t map_bytes_ = 0;
+  bool mapped_ = false;
+  unsigned char* map_ = nullptr;  // a window that begins at map_start_; may go beyond the end
+  uint64_t map_start_ = 0;
   std::unique_ptr<PieceBuffer> buffer_;
 };
 

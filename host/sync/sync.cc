@@ -4,8 +4,10 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +16,7 @@
 #include "base/status.h"
 #include "host/guard/image_guard.h"
 #include "host/punch/data_map.h"
+#include "host/punch/image_reader.h"
 #include "host/punch/survey.h"
 #include "host/sync/copier.h"
 #include "host/sync/device_signature.h"
@@ -90,6 +93,24 @@ void Count(const CopierCounts& counts, const StepPlan& steps, SyncResult& result
   result.different_bytes = counts.different_bytes;
   result.zeroed_bytes = counts.zeroed_bytes;
   result.same_bytes = steps.same_bytes;
+}
+
+// Memory is read by the processors, a disk by as many as it has requests for. Judged by the first
+// windows.
+size_t ThreadsFor(int fd, const StepPlan& steps) {
+  constexpr size_t kLooked = 4;
+  if (fd < 0) return kThreads;
+  uint64_t cached = 0;
+  uint64_t data = 0;
+  for (size_t i = 0; i < std::min(kLooked, steps.windows.size()); ++i) {
+    for (const Step& step : steps.windows[i].steps) {
+      if (step.kind == StepKind::kZero) continue;
+      cached += punch::ImageReader::CachedBytes(fd, step.range);
+      data += step.range.size();
+    }
+  }
+  if (cached < data / 2) return kThreads;
+  return std::clamp<size_t>(std::thread::hardware_concurrency(), 1, kThreads);
 }
 
 // Where the copy has data: `fd` -1 when there is none yet.
@@ -217,6 +238,7 @@ absl::StatusOr<SyncResult> Syncer::MeasureFrom(Source& source, const Destination
                                     .only = only});
   CopierOptions how;
   how.look_below_holes = device;
+  how.threads = ThreadsFor(source.file(), steps);
   how.max_bytes_per_second = options_.max_bytes_per_second;
   Copier copier(source, nullptr, copy.get(), Quoted(plan.path), how, clock_);
   const absl::Status status = copier.Run(
@@ -291,6 +313,7 @@ absl::Status Syncer::Copy(Source& source, Destination& destination, const std::v
   how.unit_bytes = destination.unit_bytes();
   how.look_below_holes = destination.is_device() || !destination.punches();
   how.clone = near;
+  how.threads = ThreadsFor(source.file(), steps);
   // Over a hole of a copy that is there the source's data may be zeroes, too.
   how.clone_unread = near && !options_.verify && destination.is_new();
   how.digest = options_.verify;
