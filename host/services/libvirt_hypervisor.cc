@@ -288,17 +288,26 @@ class LibvirtHypervisor : public Hypervisor {
 
   absl::StatusOr<std::string> BackupXml(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    return LibvirtBackupXml(domain);
+    while (true) {
+      auto xml = LibvirtBackupXml(domain);
+      if (!absl::IsNotFound(xml.status()) || !IsRediscovering()) return xml;
+      absl::SleepFor(absl::Milliseconds(20));
+    }
   }
 
   absl::Status EndBackup(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    if (absl::IsNotFound(BackupXml(uuid).status())) return absl::OkStatus();
     return LibvirtEndBackup(domain);
   }
 
   absl::StatusOr<std::vector<std::string>> Checkpoints(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    return LibvirtCheckpoints(domain);
+    while (true) {
+      auto names = LibvirtCheckpoints(domain);
+      if (!names.ok() || !names->empty() || !IsRediscovering()) return names;
+      absl::SleepFor(absl::Milliseconds(20));
+    }
   }
 
   absl::Status DeleteCheckpoint(const std::string& uuid, const std::string& name) override {
@@ -360,7 +369,8 @@ class LibvirtHypervisor : public Hypervisor {
 
   // The embedded driver finds its running domains anew at each open, on threads of its own: for
   // some 100 ms it calls every channel disconnected, and a domain that runs shut off. Measured with
-  // libvirt 9.0.
+  // libvirt 9.0. Whether it knows its jobs and checkpoints by then was not: they are asked for
+  // again.
   bool IsRediscovering() const {
     constexpr absl::Duration kRediscovery = absl::Seconds(1);
     return embedded_ && absl::Now() - opened_ < kRediscovery;
