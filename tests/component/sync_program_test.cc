@@ -133,7 +133,7 @@ TEST_F(SyncProgramTest, ManyFilesGoIntoADirectory) {
 }
 
 TEST_F(SyncProgramTest, InUseIsRefused) {
-  const std::string source = Make("a.raw", "new");
+  const std::string source = Make("a.raw", "new content");
   const std::string copy = Make("copy.raw", "old");
   const UniqueFd holder(open(copy.c_str(), O_RDONLY | O_CLOEXEC));
   const ProgramResult result = Run({source, copy});
