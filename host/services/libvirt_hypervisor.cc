@@ -58,6 +58,7 @@ DomainState StateOf(int state) {
     case VIR_DOMAIN_PAUSED:
       return DomainState::kPaused;
     case VIR_DOMAIN_SHUTDOWN:
+      return DomainState::kShuttingDown;
     case VIR_DOMAIN_SHUTOFF:
       return DomainState::kShutOff;
     case VIR_DOMAIN_CRASHED:

@@ -225,16 +225,19 @@ class FakeHypervisor : public FakeBackups {
 
   absl::StatusOr<DomainState> State(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
-    return domain->summary.state;
+    if (world_.Now() >= domain->settled_at) return domain->summary.state;
+    return domain->summary.state == DomainState::kRunning ? DomainState::kPaused
+                                                          : DomainState::kShuttingDown;
   }
 
   absl::Status Start(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     const Effect effect(world_, "start", *domain);
-    if (domain->summary.state == DomainState::kRunning)
+    if (domain->summary.state == DomainState::kRunning || world_.Now() < domain->settled_at)
       return absl::FailedPreconditionError("start: domain is already running");
     if (!domain->start.ok() && domain->inactive_xml != domain->first_xml) return domain->start;
     domain->summary.state = DomainState::kRunning;
+    domain->settled_at = world_.Now() + domain->power_takes;
     domain->live_xml = domain->inactive_xml;
     if (domain->boots_from) domain->agent.facts.filesystems = {*domain->boots_from};
     return absl::OkStatus();
@@ -245,8 +248,9 @@ class FakeHypervisor : public FakeBackups {
     const Effect effect(world_, "shutdown", *domain);
     if (domain->summary.state != DomainState::kRunning)
       return absl::FailedPreconditionError("shut down: domain is not running");
-    if (!domain->ignores_shutdown && !domain->IsDead())
-      domain->summary.state = DomainState::kShutOff;
+    if (domain->ignores_shutdown || domain->IsDead()) return absl::OkStatus();
+    domain->summary.state = DomainState::kShutOff;
+    domain->settled_at = world_.Now() + domain->power_takes;
     return absl::OkStatus();
   }
 
@@ -407,6 +411,11 @@ void FakeWorld::Sleep(absl::Duration duration) {
   now_ += duration;
 }
 
+absl::Time FakeWorld::Now() {
+  const std::lock_guard lock(clock_);
+  return now_;
+}
+
 void FakeWorld::MayCrash() {
   if (crash_in > 0 && --crash_in == 0) throw FakeCrash();
 }
@@ -433,8 +442,7 @@ Services FakeWorld::services() {
           directory_ + "/state",
           [this] {
             MayCrash();
-            const std::lock_guard lock(clock_);
-            return now_;
+            return Now();
           },
           [this](absl::Duration d) { Sleep(d); },
           offline_guest_.get()};
