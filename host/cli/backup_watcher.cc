@@ -63,6 +63,7 @@ BackupWatcher::BackupWatcher(const CommandLine& line) {
                                     "--domain",
                                     line.sync_domain,
                                     line.files.front()};
+  if (line.freeze) words.insert(words.end() - 1, "--freeze");
   if (!line.connect.empty()) words.insert(words.begin() + 1, {"--connect", line.connect});
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());

@@ -247,6 +247,9 @@ absl::StatusOr<std::vector<SyncedFile>> SyncDomain(
   VR_ASSIGN_OR_RETURN(const DomainLock lock,
                       DomainLock::Take(services.lock_directory, plan.domain.uuid));
   std::vector<SyncedFile> files;
+  // A run that was killed while it began has left the guest frozen. An error: it is not.
+  if (options.clean && options.freeze)
+    static_cast<void>(services.hypervisor.Freeze(plan.domain.uuid, false));
   VR_RETURN_IF_ERROR(CleanUp(services, options, plan.domain));
   if (options.clean) return files;
   VR_ASSIGN_OR_RETURN(const std::string prefix, CheckpointPrefix(options.directory));
@@ -261,7 +264,7 @@ absl::StatusOr<std::vector<SyncedFile>> SyncDomain(
   sync::Syncer syncer(options.engine, clock);
   SyncFilesProgress now;
   now.files = plan.disks.size();
-  std::vector<std::string> complete;
+  std::vector<size_t> complete;  // of `files`
   for (const DiskToSync& disk : plan.disks) {
     SyncedFile& file = files.emplace_back();
     file.source = absl::StrCat(plan.domain.name, ":", disk.target);
@@ -278,13 +281,15 @@ absl::StatusOr<std::vector<SyncedFile>> SyncDomain(
     if (stop.stop_requested()) status = absl::CancelledError("interrupted");
     if (status.ok()) status = CopyDisk(syncer, disk, place.socket(), step, stop, file);
     SetSyncOutcome(status, file.result, file.outcome);
-    if (file.result.complete && disk.bitmaps) complete.push_back(disk.copy);
+    if (file.result.copy_mtime_ns && disk.bitmaps) complete.push_back(files.size() - 1);
     if (!file.result.complete && sync::IsUnfinished(disk.copy))
       file.outcome.reasons.push_back({Reason::kUnfinishedCopy, "the next run makes it whole"});
   }
   // A filesystem without attributes keeps no note: the next run looks at everything.
-  for (const std::string& copy : complete)
-    static_cast<void>(sync::NoteCheckpoint(copy, checkpoint));
+  for (const size_t i : complete) {
+    static_cast<void>(
+        sync::NoteCheckpoint(files[i].destination, checkpoint, *files[i].result.copy_mtime_ns));
+  }
   return files;
 }
 

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -118,8 +119,8 @@ class Finder {
           absl::StrCat("sync: two sources go to ", Quoted(action.destination)));
     }
     struct stat status;
-    if (stat(action.source.c_str(), &status) != 0 || !S_ISREG(status.st_mode) ||
-        status.st_nlink < 2) {
+    if (!action.error.ok() || stat(action.source.c_str(), &status) != 0 ||
+        !S_ISREG(status.st_mode) || status.st_nlink < 2) {
       return;
     }
     const auto [entry, first] =
@@ -170,6 +171,60 @@ class Finder {
   absl::Status doubled_;
 };
 
+// Names of one file, where copies have some that their sources do not share: who wrote through one
+// of them would change what is known by the other.
+class Names {
+ public:
+  explicit Names(const std::vector<SyncAction>& actions) {
+    for (const SyncAction& action : actions) {
+      if (const auto file = FileOf(action.source)) sources_.emplace(*file, action.source);
+    }
+  }
+
+  // FailedPrecondition when the copy is the copy of another source, or a source itself.
+  absl::Status Check(const SyncAction& action) const {
+    const auto copy = FileOf(action.destination);
+    const auto source = FileOf(action.source);
+    if (!copy || !source || copy == source) return absl::OkStatus();  // the engine's to say
+    const auto refuse = [&](absl::string_view what, const std::string& other) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          Quoted(action.destination), " is one file with ", Quoted(other), ", which is ", what));
+    };
+    if (const auto other = sources_.find(*copy); other != sources_.end())
+      return refuse("to be copied, too", other->second);
+    const auto made = copies_.find(*copy);
+    if (made != copies_.end() && made->second.source != *source)
+      return refuse("the copy of another file", made->second.name);
+    return absl::OkStatus();
+  }
+
+  // After a run of the engine. `whole`: its result is complete.
+  void Made(const SyncAction& action, bool whole) {
+    if (whole) whole_.insert(action.destination);
+    const auto copy = FileOf(action.destination);
+    const auto source = FileOf(action.source);
+    if (copy && source) copies_.try_emplace(*copy, Copy{action.destination, *source});
+  }
+  bool IsWhole(const std::string& destination) const { return whole_.contains(destination); }
+
+ private:
+  using File = std::pair<dev_t, ino_t>;
+  struct Copy {
+    std::string name;
+    File source;
+  };
+
+  static std::optional<File> FileOf(const std::string& path) {
+    struct stat status;
+    if (stat(path.c_str(), &status) != 0) return std::nullopt;
+    return File{status.st_dev, status.st_ino};
+  }
+
+  std::map<File, std::string> sources_;
+  std::map<File, Copy> copies_;
+  std::set<std::string> whole_;
+};
+
 absl::Status MakeDirectory(const SyncAction::Directory& directory) {
   if (mkdir(directory.path.c_str(), 0700) != 0) {
     if (errno == EEXIST && IsDirectory(directory.path)) return absl::OkStatus();
@@ -194,16 +249,17 @@ absl::StatusOr<bool> Link(const SyncAction& action) {
 }
 
 absl::Status SyncInto(sync::Syncer& syncer, const SyncAction& action, SyncMode mode,
-                      const sync::ProgressCallback& progress, const std::stop_token& stop,
-                      SyncedFile& file) {
+                      const Names& names, const sync::ProgressCallback& progress,
+                      const std::stop_token& stop, SyncedFile& file) {
   if (mode == SyncMode::kSync) {
     for (const SyncAction::Directory& directory : action.directories)
       VR_RETURN_IF_ERROR(MakeDirectory(directory));
-    if (!action.link_to.empty()) {
+    if (names.IsWhole(action.link_to)) {
       VR_ASSIGN_OR_RETURN(file.linked, Link(action));
       if (file.linked) return absl::OkStatus();
     }
   }
+  VR_RETURN_IF_ERROR(names.Check(action));
   VR_ASSIGN_OR_RETURN(const sync::SyncPlan plan, syncer.Plan(action.source, action.destination));
   file.unchanged = plan.unchanged;
   if (plan.unchanged) {
@@ -276,6 +332,7 @@ std::vector<SyncedFile> SyncFiles(const SyncFilesOptions& options,
   SyncFilesProgress now;
   now.files = actions.size();
   for (const SyncAction& action : actions) now.allocation += action.allocation;
+  Names names(actions);
   std::vector<SyncedFile> files;
   uint64_t before = 0;
   for (const SyncAction& action : actions) {
@@ -293,7 +350,8 @@ std::vector<SyncedFile> SyncFiles(const SyncFilesOptions& options,
     };
     absl::Status status = action.error;
     if (stop.stop_requested()) status = absl::CancelledError("interrupted");
-    if (status.ok()) status = SyncInto(syncer, action, mode, step, stop, file);
+    if (status.ok()) status = SyncInto(syncer, action, mode, names, step, stop, file);
+    names.Made(action, status.ok() && file.result.complete);
     SetSyncOutcome(status, file.result, file.outcome);
     if (mode == SyncMode::kSync && file.outcome.kind != OutcomeKind::kDone &&
         sync::IsUnfinished(action.destination)) {

@@ -102,7 +102,8 @@ class Walk {
       pipeline.Done();
       progress_({PunchProgress::Stage::kReading, result.read_bytes, plan_.read.read_bytes,
                  result.punched_bytes});
-      pacer.Wait(result.read_bytes, stop_);
+      pacer.Wait(result.read_bytes, stop_,
+                 [&] { return guard != nullptr && guard->Interrupted(); });
     }
     return MakeAll(joiner.Finish(), holes, result);
   }

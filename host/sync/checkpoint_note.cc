@@ -30,11 +30,13 @@ std::string NoteFor(const std::string& name, const struct stat& status) {
 
 }  // namespace
 
-absl::Status NoteCheckpoint(const std::string& path, const std::string& name) {
+absl::Status NoteCheckpoint(const std::string& path, const std::string& name, int64_t mtime_ns) {
   const std::string quoted = absl::StrCat("'", Printable(path), "'");
   const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   struct stat status;
   if (!fd.valid() || fstat(fd.get(), &status) != 0) return ErrnoStatus(errno, "open " + quoted);
+  if (IdentityOf(status).mtime_ns != mtime_ns)
+    return absl::FailedPreconditionError(quoted + " was written meanwhile");
   const std::string note = NoteFor(name, status);
   if (fsetxattr(fd.get(), kNote, note.data(), note.size(), 0) != 0 || fsync(fd.get()) != 0)
     return ErrnoStatus(errno, "note the checkpoint on " + quoted);

@@ -10,9 +10,9 @@
 
 namespace virt_reclaim::sync {
 
-// Notes that the copy `path`, as it is now, is of the checkpoint `name`; on the disk when this
-// returns. An error: there are no such attributes.
-absl::Status NoteCheckpoint(const std::string& path, const std::string& name);
+// Notes that the copy `path`, last written at `mtime_ns`, is of the checkpoint `name`; on the disk
+// when this returns. An error: it was written since, or there are no such attributes.
+absl::Status NoteCheckpoint(const std::string& path, const std::string& name, int64_t mtime_ns);
 
 // The checkpoint that the copy is of; empty when there is none, when the copy was written since by
 // anybody (its size or mtime is another one), or is unfinished.

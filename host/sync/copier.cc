@@ -246,7 +246,10 @@ void Copier::Work(const StepPlan& plan, const std::stop_token& stop) {
     if (mine >= plan.windows.size()) return;
     if (const absl::Status status = worker.Go(plan.windows[mine], stop); !status.ok())
       return Fail(status);
-    pacer.Wait(read_, stop);  // alone where there is a rate
+    // Alone where there is a rate.
+    pacer.Wait(read_, stop, [this] {
+      return source_.Interrupted() || (destination_ != nullptr && destination_->Interrupted());
+    });
   }
 }
 

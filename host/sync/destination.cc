@@ -122,9 +122,22 @@ absl::Status Destination::OpenNew() {
       return absl::FailedPreconditionError(name() + " is there meanwhile, or a link to nowhere");
     return ErrnoStatus(errno, "create " + name());
   }
+  struct stat status;
+  if (fstat(made.get(), &status) != 0) return ErrnoStatus(errno, "stat " + name());
   made.Reset();
-  VR_ASSIGN_OR_RETURN(ImageGuard guard, ImageGuard::Acquire(plan_.path, GuardFor()));
-  guard_.emplace(std::move(guard));
+  auto guard = ImageGuard::Acquire(plan_.path, GuardFor());
+  if (!guard.ok()) {
+    // Nobody has a lease here, for one: then there is no copy, and not an empty one.
+    struct stat now;
+    if (lstat(plan_.path.c_str(), &now) == 0 && now.st_dev == status.st_dev &&
+        now.st_ino == status.st_ino && now.st_size == 0) {
+      unlink(plan_.path.c_str());
+    }
+    return guard.status();
+  }
+  // Who may write to the directory could have put a link to another file there.
+  VR_RETURN_IF_ERROR(CheckIdentity(IdentityOf(status), guard->identity(), plan_.path));
+  guard_.emplace(*std::move(guard));
   fd_ = guard_->fd();
   direct_ = guard_->direct();
   // Not worth an error: the directory is synced again with the file on most filesystems.
@@ -167,7 +180,7 @@ absl::Status Destination::BeforeChange() {
   if (changed_) return absl::OkStatus();
   // On the disk before anything else is, or a power cut could leave new bytes with the old looks.
   if (guard_ && fd_ == guard_->fd() && !is_device()) {
-    SetUnfinished(fd_);
+    if (!SetUnfinished(fd_)) futimens(fd_, nullptr);  // now: then the time tells
     if (size_ > 0 && fsync(fd_) != 0) return ErrnoStatus(errno, "sync " + name());
   }
   changed_.store(true, std::memory_order_release);
@@ -263,7 +276,9 @@ absl::Status Destination::Settle() {
     tail_.clear();
     SetDirect(fd_, true);  // may fail: it is only for reading back
   }
-  if (changed_ && fdatasync(fd_) != 0) return ErrnoStatus(errno, "sync " + name());
+  // Also when nothing differed: what a killed run or the copy's author wrote may be in memory only.
+  if (fdatasync(changed_ || !guard_ ? fd_ : guard_->fd()) != 0)
+    return ErrnoStatus(errno, "sync " + name());
   return absl::OkStatus();
 }
 

@@ -25,12 +25,14 @@ constexpr int kThreads = 4;
 
 // Digest of one window of the file.
 absl::StatusOr<WindowDigests::value_type> DigestWindow(PieceReader& reader, const Window& window,
+                                                       const std::function<bool()>& interrupted,
                                                        WindowDigest& digest) {
   digest.Start();
   for (const Step& step : window.steps) {
     for (Range left = step.range; left.begin < left.end;) {
       const Range piece = {left.begin,
                            std::min(left.end, (left.begin / kPieceBytes + 1) * kPieceBytes)};
+      if (interrupted()) return absl::AbortedError("somebody wants source or copy");
       VR_RETURN_IF_ERROR(reader.Load({&piece, 1}));
       if (!punch::SurvivesSigbus(
               [&] { digest.Add(piece.begin, reader.At(piece.begin), piece.size()); })) {
@@ -80,6 +82,7 @@ std::string DigestOf(const WindowDigests& windows) {
 
 absl::StatusOr<uint64_t> ReadBack(int fd, bool device, uint64_t size_bytes, const std::string& name,
                                   const WindowDigests& wanted, punch::Pacer& pacer,
+                                  const std::function<bool()>& interrupted,
                                   const std::stop_token& stop) {
   std::vector<Range> data;
   if (device) {
@@ -103,12 +106,12 @@ absl::StatusOr<uint64_t> ReadBack(int fd, bool device, uint64_t size_bytes, cons
     while (!failed && !stop.stop_requested()) {
       const size_t mine = next++;
       if (mine >= plan.windows.size()) return;
-      const auto result = DigestWindow(*reader, plan.windows[mine], digest);
+      const auto result = DigestWindow(*reader, plan.windows[mine], interrupted, digest);
       const std::lock_guard lock(mutex);
       if (result.ok()) {
         found.insert(*result);
         for (const Step& step : plan.windows[mine].steps) read += step.range.size();
-        pacer.Wait(read, stop);
+        pacer.Wait(read, stop, interrupted);
       } else if (status.ok()) {
         status = result.status();
         failed = true;

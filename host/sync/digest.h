@@ -4,6 +4,7 @@
 #define VIRT_RECLAIM_HOST_SYNC_DIGEST_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <stop_token>
@@ -45,9 +46,10 @@ std::string DigestOf(const WindowDigests& windows);
 
 // Reads the image `fd` of `size_bytes` back and compares. Its holes are taken for zeroes. DataLoss,
 // with the place, where it is another. `device`: it has no holes. Returns the bytes read;
-// Cancelled.
+// Cancelled; Aborted when `interrupted` says so, asked before each piece.
 absl::StatusOr<uint64_t> ReadBack(int fd, bool device, uint64_t size_bytes, const std::string& name,
                                   const WindowDigests& wanted, punch::Pacer& pacer,
+                                  const std::function<bool()>& interrupted,
                                   const std::stop_token& stop);
 
 }  // namespace virt_reclaim::sync

@@ -56,17 +56,20 @@ absl::Status CheckDevice(const std::string& path, uint64_t source_bytes, bool ov
                                                     "): --overwrite-device overwrites it"));
 }
 
-// A time stamp is as coarse as the kernel's tick. Who writes the source within the same tick as it
-// was last written before would not be noticed by the next quick check: so that tick must be over
-// before we let go.
-void LetTheTickPass(int64_t mtime_ns) {
+// A time stamp is as coarse as the kernel's tick, and where it has no fraction it may be as coarse
+// as FAT's, two seconds. Who writes a file within the same tick as it was last written before would
+// not be noticed by the next quick check: so that tick must be over before we let go. `hurry`:
+// somebody waits.
+void LetTheTickPass(int64_t mtime_ns, const std::function<bool()>& hurry) {
   constexpr int64_t kSecond = 1'000'000'000;
-  constexpr int kMostTries = 20;
+  constexpr int64_t kCoarsest = 2 * kSecond;
   constexpr struct timespec kTick = {.tv_sec = 0, .tv_nsec = 1'000'000};
-  for (int tries = 0; tries < kMostTries; ++tries) {
-    struct timespec now;
-    if (clock_gettime(CLOCK_REALTIME_COARSE, &now) != 0) return;
-    if (now.tv_sec * kSecond + now.tv_nsec > mtime_ns) return;
+  const int64_t last = mtime_ns + (mtime_ns % kSecond == 0 ? kCoarsest - 1 : 0);
+  struct timespec now;
+  while (!hurry() && clock_gettime(CLOCK_REALTIME_COARSE, &now) == 0) {
+    const int64_t time = now.tv_sec * kSecond + now.tv_nsec;
+    // A time far in the future is nobody's who writes now.
+    if (time > last || time + kCoarsest < mtime_ns) return;
     nanosleep(&kTick, nullptr);
   }
 }
@@ -118,6 +121,8 @@ absl::StatusOr<std::vector<Range>> DataOfCopy(int fd, bool device, uint64_t copy
                                               uint64_t source_bytes) {
   std::vector<Range> data;
   if (fd < 0) return data;
+  // Of a copy that ends within a block that block is not there as a whole.
+  if (copy_bytes < source_bytes) copy_bytes = punch::RoundDown(copy_bytes, kBlockBytes);
   if (!device) return punch::ReadDataRanges(fd, copy_bytes);
   punch::AppendJoined(data, {0, source_bytes});
   return data;
@@ -168,6 +173,10 @@ absl::StatusOr<SyncPlan> Syncer::Plan(const std::string& source, const std::stri
   if (!S_ISREG(from.st_mode) && !S_ISBLK(from.st_mode)) {
     return absl::FailedPreconditionError(Quoted(source) +
                                          " is neither a regular file nor a block device");
+  }
+  if (S_ISREG(from.st_mode) && IsUnfinished(source)) {
+    return absl::FailedPreconditionError(
+        Quoted(source) + " is itself a copy that sync has not finished: sync it first");
   }
   plan.source_identity = IdentityOf(from);
   // How long the content of another format is only its own reader knows.
@@ -279,13 +288,22 @@ absl::StatusOr<SyncResult> Syncer::SyncFrom(Source& source, const DestinationPla
   result.changed = destination->changed();
   VR_RETURN_IF_ERROR(copied);
   if (Stopped(result)) return result;
+  const auto hurry = [&] {
+    return stop.stop_requested() || source.Interrupted() || destination->Interrupted();
+  };
+  if (source.mtime_ns()) LetTheTickPass(*source.mtime_ns(), hurry);
   if (source.Interrupted() || !source.CheckUnchanged().ok()) {
     result.source_changed = true;
     return result;
   }
-  if (source.mtime_ns()) LetTheTickPass(*source.mtime_ns());
   VR_RETURN_IF_ERROR(Sort(destination->Commit(source.mtime_ns(), source.file()), false, result));
   result.complete = !Stopped(result);
+  if (!result.complete || destination->is_device()) return result;
+  struct stat status;
+  if (fstat(destination->fd(), &status) != 0)
+    return ErrnoStatus(errno, "stat " + Quoted(plan.path));
+  result.copy_mtime_ns = IdentityOf(status).mtime_ns;
+  if (!source.mtime_ns()) LetTheTickPass(*result.copy_mtime_ns, hurry);
   return result;
 }
 
@@ -308,7 +326,7 @@ absl::Status Syncer::Copy(Source& source, Destination& destination, const std::v
                                     .source = from,
                                     .destination = to,
                                     .same = same,
-                                    .only = only});
+                                    .only = options_.verify ? nullptr : only});
   CopierOptions how;
   how.unit_bytes = destination.unit_bytes();
   how.look_below_holes = destination.is_device() || !destination.punches();
@@ -331,9 +349,11 @@ absl::Status Syncer::Copy(Source& source, Destination& destination, const std::v
   VR_RETURN_IF_ERROR(Sort(destination.Settle(), false, result));
   if (Stopped(result) || !options_.verify) return absl::OkStatus();
   punch::Pacer pacer(clock_, options_.max_bytes_per_second);
-  const auto read = ReadBack(destination.fd(), destination.is_device(), result.size_bytes,
-                             destination.name(), copier.digests(), pacer, stop);
-  VR_RETURN_IF_ERROR(Sort(read.status(), false, result));
+  const auto read = ReadBack(
+      destination.fd(), destination.is_device(), result.size_bytes, destination.name(),
+      copier.digests(), pacer, [&] { return source.Interrupted() || destination.Interrupted(); },
+      stop);
+  VR_RETURN_IF_ERROR(Sort(read.status(), source.Interrupted(), result));
   if (Stopped(result)) return absl::OkStatus();
   result.verified_bytes = *read;
   result.digest = DigestOf(copier.digests());

@@ -71,6 +71,8 @@ struct SyncResult {
   uint64_t punched_bytes = 0;
   uint64_t verified_bytes = 0;                       // read back
   std::optional<std::string> digest = std::nullopt;  // of all that is not zero, when verified
+  // Of a regular file that is complete: who writes to it from here on changes this.
+  std::optional<int64_t> copy_mtime_ns = std::nullopt;
   bool complete = false;        // the copy is equal to the source; after Measure: would be
   bool changed = false;         // something of the copy was, but for its mtime
   bool source_changed = false;  // somebody wrote the source, or wants to: stopped

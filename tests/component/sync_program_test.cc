@@ -132,6 +132,54 @@ TEST_F(SyncProgramTest, ManyFilesGoIntoADirectory) {
   EXPECT_EQ(Run({Path("more"), Path("to")}).status, ExitStatus::kError);
 }
 
+// Copies that are names of one file since their sources were.
+TEST_F(SyncProgramTest, NamesOfOneFileAreNotTheCopiesOfTwo) {
+  std::filesystem::create_directories(Path("from"));
+  std::filesystem::create_directories(Path("to"));
+  Make("from/a", "one");
+  Make("from/b", "another");
+  Make("to/a", "both");
+  ASSERT_EQ(::link(Path("to/a").c_str(), Path("to/b").c_str()), 0);
+  const auto made = RunJson({"-r", Path("from"), Path("to")}, ExitStatus::kDone);
+  std::vector<std::string> statuses = {made["files"][0]["status"], made["files"][1]["status"]};
+  EXPECT_THAT(statuses, ::testing::UnorderedElementsAre("done", "skipped"));
+  EXPECT_EQ(Read("to/a"), statuses[0] == "done" ? "one" : "another");
+  EXPECT_EQ(RunJson({Path("from/a"), Path("from/b"), Path("to")},
+                    ExitStatus::kSomeFailed)["files"][1]["status"],
+            "skipped");
+}
+
+// A copy that is another name of a source, as `cp --link` makes them.
+TEST_F(SyncProgramTest, NoSourceIsWritten) {
+  std::filesystem::create_directories(Path("from"));
+  std::filesystem::create_directories(Path("to"));
+  Make("from/a", "one");
+  Make("from/b", "another");
+  ASSERT_EQ(::link(Path("from/a").c_str(), Path("to/b").c_str()), 0);
+  EXPECT_THAT(Run({Path("from/a"), Path("from/b"), Path("to")}).out, HasSubstr("to be copied"));
+  EXPECT_EQ(Read("from/a"), "one");
+  EXPECT_EQ(Read("from/b"), "another");
+  EXPECT_EQ(Read("to/a"), "one");
+}
+
+// What the first name of a file could not become is no copy by the second either.
+TEST_F(SyncProgramTest, NoNameIsGivenToWhatIsNoCopy) {
+  std::filesystem::create_directories(Path("from"));
+  std::filesystem::create_directories(Path("to"));
+  Make("precious", "precious");
+  Make("from/a", "content");
+  ASSERT_EQ(::link(Path("from/a").c_str(), Path("from/b").c_str()), 0);
+  for (const char* name : {"a", "b"}) {
+    ASSERT_EQ(symlink("../precious", Path(absl::StrCat("to/", name)).c_str()), 0);
+    Run({"-r", Path("from"), Path("to")});
+    const std::string other = Path(std::string("to/") + (name[0] == 'a' ? "b" : "a"));
+    EXPECT_TRUE(std::filesystem::is_regular_file(std::filesystem::symlink_status(other))) << name;
+    EXPECT_EQ(Read("precious"), "precious");
+    std::filesystem::remove_all(Path("to"));
+    std::filesystem::create_directories(Path("to"));
+  }
+}
+
 TEST_F(SyncProgramTest, InUseIsRefused) {
   const std::string source = Make("a.raw", "new content");
   const std::string copy = Make("copy.raw", "old");

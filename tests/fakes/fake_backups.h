@@ -54,6 +54,12 @@ class FakeBackups : public Hypervisor {
     return absl::OkStatus();
   }
 
+  absl::Status Freeze(const std::string& uuid, bool freeze) override {
+    world_.calls.push_back(
+        absl::StrCat(freeze ? "freeze " : "thaw ", world_.domains.at(uuid).summary.name));
+    return absl::OkStatus();
+  }
+
  protected:
   FakeWorld& world_;
 };

@@ -2,6 +2,7 @@
 // QEMU: integration/sync_domain_test.py.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <chrono>
 #include <filesystem>
@@ -78,7 +79,10 @@ TEST_F(SyncDomainTest, WhatCannotBeCopiedNow) {
 
 TEST_F(SyncDomainTest, GoesOnFromTheCheckpointThatTheCopyIsOf) {
   ASSERT_TRUE(WriteFileDurably(Copy(), "copy", 0600).ok());
-  if (!sync::NoteCheckpoint(Copy(), "mine").ok()) return;              // no attributes here
+  struct stat status = {};
+  ASSERT_EQ(stat(Copy().c_str(), &status), 0);
+  const int64_t mtime_ns = IdentityOf(status).mtime_ns;
+  if (!sync::NoteCheckpoint(Copy(), "mine", mtime_ns).ok()) return;    // no attributes here
   EXPECT_EQ(PlanSyncDomain(services_, options_)->disks[0].since, "");  // the domain has it no more
   domain_->checkpoints = {"mine"};
   EXPECT_EQ(PlanSyncDomain(services_, options_)->disks[0].since, "mine");
@@ -110,6 +114,25 @@ TEST_F(SyncDomainTest, AKilledRunIsClearedAway) {
   ASSERT_TRUE(Run().ok());
   EXPECT_EQ(domain_->backup_xml, "");
   EXPECT_THAT(world_.calls, ElementsAre("end backup web"));
+}
+
+// The watcher of a killed run passes --freeze on.
+TEST_F(SyncDomainTest, AGuestThatAKilledRunFrozeIsThawed) {
+  options_.clean = true;
+  options_.freeze = true;
+  ASSERT_TRUE(Run().ok());
+  EXPECT_THAT(world_.calls, ElementsAre("thaw web"));
+}
+
+TEST_F(SyncDomainTest, FrozenForTheBeginningOnly) {
+  options_.freeze = true;
+  ASSERT_TRUE(Run().ok());
+  EXPECT_THAT(world_.calls,
+              ElementsAre("freeze web", "begin backup web", "thaw web", "end backup web"));
+  world_.calls.clear();
+  domain_->begin_backup = absl::InternalError("no");
+  EXPECT_FALSE(Run().ok());
+  EXPECT_THAT(world_.calls, ElementsAre("freeze web", "thaw web"));
 }
 
 TEST_F(SyncDomainTest, AnotherRunIsBusy) {
