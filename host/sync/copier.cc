@@ -140,6 +140,7 @@ class Copier::Worker {
     for (const Range& range : from_copy) copier_.compared_ += range.size();
     if (!from_source.empty()) VR_RETURN_IF_ERROR(source_->Load(from_source));
     if (!from_copy.empty()) VR_RETURN_IF_ERROR(copy_->Load(from_copy));
+    copy_cached_ = !from_copy.empty() && copy_->mapped();
     return absl::OkStatus();
   }
 
@@ -182,7 +183,7 @@ class Copier::Worker {
       if (cloned) return absl::OkStatus();
       copier_.clone_ = false;
     }
-    return copier_.destination_->Write(range, source_->At(range.begin));
+    return copier_.destination_->Write(range, source_->At(range.begin), copy_cached_);
   }
 
   // Whether a whole unit of the filesystem comes free by it.
@@ -216,6 +217,7 @@ class Copier::Worker {
   Copier& copier_;
   std::unique_ptr<PieceReader> source_;
   std::unique_ptr<PieceReader> copy_;  // null: there is none
+  bool copy_cached_ = false;           // what was loaded of it last is in the page cache
   Found found_;
   WindowDigest digest_;
 };

@@ -202,9 +202,16 @@ absl::Status Destination::Resize(uint64_t size_bytes) {
   return absl::OkStatus();
 }
 
-absl::Status Destination::WriteDirect(Range range, const unsigned char* data) {
+absl::Status Destination::WriteDirect(Range range, const unsigned char* data, bool cached) {
   const Range whole = {range.begin, punch::RoundDown(range.end, kBlockBytes)};
-  if (whole.begin < whole.end) VR_RETURN_IF_ERROR(WriteAt(fd_, data, whole.size(), whole.begin));
+  // Around the cache each write waits for the disk and tears the pages out of all mappings. The
+  // flag is the descriptor's: a thread beside this one may write or read the other way just now,
+  // which is as right, as all of it is aligned.
+  if (cached) SetDirect(fd_, false);
+  const absl::Status written =
+      whole.begin < whole.end ? WriteAt(fd_, data, whole.size(), whole.begin) : absl::OkStatus();
+  if (cached) SetDirect(fd_, true);
+  VR_RETURN_IF_ERROR(written);
   if (whole.end == range.end) return absl::OkStatus();
   const std::lock_guard lock(mutex_);
   const unsigned char* const rest = data + whole.size();
@@ -213,10 +220,11 @@ absl::Status Destination::WriteDirect(Range range, const unsigned char* data) {
   return absl::OkStatus();
 }
 
-absl::Status Destination::Write(Range range, const unsigned char* data) {
+absl::Status Destination::Write(Range range, const unsigned char* data, bool cached) {
   VR_RETURN_IF_ERROR(BeforeChange());
   VR_RETURN_IF_ERROR(Annotate(
-      direct_ ? WriteDirect(range, data) : WriteAt(fd_, data, range.size(), range.begin), name()));
+      direct_ ? WriteDirect(range, data, cached) : WriteAt(fd_, data, range.size(), range.begin),
+      name()));
   written_ += range.size();
   return absl::OkStatus();
 }
@@ -244,7 +252,7 @@ absl::Status Destination::Zero(Range run, std::span<const Range> differing) {
   for (Range range : differing) {
     while (range.begin < range.end) {
       const Range part = {range.begin, std::min(range.end, range.begin + kPieceBytes)};
-      VR_RETURN_IF_ERROR(Write(part, zeroes));
+      VR_RETURN_IF_ERROR(Write(part, zeroes, false));
       range.begin = part.end;
     }
   }
@@ -277,8 +285,13 @@ absl::Status Destination::Settle() {
     SetDirect(fd_, true);  // may fail: it is only for reading back
   }
   // Also when nothing differed: what a killed run or the copy's author wrote may be in memory only.
-  if (fdatasync(changed_ || !guard_ ? fd_ : guard_->fd()) != 0)
-    return ErrnoStatus(errno, "sync " + name());
+  const int fd = changed_ || !guard_ ? fd_ : guard_->fd();
+  if (fdatasync(fd) != 0) {
+    const int error = errno;
+    // Pages that could not be written pass for written now: the next run must read the disk.
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    return ErrnoStatus(error, "sync " + name());
+  }
   return absl::OkStatus();
 }
 

@@ -61,7 +61,8 @@ class Destination {
   absl::Status Resize(uint64_t size_bytes);
 
   // `data`: the bytes of `range`, aligned as PieceReader says. The last block may be short.
-  absl::Status Write(Range range, const unsigned char* data);
+  // `cached`: the range is in the page cache, and stays there.
+  absl::Status Write(Range range, const unsigned char* data, bool cached);
   // Makes `run` read as zeroes. `differing`: the parts of it that do not yet.
   absl::Status Zero(Range run, std::span<const Range> differing);
   // Refers to the blocks of `source` (a file) at the same place. False when the kernel does not do
@@ -87,7 +88,7 @@ class Destination {
   absl::Status OpenTemporary();
   absl::Status FindAbilities();
   absl::Status BeforeChange();
-  absl::Status WriteDirect(Range range, const unsigned char* data);
+  absl::Status WriteDirect(Range range, const unsigned char* data, bool cached);
   absl::Status Replace();
 
   DestinationPlan plan_;

@@ -61,6 +61,31 @@ TEST(SyncCareTest, ACopyThatIsFoundEqualIsOnTheDisk) {
   EXPECT_LE(DirtyPages(fd.get()), 0);
 }
 
+// What is in the page cache is written there, and stays; what is not goes around it.
+TEST(SyncCareTest, ACachedCopyStaysCached) {
+  for (const char* type : {"ext4", "xfs"}) {
+    const LoopMount fs(type, std::string(type) == "ext4" ? "-E nodiscard" : "-K");
+    ASSERT_TRUE(fs.ok()) << fs.why_not();
+    std::string content(24 * kMiB + 777, 'x');
+    WriteContent(fs.Path("copy"), content);
+    for (size_t at = 0; at < content.size(); at += 64 * kKiB) content[at] = 'y';
+    content.back() = 'z';
+    WriteContent(fs.Path("source"), content);
+    const auto result = SyncFile(fs.Path("source"), fs.Path("copy"), {.reflink = false});
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_GE(
+        std::stoull(Shell("fincore --bytes --noheadings --output RES " + fs.Path("copy")).output),
+        content.size())
+        << type;
+    {
+      const UniqueFd fd(open(fs.Path("copy").c_str(), O_RDONLY | O_CLOEXEC));
+      EXPECT_LE(DirtyPages(fd.get()), 0);
+      posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
+    }
+    EXPECT_TRUE(ReadContent(fs.Path("copy")) == content);
+  }
+}
+
 // How long a process waits in open(2) for `path`, in seconds.
 class Opener {
  public:
