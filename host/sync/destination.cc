@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
@@ -202,15 +203,21 @@ absl::Status Destination::Resize(uint64_t size_bytes) {
   return absl::OkStatus();
 }
 
+void Destination::UseCache(int more) {
+  const std::lock_guard lock(mutex_);
+  const int before = std::exchange(cache_users_, cache_users_ + more);
+  if (before == 0 || cache_users_ == 0) SetDirect(fd_, before != 0);
+}
+
 absl::Status Destination::WriteDirect(Range range, const unsigned char* data, bool cached) {
   const Range whole = {range.begin, punch::RoundDown(range.end, kBlockBytes)};
   // Around the cache each write waits for the disk and tears the pages out of all mappings. The
-  // flag is the descriptor's: a thread beside this one may write or read the other way just now,
+  // flag is the descriptor's: a thread beside this one may read or write the other way meanwhile,
   // which is as right, as all of it is aligned.
-  if (cached) SetDirect(fd_, false);
+  if (cached) UseCache(+1);
   const absl::Status written =
       whole.begin < whole.end ? WriteAt(fd_, data, whole.size(), whole.begin) : absl::OkStatus();
-  if (cached) SetDirect(fd_, true);
+  if (cached) UseCache(-1);
   VR_RETURN_IF_ERROR(written);
   if (whole.end == range.end) return absl::OkStatus();
   const std::lock_guard lock(mutex_);

@@ -89,7 +89,7 @@ class Destination {
   absl::Status FindAbilities();
   absl::Status BeforeChange();
   absl::Status WriteDirect(Range range, const unsigned char* data, bool cached);
-  absl::Status Replace();
+  void UseCache(int more);
 
   DestinationPlan plan_;
   std::string directory_;            // of the file behind all symbolic links
@@ -103,7 +103,8 @@ class Destination {
   uint64_t unit_ = 0;
   uint64_t size_ = 0;    // as it is
   uint64_t wanted_ = 0;  // as it will be
-  std::mutex mutex_;     // marking, tail_
+  int cache_users_ = 0;  // threads that write without O_DIRECT just now
+  std::mutex mutex_;     // marking, tail_, cache_users_
   std::atomic<bool> changed_ = false;
   std::vector<unsigned char> tail_;  // of the last block, shorter than a block: O_DIRECT cannot
   uint64_t tail_at_ = 0;
