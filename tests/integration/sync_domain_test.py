@@ -93,6 +93,11 @@ class SyncDomain(unittest.TestCase):
         # The other directory's is not disturbed.
         reply = self.sync()
         self.assertLess(reply.json["files"][0]["read_bytes"], 20 * MIB)
+        # To verify is to read all of it, and is no reason to fail.
+        reply = self.sync("--verify")
+        self.assertGreater(reply.json["files"][0]["read_bytes"], 20 * MIB)
+        self.assertEqual([len(file["xxh3"]) for file in reply.json["files"]], [32] * 3)
+        self.check_copies()
 
     def test_5_killed_nothing_is_left_behind(self) -> None:
         before = self.checkpoints()
