@@ -1,5 +1,7 @@
 #include "host/cli/command_table.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -200,6 +202,38 @@ absl::Status CheckPunch(const CommandLine& line) {
   return absl::OkStatus();
 }
 
+// "host:/path" and "rsync://...": what others copy to.
+bool IsRemote(absl::string_view path) {
+  const size_t colon = path.find(':');
+  return colon != absl::string_view::npos && colon > 0 && colon < path.find('/');
+}
+
+absl::Status CheckSync(const CommandLine& line) {
+  if (!line.sync_domain.empty()) {
+    for (const char* option : {"--recursive", "--one-file-system", "--compare", "--format",
+                               "--overwrite-device", "--no-reflink"}) {
+      if (Given(line, option))
+        return InvalidArgumentError(StrCat(option, ": it is about files, not --domain"));
+    }
+    if (line.files.size() == 1) return absl::OkStatus();
+    return InvalidArgumentError("sync --domain: name one directory for the copies");
+  }
+  for (const char* option : {"--freeze", "--clean"}) {
+    if (Given(line, option)) return InvalidArgumentError(StrCat(option, ": it is about --domain"));
+  }
+  if (line.files.size() < 2)
+    return InvalidArgumentError("sync: name what to copy, and where to: sync SRC... DST");
+  for (const std::string& path : line.files) {
+    if (IsRemote(path) && access(path.c_str(), F_OK) != 0) {
+      return InvalidArgumentError(
+          StrCat("sync: '", Printable(path),
+                 "' looks like another machine's: sync works on this "
+                 "machine's files; see virt-reclaim(1), BACKUPS ELSEWHERE"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // ---- The table.
 
 std::vector<OptionSpec> Join(std::vector<std::vector<OptionSpec>> parts) {
@@ -327,6 +361,26 @@ std::vector<VerbSpec> MakeVerbs() {
            Flag("--idle", &CommandLine::idle),
        },
        CheckPunch},
+      {Verb::kSync,
+       "sync",
+       "",
+       "FILE",
+       {
+           Flag("-r,--recursive", &CommandLine::recursive),
+           Flag("-x,--one-file-system", &CommandLine::one_file_system),
+           Flag("--compare", &CommandLine::compare),
+           Flag("--atomic", &CommandLine::atomic),
+           Flag("--overwrite-device", &CommandLine::overwrite_device),
+           Flag("--verify", &CommandLine::verify),
+           Text("--format", "FORMAT", &CommandLine::format),
+           Text("--domain", "NAME[:TARGET]", &CommandLine::sync_domain),
+           Flag("--freeze", &CommandLine::freeze),
+           Flag("--clean", &CommandLine::clean),
+           Flag("--no-reflink", &CommandLine::no_reflink),
+           Size("--max-rate", &CommandLine::max_rate),
+           Flag("--idle", &CommandLine::idle),
+       },
+       CheckSync},
   };
 }
 

@@ -18,6 +18,7 @@ verbs:
   migrate status  where each domain's migration stands
   agent status    which guests have an agent, and why the others do not answer
   punch           make holes of the zero blocks in images and backups
+  sync            make a copy equal to an image, in place and sparse: only what differs is written
 
 options, before or after the verb:
   -c, --connect URI   the hypervisor (default: LIBVIRT_DEFAULT_URI, else libvirt's own choice)
@@ -191,6 +192,39 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 punched but nothin
              5 refused or in use, 130 interrupted
 )";
 
+constexpr absl::string_view kSync = R"(usage: virt-reclaim sync [OPTIONS] SRC DST
+       virt-reclaim sync [OPTIONS] SRC... DIRECTORY
+       virt-reclaim sync [OPTIONS] --domain NAME[:TARGET] DIRECTORY
+
+Makes DST equal to SRC, in place and sparse: only blocks that differ are written, what is zero now becomes a hole, holes
+are not read, and what DST shares with snapshots of itself stays shared. SRC and DST are files or block devices of this
+machine; DST may be new. Needs no libvirt.
+
+A file whose size and mtime are those of SRC is not looked at. DST gets SRC's mtime last, when all is on the disk: a run
+that did not end is seen by that and by a mark, and the next one makes the copy whole. Files in use are refused.
+
+options:
+  -r, --recursive        what lies below a directory SRC goes below DIRECTORY; nothing there is deleted
+  -x, --one-file-system  ... on the same filesystem
+      --compare          look at files whose size and mtime are equal, too
+      --atomic           the old DST stays until the new one is whole (XFS, btrfs, or a new DST)
+      --overwrite-device DST is a block device that looks like it is used: overwrite it all the same
+      --verify           read DST back and compare its xxh3 with that of what was read
+      --format FORMAT    SRC is an image of this format (qcow2): copy what a guest would see of it, to a raw DST
+      --no-reflink       on the same filesystem write blocks instead of sharing them
+      --max-rate SIZE    read at most so much a second
+      --idle             ask the disk only when nobody else does
+      --domain NAME      copy the disks of this running domain (NAME:vda: this one), all of one moment, to
+                         DIRECTORY/NAME.TARGET.raw; the next run reads only what the guest has written since
+      --freeze           ... and let qemu-guest-agent freeze its filesystems for that moment
+      --clean            ... only take away what a killed run has left behind
+  -n, --dry-run          read, and say what would be written
+      --json             machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, or SRC was written meanwhile, 5 refused or in use,
+             130 interrupted
+)";
+
 constexpr absl::string_view kAgent = R"(usage: virt-reclaim agent status [OPTIONS] [DOMAIN...]
 
 Which guests have a virt-reclaim-agent, its version and kernel, and for the others the reason why none answers.
@@ -207,6 +241,7 @@ absl::string_view HelpText(absl::string_view verb) {
   if (verb == "migrate") return kMigrate;
   if (verb == "agent") return kAgent;
   if (verb == "punch") return kPunch;
+  if (verb == "sync") return kSync;
   return kProgram;
 }
 

@@ -6,12 +6,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "base/standard_fds.h"
 #include "base/status.h"
 #include "base/stop_signal.h"
+#include "host/cli/backup_watcher.h"
 #include "host/cli/program.h"
 
 namespace virt_reclaim {
@@ -19,6 +21,8 @@ namespace {
 
 absl::Status WithRealServices(const CommandLine& line,
                               const std::function<void(const Services&)>& use) {
+  std::optional<BackupWatcher> watcher;
+  if (line.verb == Verb::kSync && !line.dry_run && !line.clean) watcher.emplace(line);
   VR_ASSIGN_OR_RETURN(const auto hypervisor, ConnectLibvirt(line.connect, line.debug));
   const auto images = NewImageStore();
   const char* reader = getenv("VIRT_RECLAIM_GUESTFS");

@@ -28,6 +28,7 @@ enum class Verb {
   kMigrateStatus,
   kAgentStatus,
   kPunch,
+  kSync,
 };
 
 struct CommandLine {
@@ -79,8 +80,13 @@ struct CommandLine {
   bool recursive = false, one_file_system = false;
   bool live = false, unwritten = false, no_release = false, new_mtime = false, idle = false;
   uint64_t min_hole = 0;
-  // Of both.
+  // Of trim, punch and sync.
   uint64_t max_rate = 0;
+  // Of sync; the last of `files` is where to.
+  bool compare = false, atomic = false, overwrite_device = false, verify = false;
+  bool no_reflink = false, freeze = false, clean = false;
+  std::string sync_domain;  // NAME or NAME:TARGET; then `files` is the directory
+  std::string format;
 };
 
 // What to print instead of working: --help and --version.

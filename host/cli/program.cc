@@ -15,6 +15,7 @@
 #include "host/cli/json_output.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/punch_program.h"
+#include "host/cli/sync_program.h"
 #include "host/cli/text_output.h"
 #include "host/cli/trim_options.h"
 
@@ -92,6 +93,8 @@ class VerbRunner {
         return FollowUp(services);
       case Verb::kAgentStatus:
         return AgentStatus(services);
+      case Verb::kSync:
+        return RunSyncDomain(line_, services, progress_, stop_);
       case Verb::kPunch:
         break;  // needs no hypervisor
     }
@@ -374,6 +377,7 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
     return {print->text, "", ExitStatus::kDone};
   const CommandLine& line = std::get<CommandLine>(*parsed);
   if (line.verb == Verb::kPunch) return RunPunch(line, progress, stop);
+  if (line.verb == Verb::kSync && line.sync_domain.empty()) return RunSync(line, progress, stop);
   if (line.codes) return {line.json ? ReasonCodesJson() : ReasonCodesText(), "", ExitStatus::kDone};
   ProgramResult result;
   const absl::Status connected = with_services(line, [&](const Services& services) {

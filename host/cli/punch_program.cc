@@ -9,6 +9,7 @@
 #include "base/escape.h"
 #include "base/io.h"
 #include "base/status.h"
+#include "host/cli/files_progress.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/text_table.h"
 #include "host/commands/punch_files.h"
@@ -57,32 +58,6 @@ absl::string_view Name(punch::Way way) {
   }
   return "unknown";
 }
-
-// "3 of 20 files, 45 %, about 2m left: /backup/web.raw".
-class ProgressText {
- public:
-  explicit ProgressText(const punch::SteadyClock& clock) : clock_(clock), begin_(clock()) {}
-
-  std::string Of(const PunchFilesProgress& now) const {
-    std::string text = absl::StrCat(now.file, " of ", now.files, " files");
-    if (now.allocation > 0) {
-      const double part = static_cast<double>(now.done) / static_cast<double>(now.allocation);
-      absl::StrAppend(&text, ", ", static_cast<int>(part * 100), "%");
-      const std::chrono::duration<double> taken = clock_() - begin_;
-      if (part > kEnoughToGuess) {
-        const double left = taken.count() * (1 - part) / part;
-        absl::StrAppend(&text, ", about ",
-                        absl::FormatDuration(absl::Seconds(static_cast<int>(left))), " left");
-      }
-    }
-    return absl::StrCat(text, ": ", now.path);
-  }
-
- private:
-  static constexpr double kEnoughToGuess = 0.01;
-  const punch::SteadyClock& clock_;
-  const std::chrono::steady_clock::time_point begin_;
-};
 
 Json FileJson(const PunchedFile& file) {
   const punch::PunchResult& result = file.result;
@@ -156,7 +131,7 @@ ProgramResult RunPunch(const CommandLine& line, ProgressLine& progress,
   const auto actions = FindPunchActions(*options, stop);
   if (!actions.ok()) return FailWith(actions.status(), line.json);
   const punch::SteadyClock clock = [] { return std::chrono::steady_clock::now(); };
-  const ProgressText progress_text(clock);
+  const FilesProgress progress_text(clock);
   const std::vector<PunchedFile> files = PunchFiles(
       *options, *actions, line.dry_run ? PunchMode::kMeasure : PunchMode::kPunch, clock,
       [&](const PunchFilesProgress& now) { progress.Show(progress_text.Of(now)); }, stop);

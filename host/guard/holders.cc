@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdlib>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -124,6 +125,18 @@ void AddSwap(const ImageIdentity& identity, const HolderRoots& roots, Holders& h
   }
 }
 
+// Whether "fe:00:1234" of /proc/locks may be the file. The number of a device without a block
+// device below (btrfs, tmpfs) is another one there than in stat(2): then only the inode's is
+// compared.
+bool MayBeThis(absl::string_view place, const ImageIdentity& identity) {
+  const std::vector<std::string> parts = absl::StrSplit(place, ':');
+  if (parts.size() != 3 || parts[2] != absl::StrCat(identity.inode)) return false;
+  const unsigned long first = strtoul(parts[0].c_str(), nullptr, 16);
+  const unsigned long second = strtoul(parts[1].c_str(), nullptr, 16);
+  if (first == 0 || major(identity.device) == 0) return true;
+  return first == major(identity.device) && second == minor(identity.device);
+}
+
 }  // namespace
 
 std::string Holders::Describe() const {
@@ -147,12 +160,12 @@ bool HasLease(const ImageIdentity& identity, const HolderRoots& roots) {
   const auto table = ReadFile(roots.proc + "/locks", kMaxProcFile);
   if (!table.ok()) return false;
   // "1: LEASE  ACTIVE    WRITE 4711 fe:00:1234 0 EOF" (fs/locks.c, lock_get_status)
-  const std::string inode = absl::StrCat(":", identity.inode);
+  const std::string own = absl::StrCat(getpid());
   for (const absl::string_view line : absl::StrSplit(*table, '\n')) {
     const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
-    if (words.size() < 6 || words[1] != "LEASE") continue;
+    if (words.size() < 6 || words[1] != "LEASE" || words[4] == own) continue;
     if (std::any_of(words.begin() + 4, words.end(),
-                    [&](absl::string_view word) { return absl::EndsWith(word, inode); })) {
+                    [&](absl::string_view word) { return MayBeThis(word, identity); })) {
       return true;
     }
   }

@@ -32,9 +32,9 @@ struct Holders {
 // in the way; for a regular file the lease proves that nobody is. Any thread.
 Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots = {});
 
-// Whether somebody holds a lease on the image, from /proc/locks. Opening the image would break it.
-// Matches the inode's number alone, because the kernel prints another device number there than
-// stat(2) on btrfs: says yes rather too often.
+// Whether another process holds a lease on the image, from /proc/locks. Opening the image would
+// break it. On btrfs, where the kernel prints another device number there than stat(2), it matches
+// the inode's number alone: says yes rather too often.
 bool HasLease(const ImageIdentity& identity, const HolderRoots& roots = {});
 
 }  // namespace virt_reclaim

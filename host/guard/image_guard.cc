@@ -32,11 +32,11 @@ UniqueFd Open(const std::string& path, int flags, bool& direct) {
   return {};
 }
 
-absl::Status TakeLease(int fd) {
+absl::Status TakeLease(int fd, int type) {
   // The signal of a break is SIGIO, which kills; SIGURG is ignored unless somebody asks for it. We
   // poll instead (Interrupted).
   if (fcntl(fd, F_SETSIG, SIGURG) != 0) return ErrnoStatus(errno, "F_SETSIG");
-  if (fcntl(fd, F_SETLEASE, F_WRLCK) == 0) return absl::OkStatus();
+  if (fcntl(fd, F_SETLEASE, type) == 0) return absl::OkStatus();
   if (errno == EAGAIN || errno == EBUSY) return absl::AbortedError("somebody has it open");
   if (errno == EACCES)
     return absl::PermissionDeniedError("only its owner or root may take a lease on it");
@@ -61,7 +61,8 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
     return InUse(path, seen, options.roots, "somebody holds a lease on it");
 
   bool direct = options.direct;
-  UniqueFd fd = Open(path, (options.read_only ? O_RDONLY : O_RDWR) | (device ? O_EXCL : 0), direct);
+  const bool for_reading = options.read_only || options.reading;
+  UniqueFd fd = Open(path, (for_reading ? O_RDONLY : O_RDWR) | (device ? O_EXCL : 0), direct);
   if (!fd.valid()) {
     const int error = errno;
     if (error == EBUSY || error == EWOULDBLOCK || error == ETXTBSY)
@@ -76,10 +77,11 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
     return absl::FailedPreconditionError(name + " was replaced by another file meanwhile");
   }
 
-  ImageGuard guard(std::move(fd), direct);
+  ImageGuard guard(std::move(fd), direct, options.reading ? F_RDLCK : F_WRLCK);
   // A read-only caller only asks: its locks would make a domain fail that starts meanwhile.
-  const absl::Status locks = options.read_only ? CheckImageLocks(guard.fd(), options.intent)
-                                               : LockImage(guard.fd(), options.intent);
+  const bool ask = options.read_only || (options.reading && !device);
+  const absl::Status locks =
+      ask ? CheckImageLocks(guard.fd(), options.intent) : LockImage(guard.fd(), options.intent);
   if (absl::IsAborted(locks)) return InUse(path, early, options.roots, locks.message());
   if (!locks.ok()) return Annotate(locks, name);
   if (device) {
@@ -89,7 +91,7 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
       return absl::PermissionDeniedError(name + ": only root can see whether somebody has it open");
     }
   } else {
-    const absl::Status lease = TakeLease(guard.fd());
+    const absl::Status lease = TakeLease(guard.fd(), guard.lease_);
     if (absl::IsAborted(lease)) return InUse(path, early, options.roots, lease.message());
     if (!lease.ok()) return Annotate(lease, name);
   }
@@ -100,7 +102,7 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
 }
 
 bool ImageGuard::Interrupted() const {
-  return !is_device() && fcntl(fd_.get(), F_GETLEASE) != F_WRLCK;
+  return !is_device() && fcntl(fd_.get(), F_GETLEASE) != lease_;
 }
 
 void ImageGuard::Release() {

@@ -1,5 +1,5 @@
-// The right to change an image, for as long as the object lives. Used by all that change images
-// from the host: sparsify, punch, sync.
+// The right to change an image, or to read it while nobody changes it, for as long as the object
+// lives. Used by all that work on images from the host: sparsify, punch, sync.
 //
 // What proves that nobody uses a *regular file*:
 // - QEMU's image locks (image_locks.h), asked and held: QEMU and its tools back off.
@@ -18,8 +18,12 @@
 // There are no leases on devices: a domain that starts meanwhile hears of our locks and fails to
 // start.
 //
+// Who only reads (`reading`) takes a read lease: others may read the file, too, and whoever wants
+// to write it waits as above. Of QEMU's locks only those of writers are in the way, and none are
+// taken on a file: a domain that wants its image gets it. A device has no lease, so there they are.
+//
 // libvirt's opinion (paused, saved, a job) is the caller's to ask. The guard knows no clock. One
-// thread at a time; fd() may be read from by others until the guard goes.
+// thread at a time; fd() and Interrupted() are any thread's until the guard goes.
 #ifndef VIRT_RECLAIM_HOST_GUARD_IMAGE_GUARD_H_
 #define VIRT_RECLAIM_HOST_GUARD_IMAGE_GUARD_H_
 
@@ -41,6 +45,8 @@ struct GuardOptions {
   // Opens for reading only: for asking whether the image is in use, and for what changes it through
   // another image (FIDEDUPERANGE).
   bool read_only = false;
+  // The image is not changed, and others may read it meanwhile. Goes with ImageIntent::kRead.
+  bool reading = false;
   HolderRoots roots;
 };
 
@@ -70,10 +76,12 @@ class ImageGuard {
   void Release();
 
  private:
-  ImageGuard(UniqueFd fd, bool direct) : fd_(std::move(fd)), direct_(direct) {}
+  ImageGuard(UniqueFd fd, bool direct, int lease)
+      : fd_(std::move(fd)), direct_(direct), lease_(lease) {}
 
   UniqueFd fd_;
   bool direct_ = false;
+  int lease_;  // F_WRLCK or F_RDLCK
   ImageIdentity identity_;
 };
 

@@ -17,12 +17,15 @@ constexpr off_t kUnsharedBase = 200;  // RAW_LOCK_SHARED_BASE
 // Nobody else may write or resize while we work, whatever we do.
 constexpr Permission kUnshared[] = {kWrite, kResize};
 
+constexpr Permission kReadUses[] = {kConsistentRead};
 constexpr Permission kSameContentUses[] = {kWriteUnchanged};
 constexpr Permission kWriteUses[] = {kConsistentRead, kWrite};
 constexpr Permission kResizeUses[] = {kConsistentRead, kWrite, kResize};
 
 std::span<const Permission> Uses(ImageIntent intent) {
   switch (intent) {
+    case ImageIntent::kRead:
+      return kReadUses;
     case ImageIntent::kSameContent:
       return kSameContentUses;
     case ImageIntent::kWrite:

@@ -14,6 +14,7 @@ namespace virt_reclaim {
 
 // What we are going to do with an image.
 enum class ImageIntent {
+  kRead,         // the source of sync: nobody may write it meanwhile
   kSameContent,  // punch: what reads as zeroes becomes a hole
   kWrite,        // sparsify: what is free may read differently afterwards
   kResize,       // sync: may write everything, and another size

@@ -56,6 +56,10 @@ Assessment Assess(const xml::Domain& domain, const DiskFacts& disk) {
   for (const auto& blocker : {ImageBlocker(disk), bus, DriverBlocker(disk.xml)}) {
     if (blocker) assessment.blockers.push_back(*blocker);
   }
+  for (const ImageFile& file : disk.chain) {
+    if (file.unfinished_copy)
+      assessment.blockers.push_back({Reason::kUnfinishedCopy, Printable(file.path)});
+  }
   if (disk.guest) {
     auto blocker = BlockerOf(disk.guest->obstacle, disk.guest->obstacle_device);
     // The guest's kernel only repeats what the machine type or the bus decided.

@@ -54,6 +54,7 @@ struct ImageFile {
   uint64_t granularity = 0;  // smallest run of bytes that can come free
   uint32_t internal_snapshots = 0;
   bool external_data = false;  // the guest's data is in a file of its own, which is not in `usage`
+  bool unfinished_copy = false;  // sync has begun to write it and has not finished
 };
 
 // A block device of the host, from its sysfs. Sizes in bytes.

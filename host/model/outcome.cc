@@ -50,7 +50,10 @@ ExitStatus ExitStatusOf(std::span<const Outcome> outcomes) {
   const auto done = count([](const Outcome& o) { return o.kind == OutcomeKind::kDone; });
   const auto refused =
       count([](const Outcome& o) { return o.kind == OutcomeKind::kSkipped && o.asked_for; });
-  if (failed > 0) return done > 0 || refused > 0 ? ExitStatus::kSomeFailed : ExitStatus::kError;
+  const auto partly = count([](const Outcome& o) { return o.partly; });
+  if (failed > 0) {
+    return done > 0 || refused > 0 || partly > 0 ? ExitStatus::kSomeFailed : ExitStatus::kError;
+  }
   if (refused > 0) return done > 0 ? ExitStatus::kSomeFailed : ExitStatus::kRefused;
   if (count([](const Outcome& o) { return o.nothing_freed; }) > 0) return ExitStatus::kNothingFreed;
   return ExitStatus::kDone;

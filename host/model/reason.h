@@ -87,6 +87,9 @@ enum class Reason {
   kSharedExtents,
   kPreallocated,
   kCompressedExtents,
+  kUnfinishedCopy,
+  kSourceChanged,
+  kNotAtomic,
   // After its power cycle.
   kDiscardNotProved,
   // A trim that is not begun, or cut short.

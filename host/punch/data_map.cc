@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <functional>
 
 #include "base/status.h"
 
@@ -46,9 +47,9 @@ void Append(std::vector<Extent>& extents, const Extent& extent) {
   extents.push_back(extent);
 }
 
-// Unimplemented when the filesystem has no FIEMAP.
-absl::StatusOr<std::vector<Extent>> ByFiemap(int fd, uint64_t size) {
-  std::vector<Extent> extents;
+// Calls `found` for each extent. Unimplemented when the filesystem has no FIEMAP.
+absl::Status ForEachExtent(int fd, uint64_t size,
+                           const std::function<void(const fiemap_extent&)>& found) {
   std::vector<std::byte> buffer(sizeof(fiemap) + kBatch * sizeof(fiemap_extent));
   auto* map = reinterpret_cast<fiemap*>(buffer.data());
   for (uint64_t at = 0; at < size;) {
@@ -66,17 +67,24 @@ absl::StatusOr<std::vector<Extent>> ByFiemap(int fd, uint64_t size) {
     if (map->fm_mapped_extents == 0) break;
     bool last = false;
     for (uint32_t i = 0; i < map->fm_mapped_extents; ++i) {
-      const fiemap_extent& found = map->fm_extents[i];
+      const fiemap_extent& extent = map->fm_extents[i];
       // Sorted and moving on, or the loop would not end.
-      if (found.fe_length == 0 || found.fe_logical + found.fe_length <= at) {
+      if (extent.fe_length == 0 || extent.fe_logical + extent.fe_length <= at) {
         return absl::InternalError("FIEMAP answered with extents out of order");
       }
-      Append(extents, FromFiemap(found, size));
-      at = found.fe_logical + found.fe_length;
-      last = (found.fe_flags & FIEMAP_EXTENT_LAST) != 0;
+      found(extent);
+      at = extent.fe_logical + extent.fe_length;
+      last = (extent.fe_flags & FIEMAP_EXTENT_LAST) != 0;
     }
     if (last) break;
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<Extent>> ByFiemap(int fd, uint64_t size) {
+  std::vector<Extent> extents;
+  VR_RETURN_IF_ERROR(ForEachExtent(
+      fd, size, [&](const fiemap_extent& found) { Append(extents, FromFiemap(found, size)); }));
   return extents;
 }
 
@@ -104,6 +112,23 @@ absl::StatusOr<std::vector<Extent>> BySeek(int fd, uint64_t size) {
 absl::StatusOr<std::vector<Extent>> ReadDataMap(int fd, uint64_t size_bytes) {
   auto extents = ByFiemap(fd, size_bytes);
   if (absl::IsUnimplemented(extents.status())) return BySeek(fd, size_bytes);
+  return extents;
+}
+
+absl::StatusOr<std::vector<Range>> ReadDataRanges(int fd, uint64_t size_bytes) {
+  VR_ASSIGN_OR_RETURN(const std::vector<Extent> extents, BySeek(fd, size_bytes));
+  std::vector<Range> ranges;
+  for (const Extent& extent : extents) AppendJoined(ranges, extent.range);
+  return ranges;
+}
+
+absl::StatusOr<std::vector<SharedExtent>> ReadSharedExtents(int fd, uint64_t size_bytes) {
+  std::vector<SharedExtent> extents;
+  VR_RETURN_IF_ERROR(ForEachExtent(fd, size_bytes, [&](const fiemap_extent& found) {
+    constexpr uint32_t kHarmless = FIEMAP_EXTENT_SHARED | FIEMAP_EXTENT_LAST | FIEMAP_EXTENT_MERGED;
+    if ((found.fe_flags & FIEMAP_EXTENT_SHARED) == 0 || (found.fe_flags & ~kHarmless) != 0) return;
+    extents.push_back({{found.fe_logical, found.fe_logical + found.fe_length}, found.fe_physical});
+  }));
   return extents;
 }
 

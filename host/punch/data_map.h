@@ -34,6 +34,24 @@ struct Extent {
 // descriptor open for reading; moves its position. Any thread.
 absl::StatusOr<std::vector<Extent>> ReadDataMap(int fd, uint64_t size_bytes);
 
+// Where the file may have anything but zeroes, by SEEK_DATA: what is not listed reads as zeroes.
+// Sorted, joined. All of it where the filesystem cannot tell. Any descriptor open for reading;
+// moves its position. Any thread, one at a time for each descriptor.
+absl::StatusOr<std::vector<Range>> ReadDataRanges(int fd, uint64_t size_bytes);
+
+// A shared extent and its place on the disk, in bytes.
+struct SharedExtent {
+  Range range;
+  uint64_t physical = 0;
+
+  bool operator==(const SharedExtent&) const = default;
+};
+
+// The written extents of `fd` that the filesystem says are shared, sorted; may end behind the end
+// of the file. Compressed ones are left out: their place says nothing about which part of them is
+// meant. Dirty pages are written first. Unimplemented where there is no FIEMAP. Any thread.
+absl::StatusOr<std::vector<SharedExtent>> ReadSharedExtents(int fd, uint64_t size_bytes);
+
 }  // namespace virt_reclaim::punch
 
 #endif  // VIRT_RECLAIM_HOST_PUNCH_DATA_MAP_H_

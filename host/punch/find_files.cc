@@ -38,7 +38,7 @@ absl::Status FindFiles(std::span<const std::string> paths, const FindOptions& op
                        const std::function<void(const std::string&, const absl::Status&)>& failed) {
   std::set<FileKey> seen;
   const auto once = [&](const std::string& path, const struct stat& status) {
-    if (seen.insert(KeyOf(status)).second) found(path);
+    if (seen.insert(KeyOf(status)).second || options.every_name) found(path);
   };
   for (const std::string& path : paths) {
     if (stop.stop_requested()) return absl::CancelledError("stopped");

@@ -9,10 +9,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <condition_variable>
 #include <cstdlib>
 #include <memory>
-#include <mutex>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -25,6 +23,7 @@
 #include "host/guard/image_guard.h"
 #include "host/punch/btrfs_release.h"
 #include "host/punch/holes.h"
+#include "host/punch/pacer.h"
 #include "host/punch/survey.h"
 #include "host/punch/window_pipeline.h"
 
@@ -67,30 +66,6 @@ int ThreadsFor(int fd, ColdRead cold, const PunchPlan& plan, const PunchOptions&
   return cached >= data / 2 ? 0 : kColdThreads;
 }
 
-// Sleeps as long as `bytes` since the start are ahead of the allowed rate.
-class Pacer {
- public:
-  Pacer(const SteadyClock& clock, uint64_t bytes_per_second)
-      : clock_(clock), rate_(bytes_per_second), start_(clock()) {}
-
-  void Wait(uint64_t bytes, const std::stop_token& stop) {
-    if (rate_ == 0) return;
-    const std::chrono::duration<double> due(static_cast<double>(bytes) /
-                                            static_cast<double>(rate_));
-    const auto ahead = start_ + due - clock_();
-    if (ahead.count() <= 0) return;
-    std::unique_lock lock(mutex_);
-    never_.wait_for(lock, stop, ahead, [] { return false; });
-  }
-
- private:
-  const SteadyClock& clock_;
-  uint64_t rate_;
-  steady_clock::time_point start_;
-  std::mutex mutex_;
-  std::condition_variable_any never_;
-};
-
 // What the three ways share: reads window after window and hands each zero run that is long enough
 // to `holes`, or only counts them.
 class Walk {
@@ -127,7 +102,8 @@ class Walk {
       pipeline.Done();
       progress_({PunchProgress::Stage::kReading, result.read_bytes, plan_.read.read_bytes,
                  result.punched_bytes});
-      pacer.Wait(result.read_bytes, stop_);
+      pacer.Wait(result.read_bytes, stop_,
+                 [&] { return guard != nullptr && guard->Interrupted(); });
     }
     return MakeAll(joiner.Finish(), holes, result);
   }

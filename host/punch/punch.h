@@ -36,6 +36,7 @@
 #include "absl/status/statusor.h"
 #include "host/guard/image_identity.h"
 #include "host/punch/filesystem.h"
+#include "host/punch/pacer.h"
 #include "host/punch/plan.h"
 
 namespace virt_reclaim::punch {
@@ -87,7 +88,6 @@ struct PunchResult {
 };
 
 using ProgressCallback = std::function<void(const PunchProgress&)>;
-using SteadyClock = std::function<std::chrono::steady_clock::time_point()>;
 
 // One thread. Keeps what it learnt about filesystems; no descriptor between calls.
 class Puncher {

@@ -96,6 +96,30 @@ class Hypervisor {
   virtual absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
                                                 const std::vector<std::string>& targets) = 0;
 
+  // Backup jobs (virDomainBackupBegin) and checkpoints, for drivers that have them. `checkpoint`
+  // may be empty: none is made. Both are libvirt's XML; the job begins at one moment for all its
+  // disks.
+  virtual absl::Status BeginBackup(const std::string& /*uuid*/, const std::string& /*backup*/,
+                                   const std::string& /*checkpoint*/) {
+    return absl::UnimplementedError("this driver has no backups");
+  }
+  // Of the backup job under way; NotFound when there is none.
+  virtual absl::StatusOr<std::string> BackupXml(const std::string& /*uuid*/) {
+    return absl::NotFoundError("this driver has no backups");
+  }
+  // Returns when it has gone; OK when there is none.
+  virtual absl::Status EndBackup(const std::string& /*uuid*/) { return absl::OkStatus(); }
+  virtual absl::StatusOr<std::vector<std::string>> Checkpoints(const std::string& /*uuid*/) {
+    return std::vector<std::string>();
+  }
+  virtual absl::Status DeleteCheckpoint(const std::string& /*uuid*/, const std::string& /*name*/) {
+    return absl::UnimplementedError("this driver has no checkpoints");
+  }
+  // All filesystems of the guest, by qemu-guest-agent; false: thaws them.
+  virtual absl::Status Freeze(const std::string& /*uuid*/, bool /*freeze*/) {
+    return absl::UnimplementedError("this driver cannot freeze guests");
+  }
+
   // The host end of a channel. Aborted when another stream holds it. `socket_path` (of the live
   // XML, may be empty) is used when libvirt cannot open channels and the socket is local.
   virtual absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(

@@ -20,6 +20,7 @@
 #include "host/services/allocation_map.h"
 #include "host/services/host_storage.h"
 #include "host/services/qcow2_header.h"
+#include "host/sync/unfinished_mark.h"
 
 namespace virt_reclaim {
 namespace {
@@ -234,6 +235,7 @@ class PosixImageStore : public ImageStore {
     file.format = source.format;
     file.device = st.st_dev;
     file.inode = st.st_ino;
+    file.unfinished_copy = sync::IsUnfinished(source.path);
     file.usage.physical = static_cast<uint64_t>(st.st_size);
     file.usage.allocation = static_cast<uint64_t>(st.st_blocks) * kStatBlock;
     if (source.format == "qcow2") {

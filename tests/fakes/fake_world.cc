@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "host/services/allocation_map.h"
+#include "tests/fakes/fake_backups.h"
 
 namespace virt_reclaim {
 namespace {
@@ -178,9 +179,9 @@ FakeAgent::FakeAgent() {
   preflight = guest;
 }
 
-class FakeHypervisor : public Hypervisor {
+class FakeHypervisor : public FakeBackups {
  public:
-  explicit FakeHypervisor(FakeWorld& world) : world_(world) {}
+  using FakeBackups::FakeBackups;
 
   std::string Uri() const override { return "fake:///world"; }
   bool ImagesAreLocal() const override { return world_.images_are_local; }
@@ -364,8 +365,6 @@ class FakeHypervisor : public Hypervisor {
     if (domain == world_.domains.end()) return absl::NotFoundError("no such domain");
     return &domain->second;
   }
-
-  FakeWorld& world_;
 };
 
 // Tells what the domain says that has the first disk.

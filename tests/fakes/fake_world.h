@@ -51,6 +51,9 @@ struct FakeDomain {
   std::vector<Blocker> activity;
   bool managed_save = false;
   SnapshotCount snapshots;
+  std::string backup_xml;  // of the job under way; empty: none
+  std::vector<std::string> checkpoints;
+  absl::Status begin_backup;  // not OK: BeginBackup fails with it
   uint64_t disk_requests = 0;
   uint64_t bytes_written = 0;
   // How its guest takes a power cycle.

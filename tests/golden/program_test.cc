@@ -267,6 +267,11 @@ const std::vector<Case> kCases{
     {"punch-missing-file", {"punch", "/nonexistent/a.raw"}},
     {"punch-missing-file-json", {"punch", "--json", "-n", "/nonexistent/a.raw"}},
     {"punch-missing-list", {"punch", "--files-from", "/nonexistent/list"}},
+    {"help-sync", {"sync", "--help"}},
+    {"sync-nowhere-to", {"sync", "a.raw"}},
+    {"sync-remote", {"sync", "a.raw", "backup:/srv/a.raw"}},
+    {"sync-missing-file", {"sync", "/nonexistent/a.raw", "/nonexistent/copy.raw"}},
+    {"sync-missing-file-json", {"sync", "--json", "-n", "/nonexistent/a.raw", "/nonexistent/b"}},
     {"agent-status-json", {"agent", "status", "--json", "new"}},
 };
 

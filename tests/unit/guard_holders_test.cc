@@ -1,5 +1,6 @@
 #include <gmock/gmock.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "host/guard/holders.h"
@@ -62,11 +63,28 @@ TEST_F(HoldersTest, DeviceWithPartitionInUse) {
 }
 
 TEST_F(HoldersTest, LeaseIsSeenWithoutOpening) {
-  const std::string line = absl::StrCat("fe:00:", identity.inode, " 0 EOF\n");
+  const auto place = [&](dev_t device) {
+    return absl::StrCat(absl::Hex(major(device), absl::kZeroPad2), ":",
+                        absl::Hex(minor(device), absl::kZeroPad2), ":", identity.inode, " 0 EOF\n");
+  };
+  const std::string line = place(identity.device);
   tree.Write("proc/locks", "1: OFDLCK ADVISORY READ -1 " + line);
   EXPECT_FALSE(HasLease(identity, roots));
   tree.Write("proc/locks", "7: LEASE  ACTIVE    WRITE 99 " + line);
   EXPECT_TRUE(HasLease(identity, roots));
+  // The first files of two filesystems have the same number.
+  ImageIdentity on_disk = identity;
+  on_disk.device = makedev(8, 1);
+  tree.Write("proc/locks", "7: LEASE  ACTIVE    WRITE 99 " + place(makedev(8, 2)));
+  EXPECT_FALSE(HasLease(on_disk, roots));
+  tree.Write("proc/locks", "7: LEASE  ACTIVE    WRITE 99 " + place(makedev(8, 1)));
+  EXPECT_TRUE(HasLease(on_disk, roots));
+  // btrfs prints others.
+  on_disk.device = makedev(0, 55);
+  EXPECT_TRUE(HasLease(on_disk, roots));
+  // Our own is nobody else's.
+  tree.Write("proc/locks", absl::StrCat("7: LEASE  ACTIVE    READ ", getpid(), " ", line));
+  EXPECT_FALSE(HasLease(identity, roots));
 }
 
 TEST_F(HoldersTest, ManyAreShortened) {

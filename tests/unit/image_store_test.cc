@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -10,6 +11,7 @@
 
 #include "base/byte_size.h"
 #include "host/services/qcow2_header.h"
+#include "host/sync/unfinished_mark.h"
 
 namespace virt_reclaim {
 namespace {
@@ -67,6 +69,14 @@ TEST_F(ImageStoreTest, RawAllocationIsWhatDuSays) {
   ASSERT_EQ(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 8 << 20, 1 << 20), 0);
   EXPECT_LE(store_->Allocation(*chain).value(), before - kMiB);
   close(fd);
+}
+
+TEST_F(ImageStoreTest, CopiesThatAreNotFinishedSaySo) {
+  const std::string path = Write("copy.raw", "half");
+  if (setxattr(path.c_str(), sync::kUnfinishedMark, "sync", 4, 0) != 0) return;  // no such things
+  EXPECT_TRUE(store_->Chain({"file", "raw", path}, {})->front().unfinished_copy);
+  ASSERT_EQ(removexattr(path.c_str(), sync::kUnfinishedMark), 0);
+  EXPECT_FALSE(store_->Chain({"file", "raw", path}, {})->front().unfinished_copy);
 }
 
 TEST_F(ImageStoreTest, FollowsQcow2BackingFilesAndEndsInLoops) {

@@ -60,6 +60,14 @@ TEST(Assess, GuestsRefusalIsNotRepeatedWhenTheHostExplainsIt) {
               ElementsAre("machine-too-old", "dm-crypt"));
 }
 
+TEST(Assess, CopiesThatAreNotFinishedAreNamed) {
+  DiskFacts disk = Disk("virtio", "unmap");
+  disk.chain.resize(1);
+  EXPECT_THAT(Codes(Assess(Domain("pc-q35-7.2"), disk)), IsEmpty());
+  disk.chain[0].unfinished_copy = true;
+  EXPECT_THAT(Codes(Assess(Domain("pc-q35-7.2"), disk)), ElementsAre("unfinished-copy"));
+}
+
 TEST(Assess, ImageTroubleIsNamed) {
   DiskFacts disk = Disk("virtio", "unmap");
   disk.image_error = absl::NotFoundError("gone");

@@ -26,6 +26,12 @@ const Outcome kCancelled = Make(OutcomeKind::kCancelled);
 
 ExitStatus Of(std::vector<Outcome> outcomes) { return ExitStatusOf(outcomes); }
 
+TEST(ExitStatusOf, FailedInTheMiddleIsNotAsItWas) {
+  Outcome partly = kFailed;
+  partly.partly = true;
+  EXPECT_EQ(Of({partly}), ExitStatus::kSomeFailed);
+}
+
 TEST(ExitStatusOf, FollowsTheContract) {
   EXPECT_EQ(Of({}), ExitStatus::kDone);
   EXPECT_EQ(Of({kDone, kSkipped}), ExitStatus::kDone);

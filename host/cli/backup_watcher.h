@@ -1,0 +1,27 @@
+// A process that waits for the end of this one, and when that did not say good-bye (SIGKILL, a
+// crash) calls `virt-reclaim sync --clean`: libvirt's backup jobs outlive who began them.
+#ifndef VIRT_RECLAIM_HOST_CLI_BACKUP_WATCHER_H_
+#define VIRT_RECLAIM_HOST_CLI_BACKUP_WATCHER_H_
+
+#include "base/unique_fd.h"
+#include "host/cli/options.h"
+
+namespace virt_reclaim {
+
+// Make it before there are threads: it forks. Where it cannot be made there is none; then the next
+// run clears away.
+class BackupWatcher {
+ public:
+  explicit BackupWatcher(const CommandLine& line);
+  // Says good-bye.
+  ~BackupWatcher();
+  BackupWatcher(const BackupWatcher&) = delete;
+  BackupWatcher& operator=(const BackupWatcher&) = delete;
+
+ private:
+  UniqueFd pipe_;
+};
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_CLI_BACKUP_WATCHER_H_

@@ -1,0 +1,261 @@
+// Where a copy could be wrong and look right, and where others could be kept waiting.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/byte_size.h"
+#include "base/unique_fd.h"
+#include "host/sync/checkpoint_note.h"
+#include "host/sync/unfinished_mark.h"
+#include "tests/component/sync_fixtures.h"
+
+namespace virt_reclaim::sync {
+namespace {
+
+using punch::HalfZeroContent;
+using punch::LoopMount;
+using punch::MtimeNs;
+using punch::ReadContent;
+using punch::Shell;
+using punch::StatFile;
+using punch::WriteContent;
+using std::chrono::steady_clock;
+using ::testing::HasSubstr;
+
+constexpr int64_t kSecond = 1'000'000'000;
+
+// Pages of the file that are in memory only; -1 when the kernel does not tell (before Linux 6.5).
+int64_t DirtyPages(int fd) {
+  struct {
+    uint64_t offset = 0, length = 0;
+  } range;
+  struct {
+    uint64_t cached = 0, dirty = 0, writeback = 0, evicted = 0, recently_evicted = 0;
+  } found;
+  constexpr long kCachestat = 451;
+  if (syscall(kCachestat, fd, &range, &found, 0) != 0) return -1;
+  return static_cast<int64_t>(found.dirty + found.writeback);
+}
+
+// A killed run has written all of it, but not to the disk: finding it equal is not enough.
+TEST(SyncCareTest, ACopyThatIsFoundEqualIsOnTheDisk) {
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  const std::string content(4 * kMiB, 'x');
+  WriteContent(fs.Path("source"), content);
+  UniqueFd fd(open(fs.Path("copy").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  ASSERT_EQ(pwrite(fd.get(), content.data(), content.size(), 0),
+            static_cast<ssize_t>(content.size()));
+  ASSERT_NE(DirtyPages(fd.get()), 0);
+  fd.Reset();
+  const auto result = SyncFile(fs.Path("source"), fs.Path("copy"), {.compare = true});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_FALSE(result->changed);
+  fd.Reset(open(fs.Path("copy").c_str(), O_RDONLY | O_CLOEXEC));
+  EXPECT_LE(DirtyPages(fd.get()), 0);
+}
+
+// What is in the page cache is written there, and stays; what is not goes around it.
+TEST(SyncCareTest, ACachedCopyStaysCached) {
+  for (const char* type : {"ext4", "xfs"}) {
+    const LoopMount fs(type, std::string(type) == "ext4" ? "-E nodiscard" : "-K");
+    ASSERT_TRUE(fs.ok()) << fs.why_not();
+    std::string content(24 * kMiB + 777, 'x');
+    WriteContent(fs.Path("copy"), content);
+    for (size_t at = 0; at < content.size(); at += 64 * kKiB) content[at] = 'y';
+    content.back() = 'z';
+    WriteContent(fs.Path("source"), content);
+    const auto result = SyncFile(fs.Path("source"), fs.Path("copy"), {.reflink = false});
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_GE(
+        std::stoull(Shell("fincore --bytes --noheadings --output RES " + fs.Path("copy")).output),
+        content.size())
+        << type;
+    {
+      const UniqueFd fd(open(fs.Path("copy").c_str(), O_RDONLY | O_CLOEXEC));
+      EXPECT_LE(DirtyPages(fd.get()), 0);
+      posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
+    }
+    EXPECT_TRUE(ReadContent(fs.Path("copy")) == content);
+  }
+}
+
+// How long a process waits in open(2) for `path`, in seconds.
+class Opener {
+ public:
+  explicit Opener(const std::string& path) : child_(fork()) {
+    if (child_ != 0) return;
+    const auto start = steady_clock::now();
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    const auto took =
+        std::chrono::duration_cast<std::chrono::milliseconds>(steady_clock::now() - start);
+    _exit(fd < 0 ? 255 : static_cast<int>(std::min<int64_t>(took.count() / 100, 254)));
+  }
+  double Seconds() const {
+    int status = 0;
+    waitpid(child_, &status, 0);
+    return WEXITSTATUS(status) / 10.0;
+  }
+
+ private:
+  pid_t child_;
+};
+
+TEST(SyncCareTest, WhoWantsTheCopyDoesNotWaitForTheRate) {
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  WriteContent(fs.Path("source"), std::string(64 * kMiB, 'x'));
+  std::optional<Opener> opener;
+  const auto result = SyncFile(fs.Path("source"), fs.Path("copy"),
+                               {.max_bytes_per_second = 2 * kMiB}, [&](const SyncProgress& now) {
+                                 if (now.done_bytes >= 16 * kMiB && !opener)
+                                   opener.emplace(fs.Path("copy"));
+                               });
+  ASSERT_TRUE(opener.has_value());
+  EXPECT_LT(opener->Seconds(), 3.0);  // a window of 16 MiB would be 8
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(result->interrupted);
+}
+
+TEST(SyncCareTest, WhoWantsTheCopyDoesNotWaitForTheReadBack) {
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  WriteContent(fs.Path("source"), std::string(64 * kMiB, 'x'));
+  std::optional<Opener> opener;
+  const auto result =
+      SyncFile(fs.Path("source"), fs.Path("copy"),
+               {.verify = true, .max_bytes_per_second = 16 * kMiB}, [&](const SyncProgress& now) {
+                 // The last word before all is read back, which takes 4 s.
+                 if (now.done_bytes < now.total_bytes || opener) return;
+                 usleep(1'200'000);  // the last window's own wait
+                 opener.emplace(fs.Path("copy"));
+               });
+  ASSERT_TRUE(opener.has_value());
+  EXPECT_LT(opener->Seconds(), 2.0);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(result->interrupted);
+  EXPECT_TRUE(IsUnfinished(fs.Path("copy")));
+}
+
+TEST(SyncCareTest, AnUnfinishedCopyIsNoSource) {
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  WriteContent(fs.Path("source"), "half new");
+  WriteContent(fs.Path("copy"), "good");
+  {
+    const UniqueFd fd(open(fs.Path("source").c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(SetUnfinished(fd.get()));
+  }
+  EXPECT_THAT(SyncFile(fs.Path("source"), fs.Path("copy")).status().message(),
+              HasSubstr("has not finished"));
+  EXPECT_EQ(ReadContent(fs.Path("copy")), "good");
+}
+
+// Only a part is compared, and all of it verified.
+TEST(SyncCareTest, VerifyReadsAllThatOnlyLeavesOut) {
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  std::string content = HalfZeroContent(40 * kMiB);
+  WriteContent(fs.Path("copy"), content);
+  content.replace(8192, 4096, std::string(4096, 'n'));
+  WriteContent(fs.Path("source"), content);
+  const std::vector<Range> only = {{8192, 12288}};
+  for (const bool verify : {true, false}) {
+    const SyncOptions options = {.verify = verify};
+    Syncer syncer(options, Clock());
+    const auto plan = syncer.Plan(fs.Path("source"), fs.Path("copy"));
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    if (plan->unchanged) continue;
+    const auto source = OpenFileSource(fs.Path("source"), plan->source_identity);
+    ASSERT_TRUE(source.ok()) << source.status();
+    const auto result =
+        syncer.SyncFrom(**source, plan->destination, &only, [](const SyncProgress&) {}, {});
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->written_bytes, 4096U);
+    EXPECT_TRUE(ReadContent(fs.Path("copy")) == content);
+    EXPECT_EQ(result->copy_mtime_ns, MtimeNs(fs.Path("copy")));
+  }
+}
+
+TEST(SyncCareTest, ADryRunOverAShorterCopyOfAnySize) {
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  WriteContent(fs.Path("source"), std::string(20000, 'x'));
+  for (const size_t size : {size_t{1}, size_t{4095}, size_t{4096}, size_t{5000}, size_t{19999}}) {
+    for (const bool cached : {true, false}) {
+      WriteContent(fs.Path("copy"), std::string(size, 'x'));
+      if (!cached) {
+        const UniqueFd fd(open(fs.Path("copy").c_str(), O_RDONLY | O_CLOEXEC));
+        posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
+      }
+      const auto result = MeasureFile(fs.Path("source"), fs.Path("copy"));
+      ASSERT_TRUE(result.ok()) << size << ": " << result.status();
+      EXPECT_EQ(result->different_bytes, 20000 - size / 4096 * 4096);
+    }
+  }
+}
+
+// The next write within the same second would not be seen by the quick check.
+TEST(SyncCareTest, ATimeWithoutAFractionMayBeACoarseOne) {
+  const LoopMount fs("ext4", "-E nodiscard -I 128");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  WriteContent(fs.Path("source"), "content");
+  const auto result = SyncFile(fs.Path("source"), fs.Path("copy"));
+  ASSERT_TRUE(result.ok()) << result.status();
+  ASSERT_EQ(MtimeNs(fs.Path("source")) % kSecond, 0) << "inodes of 128 bytes have no fraction";
+  WriteContent(fs.Path("source"), "CONTENT");
+  ASSERT_TRUE(SyncFile(fs.Path("source"), fs.Path("copy")).ok());
+  EXPECT_EQ(ReadContent(fs.Path("copy")), "CONTENT");
+}
+
+TEST(SyncCareTest, ADeviceThatIsWrittenMeanwhile) {
+  const LoopMount fs("ext4", "-E nodiscard", "", kGiB);
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  WriteContent(fs.Path("disk"), std::string(32 * kMiB, 'x'));
+  const std::string disk(absl::StripSuffix(
+      Shell(absl::StrCat("losetup --show --find ", fs.Path("disk"))).output, "\n"));
+  ASSERT_THAT(disk, HasSubstr("/dev/loop"));
+  const auto check = [&](bool write) {
+    bool written = false;
+    const auto writer = [&](const SyncProgress&) {
+      if (written || !write) return;
+      written = true;
+      const UniqueFd fd(open(disk.c_str(), O_WRONLY | O_CLOEXEC));
+      EXPECT_EQ(pwrite(fd.get(), "guest", 5, 0), 5);
+      EXPECT_EQ(fsync(fd.get()), 0);
+    };
+    const auto result =
+        SyncFile(disk, fs.Path("copy"), {.max_bytes_per_second = 64 * kMiB}, writer);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->source_changed, write);
+    EXPECT_EQ(IsUnfinished(fs.Path("copy")), write);
+  };
+  check(true);
+  check(false);
+  EXPECT_TRUE(ReadContent(fs.Path("copy")) == ReadContent(fs.Path("disk")));
+  Shell("losetup --detach " + disk);
+}
+
+// A checkpoint is noted on what the run has written, not on what somebody wrote since.
+TEST(SyncCareTest, NoCheckpointIsNotedOnACopyThatWasWrittenSince) {
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  WriteContent(fs.Path("copy"), "content");
+  const int64_t before = MtimeNs(fs.Path("copy"));
+  ASSERT_TRUE(NoteCheckpoint(fs.Path("copy"), "mine", before).ok());
+  EXPECT_EQ(NotedCheckpoint(fs.Path("copy")), "mine");
+  usleep(20000);
+  WriteContent(fs.Path("copy"), "CONTENT");
+  EXPECT_EQ(NotedCheckpoint(fs.Path("copy")), "");
+  EXPECT_FALSE(NoteCheckpoint(fs.Path("copy"), "mine", before).ok());
+  EXPECT_EQ(NotedCheckpoint(fs.Path("copy")), "");
+}
+
+}  // namespace
+}  // namespace virt_reclaim::sync
