@@ -8,7 +8,7 @@ virt_reclaim_test(model_test
 
 virt_reclaim_test(commands_test
   SOURCES unit/commands_trim_test.cc unit/commands_migrate_test.cc unit/commands_migration_test.cc
-    unit/commands_offline_test.cc unit/commands_plan_file_test.cc unit/commands_report_test.cc
+    unit/commands_offline_test.cc unit/commands_plan_file_test.cc unit/commands_report_test.cc unit/commands_sparsify_test.cc
     unit/channel_socket_test.cc unit/image_store_test.cc
   DEPS virt_reclaim_fakes LABEL unit)
 

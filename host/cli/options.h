@@ -25,6 +25,7 @@ enum class Verb {
   kMigrateStatus,
   kAgentStatus,
   kPunch,
+  kSparsify,
 };
 
 struct CommandLine {
@@ -64,6 +65,12 @@ struct CommandLine {
   bool recursive = false, one_file_system = false;
   bool live = false, unwritten = false, no_release = false, new_mtime = false, idle = false;
   uint64_t min_hole = 0, max_rate = 0;
+  // Of sparsify; its targets are in `domains`.
+  bool all_off = false, strict = false, keep_swap = false, with_bitmaps = false, no_libvirt = false;
+  std::string image_format;  // empty: not said
+  std::string engine = "auto";
+  bool replay = false;
+  uint64_t threshold = 0;
 };
 
 // What to print instead of working: --help and --version.

@@ -14,6 +14,7 @@
 #include "host/cli/json_output.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/punch_program.h"
+#include "host/cli/sparsify_program.h"
 #include "host/cli/text_output.h"
 
 namespace virt_reclaim {
@@ -88,6 +89,8 @@ class VerbRunner {
         return FollowUp(services);
       case Verb::kAgentStatus:
         return AgentStatus(services);
+      case Verb::kSparsify:
+        return RunSparsify(line_, services, progress_, stop_);
       case Verb::kPunch:
         break;  // needs no hypervisor
     }

@@ -81,6 +81,17 @@ enum class Reason {
   kSharedExtents,
   kPreallocated,
   kCompressedExtents,
+  // ... by sparsify.
+  kFormatNotSupported,
+  kExternalData,
+  kEncryptedImage,
+  kImageNeedsCheck,
+  kPersistentBitmaps,
+  kImageBacksOthers,
+  kShareable,
+  kFilesystemRefused,
+  kBelowThreshold,
+  kToolMissing,
   // After its power cycle.
   kDiscardNotProved,
 };

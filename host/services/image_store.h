@@ -28,6 +28,11 @@ class ImageStore {
   // a nameless file beside it. An error: it cannot be known (read-only, full, no permission).
   virtual absl::StatusOr<bool> CanPunch(const std::string& path) = 0;
 
+  // What the file or block device says of itself. `format` is what is known of it (raw, qcow2,
+  // ...); empty: it is told by the first bytes, which in a raw image are the guest's.
+  virtual absl::StatusOr<ImageHeader> ReadHeader(const std::string& path,
+                                                 const std::string& format) = 0;
+
   // Sum of what the files occupy now (st_blocks * 512). Unavailable when one is gone.
   virtual absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) = 0;
 };

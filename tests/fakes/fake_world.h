@@ -75,9 +75,12 @@ class FakeWorld {
   std::set<std::string> replaced;             // images that are another file by now
   bool can_punch = true;
   uint32_t internal_snapshots = 0;  // of every image
-  std::vector<std::string> calls;   // what changed something: "define web"
-  absl::Status define;              // not OK: Define fails with it
-  std::string stored_xml;           // not empty: what libvirt stores in place of what was defined
+  ImageHeader header;               // what else every image says of itself
+  // What Sparsify answers, whatever it is asked.
+  absl::StatusOr<sparsify::SparsifyResult> sparsify = absl::UnimplementedError("not filled in");
+  std::vector<std::string> calls;  // what changed something: "define web"
+  absl::Status define;             // not OK: Define fails with it
+  std::string stored_xml;          // not empty: what libvirt stores in place of what was defined
   bool images_are_local = true;
   bool has_offline_guest = true;           // virt-reclaim-guestfs is installed
   std::vector<OfflineDisk> disks_read;     // by it, last

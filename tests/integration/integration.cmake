@@ -28,6 +28,7 @@ virt_reclaim_integration_test(daemon 600 ALONE)
 virt_reclaim_integration_test(bad_input 300)
 virt_reclaim_integration_test(migrate 1200)
 virt_reclaim_integration_test(fleet 600)
+virt_reclaim_integration_test(sparsify 300)
 virt_reclaim_integration_test(static_agent 300 ALONE)
 # The first run on a machine fetches a Debian.
 virt_reclaim_integration_test(debian_guest 1500 LOCK debian)
