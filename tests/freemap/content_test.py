@@ -3,7 +3,7 @@
 
 For each image: sha256 of every file the same, the filesystem's own checker content, every byte outside the runs equal, and as
 much given back as a trim by the kernel. First the runs are punched, then they are scribbled over, which is worse for whoever
-still uses one. Prints a line for each image and the counts. By default some of the images are made; VR_ALL_IMAGES=1 makes all.
+still uses one. Prints a line for each image and the counts. VR_IMAGES=9 makes so many of each kind, evenly; without it all are made.
 """
 
 import os
@@ -132,7 +132,6 @@ def exfat_cases():
 
 
 CASES = {"ext": ext_cases, "xfs": xfs_cases, "btrfs": btrfs_cases, "ntfs": ntfs_cases, "fat": fat_cases, "exfat": exfat_cases}
-FEW = 9  # images of a kind in the default run
 CHECKS = {
     "ext2": ["e2fsck -fn"], "ext4": ["e2fsck -fn"], "xfs": ["xfs_repair -n"],
     "btrfs": ["btrfs check --check-data-csum"],
@@ -268,12 +267,12 @@ def judge_in(case, dump, work, seed):
 
 
 def jobs(kinds, dump, work):
-    """Evenly from each kind; all with VR_ALL_IMAGES=1."""
+    """All of each kind, or as many of them as VR_IMAGES says, evenly."""
     for kind in kinds:
         cases = list(CASES[kind]())
-        few = len(cases) if os.environ.get("VR_ALL_IMAGES") else min(FEW, len(cases))
+        few = min(int(os.environ.get("VR_IMAGES", len(cases))), len(cases))
         for i in range(few):
-            seed = i * (len(cases) - 1) // (few - 1)
+            seed = i * (len(cases) - 1) // max(few - 1, 1)
             yield cases[seed], dump, work, seed
 
 
