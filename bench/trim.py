@@ -109,7 +109,7 @@ class Bench:
     def with_virt_reclaim(self, disk: Disk) -> Trimmed:
         before = disk.allocation()
         begin = time.monotonic()
-        reply = self.reclaim.run("trim", self.guest.name, "--mount-point", disk.mount_point, seconds=SLOW)
+        reply = self.reclaim.run("trim", self.guest.name, "--pause", "0", "--mount-point", disk.mount_point, seconds=SLOW)
         took = time.monotonic() - begin
         if reply.status != 0:
             raise RuntimeError(f"virt-reclaim trim: {reply}")
@@ -121,7 +121,7 @@ class Bench:
         what = f"trim of {mib(self.junk)} freed, {disk.fs}: cancel to exit"
         self.fill_and_free(disk)
         before = disk.allocation()
-        with self.reclaim.start("trim", self.guest.name, "--mount-point", disk.mount_point) as program:
+        with self.reclaim.start("trim", self.guest.name, "--pause", "0", "--mount-point", disk.mount_point) as program:
             time.sleep(after)
             program.send_signal(signal.SIGINT)
             begin = time.monotonic()

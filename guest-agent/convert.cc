@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/utf8.h"
+#include "guest-config/preflight_facts.h"
 
 namespace virt_reclaim::agent {
 namespace {
@@ -73,8 +74,12 @@ bool ToProto(const Filesystem& filesystem, v1::Filesystem& out) {
   out.set_size_bytes(filesystem.size_bytes);
   out.set_used_bytes(filesystem.used_bytes);
   out.set_free_bytes(filesystem.free_bytes);
+  if (filesystem.freed_since_trim) out.set_freed_since_trim_bytes(*filesystem.freed_since_trim);
   out.set_obstacle(ToProto(filesystem.verdict.obstacle));
   out.set_obstacle_device(Name(filesystem.verdict.device));
+  if (HasOption(filesystem.options, "discard")) out.set_discard_option(v1::DISCARD_SETTING_ENABLED);
+  if (HasOption(filesystem.options, "nodiscard"))
+    out.set_discard_option(v1::DISCARD_SETTING_DISABLED);
   size_t bytes = out.ByteSizeLong();
   // The two lists share what room there is; the first mount point always has its place.
   for (const std::string& point : filesystem.mount_points) {

@@ -34,6 +34,7 @@ struct Filesystem {
   uint64_t size_bytes = 0;
   uint64_t used_bytes = 0;
   uint64_t free_bytes = 0;
+  std::optional<uint64_t> freed_since_trim;  // freed_meter.h; only in what the daemon answers
   DeviceChain chain;
   Verdict verdict;
 

@@ -59,13 +59,43 @@ bool StopRequested(milliseconds pause) {
   return poll(&socket, 1, static_cast<int>(pause.count())) != 0;
 }
 
+constexpr uint64_t kNoPressure = UINT64_MAX;  // not known
+
+uint64_t ReadPressure(const char* file) {
+  const int fd = open(file, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return kNoPressure;
+  char text[256];
+  const ssize_t n = read(fd, text, sizeof text);
+  close(fd);
+  return n > 0 ? ParsePressure(text, static_cast<size_t>(n)).value_or(kNoPressure) : kNoPressure;
+}
+
+// Between two ranges; true when the parent wants no more.
+bool Rest(const FitrimOptions& options, std::chrono::nanoseconds took, uint64_t bytes) {
+  const bool watch = WorthWatching(options.pace, took);
+  milliseconds pause = PauseAfter(options.pace, took, bytes);
+  if (watch) pause = std::max(pause, kLeastWatch);
+  const auto limit = steady_clock::now() + MostBackOff(pause);
+  while (true) {
+    const auto begin = steady_clock::now();
+    const uint64_t before = watch ? ReadPressure(options.pressure_file) : kNoPressure;
+    if (StopRequested(pause)) return true;
+    if (before == kNoPressure || steady_clock::now() >= limit) return false;
+    const uint64_t after = ReadPressure(options.pressure_file);
+    if (after == kNoPressure || after < before) return false;
+    if (!IsPressed(after - before, steady_clock::now() - begin)) return false;
+  }
+}
+
 [[noreturn]] void TrimInChild(const RangePlan& plan, const FitrimOptions& options,
                               FitrimCall call) {
   Report report;
   TrimRange range = plan.At(0);
   while (true) {
     uint64_t length = range.length;
+    const auto begin = steady_clock::now();
     report.error = call(kDeviceFd, range.start, length, options.minimum_bytes);
+    const auto took = steady_clock::now() - begin;
     const std::optional<uint64_t> next = plan.After(range);
     ++report.chunks;
     if (report.error == 0) {
@@ -74,7 +104,7 @@ bool StopRequested(milliseconds pause) {
     }
     report.last = report.error != 0 || !next ? 1 : 0;
     if (send(kSocketFd, &report, sizeof report, MSG_NOSIGNAL) < 0 || report.last != 0) _exit(0);
-    if (StopRequested(options.pause)) _exit(0);
+    if (Rest(options, took, length)) _exit(0);
     range = plan.At(*next);
   }
 }

@@ -11,6 +11,7 @@
 #include <stop_token>
 
 #include "absl/status/statusor.h"
+#include "guest-agent/pacing.h"
 #include "guest-agent/ranges.h"
 
 namespace virt_reclaim::agent {
@@ -19,11 +20,11 @@ namespace virt_reclaim::agent {
 // kernel needs to notice (measured: up to 240 ms on XFS) and the host to measure, a stop is over
 // within a second.
 inline constexpr std::chrono::milliseconds kStopGrace{400};
-inline constexpr std::chrono::milliseconds kMaxPause{60000};
 
 struct FitrimOptions {
-  uint64_t minimum_bytes = 0;          // fstrim_range.minlen
-  std::chrono::milliseconds pause{0};  // between two ranges, at most kMaxPause
+  uint64_t minimum_bytes = 0;                       // fstrim_range.minlen
+  Pace pace;                                        // between two ranges
+  const char* pressure_file = "/proc/pressure/io";  // not there before Linux 4.20: no backing off
 };
 
 struct FitrimProgress {

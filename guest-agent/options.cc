@@ -161,7 +161,7 @@ absl::Status Apply(const Option& option, absl::string_view value, CommandLine& l
     VR_ASSIGN_OR_RETURN(line.trim.chunk_bytes, ParseByteSize(value));
   }
   if (option.name == "--pause") {
-    VR_ASSIGN_OR_RETURN(line.trim.pause, ParsePause(value));
+    VR_ASSIGN_OR_RETURN(line.trim.pace.pause, ParsePause(value));
   }
   return absl::OkStatus();
 }

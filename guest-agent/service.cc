@@ -49,8 +49,11 @@ absl::StatusOr<TrimOptions> ReadOptions(const v1::TrimRequest& request) {
       pause.nanos() > 999'999'999) {
     return absl::InvalidArgumentError("the pause must be between 0 and 60 seconds");
   }
-  options.pause = std::chrono::ceil<milliseconds>(std::chrono::seconds(pause.seconds()) +
-                                                  std::chrono::nanoseconds(pause.nanos()));
+  options.pace.pause = std::chrono::ceil<milliseconds>(std::chrono::seconds(pause.seconds()) +
+                                                       std::chrono::nanoseconds(pause.nanos()));
+  options.pace.pause_percent = request.pause_percent();
+  options.pace.bytes_per_second = request.max_bytes_per_second();
+  options.pace.back_off = request.back_off();
   if (absl::Status status = CheckTrimOptions(options); !status.ok()) return status;
   return options;
 }
@@ -58,8 +61,10 @@ absl::StatusOr<TrimOptions> ReadOptions(const v1::TrimRequest& request) {
 // Writes events to the host; a host that is gone stops the trim.
 class StreamObserver final : public TrimObserver {
  public:
-  StreamObserver(const std::function<bool(const v1::TrimEvent&)>& write, std::stop_source stop)
-      : write_(write), stop_(std::move(stop)) {}
+  // `trimmed` is told of each filesystem that was trimmed to its end.
+  StreamObserver(const std::function<bool(const v1::TrimEvent&)>& write, std::stop_source stop,
+                 std::function<void(const TrimTarget&)> trimmed)
+      : write_(write), stop_(std::move(stop)), trimmed_(std::move(trimmed)) {}
 
   void OnStarted(const TrimTarget& target, uint32_t index, uint32_t count) override {
     v1::TrimEvent event;
@@ -76,6 +81,7 @@ class StreamObserver final : public TrimObserver {
     Write(event);
   }
   void OnFinished(const TrimTarget& target, uint32_t index, const TrimFinished& finished) override {
+    if (finished.result == TrimResult::kDone) trimmed_(target);
     v1::TrimEvent event;
     ToProto(target, index, finished, *event.mutable_finished());
     Write(event);
@@ -93,6 +99,7 @@ class StreamObserver final : public TrimObserver {
 
   const std::function<bool(const v1::TrimEvent&)>& write_;
   std::stop_source stop_;
+  const std::function<void(const TrimTarget&)> trimmed_;
   steady_clock::time_point next_progress_{};
 };
 
@@ -143,7 +150,9 @@ v1::GetInfoResponse AgentService::GetInfo() {
 }
 
 absl::StatusOr<v1::ListFilesystemsResponse> AgentService::ListFilesystems() {
-  VR_ASSIGN_OR_RETURN(const auto list, backend_.read_filesystems());
+  VR_ASSIGN_OR_RETURN(auto list, backend_.read_filesystems());
+  for (Filesystem& filesystem : list.filesystems)
+    filesystem.freed_since_trim = freed_.FreedSinceTrim(filesystem);
   v1::ListFilesystemsResponse response;
   ToProto(list, response);
   return response;
@@ -158,7 +167,10 @@ absl::Status AgentService::Trim(const v1::TrimRequest& request,
   VR_ASSIGN_OR_RETURN(const auto list, backend_.read_filesystems());
   VR_ASSIGN_OR_RETURN(const auto targets, ChooseTargets(list, {request.mount_points().begin(),
                                                                request.mount_points().end()}));
-  StreamObserver observer(write, stop);
+  const auto trimmed = [&](const TrimTarget& target) {
+    if (options.minimum_bytes == 0) freed_.Trimmed(target.filesystem, target.mount_point);
+  };
+  StreamObserver observer(write, stop, trimmed);
   const TrimTotals totals = TrimAll(targets, options, observer, stop.get_token(), backend_.fitrim);
   if (totals.cancelled) return absl::CancelledError("the trim was stopped");
   observer.OnSummary(totals);

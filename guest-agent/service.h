@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "guest-agent/filesystems.h"
 #include "guest-agent/fitrim.h"
+#include "guest-agent/freed_meter.h"
 #include "guest-agent/guest_calls.h"
 #include "guest-agent/guest_info.h"
 #include "virt_reclaim/agent/v1/agent.pb.h"
@@ -66,6 +67,7 @@ class AgentService {
 
   const Backend backend_;
   GuestInfoReader info_;
+  FreedMeter freed_;
   std::mutex mutex_;
   std::condition_variable place_free_;
   std::optional<std::stop_source> running_;  // of the call that has the place

@@ -61,7 +61,7 @@ TrimFinished TrimOne(const TrimTarget& target, const TrimOptions& options, TrimO
 
   const RangePlan plan(ReadGeometry(target.filesystem, fd.get()), options.chunk_bytes);
   const auto outcome = RunFitrim(
-      fd.get(), plan, {options.minimum_bytes, options.pause},
+      fd.get(), plan, {options.minimum_bytes, options.pace},
       [&](const FitrimProgress& progress) { observer.OnProgress(target, index, progress); }, stop,
       call);
   if (!outcome.ok()) return fail(ECHILD);
@@ -110,8 +110,13 @@ bool WillBeSkipped(const TrimTarget& target) {
 }
 
 absl::Status CheckTrimOptions(const TrimOptions& options) {
-  if (options.pause < std::chrono::milliseconds(0) || options.pause > kMaxPause) {
+  const Pace& pace = options.pace;
+  if (pace.pause < std::chrono::milliseconds(0) || pace.pause > kMaxPause) {
     return absl::InvalidArgumentError("the pause must be between 0 and 60 seconds");
+  }
+  if (pace.pause_percent > kMaxPausePercent) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the pause must be at most ", kMaxPausePercent, " percent"));
   }
   if (options.chunk_bytes != 0 && options.chunk_bytes < kMinChunkBytes) {
     return absl::InvalidArgumentError(
@@ -125,11 +130,20 @@ TrimTotals TrimAll(const std::vector<TrimTarget>& targets, const TrimOptions& op
   TrimTotals totals;
   const auto start = steady_clock::now();
   const auto count = static_cast<uint32_t>(targets.size());
+  bool io_error = false;
   for (uint32_t index = 0; index < count && !stop.stop_requested(); ++index) {
     const TrimTarget& target = targets[index];
     const auto begin = steady_clock::now();
-    if (!WillBeSkipped(target)) observer.OnStarted(target, index, count);
-    TrimFinished finished = TrimOne(target, options, observer, index, stop, call);
+    if (!WillBeSkipped(target) && !io_error) observer.OnStarted(target, index, count);
+    TrimFinished finished;
+    if (io_error && !WillBeSkipped(target)) {
+      finished.result = TrimResult::kCancelled;
+      finished.verdict = target.filesystem.verdict;
+      observer.OnFinished(target, index, finished);
+      continue;
+    }
+    finished = TrimOne(target, options, observer, index, stop, call);
+    io_error |= finished.error_number == EIO;
     finished.elapsed = steady_clock::now() - begin;
     switch (finished.result) {
       case TrimResult::kDone:

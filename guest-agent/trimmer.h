@@ -18,7 +18,7 @@ namespace virt_reclaim::agent {
 struct TrimOptions {
   uint64_t minimum_bytes = 0;
   uint64_t chunk_bytes = 0;  // 0: as each filesystem likes it
-  std::chrono::milliseconds pause{0};
+  Pace pace;
 };
 
 // The numbers are those of agent.proto's TrimResult.
@@ -70,7 +70,8 @@ bool WillBeSkipped(const TrimTarget& target);
 // InvalidArgument when an option is out of range (pause, minimum or chunk).
 absl::Status CheckTrimOptions(const TrimOptions& options);
 
-// An error of one filesystem is its own outcome; the others go on. `stop` ends after the range
+// An error of one filesystem is its own outcome; the others go on, except after an I/O error: then
+// they are reported as cancelled, since their disk may be the next. `stop` ends after the range
 // under way (fitrim.h).
 TrimTotals TrimAll(const std::vector<TrimTarget>& targets, const TrimOptions& options,
                    TrimObserver& observer, const std::stop_token& stop,

@@ -88,6 +88,46 @@ absl::StatusOr<size_t> ParseCount(absl::string_view text) {
   return InvalidArgumentError(StrCat("'", Printable(text), "' is no number"));
 }
 
+absl::StatusOr<size_t> ParsePerStorage(absl::string_view text) {
+  VR_ASSIGN_OR_RETURN(const size_t count, ParseCount(text));
+  if (count > 0) return count;
+  return InvalidArgumentError("at least 1");
+}
+
+// "5G", or "10%" of the capacity.
+absl::StatusOr<Threshold> ParseThreshold(absl::string_view text) {
+  Threshold threshold;
+  absl::string_view number = text;
+  if (!absl::ConsumeSuffix(&number, "%")) {
+    VR_ASSIGN_OR_RETURN(threshold.bytes, ParseByteSize(text));
+    return threshold;
+  }
+  if (absl::SimpleAtod(number, &threshold.percent) && threshold.percent >= 0 &&
+      threshold.percent <= 100)
+    return threshold;
+  return InvalidArgumentError(StrCat("'", Printable(text), "' is no percentage"));
+}
+
+// "10%,30%": warning and critical.
+absl::StatusOr<CheckThresholds> ParseCheck(absl::string_view text) {
+  const std::vector<std::string> parts = absl::StrSplit(text, ',');
+  if (parts.size() != 2)
+    return InvalidArgumentError(
+        StrCat("'", Printable(text), "': write two thresholds, for example 20%,40% or 50G,200G"));
+  CheckThresholds thresholds;
+  VR_ASSIGN_OR_RETURN(thresholds.warning, ParseThreshold(parts[0]));
+  VR_ASSIGN_OR_RETURN(thresholds.critical, ParseThreshold(parts[1]));
+  return thresholds;
+}
+
+absl::StatusOr<std::optional<TrimWay>> ParseWay(absl::string_view text) {
+  if (text == "auto") return std::nullopt;
+  for (const TrimWay way : {TrimWay::kAgent, TrimWay::kQemuAgent}) {
+    if (text == Name(way)) return way;
+  }
+  return InvalidArgumentError(StrCat("'", Printable(text), "': write agent, qemu-agent or auto"));
+}
+
 // "5", or "20%" of all.
 absl::StatusOr<std::string> ParseBatch(const std::string& text) {
   absl::string_view number = text;
@@ -108,6 +148,8 @@ absl::Status CheckTrim(const CommandLine& line) {
   if (line.pause > absl::Seconds(60)) return InvalidArgumentError("--pause: at most 60 s");
   if (line.timeout <= absl::ZeroDuration())
     return InvalidArgumentError("--timeout: must be longer than 0");
+  if (line.gentle && (Given(line, "--chunk") || Given(line, "--pause")))
+    return InvalidArgumentError("--gentle excludes --chunk and --pause: it chooses them");
   return absl::OkStatus();
 }
 
@@ -140,6 +182,14 @@ absl::Status CheckRollback(const CommandLine& line) {
   if (line.fix_guest && line.power_cycle != "shutdown")
     return InvalidArgumentError("--fix-guest: a rollback needs --power-cycle=shutdown for it");
   return CheckSelection(line, "rollback");
+}
+
+absl::Status CheckExplain(const CommandLine& line) {
+  if (line.codes && (line.probe || line.ask_qemu || !line.domains.empty()))
+    return InvalidArgumentError("--codes: it is about no domain");
+  if (line.domains.empty() && !line.codes)
+    return InvalidArgumentError("explain: name the domain, or a disk of it: DOMAIN:TARGET");
+  return absl::OkStatus();
 }
 
 absl::Status CheckPunch(const CommandLine& line) {
@@ -214,7 +264,19 @@ OptionSpec PlanFileOption() { return Text("--plan", "FILE", &CommandLine::plan_f
 
 std::vector<VerbSpec> MakeVerbs() {
   return {
-      {Verb::kReport, "report", "df", "DOMAIN", {}, {}},
+      {Verb::kReport,
+       "report",
+       "df",
+       "DOMAIN",
+       {Parsed("--check", "WARNING,CRITICAL", &CommandLine::check, ParseCheck)},
+       {}},
+      {Verb::kExplain,
+       "explain",
+       "",
+       "DOMAIN",
+       {Flag("--probe", &CommandLine::probe), Flag("--ask-qemu", &CommandLine::ask_qemu),
+        Flag("--codes", &CommandLine::codes)},
+       CheckExplain},
       {Verb::kTrim,
        "trim",
        "",
@@ -225,6 +287,15 @@ std::vector<VerbSpec> MakeVerbs() {
            Time("--pause", &CommandLine::pause),
            Time("--timeout", &CommandLine::timeout),
            Texts("--mount-point", "PATH", &CommandLine::mount_points),
+           Parsed("--way", "auto|agent|qemu-agent", &CommandLine::way, ParseWay),
+           Text("--storage", "DIR", &CommandLine::storage),
+           Parsed("--threshold", "SIZE|N%", &CommandLine::threshold, ParseThreshold),
+           Parsed("--min-freed", "SIZE", &CommandLine::min_freed, ParseByteSize),
+           Parsed("--per-storage", "N", &CommandLine::per_storage, ParsePerStorage),
+           Parsed("--window", "HH:MM-HH:MM", &CommandLine::window, ParseDailyWindow),
+           Parsed("--max-duration", "TIME", &CommandLine::max_duration, ParseDuration),
+           Size("--max-rate", &CommandLine::max_rate),
+           Flag("--gentle", &CommandLine::gentle),
        },
        CheckTrim},
       {Verb::kMigratePlan, "migrate plan", "", "DOMAIN",
@@ -279,7 +350,7 @@ std::vector<VerbSpec> MakeVerbs() {
            Flag("--all-off", &CommandLine::all_off),
            Flag("--estimate", &CommandLine::dry_run),
            Word("--format", "raw|qcow2", &CommandLine::image_format),
-           Size("--threshold", &CommandLine::threshold),
+           Size("--threshold", &CommandLine::least_freed),
            Word("--engine", "auto|native|libguestfs", &CommandLine::engine),
            Flag("--replay", &CommandLine::replay),
            Flag("--strict", &CommandLine::strict),

@@ -9,6 +9,7 @@ Gives a libvirt/QEMU hypervisor the disk space back that its guests have freed.
 
 verbs:
   report          what each disk occupies, what its guest uses, what could come back, and what stands in the way
+  explain         the way of a discard, layer by layer, from the guest to the host: the first that drops it, and the fix
   trim            let running guests trim their filesystems, and measure what the host got back
   migrate plan    show the smallest change of the domain XML that lets discards reach the host
   migrate apply   make that change (the old XML is kept); where asked, power-cycle, verify, roll back
@@ -40,26 +41,67 @@ constexpr absl::string_view kReport = R"(usage: virt-reclaim report [OPTIONS] [D
 
 For every disk: capacity (what the guest sees), allocation (what it occupies on the host, like du), what the
 guest's mounted filesystems use, what could come back (an estimate), and what keeps discards from the host.
-Reads no disk contents. A number that is not known is shown as '-'.
+Reads no disk contents. A number that is not known is shown as '-'. The domains with the most to be had come
+first. Once a domain has been trimmed, SINCE TRIM says what its images have grown by.
 
 Guests are asked through virt-reclaim-agent; one that is silent is given up after 2 seconds.
 
-exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted
+options:
+      --check WARNING,CRITICAL   answer as a monitoring plugin: two thresholds of what is reclaimable, such as
+                                 20%,40% (of what is allocated) or 50G,200G
+      --json                     machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted;
+             with --check: 0 OK, 1 WARNING, 2 CRITICAL or wrong usage, 3 UNKNOWN
+)";
+
+constexpr absl::string_view kExplain = R"(usage: virt-reclaim explain [OPTIONS] DOMAIN[:TARGET]...
+       virt-reclaim explain --codes [--json]
+
+Walks the way of a discard, for each disk or for the one named: the guest's filesystem, what lies below it in the guest
+(dm-crypt, LVM, md, loop), the guest's disk, bus and machine type, the disk's driver (now, and at the next start), the
+image, the host's storage. For each layer: ok, partly (not all of what the guest frees comes back), drops or unknown;
+then the first culprit and the fix. Changes nothing. A hole is tried in a nameless file beside the image.
+
+options:
+      --probe     prove it: the agent writes a marker of 16 MiB into the guest, deletes and trims it, and the
+                  images must get smaller. Not while libvirt works on the domain or the guest is frozen
+      --ask-qemu  ask QEMU itself whether its device takes discards, not only machine type and bus. libvirt calls the
+                  domain tainted from then on, until it is shut down
+      --codes     list all reason codes, what each means, and what it is in such a walk: a culprit, why a layer is
+                  unknown, or a remark
+  -n, --dry-run   no probe, and QEMU is not asked
+      --json      machine-readable output
+
+exit status: 0 no layer is known to drop discards, 1 error, 2 wrong usage, 3 some domains failed or were refused,
+             4 a layer drops them, or the probe did not come back, 5 the probe was refused, 130 interrupted
 )";
 
 constexpr absl::string_view kTrim = R"(usage: virt-reclaim trim [OPTIONS] [DOMAIN...]
 
-Lets the agents of running guests trim their filesystems (FITRIM, as fstrim does), one guest after the other,
-and shows side by side what the guest trimmed and what the host freed: the allocation of all images of a disk,
-measured before and after. Without DOMAIN: all running domains that have an agent.
+Lets running guests trim their filesystems (FITRIM, as fstrim does) through virt-reclaim-agent, or through
+qemu-guest-agent where that is all there is, and shows side by side what the guest trimmed and what the host
+freed: the allocation of all images of a disk, measured before and after. DOMAIN: a name, a UUID, or a pattern
+such as 'web-*'; without it all running domains that have an agent. Domains whose images lie on different
+storages are trimmed side by side.
 
 options:
   -m, --minimum SIZE      leave free extents shorter than this
-      --chunk SIZE        trim in pieces of about this size (default: the agent's choice)
-      --pause TIME        wait between two pieces, at most 60s
+      --gentle            pause so long that others do not notice; takes some 30 times as long
+      --max-rate SIZE     trim at most so much a second, as the guest counts
+      --chunk SIZE        trim in pieces of about this size, without pauses but those of --pause
+      --pause TIME        wait between two pieces, at most 60s; 0: as fast as it goes
       --mount-point PATH  only this filesystem of the guest; may be given several times
-      --timeout TIME      wall clock for one domain (default 30m)
-  -n, --dry-run           show which domains would be trimmed, and why others would not
+      --way WAY           auto (default), agent: only virt-reclaim-agent, qemu-agent: only qemu-guest-agent, which
+                          trims all filesystems at once and cannot be stopped
+      --storage PATH      only domains with an image below PATH; when a filesystem is mounted there, on it
+      --threshold SIZE    only domains with so much reclaimable, by estimate; or 10%, of the capacity of their disks
+      --min-freed SIZE    only domains whose guests freed so much since their last trim, as the agent saw it
+      --per-storage N     trim at most N domains at once on each storage (default 1)
+      --window HH:MM-HH:MM   trim only at this time of day
+      --max-duration TIME    of all trims; then the one under way stops after its piece, and no other begins
+      --timeout TIME      wall clock for one domain (default 30m; with --gentle 8h)
+  -n, --dry-run           show which domains would be trimmed, what is expected of it, and why others would not
       --json              machine-readable output
 
 exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but the host got nothing back,
@@ -189,6 +231,7 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 5 a domain that was 
 
 absl::string_view HelpText(absl::string_view verb) {
   if (verb == "report") return kReport;
+  if (verb == "explain") return kExplain;
   if (verb == "trim") return kTrim;
   if (verb == "migrate") return kMigrate;
   if (verb == "agent") return kAgent;

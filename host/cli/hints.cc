@@ -54,6 +54,56 @@ std::optional<std::string> HintFor(Reason reason, const HintContext& context) {
   }
 }
 
+std::optional<std::string> FixFor(const Blocker& blocker, const HintContext& context,
+                                  const std::string& target) {
+  const std::string disk = ShellQuote(target);
+  switch (blocker.reason) {
+    case Reason::kBusDropsDiscard:
+      return absl::StrCat(Program("virt-reclaim", context, "migrate plan --bus=virtio-scsi --diff"),
+                          " shows the move to a bus that passes them");
+    case Reason::kMachineUnknown:
+    case Reason::kUnexplained:
+      return absl::StrCat(Program("virt-reclaim", context, "explain --probe"), " finds it out");
+    case Reason::kGuestNotSupported:
+      return absl::StrCat(
+          "give the guest a kernel of at least 5.0, which virtio-blk needs for discards; ",
+          Program("virt-reclaim", context, "explain --ask-qemu"),
+          " tells whether QEMU has switched them off");
+    case Reason::kDeviceDiscardOff:
+      return "look for 'discard=off' or a 'discard_granularity' of 0 that the definition hands to "
+             "QEMU "
+             "(<qemu:override>, <qemu:commandline>), and take it out";
+    case Reason::kDmCrypt:
+      return absl::StrCat("in the guest: 'cryptsetup refresh --allow-discards --persistent ",
+                          ShellQuote(blocker.detail),
+                          "'; it shows to whoever reads the image which blocks are unused");
+    case Reason::kGuestLayer:
+      return "in the guest: of an LVM thin pool 'lvchange --discards passdown VG/POOL' (from "
+             "'ignore' "
+             "only while it is inactive); of a RAID look at every leg";
+    case Reason::kLoopDevice:
+      return "in the guest, trim that filesystem with fstrim, then the one that its file lies in";
+    case Reason::kImageFormat:
+      return "while the domain is off, convert the image to qcow2 or raw with 'qemu-img convert', "
+             "and "
+             "change the definition";
+    case Reason::kStorageCannotPunch:
+      return "move the image to storage that can give space back: ext4, XFS, btrfs, NFS 4.2, thin "
+             "LVM";
+    case Reason::kInternalSnapshots:
+      return absl::StrCat("delete those that nobody needs; ",
+                          Program("virsh", context, "snapshot-list"), " shows them");
+    case Reason::kOverlay:
+      return absl::StrCat(
+          "where the images below are no longer needed: ",
+          Program("virsh", context, absl::StrCat("blockcommit --active --pivot --path ", disk)));
+    case Reason::kDiscardNotProved:
+      return "look below the image, and for arguments that the domain hands straight to QEMU";
+    default:
+      return HintFor(blocker.reason, context);
+  }
+}
+
 std::optional<std::string> HintForConnection(const absl::Status& status,
                                              const std::string& connect) {
   if (absl::IsPermissionDenied(status))

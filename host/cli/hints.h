@@ -21,6 +21,11 @@ struct HintContext {
 // Empty when there is nothing to advise.
 std::optional<std::string> HintFor(Reason reason, const HintContext& context);
 
+// The same for what `explain` found, of one disk, where one disk or one device makes a difference.
+// `target` is the disk's.
+std::optional<std::string> FixFor(const Blocker& blocker, const HintContext& context,
+                                  const std::string& target);
+
 // For a connection to libvirt that failed. `connect` as in HintContext.
 std::optional<std::string> HintForConnection(const absl::Status& status,
                                              const std::string& connect);

@@ -1,34 +1,11 @@
 #include "host/cli/json_output.h"
 
-#include <nlohmann/json.hpp>
-
 #include "absl/strings/str_cat.h"
-#include "base/escape.h"
+#include "host/cli/json_parts.h"
 #include "host/cli/outcome_output.h"
 
 namespace virt_reclaim {
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-template <typename T>
-Json OrNull(const std::optional<T>& value) {
-  return value ? Json(*value) : Json(nullptr);
-}
-
-std::string Text(absl::string_view text) { return Printable(text); }
-
-Json Document(absl::string_view message_type) {
-  return {{"schema_version", 1}, {"message_type", std::string(message_type)}};
-}
-
-std::string Print(const Json& json) { return json.dump(2) + "\n"; }
-
-Json DomainJson(const DomainSummary& domain) {
-  return {{"name", Text(domain.name)},
-          {"uuid", Text(domain.uuid)},
-          {"state", std::string(Name(domain.state))}};
-}
 
 Json DiskJson(const ReportedDisk& disk) {
   const DiskFacts& facts = disk.facts;
@@ -43,7 +20,9 @@ Json DiskJson(const ReportedDisk& disk) {
                {"guest_used_bytes", facts.guest ? Json(facts.guest->used) : Json(nullptr)},
                {"guest_free_bytes", facts.guest ? Json(facts.guest->free) : Json(nullptr)},
                {"reclaimable_bytes", OrNull(disk.assessment.reclaimable)},
-               {"reclaimable_is", "estimate"}};
+               {"reclaimable_is", "estimate"},
+               {"reclaimable_from", disk.assessment.reclaimable ? Json("statfs") : Json(nullptr)},
+               {"grown_since_trim_bytes", OrNull(disk.grown_since_trim)}};
   AddReasons(json, "blockers", disk.assessment.blockers);
   Json chain = Json::array();
   for (const ImageFile& file : facts.chain) {
@@ -53,6 +32,17 @@ Json DiskJson(const ReportedDisk& disk) {
   }
   json["chain"] = std::move(chain);
   return json;
+}
+
+Json LastTrimJson(const std::optional<TrimRecord>& trim) {
+  if (!trim) return nullptr;
+  return {{"began", absl::FormatTime(absl::RFC3339_sec, trim->began, absl::UTCTimeZone())},
+          {"seconds", absl::ToDoubleSeconds(trim->took)},
+          {"way", Text(trim->way)},
+          {"status", Text(trim->status)},
+          {"expected_bytes", OrNull(trim->expected)},
+          {"trimmed_bytes", trim->trimmed},
+          {"freed_bytes", OrNull(trim->freed)}};
 }
 
 absl::string_view Name(GuestTrimResult result) {
@@ -86,6 +76,17 @@ Json FilesystemJson(const GuestTrim& trim) {
 Json TrimmedJson(const TrimmedDomain& domain) {
   Json json = DomainJson(domain.domain);
   AddOutcome(json, domain.outcome);
+  json["way"] = domain.way ? Json(std::string(Name(*domain.way))) : Json(nullptr);
+  json["pace"] = nullptr;
+  if (domain.pace) {
+    json["pace"] = {
+        {"chunk_bytes", domain.pace->chunk},
+        {"pause_percent", domain.pace->pause_percent},
+        {"punch_seconds_per_mib",
+         domain.punch_cost ? Json(absl::ToDoubleSeconds(*domain.punch_cost)) : Json(nullptr)}};
+  }
+  json["seconds"] = absl::ToDoubleSeconds(domain.took);
+  json["expected_bytes"] = OrNull(domain.expected);
   json["trimmed_bytes"] = domain.trimmed;
   json["freed_bytes"] = OrNull(domain.freed);
   json["disks"] = Json::array();
@@ -130,8 +131,13 @@ Json RefusalsJson(const std::vector<xml::Refusal>& refusals) {
 
 }  // namespace
 
-std::string ReportJson(const Report& report) {
+std::string ReportJson(const Report& report, const std::optional<CheckResult>& check) {
   Json json = Document("report");
+  if (check) {
+    json["check"] = {{"level", std::string(Name(check->level))},
+                     {"text", check->text},
+                     {"performance_data", check->performance_data}};
+  }
   const ReportTotal& total = report.total;
   json["total"] = {{"disks", total.disks},
                    {"capacity_bytes", total.capacity},
@@ -144,6 +150,7 @@ std::string ReportJson(const Report& report) {
     Json entry = DomainJson(domain.summary);
     AddOutcome(entry, domain.outcome);
     entry["agent"] = domain.agent ? Json(std::string(Code(domain.agent->reason))) : Json(nullptr);
+    entry["last_trim"] = LastTrimJson(domain.last_trim);
     entry["disks"] = Json::array();
     for (const ReportedDisk& disk : domain.disks) entry["disks"].push_back(DiskJson(disk));
     json["domains"].push_back(std::move(entry));
@@ -157,6 +164,9 @@ std::string TrimPlanJson(const std::vector<TrimAction>& plan) {
   for (const TrimAction& action : plan) {
     Json entry = DomainJson(action.domain);
     entry["action"] = action.error.ok() && action.blockers.empty() ? "trim" : "skip";
+    entry["way"] = action.way ? Json(std::string(Name(*action.way))) : Json(nullptr);
+    entry["expected_bytes"] = OrNull(action.expected);
+    entry["last_trim"] = LastTrimJson(action.last);
     if (!action.error.ok()) entry["error"] = Text(action.error.message());
     AddReasons(entry, "reasons", action.blockers);
     json["domains"].push_back(std::move(entry));

@@ -10,11 +10,12 @@
 #include "host/commands/agent_status.h"
 #include "host/commands/migrate.h"
 #include "host/commands/report.h"
+#include "host/commands/report_check.h"
 #include "host/commands/trim.h"
 
 namespace virt_reclaim {
 
-std::string ReportJson(const Report& report);
+std::string ReportJson(const Report& report, const std::optional<CheckResult>& check);
 std::string TrimPlanJson(const std::vector<TrimAction>& plan);
 std::string TrimJson(const std::vector<TrimmedDomain>& domains);
 std::string MigratePlanJson(const std::vector<MigrateAction>& plan, bool diff);

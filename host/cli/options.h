@@ -10,6 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "host/commands/report_check.h"
+#include "host/commands/trim.h"
 #include "host/model/daily_window.h"
 #include "xml-tools/rewrite.h"
 
@@ -17,6 +19,7 @@ namespace virt_reclaim {
 
 enum class Verb {
   kReport,
+  kExplain,
   kTrim,
   kMigratePlan,
   kMigrateApply,
@@ -38,8 +41,9 @@ struct CommandLine {
   std::string state_directory = "/var/lib/virt-reclaim";
   std::string run_directory = "/run/virt-reclaim";
   // Of the verbs.
-  std::set<std::string> given;  // long names of all options that were said: "--bus"
-  std::vector<std::string> domains;
+  std::set<std::string> given;       // long names of all options that were said: "--bus"
+  std::vector<std::string> domains;  // explain: DOMAIN[:TARGET]
+  bool probe = false, codes = false, ask_qemu = false;  // explain
   bool all = false;
   bool diff = false;
   xml::RewriteOptions rewrite;  // --machine, --bus, --channel, --detect-zeroes, --disk
@@ -58,19 +62,31 @@ struct CommandLine {
   uint64_t minimum = 0, chunk = 0;
   absl::Duration pause = absl::ZeroDuration();
   absl::Duration timeout = absl::Minutes(30);
+  // Of report.
+  std::optional<CheckThresholds> check;
+  // Of trim, beside those above.
+  std::optional<TrimWay> way;
+  std::string storage;
+  std::optional<Threshold> threshold;
+  std::optional<uint64_t> min_freed;
+  size_t per_storage = 1;
+  std::optional<absl::Duration> max_duration;
+  bool gentle = false;
   // Of punch.
   std::vector<std::string> files;
   std::string files_from;  // a list of files; "-": standard input
   bool null = false;       // its entries end with a NUL
   bool recursive = false, one_file_system = false;
   bool live = false, unwritten = false, no_release = false, new_mtime = false, idle = false;
-  uint64_t min_hole = 0, max_rate = 0;
+  uint64_t min_hole = 0;
+  // Of both.
+  uint64_t max_rate = 0;
   // Of sparsify; its targets are in `domains`.
   bool all_off = false, strict = false, keep_swap = false, with_bitmaps = false, no_libvirt = false;
   std::string image_format;  // empty: not said
   std::string engine = "auto";
   bool replay = false;
-  uint64_t threshold = 0;
+  uint64_t least_freed = 0;
 };
 
 // What to print instead of working: --help and --version.

@@ -10,12 +10,14 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
+#include "host/cli/explain_output.h"
 #include "host/cli/hints.h"
 #include "host/cli/json_output.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/punch_program.h"
 #include "host/cli/sparsify_program.h"
 #include "host/cli/text_output.h"
+#include "host/cli/trim_options.h"
 
 namespace virt_reclaim {
 namespace {
@@ -78,6 +80,8 @@ class VerbRunner {
     switch (line_.verb) {
       case Verb::kReport:
         return Report(services);
+      case Verb::kExplain:
+        return ExplainDomains(services);
       case Verb::kTrim:
         return Trim(services);
       case Verb::kMigratePlan:
@@ -105,10 +109,16 @@ class VerbRunner {
     if (!report.ok()) return FailWith(report.status(), line_.json);
     ProgramResult result;
     result.status = StatusOf(report->domains);
+    std::optional<CheckResult> check;
+    if (line_.check) {
+      check = CheckReport(*report, *line_.check);
+      result.status = static_cast<ExitStatus>(check->level);
+    }
     if (line_.json) {
-      result.out = ReportJson(*report);
+      result.out = ReportJson(*report, check);
       return result;
     }
+    if (check) result.out = CheckLine(*check) + "\n";
     Hints hints(line_);
     result.err = Explanations([&](auto explain) {
       for (const ReportedDomain& domain : report->domains) {
@@ -123,15 +133,53 @@ class VerbRunner {
       }
     });
     result.err += hints.Text();
-    result.out = ReportText(*report);
+    result.out += ReportText(*report);
+    return result;
+  }
+
+  ProgramResult ExplainDomains(const Services& services) {
+    ExplainOptions options;
+    options.domains = line_.domains;
+    options.probe = line_.probe && !line_.dry_run;
+    options.ask_qemu = line_.ask_qemu && !line_.dry_run;
+    const auto domains = Explain(services, options, stop_);
+    if (!domains.ok()) return FailWith(domains.status(), line_.json);
+    ProgramResult result;
+    result.status = StatusOf(*domains);
+    if (line_.json) {
+      result.out = ExplainJson(*domains, line_.connect);
+      return result;
+    }
+    result.out = ExplainText(*domains, line_.connect);
+    Hints hints(line_);
+    result.err = Explanations([&](auto explain) {
+      for (const ExplainedDomain& domain : *domains) {
+        if (domain.agent) explain(domain.summary, "", *domain.agent);
+        if (domain.agent) hints.Add(domain.summary, {*domain.agent});
+        for (const Blocker& remark : domain.remarks) explain(domain.summary, "", remark);
+        for (const Blocker& reason : domain.outcome.reasons) explain(domain.summary, "", reason);
+        for (const ExplainedDisk& disk : domain.disks) {
+          for (const Layer& layer : disk.chain.layers) {
+            for (const auto& list : {layer.reasons, layer.remarks}) {
+              for (const Blocker& blocker : list) {
+                if (blocker != domain.agent) explain(domain.summary, disk.chain.target, blocker);
+              }
+            }
+          }
+        }
+      }
+    });
+    for (const ExplainedDomain& domain : *domains) {
+      if (domain.outcome.kind == OutcomeKind::kFailed)
+        absl::StrAppend(&result.err, Printable(domain.summary.name),
+                        ": failed: ", Printable(domain.outcome.error.message()), "\n");
+    }
+    result.err += hints.Text();
     return result;
   }
 
   ProgramResult Trim(const Services& services) {
-    TrimOptions options;
-    options.domains = line_.domains;
-    options.guest = {line_.mount_points, line_.minimum, line_.chunk, line_.pause};
-    options.timeout = line_.timeout;
+    const TrimOptions options = TrimOptionsOf(line_);
     auto plan = PlanTrim(services, options, stop_);
     if (!plan.ok()) return FailWith(plan.status(), line_.json);
     ProgramResult result;
@@ -147,16 +195,20 @@ class VerbRunner {
     result.out = line_.json ? TrimJson(domains) : TrimText(domains);
     if (line_.json) return result;
     Hints hints(line_);
+    std::string not_remembered;
     result.err = Explanations([&](auto explain) {
       for (const TrimmedDomain& domain : domains) {
         if (domain.outcome.asked_for) hints.Add(domain.domain, domain.outcome.reasons);
+        if (!domain.remembered.ok())
+          not_remembered = absl::StrCat(
+              "the history cannot be written: ", Printable(domain.remembered.message()), "\n");
         for (const TrimmedDisk& disk : domain.disks) {
           for (const Blocker& blocker : disk.reasons) explain(domain.domain, disk.target, blocker);
           hints.Add(domain.domain, disk.reasons);
         }
       }
     });
-    result.err += hints.Text();
+    result.err += not_remembered + hints.Text();
     return result;
   }
 
@@ -324,12 +376,20 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
     return {print->text, "", ExitStatus::kDone};
   const CommandLine& line = std::get<CommandLine>(*parsed);
   if (line.verb == Verb::kPunch) return RunPunch(line, progress, stop);
+  if (line.codes) return {line.json ? ReasonCodesJson() : ReasonCodesText(), "", ExitStatus::kDone};
   ProgramResult result;
   const absl::Status connected = with_services(line, [&](const Services& services) {
     result = VerbRunner(line, progress, stop, confirm).Run(services);
   });
   if (connected.ok()) return result;
   result = FailWith(connected, line.json);
+  if (line.check) {
+    // To a monitor, what cannot be examined is unknown, and everything it reads is the first line.
+    result.status = static_cast<ExitStatus>(CheckLevel::kUnknown);
+    if (!line.json)
+      result.out =
+          absl::StrCat(Name(CheckLevel::kUnknown), " - ", Printable(connected.message()), "\n");
+  }
   const auto hint = HintForConnection(connected, line.connect);
   if (hint && !line.json) result.err += absl::StrCat("hint: ", *hint, "\n");
   return result;

@@ -46,6 +46,10 @@ void ProgressLine::Show(const DomainSummary& domain, const GuestTrimProgress& pr
       Printable(domain.name), ":", Printable(progress.mount_point), " [", std::string(filled, '#'),
       std::string(kBarWidth - filled, '.'), "] ", static_cast<int>(fraction * 100), "%  ",
       FormatByteSize(progress.trimmed), " trimmed by the guest");
+  if (progress.left) {
+    absl::StrAppend(&line, ", about ",
+                    absl::FormatDuration(absl::Ceil(*progress.left, absl::Seconds(1))), " left");
+  }
   Draw(std::move(line));
 }
 

@@ -28,7 +28,7 @@ SparsifyImagesOptions OptionsOf(const CommandLine& line) {
   if (line.engine == "libguestfs") options.choice = SparsifyEngine::kLibguestfs;
   options.engine.worker.read.strict = line.strict;
   options.engine.worker.read.take_swap = !line.keep_swap;
-  options.engine.least_bytes = line.threshold;
+  options.engine.least_bytes = line.least_freed;
   return options;
 }
 

@@ -1,6 +1,8 @@
 #include "host/cli/text_output.h"
 
+#include <algorithm>
 #include <map>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -33,27 +35,62 @@ std::string ChangeText(const xml::Change& change) {
                       Printable(change.after));
 }
 
-void AddReportRows(const ReportedDomain& domain, TextTable& table) {
-  if (domain.disks.empty())
-    table.AddRow(
-        {Printable(domain.summary.name), "", "", "", "", "", "", OutcomeText(domain.outcome)});
+// "freed 3.1 GiB, took 40 s".
+std::string LastTrimText(const std::optional<TrimRecord>& trim) {
+  if (!trim) return "-";
+  return absl::StrCat("freed ", Size(trim->freed), ", took ",
+                      absl::FormatDuration(absl::Trunc(trim->took, absl::Seconds(1))),
+                      trim->status == "done" ? "" : absl::StrCat(", ", Printable(trim->status)));
+}
+
+// "6 d", "3 h", "now".
+std::string Age(absl::Duration age) {
+  for (const auto& [unit, name] : {std::pair{absl::Hours(24), "d"}, std::pair{absl::Hours(1), "h"},
+                                   std::pair{absl::Minutes(1), "min"}}) {
+    if (age >= unit) return absl::StrCat(age / unit, " ", name);
+  }
+  return "now";
+}
+
+// "+3.1 GiB in 6 d": what the image has grown by since its domain's last trim.
+std::string Growth(const ReportedDomain& domain, const ReportedDisk& disk) {
+  if (!disk.grown_since_trim) return "-";
+  const int64_t bytes = *disk.grown_since_trim;
+  return absl::StrCat(bytes > 0 ? "+" : "", FormatSignedByteSize(bytes), " in ",
+                      Age(domain.since_trim));
+}
+
+// `remembered`: with the column of the last trims.
+void AddReportRows(const ReportedDomain& domain, bool remembered, TextTable& table) {
+  std::vector<std::string> row{Printable(domain.summary.name), "", "", "", "", "", ""};
+  if (domain.disks.empty()) {
+    if (remembered) row.emplace_back();
+    row.push_back(OutcomeText(domain.outcome));
+    table.AddRow(std::move(row));
+  }
   for (const ReportedDisk& disk : domain.disks) {
     const std::optional<uint64_t> used =
         disk.facts.guest ? std::optional<uint64_t>(disk.facts.guest->used) : std::nullopt;
-    table.AddRow({Printable(domain.summary.name), Printable(disk.facts.xml.target),
-                  Printable(disk.facts.xml.bus), Size(disk.facts.usage.capacity),
-                  Size(disk.facts.usage.allocation), Size(used), Size(disk.assessment.reclaimable),
-                  Codes(disk.assessment.blockers)});
+    row = {Printable(domain.summary.name),    Printable(disk.facts.xml.target),
+           Printable(disk.facts.xml.bus),     Size(disk.facts.usage.capacity),
+           Size(disk.facts.usage.allocation), Size(used),
+           Size(disk.assessment.reclaimable)};
+    if (remembered) row.push_back(Growth(domain, disk));
+    row.push_back(Codes(disk.assessment.blockers));
+    table.AddRow(std::move(row));
   }
 }
 
 void AddTrimRows(const TrimmedDomain& domain, TextTable& table) {
   const std::string name = Printable(domain.domain.name);
-  if (domain.disks.empty() || domain.outcome.kind == OutcomeKind::kFailed) {
-    table.AddRow({name, "", "", "", OutcomeText(domain.outcome)});
+  const std::string way = domain.way ? std::string(Name(*domain.way)) : "";
+  const bool has_remarks = !domain.outcome.reasons.empty();
+  if (domain.disks.empty() || has_remarks || domain.outcome.kind == OutcomeKind::kFailed) {
+    table.AddRow({name, "", way, "", "", OutcomeText(domain.outcome)});
   }
+  if (domain.outcome.kind == OutcomeKind::kSkipped) return;
   for (const TrimmedDisk& disk : domain.disks) {
-    table.AddRow({name, Printable(disk.target),
+    table.AddRow({name, Printable(disk.target), way,
                   disk.guest_not_supported ? "not supported" : Size(disk.trimmed), Size(disk.freed),
                   Codes(disk.reasons)});
   }
@@ -111,20 +148,32 @@ std::string ReportText(const Report& report) {
   for (absl::string_view title : {"CAPACITY", "ALLOCATION", "GUEST USES", "RECLAIMABLE"}) {
     table.AddColumn(title, Align::kRight);
   }
+  const bool remembered =
+      std::any_of(report.domains.begin(), report.domains.end(),
+                  [](const ReportedDomain& domain) { return domain.last_trim.has_value(); });
+  if (remembered) table.AddColumn("SINCE TRIM", Align::kRight);
   table.AddColumn("BLOCKERS");
-  for (const ReportedDomain& domain : report.domains) AddReportRows(domain, table);
+  for (const ReportedDomain& domain : report.domains) AddReportRows(domain, remembered, table);
   return out + table.Render();
+}
+
+std::string CheckLine(const CheckResult& check) {
+  return absl::StrCat(Name(check.level), " - ", check.text, " | ", check.performance_data, "\n");
 }
 
 std::string TrimPlanText(const std::vector<TrimAction>& plan) {
   TextTable table;
   table.AddColumn("DOMAIN");
   table.AddColumn("PLAN");
+  table.AddColumn("EXPECTED", Align::kRight);
+  table.AddColumn("LAST TRIM");
   for (const TrimAction& action : plan) {
     std::string text = "trim all filesystems of the guest";
+    if (action.way == TrimWay::kQemuAgent) text += ", through qemu-guest-agent";
     if (!action.error.ok()) text = absl::StrCat("cannot: ", Printable(action.error.message()));
     if (!action.blockers.empty()) text = absl::StrCat("skip: ", BlockerTexts(action.blockers));
-    table.AddRow({Printable(action.domain.name), text});
+    table.AddRow(
+        {Printable(action.domain.name), text, Size(action.expected), LastTrimText(action.last)});
   }
   return table.Render();
 }
@@ -133,18 +182,23 @@ std::string TrimText(const std::vector<TrimmedDomain>& domains) {
   TextTable table;
   table.AddColumn("DOMAIN");
   table.AddColumn("DISK");
+  table.AddColumn("WAY");
   table.AddColumn("GUEST TRIMMED", Align::kRight);
   table.AddColumn("HOST FREED", Align::kRight);
   table.AddColumn("REASONS");
   uint64_t trimmed = 0;
   int64_t freed = 0;
+  std::optional<uint64_t> expected;
   for (const TrimmedDomain& domain : domains) {
     AddTrimRows(domain, table);
+    if (domain.expected) expected = expected.value_or(0) + *domain.expected;
     trimmed += domain.trimmed;
     freed += domain.freed.value_or(0);
   }
-  return absl::StrCat("total: guests trimmed ", FormatByteSize(trimmed), ", host freed ",
-                      FormatSignedByteSize(freed), "\n\n", table.Render());
+  const std::string before =
+      expected ? absl::StrCat("expected about ", FormatByteSize(*expected), ", ") : "";
+  return absl::StrCat("total: ", before, "guests trimmed ", FormatByteSize(trimmed),
+                      ", host freed ", FormatSignedByteSize(freed), "\n\n", table.Render());
 }
 
 std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff) {

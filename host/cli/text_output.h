@@ -8,11 +8,14 @@
 #include "host/commands/agent_status.h"
 #include "host/commands/migrate.h"
 #include "host/commands/report.h"
+#include "host/commands/report_check.h"
 #include "host/commands/trim.h"
 
 namespace virt_reclaim {
 
 std::string ReportText(const Report& report);
+// "WARNING - reclaimable ... | reclaimable=..."
+std::string CheckLine(const CheckResult& check);
 std::string TrimPlanText(const std::vector<TrimAction>& plan);
 std::string TrimText(const std::vector<TrimmedDomain>& domains);
 std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff);

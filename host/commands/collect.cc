@@ -1,5 +1,7 @@
 #include "host/commands/collect.h"
 
+#include <fnmatch.h>
+
 #include <algorithm>
 #include <atomic>
 #include <thread>
@@ -8,6 +10,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
+#include "host/model/guest_disks.h"
 
 namespace virt_reclaim {
 namespace {
@@ -82,16 +85,28 @@ absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
     return all;
   }
   std::vector<DomainSummary> selected;
+  const auto select = [&](const DomainSummary& domain) {
+    const bool twice = std::any_of(selected.begin(), selected.end(),
+                                   [&](const DomainSummary& d) { return d.uuid == domain.uuid; });
+    if (!twice) selected.push_back(domain);
+  };
   for (const std::string& name : names) {
     const auto found = std::find_if(all.begin(), all.end(), [&](const DomainSummary& d) {
       return d.name == name || d.uuid == name;
     });
-    if (found == all.end()) {
-      return NoSuchDomain(name, all, hypervisor.Uri());
+    if (found != all.end()) {
+      select(*found);
+      continue;
     }
-    const bool twice = std::any_of(selected.begin(), selected.end(),
-                                   [&](const DomainSummary& d) { return d.uuid == found->uuid; });
-    if (!twice) selected.push_back(*found);
+    std::vector<DomainSummary> matching;
+    if (name.find_first_of("*?[") != std::string::npos) {
+      std::copy_if(all.begin(), all.end(), std::back_inserter(matching),
+                   [&](const auto& d) { return fnmatch(name.c_str(), d.name.c_str(), 0) == 0; });
+    }
+    if (matching.empty()) return NoSuchDomain(name, all, hypervisor.Uri());
+    std::sort(matching.begin(), matching.end(),
+              [](const auto& a, const auto& b) { return a.name < b.name; });
+    for (const DomainSummary& domain : matching) select(domain);
   }
   return selected;
 }
@@ -140,6 +155,25 @@ AgentAccess OpenAgentLocked(const Services& services, const DomainFacts& domain,
   const bool never_opened = channel.state.empty() && absl::IsDeadlineExceeded(agent.status());
   return {std::nullopt,
           never_opened ? Blocker{Reason::kAgentNotConnected, ""} : AgentBlocker(agent.status())};
+}
+
+std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts,
+                                   absl::Duration timeout, const std::stop_token& stop) {
+  AgentAccess access = OpenAgent(services, facts, timeout, stop);
+  if (!access.session) {
+    if (access.blocker->reason == Reason::kNotRunning) return std::nullopt;
+    return access.blocker;
+  }
+  auto filesystems = access.session->agent->ListFilesystems(timeout, stop);
+  if (!filesystems.ok()) return AgentBlocker(filesystems.status());
+  GuestFacts guest;
+  guest.filesystems = *std::move(filesystems);
+  const auto use = GuestUseByTarget(MatchGuestDisks(facts.live, guest), guest);
+  for (DiskFacts& disk : facts.disks) {
+    if (const auto found = use.find(disk.xml.target); found != use.end())
+      disk.guest = found->second;
+  }
+  return std::nullopt;
 }
 
 Blocker AgentBlocker(const absl::Status& status) {

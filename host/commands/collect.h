@@ -18,8 +18,9 @@
 
 namespace virt_reclaim {
 
-// The domains named by name or UUID, in the order given; all of them, by name, when `names` is
-// empty. NotFound for a name that is none.
+// The domains named by name, UUID or a pattern of names (fnmatch: * ? [...]), in the order given;
+// all of them, by name, when `names` is empty. NotFound for a name that is none, and for a pattern
+// that fits none. What is the name of a domain is no pattern.
 absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
                                                          const std::vector<std::string>& names);
 
@@ -51,6 +52,11 @@ AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, absl:
 // For a caller that holds the domain's lock.
 AgentAccess OpenAgentLocked(const Services& services, const DomainFacts& domain,
                             absl::Duration timeout, std::stop_token stop);
+
+// Asks the guest and puts what it uses of its disks into `facts`. Why not, when that is not known;
+// empty for a domain that is off, whose agent is not to blame.
+std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts,
+                                   absl::Duration timeout, const std::stop_token& stop);
 
 // The reason a failed agent call stands for.
 Blocker AgentBlocker(const absl::Status& status);

@@ -20,10 +20,19 @@ struct ProbedDisk {
   std::string detail;           // why not; printable
 };
 
-// Of each disk of `domain` that has discard='unmap'. Never fails as a whole: what cannot be told is
-// said per disk.
+struct ProbeOptions {
+  // Also disks and filesystems that something is known to keep discards from, so that it is proved.
+  bool hopeless = false;
+  // Not preallocated images: a marker that comes back has made them thinner. Measured.
+  bool spare_thick = false;
+  std::vector<std::string> targets;  // empty: every disk
+};
+
+// Of each disk of `domain` that has discard='unmap', or as `options` say. Never fails as a whole:
+// what cannot be told is said per disk.
 std::vector<ProbedDisk> ProbeDiscards(const Services& services, const DomainFacts& domain,
-                                      GuestAgent& agent, const std::stop_token& stop);
+                                      GuestAgent& agent, const ProbeOptions& options,
+                                      const std::stop_token& stop);
 
 }  // namespace virt_reclaim
 

@@ -10,6 +10,7 @@
 #include "host/commands/offline_facts.h"
 #include "host/model/image_judge.h"
 #include "host/services/migration_store.h"
+#include "host/services/state_path.h"
 
 namespace virt_reclaim {
 namespace {

@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "host/commands/migrate.h"
 #include "host/model/same_definition.h"
+#include "host/services/state_path.h"
 
 namespace virt_reclaim {
 namespace {

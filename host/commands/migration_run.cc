@@ -9,6 +9,7 @@
 #include "host/commands/collect.h"
 #include "host/model/guest_disks.h"
 #include "host/model/same_definition.h"
+#include "host/services/state_path.h"
 
 namespace virt_reclaim {
 namespace {
@@ -282,7 +283,7 @@ std::vector<ProbedDisk> MigrationRun::Probe(const std::stop_token& stop) {
   const auto facts = CollectDomain(services_, {"", uuid_, DomainState::kRunning, true});
   if (!facts.ok()) return probed_;
   AgentAccess access = OpenAgentLocked(services_, *facts, kAgentTimeout, stop);
-  if (access.session) probed_ = ProbeDiscards(services_, *facts, *access.session->agent, stop);
+  if (access.session) probed_ = ProbeDiscards(services_, *facts, *access.session->agent, {}, stop);
   return probed_;
 }
 

@@ -1,33 +1,34 @@
 #include "host/commands/report.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
+#include "base/escape.h"
 #include "base/status.h"
-#include "host/model/guest_disks.h"
+#include "host/services/trim_history.h"
 
 namespace virt_reclaim {
 namespace {
 
 constexpr size_t kAgentThreads = 8;  // they only wait; one silent guest must not hold up the others
 
-absl::StatusOr<GuestFacts> AskGuest(const Services& services, const DomainFacts& domain,
-                                    const ReportOptions& options, const std::stop_token& stop,
-                                    std::optional<Blocker>& blocker) {
-  AgentAccess access = OpenAgent(services, domain, options.agent_timeout, stop);
-  if (!access.session) {
-    // A domain that is off has no agent to blame.
-    if (access.blocker->reason != Reason::kNotRunning) blocker = access.blocker;
-    return absl::UnavailableError("");
+// The last trim, and what the images have grown by since.
+void AddHistory(const Services& services, ReportedDomain& domain) {
+  const std::vector<TrimRecord> trims =
+      TrimHistory(services.state_directory, services.hypervisor.Uri()).Read(domain.summary.uuid);
+  if (trims.empty()) return;
+  domain.last_trim = trims.back();
+  domain.since_trim = services.now() - domain.last_trim->began;
+  for (ReportedDisk& disk : domain.disks) {
+    for (const TrimRecordDisk& then : domain.last_trim->disks) {
+      const bool same = then.target == disk.facts.xml.target &&
+                        then.image == Printable(disk.facts.xml.source.path);
+      if (same && then.allocation && disk.facts.usage.allocation)
+        disk.grown_since_trim = static_cast<int64_t>(*disk.facts.usage.allocation) -
+                                static_cast<int64_t>(*then.allocation);
+    }
   }
-  GuestFacts facts;
-  auto filesystems = access.session->agent->ListFilesystems(options.agent_timeout, stop);
-  if (!filesystems.ok()) {
-    blocker = AgentBlocker(filesystems.status());
-    return filesystems.status();
-  }
-  facts.filesystems = *std::move(filesystems);
-  return facts;
 }
 
 ReportedDomain ReportDomain(const Services& services, const DomainSummary& summary,
@@ -41,15 +42,12 @@ ReportedDomain ReportDomain(const Services& services, const DomainSummary& summa
     return reported;
   }
   if (facts->disks.empty()) reported.outcome.reasons.push_back({Reason::kNoDisks, ""});
-  auto guest = AskGuest(services, *facts, options, stop, reported.agent);
-  std::map<std::string, GuestDiskUse> use;
-  if (guest.ok()) use = GuestUseByTarget(MatchGuestDisks(facts->live, *guest), *guest);
+  reported.agent = AskGuestUse(services, *facts, options.agent_timeout, stop);
   for (DiskFacts& disk : facts->disks) {
-    if (const auto found = use.find(disk.xml.target); found != use.end())
-      disk.guest = found->second;
     Assessment assessment = Assess(facts->live, disk);
-    reported.disks.push_back({std::move(disk), std::move(assessment)});
+    reported.disks.push_back({std::move(disk), std::move(assessment), std::nullopt});
   }
+  AddHistory(services, reported);
   return reported;
 }
 
@@ -76,6 +74,16 @@ ReportTotal Sum(const std::vector<ReportedDomain>& domains) {
   return total;
 }
 
+// What could come back from a domain; below everything when that is not known.
+int64_t GainOf(const ReportedDomain& domain) {
+  int64_t gain = -1;
+  for (const ReportedDisk& disk : domain.disks) {
+    if (IsOther(disk.facts.xml) || !disk.assessment.reclaimable) continue;
+    gain = std::max<int64_t>(gain, 0) + static_cast<int64_t>(*disk.assessment.reclaimable);
+  }
+  return gain;
+}
+
 }  // namespace
 
 absl::StatusOr<Report> MakeReport(const Services& services, const ReportOptions& options,
@@ -90,6 +98,9 @@ absl::StatusOr<Report> MakeReport(const Services& services, const ReportOptions&
   });
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
   report.total = Sum(report.domains);
+  std::stable_sort(
+      report.domains.begin(), report.domains.end(),
+      [](const ReportedDomain& a, const ReportedDomain& b) { return GainOf(a) > GainOf(b); });
   return report;
 }
 

@@ -12,6 +12,7 @@
 #include "host/commands/collect.h"
 #include "host/model/assessment.h"
 #include "host/model/outcome.h"
+#include "host/model/trim_record.h"
 
 namespace virt_reclaim {
 
@@ -23,6 +24,7 @@ struct ReportOptions {
 struct ReportedDisk {
   DiskFacts facts;
   Assessment assessment;
+  std::optional<int64_t> grown_since_trim;  // allocation now minus that after the last trim
 };
 
 struct ReportedDomain {
@@ -31,6 +33,8 @@ struct ReportedDomain {
   std::optional<Blocker>
       agent;        // why the guest's use is not known; empty: it is, or nobody could know (off)
   Outcome outcome;  // failed: the domain could not be examined
+  std::optional<TrimRecord> last_trim;  // absent: none is remembered
+  absl::Duration since_trim = absl::ZeroDuration();
 };
 
 // Sums over what is known; an image that several disks share counts once.
@@ -41,7 +45,7 @@ struct ReportTotal {
 };
 
 struct Report {
-  std::vector<ReportedDomain> domains;
+  std::vector<ReportedDomain> domains;  // the most to be had first
   ReportTotal total;
 };
 

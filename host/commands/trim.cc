@@ -1,237 +1,61 @@
+// Choosing the domains, and letting their trims run side by side where that does no harm.
 #include "host/commands/trim.h"
 
 #include <algorithm>
-#include <map>
-#include <set>
+#include <mutex>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/byte_size.h"
+#include "base/escape.h"
 #include "base/status.h"
+#include "host/commands/trim_domain.h"
 #include "host/model/assessment.h"
-#include "host/model/guest_disks.h"
+#include "host/services/trim_history.h"
 
 namespace virt_reclaim {
 namespace {
 
-// How long nothing may change before the storage counts as settled: a part of what the trim took,
-// because a slow store is slow to finish too.
-constexpr int kSettlePart = 20;
-constexpr absl::Duration kMinSettle = absl::Milliseconds(100);
-constexpr absl::Duration kMaxSettle = absl::Seconds(1);
-constexpr int kSettledAfter = 4;  // equal measurements in a row
-constexpr absl::Duration kSettleLimit = absl::Seconds(30);
-// After an interrupt: a guest's kernel finishes the discards that are under way, for a second and
-// more, and whoever pressed Ctrl-C does not wait for that.
-constexpr absl::Duration kInterruptedSettleLimit = absl::Milliseconds(400);
-// Less than this is filesystem bookkeeping, not space that a trim could bring back: one qcow2
-// cluster of the largest size, 8 times.
-constexpr uint64_t kWorthTrimming = 16 * kMiB;
+constexpr size_t kPlanThreads = 8;  // they only wait, for libvirt and for guests
 
-absl::StatusOr<uint64_t> Measure(const Services& services, const DomainSummary& domain,
-                                 const DiskFacts& disk) {
-  if (!disk.chain.empty()) return services.images.Allocation(disk.chain);
-  VR_ASSIGN_OR_RETURN(const Usage usage,
-                      services.hypervisor.BlockUsage(domain.uuid, disk.xml.target));
-  if (!usage.allocation) return absl::UnavailableError("the allocation is not known");
-  return *usage.allocation;
+bool IsNamed(const TrimOptions& options, const DomainSummary& domain) {
+  return std::any_of(options.domains.begin(), options.domains.end(), [&](const std::string& name) {
+    return name == domain.name || name == domain.uuid;
+  });
 }
 
-bool CanBeMeasured(const DiskFacts& disk) {
-  return !IsOther(disk.xml) && !disk.xml.source.path.empty() && disk.image_error.ok() &&
-         disk.xml.source.type != "block";
+Storages StoragesOf(const DomainFacts& facts) {
+  Storages storages;
+  for (const DiskFacts& disk : facts.disks) {
+    if (IsOther(disk.xml) || disk.xml.source.path.empty()) continue;
+    // Only the top image is punched.
+    storages.insert(disk.chain.empty() ? 0 : disk.chain.front().device);
+  }
+  return storages;
 }
 
-// Trimming one domain, step by step; each step leaves what it found in the members.
-class DomainTrim {
- public:
-  DomainTrim(const Services& services, const TrimOptions& options, const DomainSummary& domain)
-      : services_(services), options_(options), deadline_(services.now() + options.timeout) {
-    result_.domain = domain;
-    result_.outcome.asked_for = !options.domains.empty();
+// Whether an image of the domain lies on the storage that --storage names.
+absl::StatusOr<bool> LiesOnStorage(const Services& services, const TrimOptions& options,
+                                   const DomainFacts& facts) {
+  if (options.storage.empty()) return true;
+  for (const DiskFacts& disk : facts.disks) {
+    if (disk.chain.empty()) continue;
+    VR_ASSIGN_OR_RETURN(const bool lies,
+                        services.images.LiesOn(disk.chain.front(), options.storage));
+    if (lies) return true;
   }
+  return false;
+}
 
-  TrimmedDomain Run(const TrimProgress& progress, const std::stop_token& stop) {
-    auto facts = CollectDomain(services_, result_.domain);
-    if (!facts.ok()) return Fail(facts.status());
-    facts_ = *std::move(facts);
-    AgentAccess access = OpenAgent(services_, facts_, options_.agent_timeout, stop);
-    if (stop.stop_requested()) return Cancel();
-    if (!access.session) return Refuse(*access.blocker);
-    GuestAgent& agent = *access.session->agent;
-
-    auto filesystems = agent.ListFilesystems(std::min(Left(), absl::Seconds(10)), stop);
-    if (!filesystems.ok()) return stop.stop_requested() ? Cancel() : Fail(filesystems.status());
-    guest_.filesystems = *std::move(filesystems);
-    guest_to_target_ = MatchGuestDisks(facts_.live, guest_);
-
-    MeasureBefore();
-    const absl::Time begin = services_.now();
-    const absl::Status status = agent.Trim(
-        options_.guest, Left(), stop,
-        [&](const GuestTrimProgress& p) {
-          if (progress) progress(result_.domain, p);
-        },
-        result_.filesystems);
-    MeasureAfter(services_.now() - begin,
-                 stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
-    Judge(status, stop);
-    return std::move(result_);
-  }
-
- private:
-  absl::Duration Left() const {
-    return std::max(deadline_ - services_.now(), absl::Milliseconds(1));
-  }
-
-  TrimmedDomain Fail(const absl::Status& status) {
-    result_.outcome.kind = OutcomeKind::kFailed;
-    result_.outcome.error = status;
-    return std::move(result_);
-  }
-
-  TrimmedDomain Cancel() {
-    result_.outcome.kind = OutcomeKind::kCancelled;
-    return std::move(result_);
-  }
-
-  // A guest whose agent should answer and does not has failed; what was never ready for a trim is
-  // skipped.
-  TrimmedDomain Refuse(const Blocker& blocker) {
-    const bool failed =
-        blocker.reason == Reason::kAgentSilent || blocker.reason == Reason::kAgentFailed;
-    result_.outcome.kind = failed ? OutcomeKind::kFailed : OutcomeKind::kSkipped;
-    result_.outcome.asked_for |= blocker.reason == Reason::kBusy;
-    if (failed)
-      result_.outcome.error =
-          absl::UnavailableError(absl::StrCat(Sentence(blocker.reason), ": ", blocker.detail));
-    result_.outcome.reasons.push_back(blocker);
-    return std::move(result_);
-  }
-
-  void MeasureBefore() {
-    const auto use = GuestUseByTarget(guest_to_target_, guest_);
-    for (DiskFacts& disk : facts_.disks) {
-      if (IsOther(disk.xml)) continue;
-      if (const auto found = use.find(disk.xml.target); found != use.end())
-        disk.guest = found->second;
-      TrimmedDisk trimmed;
-      trimmed.target = disk.xml.target;
-      trimmed.image = disk.xml.source.path;
-      if (CanBeMeasured(disk)) {
-        if (auto before = Measure(services_, result_.domain, disk); before.ok())
-          trimmed.allocation_before = *before;
-      }
-      result_.disks.push_back(std::move(trimmed));
-    }
-  }
-
-  // Takes the allocation of every disk; true when none differs from the last time.
-  bool MeasureOnce() {
-    bool same = true;
-    for (TrimmedDisk& disk : result_.disks) {
-      if (!disk.allocation_before) continue;
-      auto now = Measure(services_, result_.domain, FactsOf(disk.target));
-      const auto value = now.ok() ? std::optional<uint64_t>(*now) : std::nullopt;
-      same = same && value == disk.allocation_after;
-      disk.allocation_after = value;
-    }
-    return same;
-  }
-
-  void MeasureAfter(absl::Duration trim_took, absl::Duration patience) {
-    const absl::Time limit = services_.now() + patience;
-    const absl::Duration quiet = std::clamp(trim_took / kSettlePart, kMinSettle, kMaxSettle);
-    MeasureOnce();
-    for (int equal = 0; equal < kSettledAfter && services_.now() < limit;) {
-      services_.sleep(quiet / kSettledAfter);
-      equal = MeasureOnce() ? equal + 1 : 0;
-    }
-    for (TrimmedDisk& disk : result_.disks) {
-      if (!disk.allocation_before || !disk.allocation_after) continue;
-      disk.freed = static_cast<int64_t>(*disk.allocation_before) -
-                   static_cast<int64_t>(*disk.allocation_after);
-      result_.freed = result_.freed.value_or(0) + *disk.freed;
-    }
-  }
-
-  const DiskFacts& FactsOf(const std::string& target) const {
-    return *std::find_if(facts_.disks.begin(), facts_.disks.end(),
-                         [&](const DiskFacts& disk) { return disk.xml.target == target; });
-  }
-
-  // What the guest trimmed, per disk. A filesystem on several disks cannot be split: it counts in
-  // the domain's sum only.
-  void AddGuestNumbers() {
-    std::map<std::string, uint64_t> by_target;
-    std::set<std::string> refused;
-    for (const GuestTrim& trim : result_.filesystems) {
-      result_.trimmed += trim.trimmed;
-      if (trim.result == GuestTrimResult::kSkipped && trim.disks.empty()) continue;
-      for (const std::string& name : trim.disks) {
-        const auto target = guest_to_target_.find(name);
-        if (target == guest_to_target_.end()) continue;
-        by_target[target->second] += trim.disks.size() == 1 ? trim.trimmed : 0;
-        if (trim.obstacle == GuestObstacle::kDiskNotSupported) refused.insert(target->second);
-      }
-    }
-    for (TrimmedDisk& disk : result_.disks) {
-      const auto found = by_target.find(disk.target);
-      if (found != by_target.end()) disk.trimmed = found->second;
-      disk.guest_not_supported = refused.contains(disk.target);
-    }
-  }
-
-  // Names why a disk that a filesystem of the guest lies on gave nothing back. True when it should
-  // have.
-  bool ExplainDisk(TrimmedDisk& disk) const {
-    if (!disk.trimmed || disk.freed.value_or(0) > 0) return false;
-    const DiskFacts& facts = FactsOf(disk.target);
-    const Assessment assessment = Assess(facts_.live, facts);
-    disk.reasons = assessment.blockers;
-    if (!disk.reasons.empty()) return true;
-    const bool worth = assessment.reclaimable.value_or(0) >= kWorthTrimming;
-    disk.reasons.push_back({worth ? Reason::kUnexplained : Reason::kNothingReclaimable, ""});
-    return worth;
-  }
-
-  void Judge(const absl::Status& status, const std::stop_token& stop) {
-    AddGuestNumbers();
-    bool should_have = false;
-    for (TrimmedDisk& disk : result_.disks) should_have |= ExplainDisk(disk);
-    const auto failed = std::find_if(result_.filesystems.begin(), result_.filesystems.end(),
-                                     [](const GuestTrim& trim) {
-                                       return trim.result == GuestTrimResult::kFailed &&
-                                              !BlockerOf(trim.obstacle, trim.obstacle_device);
-                                     });
-    if (stop.stop_requested()) {
-      result_.outcome.kind = OutcomeKind::kCancelled;
-    } else if (!status.ok()) {
-      result_.outcome.kind = OutcomeKind::kFailed;
-      result_.outcome.error = status;
-    } else if (failed != result_.filesystems.end()) {
-      result_.outcome.kind = OutcomeKind::kFailed;
-      result_.outcome.error = absl::InternalError(absl::StrCat(
-          "trim of '", failed->mount_point,
-          "' in the guest: ", failed->error_name.empty() ? "failed" : failed->error_name));
-    } else {
-      result_.outcome.nothing_freed = should_have && result_.freed.value_or(0) <= 0;
-    }
-  }
-
-  const Services& services_;
-  const TrimOptions& options_;
-  absl::Time deadline_;
-  DomainFacts facts_;
-  GuestFacts guest_;
-  std::map<std::string, std::string> guest_to_target_;
-  TrimmedDomain result_;
-};
-
-TrimAction PlanDomain(const Services& services, const DomainSummary& domain) {
+// Empty when --storage leaves the domain out.
+absl::StatusOr<std::optional<TrimAction>> PlanDomain(const Services& services,
+                                                     const TrimOptions& options,
+                                                     const DomainSummary& domain,
+                                                     const std::stop_token& stop) {
   TrimAction action;
   action.domain = domain;
+  action.asked_for = IsNamed(options, domain);
   if (domain.state != DomainState::kRunning) {
+    if (!options.storage.empty()) return std::nullopt;
     action.blockers.push_back(*AgentObstacle({domain, {}, {}}));
     return action;
   }
@@ -240,6 +64,9 @@ TrimAction PlanDomain(const Services& services, const DomainSummary& domain) {
     action.error = facts.status();
     return action;
   }
+  VR_ASSIGN_OR_RETURN(const bool chosen, LiesOnStorage(services, options, *facts));
+  if (!chosen) return std::nullopt;
+  action.storages = StoragesOf(*facts);
   if (facts->disks.empty()) action.blockers.push_back({Reason::kNoDisks, ""});
   auto activity = services.hypervisor.Activity(domain.uuid, facts->live);
   if (!activity.ok()) {
@@ -247,9 +74,93 @@ TrimAction PlanDomain(const Services& services, const DomainSummary& domain) {
     return action;
   }
   action.blockers.insert(action.blockers.end(), activity->begin(), activity->end());
-  if (auto obstacle = AgentObstacle(*facts)) action.blockers.push_back(*std::move(obstacle));
+  WayChoice choice = ChooseWay(*facts, options.way, options.guest);
+  action.way = choice.way;
+  if (choice.blocker) action.blockers.push_back(*std::move(choice.blocker));
+  const std::vector<TrimRecord> trims =
+      TrimHistory(services.state_directory, services.hypervisor.Uri()).Read(domain.uuid);
+  if (!trims.empty()) action.last = trims.back();
+  if (!options.estimate || !action.blockers.empty() || action.way != TrimWay::kAgent) return action;
+  // An agent that does not answer is the trim's to report.
+  AskGuestUse(services, *facts, options.agent_timeout, stop);
+  action.expected = ExpectedOf(*facts);
+  if (auto blocker = BelowThreshold(*facts, options))
+    action.blockers.push_back(*std::move(blocker));
   return action;
 }
+
+// The trims of one call: what they share, for any thread.
+class TrimRun {
+ public:
+  TrimRun(const Services& services, const TrimOptions& options, const TrimProgress& progress,
+          const std::stop_token& stop)
+      : services_(services),
+        options_(options),
+        progress_(progress),
+        stop_(stop),
+        costs_(services.images) {
+    const absl::Time now = services.now();
+    if (options.max_duration) end_ = now + *options.max_duration;
+    if (options.window && IsOpen(*options.window, now, absl::LocalTimeZone()))
+      end_ = std::min(end_, EndOf(*options.window, now, absl::LocalTimeZone()));
+  }
+
+  TrimmedDomain Run(const TrimAction& action) {
+    TrimmedDomain result;
+    result.domain = action.domain;
+    result.outcome.asked_for = action.asked_for;
+    if (!action.error.ok()) {
+      result.outcome.kind = OutcomeKind::kFailed;
+      result.outcome.error = action.error;
+    } else if (!action.blockers.empty()) {
+      result.outcome.kind = OutcomeKind::kSkipped;
+      result.outcome.reasons = action.blockers;
+    } else if (stop_.stop_requested()) {
+      result.outcome.kind = OutcomeKind::kCancelled;
+    } else if (auto reason = WhyNotBegun(action)) {
+      result.outcome.kind = OutcomeKind::kSkipped;
+      // Nobody chose to leave it out: the status of the whole is to show it.
+      result.outcome.asked_for |= reason->reason == Reason::kStorageStopped;
+      result.outcome.reasons.push_back(*std::move(reason));
+    } else {
+      result = TrimDomain(services_, options_, action, end_, costs_, progress_, stop_);
+      if (result.trouble) Stop(action);
+    }
+    return result;
+  }
+
+ private:
+  std::optional<Blocker> WhyNotBegun(const TrimAction& action) {
+    {
+      const std::lock_guard lock(mutex_);
+      for (const uint64_t storage : action.storages) {
+        const auto found = in_trouble_.find(storage);
+        if (found != in_trouble_.end())
+          return Blocker{Reason::kStorageStopped, absl::StrCat("domain ", found->second)};
+      }
+    }
+    const absl::Time now = services_.now();
+    if (options_.window && !IsOpen(*options_.window, now, absl::LocalTimeZone()))
+      return Blocker{Reason::kOutsideWindow, ""};
+    if (now >= end_) return Blocker{Reason::kTimeOver, ""};
+    return std::nullopt;
+  }
+
+  void Stop(const TrimAction& action) {
+    const std::lock_guard lock(mutex_);
+    for (const uint64_t storage : action.storages)
+      in_trouble_.try_emplace(storage, Printable(action.domain.name));
+  }
+
+  const Services& services_;
+  const TrimOptions& options_;
+  const TrimProgress& progress_;
+  const std::stop_token& stop_;
+  PunchCosts costs_;
+  absl::Time end_ = absl::InfiniteFuture();
+  std::mutex mutex_;
+  std::map<uint64_t, std::string> in_trouble_;  // storage, and the domain that met it
+};
 
 }  // namespace
 
@@ -258,10 +169,15 @@ absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
                                                  const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
                       SelectDomains(services.hypervisor, options.domains));
+  std::vector<absl::StatusOr<std::optional<TrimAction>>> actions(selected.size());
+  ForEachInParallel(selected.size(), kPlanThreads, [&](size_t i) {
+    if (!stop.stop_requested()) actions[i] = PlanDomain(services, options, selected[i], stop);
+  });
+  if (stop.stop_requested()) return absl::CancelledError("interrupted");
   std::vector<TrimAction> plan;
-  for (const DomainSummary& domain : selected) {
-    if (stop.stop_requested()) return absl::CancelledError("interrupted");
-    plan.push_back(PlanDomain(services, domain));
+  for (auto& action : actions) {
+    VR_RETURN_IF_ERROR(action.status());
+    if (*action) plan.push_back(**std::move(action));
   }
   return plan;
 }
@@ -269,24 +185,11 @@ absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
 std::vector<TrimmedDomain> ExecuteTrim(const Services& services, const TrimOptions& options,
                                        const std::vector<TrimAction>& plan,
                                        const TrimProgress& progress, const std::stop_token& stop) {
-  std::vector<TrimmedDomain> results;
-  for (const TrimAction& action : plan) {
-    TrimmedDomain result;
-    result.domain = action.domain;
-    result.outcome.asked_for = !options.domains.empty();
-    if (!action.error.ok()) {
-      result.outcome.kind = OutcomeKind::kFailed;
-      result.outcome.error = action.error;
-    } else if (!action.blockers.empty()) {
-      result.outcome.kind = OutcomeKind::kSkipped;
-      result.outcome.reasons = action.blockers;
-    } else if (stop.stop_requested()) {
-      result.outcome.kind = OutcomeKind::kCancelled;
-    } else {
-      result = DomainTrim(services, options, action.domain).Run(progress, stop);
-    }
-    results.push_back(std::move(result));
-  }
+  std::vector<Storages> storages;
+  for (const TrimAction& action : plan) storages.push_back(action.storages);
+  std::vector<TrimmedDomain> results(plan.size());
+  TrimRun run(services, options, progress, stop);
+  RunPerStorage(storages, options.per_storage, [&](size_t i) { results[i] = run.Run(plan[i]); });
   return results;
 }
 

@@ -18,7 +18,13 @@
 
 #include "absl/status/statusor.h"
 #include "host/commands/collect.h"
+#include "host/commands/trim_schedule.h"
+#include "host/commands/trim_way.h"
+#include "host/model/daily_window.h"
 #include "host/model/outcome.h"
+#include "host/model/threshold.h"
+#include "host/model/trim_pace.h"
+#include "host/model/trim_record.h"
 
 namespace virt_reclaim {
 
@@ -27,13 +33,30 @@ struct TrimOptions {
   GuestTrimOptions guest;
   absl::Duration timeout = absl::Minutes(30);  // wall clock, per domain
   absl::Duration agent_timeout = absl::Seconds(2);
+  std::optional<TrimWay> way;  // empty: the agent, else qemu-guest-agent
+  std::string storage;         // only domains with an image there (ImageStore::LiesOn)
+  // How much must be reclaimable in a domain, by estimate; percent: of the capacity of its disks.
+  std::optional<Threshold> threshold;
+  std::optional<uint64_t> min_freed;  // bytes that the guest must have freed since its last trim
+  size_t per_storage = 1;             // trims at once on one storage
+  std::optional<DailyWindow> window;  // local time
+  // Chunk and pauses by what a punch costs; else those of `guest` as they are.
+  bool paced = true;
+  bool gentle = false;                         // with `paced`: no other I/O is to notice
+  std::optional<absl::Duration> max_duration;  // of all trims together
+  bool estimate = false;                       // the plan asks the guests what is to be had
 };
 
 // The plan for one domain: trim it, or why not.
 struct TrimAction {
   DomainSummary domain;
-  std::vector<Blocker> blockers;  // not empty: the domain is skipped
-  absl::Status error;             // not OK: it could not be examined
+  bool asked_for = false;      // named, not only matched
+  std::optional<TrimWay> way;  // as planned; may turn out to be another
+  Storages storages;
+  std::optional<uint64_t> expected;  // estimate; absent: not known
+  std::optional<TrimRecord> last;    // its last trim; absent: none is remembered
+  std::vector<Blocker> blockers;     // not empty: the domain is skipped
+  absl::Status error;                // not OK: it could not be examined
 };
 
 struct TrimmedDisk {
@@ -52,8 +75,15 @@ struct TrimmedDomain {
   Outcome outcome;
   std::vector<TrimmedDisk> disks;
   std::vector<GuestTrim> filesystems;
+  std::optional<uint64_t> expected;  // estimate of before; absent: not known
   uint64_t trimmed = 0;
   std::optional<int64_t> freed;
+  absl::Duration took = absl::ZeroDuration();
+  absl::Status remembered;                   // not OK: the history could not be written
+  std::optional<TrimWay> way;                // absent: no agent was asked
+  std::optional<absl::Duration> punch_cost;  // per MiB, of its slowest storage; absent: not known
+  std::optional<TrimPace> pace;              // absent: not paced
+  bool trouble = false;  // an I/O error, or the domain was paused: the storage is to be left alone
 };
 
 using TrimProgress = std::function<void(const DomainSummary&, const GuestTrimProgress&)>;
@@ -62,8 +92,9 @@ absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
                                                  const TrimOptions& options,
                                                  const std::stop_token& stop);
 
-// One domain after the other; a bad one is an outcome, not an end. After a stop request the rest is
-// cancelled.
+// Domains on different storages side by side, never more than `per_storage` on one; a bad one is an
+// outcome, not an end, but one that meets trouble stops its storages. After a stop request the rest
+// is cancelled. `progress` may be called from several threads. Results are in the order of `plan`.
 std::vector<TrimmedDomain> ExecuteTrim(const Services& services, const TrimOptions& options,
                                        const std::vector<TrimAction>& plan,
                                        const TrimProgress& progress, const std::stop_token& stop);

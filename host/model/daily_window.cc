@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/civil_time.h"
 #include "base/escape.h"
 
 namespace virt_reclaim {
@@ -46,6 +47,15 @@ bool IsOpen(const DailyWindow& window, absl::Time now, absl::TimeZone zone) {
   const int minute = civil.hour() * 60 + civil.minute();
   if (window.begin < window.end) return window.begin <= minute && minute < window.end;
   return window.begin <= minute || minute < window.end;
+}
+
+absl::Time EndOf(const DailyWindow& window, absl::Time now, absl::TimeZone zone) {
+  const absl::CivilSecond civil = zone.At(now).cs;
+  // Civil time, not 24 hours: a night with a change of clocks has more or fewer.
+  const absl::CivilDay day(civil);
+  const bool tomorrow =
+      window.begin >= window.end && civil.hour() * 60 + civil.minute() >= window.end;
+  return absl::FromCivil(absl::CivilMinute(tomorrow ? day + 1 : day) + window.end, zone);
 }
 
 }  // namespace virt_reclaim

@@ -45,6 +45,7 @@ struct ImageFile {
   // Of a qcow2 image whose header could be read; else 0.
   uint64_t granularity = 0;  // smallest run of bytes that can come free
   uint32_t internal_snapshots = 0;
+  bool external_data = false;  // the guest's data is in a file of its own, which is not in `usage`
 };
 
 // What an image says of itself, read from its first bytes.
@@ -61,6 +62,33 @@ struct ImageHeader {
   bool unknown_features = false;
 };
 
+// A block device of the host, from its sysfs. Sizes in bytes.
+struct HostDevice {
+  std::string name;              // kernel name: "dm-3"
+  std::string dm_name, dm_uuid;  // of device-mapper ones; the UUID begins with the target's name
+  std::vector<std::string> parents;  // what it lies on
+  std::optional<uint64_t> discard_max;
+  uint64_t discard_granularity = 0;
+};
+
+// What QEMU itself says of a disk's device; only when the user let us ask.
+struct QemuDevice {
+  std::optional<bool> discards;  // whether it takes them
+  std::string unknown;           // why that is not known; printable
+};
+
+// What lies below an image on the host, as far as discards are concerned.
+struct ImageStorage {
+  std::string filesystem;           // its type, "ext4"; empty: none, or not known
+  std::string nfs_version;          // "4.1"; empty: it is not NFS, or not known
+  std::optional<bool> punches;      // whether a hole could be punched beside the image
+  std::vector<HostDevice> devices;  // image on a block device: that one, then what it lies on
+  std::string unknown;              // why the rest is not known; printable
+};
+
+// proto: BlockDeviceKind
+enum class GuestDeviceKind { kUnknown, kDisk, kPartition, kDmCrypt, kLvm, kDmOther, kMd, kLoop };
+
 // What the guest's kernel says of one of its block devices (proto: BlockDevice). The guest's word:
 // bounded and printable, but not believed.
 struct GuestDevice {
@@ -71,6 +99,11 @@ struct GuestDevice {
   std::optional<uint64_t> discard_max;
   std::string serial, wwid, bus_path, scsi_address;
   uint32_t ata_port = 0;  // of its controller, from 1; 0: none
+  GuestDeviceKind kind = GuestDeviceKind::kUnknown;
+  uint64_t discard_granularity = 0;  // bytes
+  std::string dm_name, dm_uuid;
+  std::string md_level;      // "raid1"
+  std::string backing_file;  // of a loop device
 };
 
 // Why the guest cannot trim a filesystem (proto: TrimObstacle).
@@ -93,9 +126,11 @@ struct GuestFilesystem {
   std::string source, type, uuid;
   std::vector<std::string> mount_points;
   uint64_t size = 0, used = 0, free = 0;
+  std::optional<uint64_t> freed_since_trim;  // about; absent: not known
   std::vector<GuestDevice> devices;
   GuestObstacle obstacle = GuestObstacle::kUnknown;
   std::string obstacle_device;
+  std::optional<bool> discard_option;  // mounted with 'discard' or 'nodiscard'; empty: neither said
 };
 
 struct GuestFacts {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -10,6 +11,10 @@
 
 namespace virt_reclaim {
 namespace {
+
+// More than any guest has; one can make up a hundred thousand, and each is compared with each of
+// ours.
+constexpr size_t kMaxGuestDisks = 4096;
 
 // The "0000:00:05.0" components of a sysfs path, from the root complex down.
 std::vector<std::string> PciChain(absl::string_view bus_path) {
@@ -129,9 +134,12 @@ std::vector<std::string> DisksOf(const GuestFilesystem& filesystem) {
 std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
                                                    const GuestFacts& guest) {
   std::map<std::string, std::string> matches;
+  std::set<absl::string_view> seen;
   for (const GuestFilesystem& filesystem : guest.filesystems) {
     for (const GuestDevice& device : filesystem.devices) {
       if (!device.is_disk || matches.contains(device.name)) continue;
+      if (seen.size() >= kMaxGuestDisks) return matches;
+      seen.insert(device.name);
       for (const xml::Disk& disk : domain.disks) {
         if (MatchesPci(domain, disk, device) || MatchesScsi(domain, disk, device) ||
             MatchesAta(domain, disk, device) || MatchesSerial(disk, device)) {

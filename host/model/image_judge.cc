@@ -7,9 +7,6 @@
 namespace virt_reclaim {
 namespace {
 
-// QEMU's default. A guest seldom frees much in larger runs.
-constexpr uint64_t kUsualCluster = 64 * kKiB;
-
 // A worn image comes near its capacity, but a filesystem always leaves something it has never
 // written.
 bool IsThick(const DiskFacts& disk) {
@@ -68,7 +65,7 @@ std::vector<Blocker> JudgeForSparsify(const ImageHeader& image, std::optional<ui
   if (image.internal_snapshots > 0)
     add(Reason::kInternalSnapshots, absl::StrCat(image.internal_snapshots));
   if (image.backing) add(Reason::kOverlay, "");
-  if (image.external_data) add(Reason::kExternalData, "");
+  if (image.external_data) add(Reason::kExternalDataFile, "");
   if (image.encrypted) add(Reason::kEncryptedImage, "");
   if (image.needs_check) add(Reason::kImageNeedsCheck, "");
   if (image.bitmaps && !with_bitmaps) add(Reason::kPersistentBitmaps, "");

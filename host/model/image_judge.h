@@ -2,13 +2,18 @@
 #ifndef VIRT_RECLAIM_HOST_MODEL_IMAGE_JUDGE_H_
 #define VIRT_RECLAIM_HOST_MODEL_IMAGE_JUDGE_H_
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
+#include "base/byte_size.h"
 #include "host/model/facts.h"
 #include "host/model/reason.h"
 
 namespace virt_reclaim {
+
+// QEMU's default, and LVM's for a thin pool. A guest seldom frees much in larger runs.
+inline constexpr uint64_t kUsualCluster = 64 * kKiB;
 
 struct ImageJudgement {
   std::optional<Blocker> refusal;  // the disk stays as it is

@@ -7,54 +7,70 @@ namespace virt_reclaim {
 namespace {
 
 constexpr std::array kReasons = std::to_array<ReasonText>({
-    {Reason::kNotRunning, "not-running", "the domain is not running"},
-    {Reason::kPaused, "paused", "the domain is paused"},
+    {Reason::kNotRunning, "not-running", "the domain is not running", InChain::kUnknown},
+    {Reason::kPaused, "paused", "the domain is paused", InChain::kUnknown},
     {Reason::kJobActive, "job-active",
      "libvirt is busy with the domain (backup, save, dump or migration)"},
     {Reason::kBlockJob, "block-job", "a block job runs on a disk of the domain"},
     {Reason::kFrozen, "frozen", "the guest's filesystems are frozen"},
-    {Reason::kNoPort, "no-port", "the domain has no channel for the agent"},
+    {Reason::kNoPort, "no-port", "the domain has no channel for the agent", InChain::kUnknown},
     {Reason::kNoController, "no-controller",
      "the domain has no virtio-serial controller, and one cannot be hot-plugged: it needs a power "
-     "cycle"},
+     "cycle",
+     InChain::kUnknown},
     {Reason::kAgentNotConnected, "agent-not-connected",
-     "no agent has opened the channel in the guest"},
-    {Reason::kAgentSilent, "agent-silent", "the agent did not answer in time"},
-    {Reason::kAgentFailed, "agent-failed", "the call to the agent failed"},
-    {Reason::kBusy, "busy", "another program is using the domain's channel"},
+     "no agent has opened the channel in the guest", InChain::kUnknown},
+    {Reason::kAgentSilent, "agent-silent", "the agent did not answer in time", InChain::kUnknown},
+    {Reason::kAgentFailed, "agent-failed", "the call to the agent failed", InChain::kUnknown},
+    {Reason::kBusy, "busy", "another program is using the domain's channel", InChain::kUnknown},
     {Reason::kTransient, "transient", "the domain has no persistent definition to change"},
     {Reason::kManagedSave, "managed-save",
      "the domain has a managed save image, which would bring the old machine back"},
     {Reason::kManaged, "managed", "another manager writes the domain's XML anew at each start"},
     {Reason::kNoDisks, "no-disks", "the domain has no disks"},
-    {Reason::kDiscardIgnored, "discard-ignored", "the disk's driver has no discard='unmap'"},
+    {Reason::kDiscardIgnored, "discard-ignored", "the disk's driver has no discard='unmap'",
+     InChain::kCulprit},
     {Reason::kMachineTooOld, "machine-too-old",
-     "virtio-blk passes discards only from machine type 4.0 on"},
+     "virtio-blk passes discards only from machine type 4.0 on", InChain::kCulprit},
     {Reason::kMachineUnknown, "machine-unknown",
-     "it is not known whether this machine type passes discards"},
-    {Reason::kBusDropsDiscard, "bus-drops-discard", "this kind of disk drops discards"},
+     "it is not known whether this machine type passes discards", InChain::kUnknown},
+    {Reason::kBusDropsDiscard, "bus-drops-discard", "this kind of disk drops discards",
+     InChain::kCulprit},
     {Reason::kGuestNotSupported, "guest-not-supported",
-     "the guest's kernel says that the disk takes no discards"},
-    {Reason::kDmCrypt, "dm-crypt", "dm-crypt in the guest drops discards (no allow-discards)"},
-    {Reason::kGuestLayer, "guest-layer", "a device-mapper or md layer in the guest drops discards"},
+     "the guest's kernel says that the disk takes no discards", InChain::kCulprit},
+    {Reason::kDmCrypt, "dm-crypt", "dm-crypt in the guest drops discards (no allow-discards)",
+     InChain::kCulprit},
+    {Reason::kGuestLayer, "guest-layer", "a device-mapper or md layer in the guest drops discards",
+     InChain::kCulprit},
     {Reason::kFilesystemNotSupported, "filesystem-not-supported",
-     "the guest's filesystem cannot be trimmed"},
-    {Reason::kReadOnly, "read-only", "the disk is read-only"},
+     "the guest's filesystem cannot be trimmed", InChain::kCulprit},
+    {Reason::kLoopDevice, "loop-device",
+     "the filesystem lies in a file of the guest: that file's filesystem must be trimmed, too",
+     InChain::kCulprit},
+    {Reason::kImageFormat, "image-format", "QEMU drops discards of images of this format",
+     InChain::kCulprit},
+    {Reason::kExternalDataFile, "external-data-file",
+     "the image keeps the guest's data in a file of its own, which is not looked at",
+     InChain::kUnknown},
+    {Reason::kDeviceDiscardOff, "device-discard-off",
+     "QEMU's device takes no discards, though its machine type would let it", InChain::kCulprit},
+    {Reason::kReadOnly, "read-only", "the disk is read-only", InChain::kCulprit},
     {Reason::kNotADisk, "not-a-disk",
-     "the device is no disk (cdrom, floppy or a passed-through LUN)"},
-    {Reason::kNoMedium, "no-medium", "the disk has no image"},
+     "the device is no disk (cdrom, floppy or a passed-through LUN)", InChain::kCulprit},
+    {Reason::kNoMedium, "no-medium", "the disk has no image", InChain::kUnknown},
     {Reason::kNoLocalImage, "no-local-image",
-     "the image is not a local file, so libvirt's word is all there is"},
-    {Reason::kImageMissing, "image-missing", "the image does not exist"},
-    {Reason::kImageUnreadable, "image-unreadable", "the image cannot be examined"},
+     "the image is not a local file, so libvirt's word is all there is", InChain::kUnknown},
+    {Reason::kImageMissing, "image-missing", "the image does not exist", InChain::kUnknown},
+    {Reason::kImageUnreadable, "image-unreadable", "the image cannot be examined",
+     InChain::kUnknown},
     {Reason::kBlockDevice, "block-device",
-     "the image is a block device, whose allocation the host does not tell"},
+     "the image is a block device, whose allocation the host does not tell", InChain::kRemark},
     {Reason::kRewriteRefused, "rewrite-refused", "the XML cannot be edited safely"},
     {Reason::kNothingReclaimable, "nothing-reclaimable", "there was nothing left to give back"},
     {Reason::kUnexplained, "unexplained",
      "trimmed, but the host got nothing back and no reason is known"},
     {Reason::kPowerCyclePending, "power-cycle-pending",
-     "the definition is changed already; shut the domain down and start it"},
+     "the definition is changed already; shut the domain down and start it", InChain::kCulprit},
     {Reason::kRunning, "running",
      "the domain is running, and only those that are off were asked for"},
     {Reason::kNotMigrated, "not-migrated", "it has no migration to go on with or to undo"},
@@ -75,23 +91,28 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
     {Reason::kFstrimTimer, "fstrim-timer",
      "the guest trims by a timer of its own, too (fstrim.timer)"},
     {Reason::kMountedNodiscard, "mounted-nodiscard",
-     "a filesystem of the guest is mounted with nodiscard: only trims give its space back"},
+     "a filesystem of the guest is mounted with nodiscard: only trims give its space back",
+     InChain::kRemark},
     {Reason::kCheckpoints, "checkpoints",
-     "it has checkpoints: what is trimmed counts as changed for the next incremental backup"},
+     "it has checkpoints: what is trimmed counts as changed for the next incremental backup",
+     InChain::kRemark},
     {Reason::kDefinitionPending, "definition-pending",
-     "the running domain works under another definition than the saved one"},
+     "the running domain works under another definition than the saved one", InChain::kRemark},
     {Reason::kThickImage, "thick-image",
-     "the image occupies all of its capacity, as a preallocated one does: trims would thin it"},
+     "the image occupies all of its capacity, as a preallocated one does: trims would thin it",
+     InChain::kRemark},
     {Reason::kStorageCannotPunch, "storage-cannot-punch",
-     "the host's storage cannot punch holes, so that nothing would come free"},
+     "the host's storage cannot punch holes, so that nothing would come free", InChain::kCulprit},
     {Reason::kInternalSnapshots, "internal-snapshots",
-     "the image has internal snapshots, which keep what the guest frees"},
+     "the image has internal snapshots, which keep what the guest frees", InChain::kCulprit},
     {Reason::kOverlay, "overlay",
-     "the image is an overlay: what lies in the images below it stays there"},
+     "the image is an overlay: what lies in the images below it stays there", InChain::kCulprit},
     {Reason::kLargeClusters, "large-clusters",
-     "the image's clusters are large, and only whole ones come free"},
+     "the image's clusters, or its thin pool's chunks, are large, and only whole ones come free",
+     InChain::kRemark},
     {Reason::kQcow2OnBlockDevice, "qcow2-on-block-device",
-     "the image is qcow2 on a block device: its end may move up as freed clusters are used anew"},
+     "the image is qcow2 on a block device: its end may move up as freed clusters are used anew",
+     InChain::kRemark},
     {Reason::kImageInUse, "image-in-use", "somebody uses the image"},
     {Reason::kImageRefused, "image-refused", "the image is left alone"},
     {Reason::kSharedExtents, "shared-extents",
@@ -101,7 +122,6 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      "compressed by the filesystem: a hole there would free nothing"},
     {Reason::kFormatNotSupported, "format-not-supported",
      "images of this format give nothing back"},
-    {Reason::kExternalData, "external-data", "the image keeps the guest's data in another file"},
     {Reason::kEncryptedImage, "encrypted-image", "the image is encrypted"},
     {Reason::kImageNeedsCheck, "image-needs-check",
      "the image is marked as dirty or corrupt: 'qemu-img check' says more"},
@@ -112,24 +132,52 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
     {Reason::kShareable, "shareable", "several domains may write to the disk at once"},
     {Reason::kFilesystemRefused, "filesystem-refused",
      "what is free in a filesystem cannot be trusted, so it is left alone"},
-    {Reason::kBelowThreshold, "below-threshold", "less would come free than was asked for"},
     {Reason::kToolMissing, "tool-missing", "a program that is needed for it is not installed"},
     {Reason::kDiscardNotProved, "discard-not-proved",
-     "a marker was written, deleted and trimmed in the guest, and the host did not get it back"},
+     "a marker was written, deleted and trimmed in the guest, and the host did not get it back",
+     InChain::kCulprit},
+    {Reason::kQemuAgentTrimsAll, "qemu-agent-trims-all",
+     "qemu-guest-agent trims every filesystem of a guest, not only those that were named"},
+    {Reason::kBelowThreshold, "below-threshold", "less could come back than was asked for"},
+    {Reason::kStorageStopped, "storage-stopped",
+     "not begun: a trim on the same storage met an I/O error"},
+    {Reason::kTimeOver, "time-over", "the time for all trims is over"},
+    {Reason::kTrimRemembered, "trim-remembered",
+     "ext4 remembers that it trimmed this before, and does not hand it down again until it is "
+     "mounted anew"},
+    {Reason::kIoError, "io-error",
+     "a disk of the domain met an I/O error on the host during the trim"},
+    {Reason::kStorageFull, "storage-full",
+     "the storage is nearly full, and the trim itself takes up more of it"},
 });
 
 constexpr bool InEnumOrder() {
   for (size_t i = 0; i < kReasons.size(); ++i) {
     if (static_cast<size_t>(kReasons[i].reason) != i) return false;
   }
-  return kReasons.size() == static_cast<size_t>(Reason::kDiscardNotProved) + 1;
+  return kReasons.size() == static_cast<size_t>(Reason::kStorageFull) + 1;
 }
 static_assert(InEnumOrder());
 
 }  // namespace
 
+absl::string_view Name(InChain in_chain) {
+  switch (in_chain) {
+    case InChain::kNever:
+      return "never";
+    case InChain::kCulprit:
+      return "culprit";
+    case InChain::kUnknown:
+      return "unknown";
+    case InChain::kRemark:
+      return "remark";
+  }
+  return "never";
+}
+
 std::span<const ReasonText> AllReasons() { return kReasons; }
 absl::string_view Code(Reason reason) { return kReasons[static_cast<size_t>(reason)].code; }
+InChain InChainOf(Reason reason) { return kReasons[static_cast<size_t>(reason)].in_chain; }
 absl::string_view Sentence(Reason reason) { return kReasons[static_cast<size_t>(reason)].sentence; }
 
 }  // namespace virt_reclaim

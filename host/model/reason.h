@@ -1,6 +1,8 @@
 // Reason codes: why something cannot be done, or was not. Each has a stable code (for --json,
 // scripts and the section of docs/reason-codes.md and the man page of the same name) and one
-// sentence. Codes are only ever added.
+// sentence. Codes are only ever added. The table in reason.cc is the only one: `explain --codes`
+// prints it, the table of docs/reason-codes.md is checked against it (tests/lint/check_docs.py),
+// and the tests of explain go through it.
 #ifndef VIRT_RECLAIM_HOST_MODEL_REASON_H_
 #define VIRT_RECLAIM_HOST_MODEL_REASON_H_
 
@@ -38,6 +40,10 @@ enum class Reason {
   kDmCrypt,
   kGuestLayer,
   kFilesystemNotSupported,
+  kLoopDevice,
+  kImageFormat,
+  kExternalDataFile,
+  kDeviceDiscardOff,
   // A disk that has nothing to give, or nothing that can be measured.
   kReadOnly,
   kNotADisk,
@@ -83,29 +89,48 @@ enum class Reason {
   kCompressedExtents,
   // ... by sparsify.
   kFormatNotSupported,
-  kExternalData,
   kEncryptedImage,
   kImageNeedsCheck,
   kPersistentBitmaps,
   kImageBacksOthers,
   kShareable,
   kFilesystemRefused,
-  kBelowThreshold,
   kToolMissing,
   // After its power cycle.
   kDiscardNotProved,
+  // A trim that is not begun, or cut short.
+  kQemuAgentTrimsAll,
+  kBelowThreshold,
+  kStorageStopped,
+  kTimeOver,
+  // After a trim.
+  kTrimRemembered,
+  // What ends a trim by itself.
+  kIoError,
+  kStorageFull,
 };
+
+// What a reason says of a layer of the discard chain (discard_chain.h).
+enum class InChain {
+  kNever,    // it is about something else
+  kCulprit,  // why the layer drops discards, or lets only a part through
+  kUnknown,  // why the layer is not known
+  kRemark,   // what to know of the layer, though nothing is wrong with it
+};
+absl::string_view Name(InChain in_chain);  // "culprit"
 
 struct ReasonText {
   Reason reason;
   absl::string_view code;      // "discard-ignored"
   absl::string_view sentence;  // lower case, no full stop
+  InChain in_chain = InChain::kNever;
 };
 
 // Every reason, in the order of the enum.
 std::span<const ReasonText> AllReasons();
 absl::string_view Code(Reason reason);
 absl::string_view Sentence(Reason reason);
+InChain InChainOf(Reason reason);
 
 // One reason found, with what it was found on.
 struct Blocker {

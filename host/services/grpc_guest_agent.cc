@@ -13,6 +13,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/services/guest_agent.h"
+#include "host/services/guest_filesystems_proto.h"
 #include "host/services/guest_preflight_proto.h"
 #include "proto/link/bridge.h"
 #include "virt_reclaim/agent/v1/agent.grpc.pb.h"
@@ -25,12 +26,11 @@ namespace v1 = virt_reclaim::agent::v1;
 constexpr int kMaxMessageBytes = 1 << 20;          // the contract's limit (agent.proto)
 constexpr size_t kMemoryQuota = size_t{16} << 20;  // gRPC's own buffers for one guest
 constexpr int kMaxMetadataBytes = 8192;
-constexpr int kMaxFilesystems =
-    4096;  // the contract's limits again: the guest may not keep to them
-constexpr int kMaxPerFilesystem = 64;
+// The contract's limits again: the guest may not keep to them.
+constexpr int kMaxDisksOfTrim = 64;
 constexpr size_t kMaxNameBytes = 256;
 constexpr size_t kMaxEvents = 100000;  // of one Trim: 10 a second for hours
-constexpr size_t kMaxFinished = 2 * kMaxFilesystems;
+constexpr size_t kMaxFinished = 2 * kMaxGuestFilesystems;
 // Of one session: all of the above at once. gRPC's header parser takes quadratic time for one
 // endless string, so that without this cap a call could end seconds after its deadline.
 constexpr uint64_t kMaxSessionBytes = uint64_t{8} << 20;
@@ -63,35 +63,6 @@ void ToProto(absl::Duration duration, google::protobuf::Duration* out) {
   out->set_nanos(static_cast<int32_t>(nanoseconds % 1000000000));
 }
 
-GuestObstacle FromProto(v1::TrimObstacle obstacle) {
-  switch (obstacle) {
-    case v1::TRIM_OBSTACLE_NONE:
-      return GuestObstacle::kNone;
-    case v1::TRIM_OBSTACLE_READ_ONLY:
-      return GuestObstacle::kReadOnly;
-    case v1::TRIM_OBSTACLE_NO_DEVICE:
-      return GuestObstacle::kNoDevice;
-    case v1::TRIM_OBSTACLE_NETWORK:
-      return GuestObstacle::kNetwork;
-    case v1::TRIM_OBSTACLE_LOOP:
-      return GuestObstacle::kLoop;
-    case v1::TRIM_OBSTACLE_AUTOFS:
-      return GuestObstacle::kAutofs;
-    case v1::TRIM_OBSTACLE_TYPE_NOT_SUPPORTED:
-      return GuestObstacle::kTypeNotSupported;
-    case v1::TRIM_OBSTACLE_DISK_NOT_SUPPORTED:
-      return GuestObstacle::kDiskNotSupported;
-    case v1::TRIM_OBSTACLE_DM_CRYPT:
-      return GuestObstacle::kDmCrypt;
-    case v1::TRIM_OBSTACLE_LAYER_NOT_SUPPORTED:
-      return GuestObstacle::kLayerNotSupported;
-    case v1::TRIM_OBSTACLE_PARTIAL:
-      return GuestObstacle::kPartial;
-    default:
-      return GuestObstacle::kUnknown;
-  }
-}
-
 GuestTrimResult FromProto(v1::TrimResult result) {
   switch (result) {
     case v1::TRIM_RESULT_DONE:
@@ -107,42 +78,6 @@ GuestTrimResult FromProto(v1::TrimResult result) {
   }
 }
 
-GuestDevice FromProto(const v1::BlockDevice& proto) {
-  GuestDevice device;
-  device.name = Text(proto.name(), kMaxNameBytes);
-  for (int i = 0; i < std::min(proto.parents_size(), kMaxPerFilesystem); ++i) {
-    device.parents.push_back(Text(proto.parents(i), kMaxNameBytes));
-  }
-  device.is_disk = proto.kind() == v1::BLOCK_DEVICE_KIND_DISK;
-  device.size = proto.size_bytes();
-  device.discard_max = proto.discard_max_bytes();
-  device.serial = Text(proto.serial(), kMaxNameBytes);
-  device.wwid = Text(proto.wwid(), kMaxNameBytes);
-  device.bus_path = Text(proto.bus_path());
-  device.scsi_address = Text(proto.scsi_address(), kMaxNameBytes);
-  device.ata_port = proto.ata_port();
-  return device;
-}
-
-GuestFilesystem FromProto(const v1::Filesystem& proto) {
-  GuestFilesystem filesystem;
-  filesystem.source = Text(proto.source());
-  filesystem.type = Text(proto.type(), kMaxNameBytes);
-  filesystem.uuid = Text(proto.uuid(), kMaxNameBytes);
-  for (int i = 0; i < std::min(proto.mount_points_size(), kMaxPerFilesystem); ++i) {
-    filesystem.mount_points.push_back(Text(proto.mount_points(i)));
-  }
-  filesystem.size = proto.size_bytes();
-  filesystem.used = std::min(proto.used_bytes(), proto.size_bytes());
-  filesystem.free = std::min(proto.free_bytes(), proto.size_bytes());
-  for (int i = 0; i < std::min(proto.devices_size(), kMaxPerFilesystem); ++i) {
-    filesystem.devices.push_back(FromProto(proto.devices(i)));
-  }
-  filesystem.obstacle = FromProto(proto.obstacle());
-  filesystem.obstacle_device = Text(proto.obstacle_device(), kMaxNameBytes);
-  return filesystem;
-}
-
 GuestTrim FromProto(const v1::TrimFinished& proto) {
   GuestTrim trim;
   trim.mount_point = Text(proto.mount_point());
@@ -150,9 +85,9 @@ GuestTrim FromProto(const v1::TrimFinished& proto) {
   trim.result = FromProto(proto.result());
   trim.trimmed = proto.trimmed_bytes();
   trim.error_name = Text(proto.error_name(), kMaxNameBytes);
-  trim.obstacle = FromProto(proto.obstacle());
+  trim.obstacle = virt_reclaim::FromProto(proto.obstacle());
   trim.obstacle_device = Text(proto.obstacle_device(), kMaxNameBytes);
-  for (int i = 0; i < std::min(proto.disks_size(), kMaxPerFilesystem); ++i) {
+  for (int i = 0; i < std::min(proto.disks_size(), kMaxDisksOfTrim); ++i) {
     trim.disks.push_back(Text(proto.disks(i), kMaxNameBytes));
   }
   trim.elapsed = FromProto(proto.elapsed());
@@ -187,11 +122,7 @@ class GrpcGuestAgent : public GuestAgent {
     VR_RETURN_IF_ERROR(Unary(timeout, stop, "ListFilesystems", [&](grpc::ClientContext* context) {
       return stub_->ListFilesystems(context, v1::ListFilesystemsRequest(), &response);
     }));
-    std::vector<GuestFilesystem> filesystems;
-    for (int i = 0; i < std::min(response.filesystems_size(), kMaxFilesystems); ++i) {
-      filesystems.push_back(FromProto(response.filesystems(i)));
-    }
-    return filesystems;
+    return virt_reclaim::FromProto(response);
   }
 
   absl::Status Trim(const GuestTrimOptions& options, absl::Duration timeout, std::stop_token stop,
@@ -203,6 +134,9 @@ class GrpcGuestAgent : public GuestAgent {
     request.set_minimum_bytes(options.minimum);
     request.set_chunk_bytes(options.chunk);
     ToProto(options.pause, request.mutable_pause());
+    request.set_pause_percent(options.pause_percent);
+    request.set_max_bytes_per_second(options.max_rate);
+    request.set_back_off(options.back_off);
 
     grpc::ClientContext context;
     SetDeadline(context, timeout);

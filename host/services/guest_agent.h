@@ -27,6 +27,10 @@ struct GuestTrimOptions {
   uint64_t minimum = 0;                   // bytes; 0: the filesystem's own
   uint64_t chunk = 0;                     // bytes; 0: the agent chooses
   absl::Duration pause = absl::ZeroDuration();
+  // Each lengthens the pause; an older agent knows none of them.
+  uint32_t pause_percent = 0;  // of what a chunk took, at most 10000
+  uint64_t max_rate = 0;       // bytes trimmed a second; 0: no limit
+  bool back_off = false;       // wait on while programs of the guest wait for their disks
 };
 
 enum class GuestTrimResult { kUnknown, kDone, kSkipped, kFailed, kCancelled };
@@ -45,6 +49,7 @@ struct GuestTrim {
 struct GuestTrimProgress {
   std::string mount_point;
   uint64_t position = 0, size = 0, trimmed = 0;
+  std::optional<absl::Duration> left = {};  // of the whole trim, by how long the last one took
 };
 
 // One session with the agent; one call at a time. Statuses: Unavailable (link lost, agent

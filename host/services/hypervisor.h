@@ -4,7 +4,9 @@
 #ifndef VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
 #define VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
 
+#include <functional>
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -22,6 +24,12 @@ struct SnapshotCount {
   int all = 0;
   int with_memory = 0;  // a revert brings back the whole machine of then, with its XML
   int checkpoints = 0;
+};
+
+// Ends with its destructor, which waits for a call under way.
+class ErrorWatch {
+ public:
+  virtual ~ErrorWatch() = default;
 };
 
 // Statuses: NotFound (no such domain), PermissionDenied, Unavailable (libvirt cannot be reached),
@@ -56,6 +64,12 @@ class Hypervisor {
 
   virtual absl::StatusOr<bool> HasManagedSave(const std::string& uuid) = 0;
 
+  // A property of the device `alias` (of the live XML) as QEMU has it: a number, 1 or 0 for a truth
+  // value. NotFound: it has none of that name. libvirt calls a domain tainted from then on whose
+  // QEMU was asked past it: only for who wants that.
+  virtual absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                                  const std::string& property) = 0;
+
   virtual absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) = 0;
 
   // The machine types this host has for `arch` and `type` (kvm, qemu): names and aliases. Empty
@@ -78,10 +92,30 @@ class Hypervisor {
   virtual absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
                                                 const std::vector<std::string>& targets) = 0;
 
+  // Bytes the guest wrote to these disks since the domain started.
+  virtual absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
+                                                const std::vector<std::string>& targets) = 0;
+
   // The host end of a channel. Aborted when another stream holds it. `socket_path` (of the live
   // XML, may be empty) is used when libvirt cannot open channels and the socket is local.
   virtual absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(
       const std::string& uuid, const std::string& name, const std::string& socket_path) = 0;
+
+  // One command of qemu-guest-agent, as JSON, and its answer: JSON of the guest's, at most 10 MB
+  // (libvirt's limit) and not to be trusted. Returns some 7 s after `timeout` at the latest, and at
+  // once on a stop, whatever libvirt and the guest do; the guest may still carry the command out.
+  // DeadlineExceeded: it does not answer; Aborted: somebody else talks to it; Unavailable: the
+  // domain was paused or stopped meanwhile; Unimplemented: this driver has no such agent.
+  virtual absl::StatusOr<std::string> QemuAgentCommand(const std::string& uuid,
+                                                       const std::string& command,
+                                                       absl::Duration timeout,
+                                                       const std::stop_token& stop) = 0;
+
+  // Calls `on_error`, on a thread of libvirt's, for each I/O error that a disk of the domain meets
+  // on the host, with words like "virtio-disk0: enospc; the domain was paused" (the domain's word:
+  // make it printable). What happened before is not told. Unimplemented: this driver tells of none.
+  virtual absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
+      const std::string& uuid, std::function<void(const std::string& what)> on_error) = 0;
 };
 
 // Connects to libvirt; an empty URI means libvirt's default (LIBVIRT_DEFAULT_URI). Starts libvirt's

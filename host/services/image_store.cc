@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -10,9 +11,14 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "base/byte_size.h"
+#include "base/escape.h"
+#include "base/handle.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "host/guard/holders.h"
+#include "host/services/host_storage.h"
 #include "host/services/qcow2_header.h"
 
 namespace virt_reclaim {
@@ -21,6 +27,9 @@ namespace {
 constexpr size_t kMaxChain = 200;     // libvirt's own limit (virStorageFileGetMetadata)
 constexpr uint64_t kStatBlock = 512;  // unit of st_blocks, stat(2)
 constexpr uint64_t kSubclusters = 32;
+constexpr uint64_t kPunchTestBytes = 16 * kMiB;
+constexpr uint64_t kPunchBytes = 4 * kMiB;  // of which each punch takes away so much
+constexpr uint64_t kRoomForPunchTest = 256 * kMiB;
 constexpr size_t kProbeBytes = 256 * 1024;  // more than any filesystem's block
 
 // O_NONBLOCK: a FIFO in place of an image must not hang us. A lease is another virt-reclaim's more
@@ -98,6 +107,31 @@ absl::StatusOr<UniqueFd> TemporaryFile(const std::string& directory) {
   return fd;
 }
 
+absl::StatusOr<std::string> RealPath(const std::string& path) {
+  const Handle<char, free> real(realpath(path.c_str(), nullptr));
+  if (real == nullptr) return ErrnoStatus(errno, absl::StrCat("find '", path, "'"));
+  return std::string(real.get());
+}
+
+// Written and synced: what a filesystem has not allocated yet costs nothing to punch.
+absl::Status FillForPunch(int fd, const std::string& directory) {
+  std::string bytes(size_t{1} << 20, '\0');
+  uint64_t state = 0x9e3779b97f4a7c15;  // nothing that a filesystem would compress
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    state = state * 6364136223846793005U + 1442695040888963407U;
+    bytes[i] = static_cast<char>(state >> 56);
+  }
+  for (uint64_t at = 0; at < kPunchTestBytes; at += bytes.size()) {
+    const ssize_t n = pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(at));
+    if (n < 0) return ErrnoStatus(errno, absl::StrCat("write to a file in '", directory, "'"));
+    if (static_cast<size_t>(n) != bytes.size())
+      return absl::ResourceExhaustedError(absl::StrCat("no space in '", directory, "'"));
+  }
+  if (fdatasync(fd) != 0)
+    return ErrnoStatus(errno, absl::StrCat("sync a file in '", directory, "'"));
+  return absl::OkStatus();
+}
+
 class PosixImageStore : public ImageStore {
  public:
   absl::StatusOr<std::vector<ImageFile>> Chain(
@@ -164,6 +198,70 @@ class PosixImageStore : public ImageStore {
     return header;
   }
 
+  absl::StatusOr<absl::Duration> PunchCost(const std::string& path) override {
+    const std::string directory = path.substr(0, path.rfind('/') + 1);
+    struct statvfs room;
+    if (statvfs(directory.c_str(), &room) != 0)
+      return ErrnoStatus(errno, absl::StrCat("look at '", directory, "'"));
+    if (uint64_t{room.f_bavail} * room.f_frsize < kRoomForPunchTest)
+      return absl::ResourceExhaustedError(absl::StrCat("hardly any space in '", directory, "'"));
+    VR_ASSIGN_OR_RETURN(const UniqueFd fd, TemporaryFile(directory));
+    VR_RETURN_IF_ERROR(FillForPunch(fd.get(), directory));
+    absl::Duration best = absl::InfiniteDuration();
+    for (uint64_t at = 0; at < kPunchTestBytes; at += kPunchBytes) {
+      const absl::Time begin = absl::Now();
+      if (fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(at),
+                    static_cast<off_t>(kPunchBytes)) != 0) {
+        if (errno == EOPNOTSUPP || errno == ENOSYS)
+          return absl::UnimplementedError(absl::StrCat("no holes in '", directory, "'"));
+        return ErrnoStatus(errno, absl::StrCat("punch a file in '", directory, "'"));
+      }
+      best = std::min(best, absl::Now() - begin);  // the others were disturbed
+    }
+    return best / static_cast<int64_t>(kPunchBytes / kMiB);
+  }
+
+  absl::StatusOr<uint64_t> Room(const ImageFile& image) override {
+    struct statvfs room;
+    if (statvfs(image.path.c_str(), &room) != 0)
+      return ErrnoStatus(errno, absl::StrCat("look at '", image.path, "'"));
+    return uint64_t{room.f_bavail} * room.f_frsize;
+  }
+
+  absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
+    VR_ASSIGN_OR_RETURN(const std::string real, RealPath(path));
+    struct stat here, above;
+    if (stat(real.c_str(), &here) != 0 || stat((real + "/..").c_str(), &above) != 0)
+      return ErrnoStatus(errno, absl::StrCat("stat '", path, "'"));
+    if (here.st_dev != above.st_dev || here.st_ino == above.st_ino)
+      return image.device == here.st_dev;
+    VR_ASSIGN_OR_RETURN(const std::string file, RealPath(image.path));
+    return absl::StartsWith(file, real + "/");
+  }
+
+  ImageStorage Storage(const xml::ImageSource& image) override {
+    ImageStorage storage;
+    struct stat st;
+    if (stat(image.path.c_str(), &st) != 0) {
+      storage.unknown = Printable(ErrnoStatus(errno, "stat").message());
+    } else if (S_ISBLK(st.st_mode)) {
+      storage.devices = ReadHostDevices(st.st_rdev);
+      if (storage.devices.empty()) storage.unknown = "the block device is not in sysfs";
+    } else if (S_ISREG(st.st_mode)) {
+      storage.filesystem = FilesystemType(image.path);
+      if (storage.filesystem == "nfs") storage.nfs_version = NfsVersion(st.st_dev);
+      const auto punches = CanPunch(image.path);
+      if (punches.ok()) {
+        storage.punches = *punches;
+      } else {
+        storage.unknown = Printable(punches.status().message());
+      }
+    } else {
+      storage.unknown = "neither a file nor a block device";
+    }
+    return storage;
+  }
+
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
     uint64_t sum = 0;
     for (const ImageFile& file : chain) {
@@ -202,6 +300,7 @@ class PosixImageStore : public ImageStore {
         file.granularity = uint64_t{1} << header->cluster_bits;
         if (header->extended_l2) file.granularity /= kSubclusters;
         file.internal_snapshots = header->snapshots;
+        file.external_data = header->external_data;
         next_name = header->backing_file;
         next_format = header->backing_format;
       }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "host/model/facts.h"
 
 namespace virt_reclaim {
@@ -32,6 +33,21 @@ class ImageStore {
   // ...); empty: it is told by the first bytes, which in a raw image are the guest's.
   virtual absl::StatusOr<ImageHeader> ReadHeader(const std::string& path,
                                                  const std::string& format) = 0;
+
+  // What punching a hole costs there, per MiB, measured on 16 MiB of a nameless file beside the
+  // image `path`. Unimplemented: it cannot be done there; any other error: it cannot be known
+  // (read- only, no permission, hardly any space left).
+  virtual absl::StatusOr<absl::Duration> PunchCost(const std::string& path) = 0;
+
+  // Bytes that an unprivileged program could still write on the filesystem of `image` (statvfs).
+  virtual absl::StatusOr<uint64_t> Room(const ImageFile& image) = 0;
+
+  // Whether `image` lies on the storage `path`: on the filesystem that is mounted there, or, when
+  // it is no mount point, somewhere below that directory. Links are followed. NotFound: no `path`.
+  virtual absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) = 0;
+  // What lies below the image. Tries a hole beside a file; of a block device it looks at sysfs.
+  // What cannot be known is not, and says why.
+  virtual ImageStorage Storage(const xml::ImageSource& image) = 0;
 
   // Sum of what the files occupy now (st_blocks * 512). Unavailable when one is gone.
   virtual absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) = 0;

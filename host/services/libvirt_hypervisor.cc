@@ -18,15 +18,18 @@
 #include "base/status.h"
 #include "host/services/channel_socket.h"
 #include "host/services/hypervisor.h"
+#include "host/services/libvirt_agent_command.h"
 #include "host/services/libvirt_error.h"
+#include "host/services/libvirt_error_watch.h"
 #include "host/services/libvirt_port.h"
+#include "host/services/qemu_guest_agent.h"
+#include "host/services/qmp.h"
 #include "xml-tools/capabilities.h"
 
 namespace virt_reclaim {
 namespace {
 
-constexpr char kQemuAgentChannel[] = "org.qemu.guest_agent.0";
-constexpr int kFreezeQuestionSeconds = 2;
+constexpr absl::Duration kFreezeQuestion = absl::Seconds(2);
 constexpr int kKeepAliveSeconds = 5;  // a remote libvirtd that says nothing for 5 * 4 s is gone
 constexpr unsigned kKeepAliveCount = 3;
 constexpr int kSilentFailures = 5;  // of an open
@@ -176,6 +179,15 @@ class LibvirtHypervisor : public Hypervisor {
     return has == 1;
   }
 
+  absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                          const std::string& property) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    char* reply = nullptr;
+    if (virDomainQemuMonitorCommand(domain, QomGetCommand(alias, property).c_str(), &reply, 0) != 0)
+      return LibvirtStatus("ask QEMU");
+    return ParseQomValue(TakeString(reply));
+  }
+
   absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     const int all = virDomainSnapshotNum(domain, 0);
@@ -251,6 +263,19 @@ class LibvirtHypervisor : public Hypervisor {
     return sum;
   }
 
+  absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
+                                        const std::vector<std::string>& targets) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    uint64_t sum = 0;
+    for (const std::string& target : targets) {
+      virDomainBlockStatsStruct stats{};
+      if (virDomainBlockStats(domain, target.c_str(), &stats, sizeof stats) != 0)
+        return LibvirtStatus("read its disk statistics");
+      sum += static_cast<uint64_t>(std::max<long long>(stats.wr_bytes, 0));
+    }
+    return sum;
+  }
+
   absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(const std::string& uuid,
                                                           const std::string& name,
                                                           const std::string& socket_path) override {
@@ -260,6 +285,19 @@ class LibvirtHypervisor : public Hypervisor {
         absl::IsUnimplemented(port.status()) || absl::IsPermissionDenied(port.status());
     if (port.ok() || !libvirt_cannot || !local_ || socket_path.empty()) return port;
     return OpenChannelSocket(socket_path);
+  }
+
+  absl::StatusOr<std::string> QemuAgentCommand(const std::string& uuid, const std::string& command,
+                                               absl::Duration timeout,
+                                               const std::stop_token& stop) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return RunAgentCommand(domain, command, timeout, stop);
+  }
+
+  absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
+      const std::string& uuid, std::function<void(const std::string&)> on_error) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return WatchLibvirtErrors(connection_.get(), domain, std::move(on_error));
   }
 
  private:
@@ -275,10 +313,11 @@ class LibvirtHypervisor : public Hypervisor {
   // Only qemu-guest-agent knows whether it froze the guest; it is asked when it is there.
   static bool IsFrozen(virDomainPtr domain, const xml::Domain& live) {
     for (const xml::Channel& channel : live.channels) {
-      if (channel.name != kQemuAgentChannel || channel.state != "connected") continue;
-      const std::string answer = TakeString(virDomainQemuAgentCommand(
-          domain, R"({"execute":"guest-fsfreeze-status"})", kFreezeQuestionSeconds, 0));
-      const auto json = nlohmann::json::parse(answer, nullptr, /*allow_exceptions=*/false);
+      if (channel.name != kQemuAgentChannelName || channel.state != "connected") continue;
+      const auto answer =
+          RunAgentCommand(domain, R"({"execute":"guest-fsfreeze-status"})", kFreezeQuestion, {});
+      if (!answer.ok()) return false;
+      const auto json = nlohmann::json::parse(*answer, nullptr, /*allow_exceptions=*/false);
       return json.is_object() && json.contains("return") && json["return"] == "frozen";
     }
     return false;

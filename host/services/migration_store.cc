@@ -2,16 +2,12 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <openssl/evp.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -19,6 +15,7 @@
 #include "base/io.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "host/services/state_path.h"
 
 namespace virt_reclaim {
 namespace {
@@ -28,23 +25,6 @@ using nlohmann::json;
 constexpr int kSchemaVersion = 1;
 constexpr size_t kMaxJournalBytes = size_t{4} << 20;
 constexpr size_t kMaxXmlFileBytes = size_t{4} << 20;
-
-// A directory name from a URI: what is not a letter, digit, dot or dash becomes %XX.
-std::string DirectoryName(absl::string_view uri) {
-  std::string name;
-  for (const char c : uri) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (absl::ascii_isalnum(byte) || c == '-' || c == '.') {
-      name += c;
-    } else {
-      name += absl::StrFormat("%%%02X", byte);
-    }
-  }
-  // A longer one keeps its beginning for the reader and stays unique.
-  constexpr size_t kKeep = 160;
-  return name.size() <= kKeep + 64 ? name
-                                   : absl::StrCat(name.substr(0, kKeep), Digest(std::string(uri)));
-}
 
 json ToJson(const MigrationRecord& record) {
   json line = {{"schema_version", kSchemaVersion},
@@ -111,14 +91,6 @@ std::string NumberName(size_t number) { return absl::StrFormat("%04d", number); 
 
 }  // namespace
 
-std::string Digest(const std::string& text) {
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-  unsigned length = 0;
-  EVP_Digest(text.data(), text.size(), digest.data(), &length, EVP_sha256(), nullptr);
-  return absl::BytesToHexString(
-      absl::string_view(reinterpret_cast<const char*>(digest.data()), length));
-}
-
 absl::StatusOr<std::string> StoredMigration::OldXml() const {
   return ReadFile(old_xml_path(), kMaxXmlFileBytes);
 }
@@ -151,7 +123,7 @@ absl::Status StoredMigration::Append(MigrationRecord record) {
 }
 
 MigrationStore::MigrationStore(const std::string& state_directory, const std::string& uri)
-    : directory_(absl::StrCat(state_directory, "/migrate/", DirectoryName(uri))) {}
+    : directory_(StatePath(state_directory, "migrate", uri)) {}
 
 absl::StatusOr<StoredMigration> MigrationStore::Begin(const std::string& uuid,
                                                       const std::string& old_xml,

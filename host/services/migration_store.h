@@ -55,9 +55,6 @@ class MigrationStore {
   std::string directory_;
 };
 
-// SHA-256 of `text`, in hex.
-std::string Digest(const std::string& text);
-
 }  // namespace virt_reclaim
 
 #endif  // VIRT_RECLAIM_HOST_SERVICES_MIGRATION_STORE_H_

@@ -28,6 +28,22 @@ class NoDomains final : public Hypervisor {
                                                         const std::string&) override {
     return None();
   }
+  absl::StatusOr<uint64_t> DeviceProperty(const std::string&, const std::string&,
+                                          const std::string&) override {
+    return None();
+  }
+  absl::StatusOr<uint64_t> BytesWritten(const std::string&,
+                                        const std::vector<std::string>&) override {
+    return None();
+  }
+  absl::StatusOr<std::string> QemuAgentCommand(const std::string&, const std::string&,
+                                               absl::Duration, const std::stop_token&) override {
+    return None();
+  }
+  absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
+      const std::string&, std::function<void(const std::string&)>) override {
+    return None();
+  }
   absl::Status Define(const std::string&) override { return None(); }
   absl::StatusOr<DomainState> State(const std::string&) override { return None(); }
   absl::Status Start(const std::string&) override { return None(); }

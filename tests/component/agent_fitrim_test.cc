@@ -5,7 +5,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
+#include <cstdio>
+#include <string>
 #include <thread>
 
 #include "base/byte_size.h"
@@ -70,7 +73,7 @@ struct FitrimTest : ::testing::Test {
 };
 
 TEST_F(FitrimTest, ReportsEachRangeAndTheSum) {
-  const auto outcome = Run(Instant, {.minimum_bytes = 24, .pause = milliseconds(0)});
+  const auto outcome = Run(Instant, {.minimum_bytes = 24, .pace = {}});
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_EQ(outcome->progress.trimmed_bytes, 4 * 1024U);
   EXPECT_EQ(outcome->progress.chunks, 4U);
@@ -89,14 +92,72 @@ TEST_F(FitrimTest, StopsAtTheFirstError) {
 
 TEST_F(FitrimTest, PausesBetweenRanges) {
   const auto begin = steady_clock::now();
-  ASSERT_TRUE(Run(Instant, {.minimum_bytes = 0, .pause = milliseconds(50)}).ok());
+  ASSERT_TRUE(Run(Instant, {.pace = {.pause = milliseconds(50)}}).ok());
   EXPECT_GE(steady_clock::now() - begin, milliseconds(150));  // three pauses, none after the last
+}
+
+TEST_F(FitrimTest, RestsInProportionToTheRange) {
+  const auto begin = steady_clock::now();
+  ASSERT_TRUE(Run(Slow, {.pace = {.pause_percent = 100}}).ok());
+  EXPECT_GE(steady_clock::now() - begin, milliseconds(4 * 150 + 3 * 150));
+}
+
+// As /proc/pressure/io, with somebody who waits all the time until `calm` is set.
+class Pressure {
+ public:
+  explicit Pressure(std::atomic<bool>& calm) : calm_(calm) {
+    Write();
+    writer_ = std::jthread([this](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+        std::this_thread::sleep_for(milliseconds(1));
+        if (!calm_) Write();
+      }
+    });
+  }
+  const char* path() const { return path_.c_str(); }
+
+ private:
+  void Write() {
+    const auto now = std::chrono::duration_cast<std::chrono::microseconds>(
+        steady_clock::now().time_since_epoch());
+    char text[64];
+    const int n = snprintf(text, sizeof text, "some total=%018llu\n",
+                           static_cast<unsigned long long>(now.count()));
+    EXPECT_EQ(pwrite(fd_.get(), text, static_cast<size_t>(n), 0), n);
+  }
+
+  std::atomic<bool>& calm_;
+  const std::string path_ = testing::TempDir() + "/pressure-" + std::to_string(getpid());
+  UniqueFd fd_{open(path_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600)};
+  std::jthread writer_;
+};
+
+TEST_F(FitrimTest, BacksOffWhileOthersWaitAndGoesOnByItself) {
+  std::atomic<bool> calm = false;
+  const Pressure pressure(calm);
+  stopper = std::jthread([&] {
+    std::this_thread::sleep_for(milliseconds(700));
+    calm = true;
+  });
+  const auto begin = steady_clock::now();
+  const auto outcome = Run(Slow, {.pace = {.back_off = true}, .pressure_file = pressure.path()});
+  const auto took = steady_clock::now() - begin;
+  ASSERT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_EQ(outcome->progress.chunks, 4U);
+  EXPECT_GE(took, milliseconds(700 + 3 * 150));  // it waited until the others did not
+  EXPECT_LT(took, milliseconds(5000));
+}
+
+TEST_F(FitrimTest, WithoutPressureInformationItGoesOn) {
+  const auto begin = steady_clock::now();
+  ASSERT_TRUE(Run(Slow, {.pace = {.back_off = true}, .pressure_file = "/nonexistent"}).ok());
+  EXPECT_LT(steady_clock::now() - begin, milliseconds(2000));
 }
 
 TEST_F(FitrimTest, StopEndsAPauseAtOnce) {
   StopAfter(milliseconds(50));
   const auto begin = steady_clock::now();
-  const auto outcome = Run(Instant, {.minimum_bytes = 0, .pause = milliseconds(60000)});
+  const auto outcome = Run(Instant, {.pace = {.pause = milliseconds(60000)}});
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_TRUE(outcome->cancelled);
   EXPECT_EQ(outcome->progress.chunks, 1U);

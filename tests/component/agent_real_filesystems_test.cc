@@ -226,7 +226,7 @@ TEST_P(RealFilesystemsTest, SmallestChunksAddUpToTheSame) {
   ASSERT_TRUE(filesystem.ok());
   filesystem.WriteAndDelete(128);
   const TrimFinished finished =
-      TrimIt(filesystem, {.minimum_bytes = 0, .chunk_bytes = 4096, .pause = {}});
+      TrimIt(filesystem, {.minimum_bytes = 0, .chunk_bytes = 4096, .pace = {}});
   EXPECT_EQ(finished.result, TrimResult::kDone);
   EXPECT_LE(finished.progress.trimmed_bytes, 2 * kGiB + 64 * kMiB);
   EXPECT_EQ(finished.progress.chunks, type == "ext4" ? 16U : type == "xfs" ? 4U : 1U);
@@ -284,7 +284,7 @@ TEST_F(RealFilesystemsTest, OneKibibyteBlocksAddUp) {
   const LoopFilesystem filesystem(tree.path(), "ext4", 512 * kMiB, "-b 1024 -E nodiscard");
   ASSERT_TRUE(filesystem.ok());
   const TrimFinished finished =
-      TrimIt(filesystem, {.minimum_bytes = 0, .chunk_bytes = 4096, .pause = {}});
+      TrimIt(filesystem, {.minimum_bytes = 0, .chunk_bytes = 4096, .pace = {}});
   EXPECT_EQ(finished.result, TrimResult::kDone);
   EXPECT_EQ(finished.progress.chunks, 64U);
   EXPECT_GE(finished.progress.trimmed_bytes, 400 * kMiB);

@@ -14,6 +14,7 @@
 
 #include "guest-agent/server.h"
 #include "guest-agent/service.h"
+#include "guest-agent/trimmer.h"
 #include "virt_reclaim/agent/v1/agent.grpc.pb.h"
 
 namespace virt_reclaim::agent {
@@ -21,6 +22,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
+using ::testing::ElementsAre;
 using ::testing::SizeIs;
 
 // In the forked child: one trimmed megabyte, after a while.
@@ -134,6 +136,28 @@ TEST_F(ServiceTest, TrimOfEverythingTellsTheWholeStory) {
   EXPECT_EQ(events[3].finished().obstacle(), v1::TRIM_OBSTACLE_READ_ONLY);
   EXPECT_EQ(events[4].summary().done(), 1U);
   EXPECT_EQ(events[4].summary().skipped(), 1U);
+}
+
+TEST_F(ServiceTest, WhatWasFreedSinceIsKnownOfWhatWasTrimmedWhole) {
+  const auto stub = Connect();
+  const auto freed_since = [&]() -> std::optional<uint64_t> {
+    grpc::ClientContext context;
+    SetDeadline(context);
+    v1::ListFilesystemsResponse response;
+    EXPECT_TRUE(stub->ListFilesystems(&context, {}, &response).ok());
+    EXPECT_FALSE(response.filesystems(1).has_freed_since_trim_bytes());  // read-only
+    const v1::Filesystem& root = response.filesystems(0);
+    if (!root.has_freed_since_trim_bytes()) return std::nullopt;
+    return root.freed_since_trim_bytes();
+  };
+  list.filesystems[0].free_bytes = UINT64_MAX;  // at its begin; less is free by its end
+  EXPECT_EQ(freed_since(), std::nullopt);
+  v1::TrimRequest coarse;
+  coarse.set_minimum_bytes(1 << 20);
+  EXPECT_TRUE(Trim(*stub, coarse).ok());
+  EXPECT_EQ(freed_since(), std::nullopt);
+  EXPECT_TRUE(Trim(*stub, v1::TrimRequest()).ok());
+  EXPECT_TRUE(freed_since().has_value());
 }
 
 TEST_F(ServiceTest, TrimOfASelection) {
@@ -252,7 +276,13 @@ TEST_F(ServiceTest, BadInput) {
     EXPECT_EQ(TrimCode(pause), grpc::StatusCode::INVALID_ARGUMENT)
         << seconds << " s " << nanos << " ns";
   }
+  v1::TrimRequest percent = For("/");
+  percent.set_pause_percent(10001);
+  EXPECT_EQ(TrimCode(percent), grpc::StatusCode::INVALID_ARGUMENT);
   v1::TrimRequest extreme = For("/");
+  extreme.set_pause_percent(10000);
+  extreme.set_max_bytes_per_second(~uint64_t{0});
+  extreme.set_back_off(true);
   extreme.set_chunk_bytes(~uint64_t{0});
   extreme.set_minimum_bytes(~uint64_t{0});
   EXPECT_EQ(TrimCode(extreme), grpc::StatusCode::OK);  // the kernel's to refuse
@@ -334,6 +364,36 @@ TEST(ServiceErrorTest, UnsupportedDiskIsNamed) {
   EXPECT_EQ(events[1].finished().error_number(), EOPNOTSUPP);
   EXPECT_EQ(events[1].finished().obstacle(), v1::TRIM_OBSTACLE_DISK_NOT_SUPPORTED);
   EXPECT_EQ(events[1].finished().obstacle_device(), "vda");
+}
+
+// Notes each filesystem's result.
+struct Results : TrimObserver {
+  void OnStarted(const TrimTarget&, uint32_t, uint32_t) override { ++started; }
+  void OnProgress(const TrimTarget&, uint32_t, const FitrimProgress&) override {}
+  void OnFinished(const TrimTarget&, uint32_t, const TrimFinished& finished) override {
+    results.push_back(finished.result);
+  }
+  int started = 0;
+  std::vector<TrimResult> results;
+};
+
+TEST(TrimAllTest, NothingIsTrimmedAfterAnIoError) {
+  const auto run = [](FitrimCall call, Results& results) {
+    std::vector<TrimTarget> targets(3, {MakeFilesystem("/"), "/", false});
+    targets[2].filesystem.verdict.obstacle = Obstacle::kReadOnly;
+    return TrimAll(targets, {}, results, {}, call);
+  };
+  Results after_io_error;
+  const TrimTotals totals =
+      run([](int, uint64_t, uint64_t&, uint64_t) { return EIO; }, after_io_error);
+  EXPECT_THAT(after_io_error.results,
+              ElementsAre(TrimResult::kFailed, TrimResult::kCancelled, TrimResult::kSkipped));
+  EXPECT_EQ(after_io_error.started, 1);
+  EXPECT_FALSE(totals.cancelled);  // nobody stopped it
+  Results after_another;
+  run(NotSupported, after_another);
+  EXPECT_THAT(after_another.results,
+              ElementsAre(TrimResult::kFailed, TrimResult::kFailed, TrimResult::kSkipped));
 }
 
 }  // namespace

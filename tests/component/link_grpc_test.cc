@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "proto/link/bridge.h"
+#include "proto/link/session.h"
 #include "tests/component/link_test_port.h"
 #include "virt_reclaim/agent/v1/agent.grpc.pb.h"
 
@@ -235,6 +236,44 @@ TEST_F(LinkGrpc, ClosedHostEndsTheCallsAtTheServer) {
     std::this_thread::sleep_for(milliseconds(10));
   }
   EXPECT_EQ(service_.cancelled, 1);
+}
+
+// A host that vanished: its end of the port stays open, reads, and never says a word again.
+class MutePort : public Port {
+ public:
+  MutePort(std::unique_ptr<Port> port, const std::atomic<bool>& mute)
+      : port_(std::move(port)), mute_(mute) {}
+  int fd() const override { return port_->fd(); }
+  void AcknowledgeEdge() override { port_->AcknowledgeEdge(); }
+  IoResult Read(std::span<uint8_t> buffer) override { return port_->Read(buffer); }
+  IoResult Write(std::span<const uint8_t> bytes) override {
+    if (mute_) return {IoResult::Kind::kBytes, bytes.size(), ""};
+    return port_->Write(bytes);
+  }
+
+ private:
+  const std::unique_ptr<Port> port_;
+  const std::atomic<bool>& mute_;
+};
+
+// The lease of a trim.
+TEST_F(LinkGrpc, ACallOfAHostThatVanishedIsCancelledAfterItsSilence) {
+  std::atomic<bool> mute = false;
+  auto link = HostLink::Open(std::make_unique<MutePort>(NewFdPort(socket_.Connect(), true), mute),
+                             {.connect_timeout = seconds(20)}, {});
+  ASSERT_TRUE(link.ok()) << link.status();
+  host_ = *std::move(link);
+  channel_ = grpc::CreateCustomInsecureChannelFromFd("guest", host_->TakeSocket().Release(), {});
+  stub_ = pb::Agent::NewStub(channel_);
+  steady_clock::time_point silent;
+  StreamAndCut([&] {
+    mute = true;
+    silent = steady_clock::now();
+    while (service_.cancelled == 0 && steady_clock::now() - silent < seconds(15))
+      std::this_thread::sleep_for(milliseconds(10));
+  });
+  EXPECT_EQ(service_.cancelled, 1);
+  EXPECT_LT(steady_clock::now() - silent, 2 * kSilenceLimit + seconds(3));
 }
 
 TEST_F(LinkGrpc, HundredReconnectsWithOneCallEach) {

@@ -37,6 +37,14 @@ class LyingAgent : public v1::Agent::Service {
     first.set_used_bytes(UINT64_MAX);
     first.set_obstacle(static_cast<v1::TrimObstacle>(12345));
     for (int i = 0; i < 1000; ++i) first.add_devices()->add_parents("loop");
+    v1::BlockDevice& device = *first.mutable_devices(0);
+    device.set_name(std::string(1000, 'n'));
+    device.set_kind(static_cast<v1::BlockDeviceKind>(77));
+    for (int i = 0; i < 1000; ++i) device.add_parents("\x1b");
+    for (std::string* text : {device.mutable_dm_name(), device.mutable_dm_uuid(),
+                              device.mutable_md_level(), device.mutable_backing_file()})
+      *text = "\x1b[2J\n" + std::string(10000, 'd');
+    first.set_discard_option(static_cast<v1::DiscardSetting>(77));
     return grpc::Status::OK;
   }
   grpc::Status Preflight(grpc::ServerContext*, const v1::PreflightRequest*,
@@ -145,6 +153,17 @@ TEST(LyingGuest, HugeCountsAreCut) {
   EXPECT_LE(filesystems->front().used, filesystems->front().size);
   EXPECT_EQ(filesystems->front().obstacle, GuestObstacle::kUnknown);
   EXPECT_EQ(filesystems->front().mount_points.front(), "/mnt/\\x1b]0;title\\x07");
+  EXPECT_EQ(filesystems->front().discard_option, std::nullopt);
+  const GuestDevice& device = filesystems->front().devices.front();
+  EXPECT_EQ(device.kind, GuestDeviceKind::kUnknown);
+  EXPECT_EQ(device.parents.size(), 64u);
+  EXPECT_EQ(device.parents.back(), "\\x1b");
+  for (const std::string& text : {device.name, device.dm_name, device.dm_uuid, device.md_level}) {
+    EXPECT_LE(text.size(), 300u);
+    EXPECT_EQ(text.find_first_of("\x1b\n"), std::string::npos);
+  }
+  EXPECT_LE(device.backing_file.size(), 4200u);
+  EXPECT_EQ(device.backing_file.substr(0, 13), "\\x1b[2J\\x0add");
 }
 
 TEST(LyingGuest, PreflightIsBoundedAndUnknownStaysUnknown) {

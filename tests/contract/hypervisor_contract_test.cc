@@ -14,6 +14,7 @@ namespace {
 using testing::HasSubstr;
 
 constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
+constexpr char kGuestPing[] = R"({"execute":"guest-ping"})";
 constexpr char kNode[] =
     R"(<node><cpu><mhz>2000</mhz><model>x</model><active>2</active><nodes>1</nodes><sockets>1</sockets>
 <cores>2</cores><threads>1</threads></cpu><memory>4194304</memory>)";
@@ -83,6 +84,14 @@ TYPED_TEST(HypervisorContract, UnknownDomainIsNotFound) {
   EXPECT_TRUE(absl::IsNotFound(hypervisor.DomainXml(nobody, Hypervisor::Xml::kLive).status()));
   EXPECT_TRUE(absl::IsNotFound(hypervisor.BlockUsage(nobody, "vda").status()));
   EXPECT_TRUE(absl::IsNotFound(hypervisor.OpenChannel(nobody, "x", "").status()));
+  EXPECT_TRUE(absl::IsNotFound(
+      hypervisor.QemuAgentCommand(nobody, kGuestPing, absl::Seconds(1), {}).status()));
+}
+
+TYPED_TEST(HypervisorContract, WithoutQemuGuestAgentItsCommandsAreUnimplemented) {
+  EXPECT_TRUE(absl::IsUnimplemented(this->world_.hypervisor()
+                                        .QemuAgentCommand(kUuid, kGuestPing, absl::Seconds(1), {})
+                                        .status()));
 }
 
 TYPED_TEST(HypervisorContract, DefineReplacesTheInactiveXmlOnly) {
@@ -92,6 +101,11 @@ TYPED_TEST(HypervisorContract, DefineReplacesTheInactiveXmlOnly) {
   ASSERT_TRUE(hypervisor.Define(xml).ok());
   EXPECT_THAT(hypervisor.DomainXml(kUuid, Hypervisor::Xml::kInactive).value(), HasSubstr("b.raw"));
   EXPECT_THAT(hypervisor.DomainXml(kUuid, Hypervisor::Xml::kLive).value(), HasSubstr("a.raw"));
+}
+
+TYPED_TEST(HypervisorContract, WhatIsNoQemuHasNoDeviceProperties) {
+  const auto value = this->world_.hypervisor().DeviceProperty(kUuid, "virtio-disk0", "discard");
+  EXPECT_TRUE(absl::IsUnimplemented(value.status())) << value.status();
 }
 
 TYPED_TEST(HypervisorContract, BrokenXmlIsAnErrorAndChangesNothing) {

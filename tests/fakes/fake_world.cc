@@ -39,7 +39,9 @@ class FakeImageStore : public ImageStore {
               absl::StrCat("stat '", source.path, "': No such file or directory"));
         break;
       }
-      chain.push_back({source.path, source.format, image->second, 1,
+      const auto device = world_.devices.find(source.path);
+      chain.push_back({source.path, source.format, image->second,
+                       device == world_.devices.end() ? 1 : device->second,
                        std::hash<std::string>()(source.path) + world_.replaced.count(source.path)});
       chain.back().internal_snapshots = world_.internal_snapshots;
     }
@@ -58,6 +60,30 @@ class FakeImageStore : public ImageStore {
     header.capacity = image->second.capacity.value_or(0);
     header.internal_snapshots = world_.internal_snapshots;
     return header;
+  }
+
+  absl::StatusOr<absl::Duration> PunchCost(const std::string&) override {
+    return world_.punch_cost;
+  }
+
+  absl::StatusOr<uint64_t> Room(const ImageFile&) override { return world_.room; }
+
+  absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
+    if (path == "/nowhere") return absl::NotFoundError("find '/nowhere': No such file");
+    return image.path.starts_with(path + "/");
+  }
+
+  ImageStorage Storage(const xml::ImageSource& image) override {
+    ImageStorage storage;
+    if (image.type == "block") {
+      storage.devices = world_.block_storage;
+    } else if (world_.images.contains(image.path)) {
+      storage.filesystem = "ext4";
+      storage.punches = world_.can_punch;
+    } else {
+      storage.unknown = "stat: No such file or directory";
+    }
+    return storage;
   }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
@@ -80,6 +106,7 @@ class FakeGuestAgent : public GuestAgent {
 
   absl::StatusOr<std::vector<GuestFilesystem>> ListFilesystems(absl::Duration,
                                                                std::stop_token) override {
+    if (agent_.while_listing) agent_.while_listing();
     if (!agent_.list.ok()) return agent_.list;
     return agent_.facts.filesystems;
   }
@@ -88,9 +115,11 @@ class FakeGuestAgent : public GuestAgent {
     return agent_.preflight;
   }
 
-  absl::Status Trim(const GuestTrimOptions&, absl::Duration, std::stop_token stop,
+  absl::Status Trim(const GuestTrimOptions& options, absl::Duration timeout, std::stop_token stop,
                     const std::function<void(const GuestTrimProgress&)>& progress,
                     std::vector<GuestTrim>& finished) override {
+    world_.NoteTrim(options);
+    if (agent_.while_trimming) agent_.while_trimming();
     for (const GuestTrim& trim : agent_.trims) {
       if (progress) progress({trim.mount_point, trim.trimmed, trim.trimmed, trim.trimmed});
       finished.push_back(trim);
@@ -99,6 +128,11 @@ class FakeGuestAgent : public GuestAgent {
       Usage& usage = world_.images.at(path);
       usage.allocation = *usage.allocation - bytes;
     }
+    if (agent_.takes > timeout) {
+      world_.Sleep(timeout);
+      return absl::DeadlineExceededError("Trim: no answer in time");
+    }
+    world_.Sleep(agent_.takes);
     if (stop.stop_requested()) return absl::CancelledError("Trim: interrupted");
     return agent_.trim;
   }
@@ -180,6 +214,16 @@ class FakeHypervisor : public Hypervisor {
     return domain->managed_save;
   }
 
+  absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
+                                          const std::string& property) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    world_.calls.push_back(absl::StrCat("ask QEMU of ", domain->summary.name));
+    const auto found = domain->device_properties.find(absl::StrCat(alias, ".", property));
+    if (found == domain->device_properties.end())
+      return absl::UnimplementedError("ask QEMU: no such property");
+    return found->second;
+  }
+
   absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     return domain->snapshots;
@@ -224,6 +268,12 @@ class FakeHypervisor : public Hypervisor {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
+                                        const std::vector<std::string>&) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    return domain->bytes_written;
+  }
+
   absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
                                         const std::vector<std::string>&) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
@@ -249,6 +299,43 @@ class FakeHypervisor : public Hypervisor {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     VR_RETURN_IF_ERROR(domain->channel);
     return std::make_unique<SilentPort>(uuid);
+  }
+
+  absl::StatusOr<std::string> QemuAgentCommand(const std::string& uuid, const std::string& command,
+                                               absl::Duration timeout,
+                                               const std::stop_token& stop) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    const FakeQemuAgent& agent = domain->qemu_agent;
+    if (agent.answers.empty()) return absl::UnimplementedError("no guest agent is configured");
+    for (const auto& [name, answer] : agent.answers) {
+      if (command.find(absl::StrCat("\"", name, "\"")) == std::string::npos) continue;
+      domain->qemu_commands.push_back(command);
+      if (absl::IsDeadlineExceeded(answer.status())) world_.Sleep(timeout);
+      if (stop.stop_requested()) return absl::CancelledError("interrupted");
+      if (name != "guest-fstrim") return answer;
+      for (const auto& [path, bytes] : agent.freed) {
+        Usage& usage = world_.images.at(path);
+        usage.allocation = *usage.allocation - bytes;
+      }
+      if (agent.pauses_domain) domain->summary.state = DomainState::kPaused;
+      return answer;
+    }
+    return absl::InternalError(absl::StrCat("unable to execute QEMU agent command ", command));
+  }
+
+  absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
+      const std::string& uuid, std::function<void(const std::string&)> on_error) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    class Watch : public ErrorWatch {
+     public:
+      explicit Watch(FakeDomain& domain) : domain_(domain) {}
+      ~Watch() override { domain_.on_io_error = nullptr; }
+
+     private:
+      FakeDomain& domain_;
+    };
+    domain->on_io_error = std::move(on_error);
+    return std::make_unique<Watch>(*domain);
   }
 
  private:
@@ -330,6 +417,16 @@ bool FakeDomain::IsDead() const {
          (!cannot_boot_with.empty() && live_xml.find(cannot_boot_with) != std::string::npos);
 }
 
+void FakeWorld::NoteTrim(const GuestTrimOptions& options) {
+  const std::lock_guard lock(clock_);
+  trimmed_with.push_back(options);
+}
+
+void FakeWorld::Sleep(absl::Duration duration) {
+  const std::lock_guard lock(clock_);
+  now_ += duration;
+}
+
 void FakeWorld::MayCrash() {
   if (crash_in > 0 && --crash_in == 0) throw FakeCrash();
 }
@@ -354,9 +451,10 @@ Services FakeWorld::services() {
           directory_ + "/state",
           [this] {
             MayCrash();
+            const std::lock_guard lock(clock_);
             return now_;
           },
-          [this](absl::Duration d) { now_ += d; },
+          [this](absl::Duration d) { Sleep(d); },
           offline_guest_.get(),
           [this](const std::vector<sparsify::DiskSpec>& disks, sparsify::Mode mode,
                  const sparsify::SparsifyOptions&, const std::function<absl::Status()>& check,
@@ -369,49 +467,6 @@ Services FakeWorld::services() {
             }
             return *sparsify;
           }};
-}
-
-std::string DomainXml(const std::string& name, const std::string& uuid, const std::string& machine,
-                      const std::vector<FakeDisk>& disks, const std::string& channel_state) {
-  std::string xml = absl::StrCat("<domain type='kvm'>\n  <name>", name, "</name>\n  <uuid>", uuid,
-                                 "</uuid>\n  <os>\n    <type arch='x86_64' machine='", machine,
-                                 "'>hvm</type>\n  </os>\n  <devices>\n");
-  uint32_t slot = 5;
-  for (const FakeDisk& disk : disks) {
-    const std::string discard =
-        disk.discard.empty() ? "" : absl::StrCat(" discard='", disk.discard, "'");
-    absl::StrAppend(
-        &xml, "    <disk type='file' device='disk'>\n      <driver name='qemu' type='raw'", discard,
-        "/>\n      <source file='", disk.image, "'/>\n      <target dev='", disk.target, "' bus='",
-        disk.bus, "'/>\n      <address type='pci' domain='0x0000' bus='0x00' slot='",
-        absl::StrFormat("0x%02x", slot++), "' function='0x0'/>\n    </disk>\n");
-  }
-  if (!channel_state.empty()) {
-    absl::StrAppend(&xml,
-                    "    <controller type='virtio-serial' index='0'/>\n    <channel type='unix'>\n "
-                    "     <target type='virtio' name='",
-                    kAgentChannelName, "' state='", channel_state, "'/>\n    </channel>\n");
-  }
-  return xml + "  </devices>\n</domain>\n";
-}
-
-GuestFilesystem FilesystemOn(const std::string& disk, uint32_t slot, const std::string& mount_point,
-                             uint64_t size, uint64_t used) {
-  GuestFilesystem filesystem;
-  filesystem.source = "/dev/" + disk;
-  filesystem.type = "ext4";
-  filesystem.mount_points = {mount_point};
-  filesystem.size = size;
-  filesystem.used = used;
-  filesystem.free = size - used;
-  filesystem.obstacle = GuestObstacle::kNone;
-  GuestDevice device;
-  device.name = disk;
-  device.is_disk = true;
-  device.size = size;
-  device.bus_path = absl::StrFormat("pci0000:00/0000:00:%02x.0/virtio2", slot);
-  filesystem.devices = {device};
-  return filesystem;
 }
 
 }  // namespace virt_reclaim

@@ -7,6 +7,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <string>
 #include <vector>
@@ -23,6 +24,8 @@ struct FakeAgent {
   GuestFacts facts;
   std::vector<GuestTrim> trims;           // what a Trim reports
   std::map<std::string, uint64_t> freed;  // per image path: what a Trim takes from the allocation
+  absl::Duration takes = absl::ZeroDuration();  // a Trim; past its timeout it is DeadlineExceeded
+  std::function<void()> while_listing, while_trimming;
   // Image path behind each mount point: a marker takes room in it, and gives it back when
   // `marker_comes_back`.
   std::map<std::string, std::string> image_of;
@@ -31,15 +34,24 @@ struct FakeAgent {
   FakeAgent();
 };
 
+// What a fake domain's qemu-guest-agent does: nothing, as long as it has no answers.
+struct FakeQemuAgent {
+  std::map<std::string, absl::StatusOr<std::string>> answers;  // by command; JSON
+  std::map<std::string, uint64_t> freed;                       // of guest-fstrim, per image path
+  bool pauses_domain = false;                                  // so does guest-fstrim
+};
+
 struct FakeDomain {
   DomainSummary summary;
   std::string live_xml, inactive_xml;
-  std::string first_xml;                     // as it was added
-  std::map<std::string, Usage> block_usage;  // per target
+  std::string first_xml;                              // as it was added
+  std::map<std::string, Usage> block_usage;           // per target
+  std::map<std::string, uint64_t> device_properties;  // of its QEMU: "virtio-disk0.discard"
   std::vector<Blocker> activity;
   bool managed_save = false;
   SnapshotCount snapshots;
   uint64_t disk_requests = 0;
+  uint64_t bytes_written = 0;
   // How its guest takes a power cycle.
   bool ignores_shutdown = false;
   absl::Status start;  // not OK: Start fails with it, as long as the new definition is in force
@@ -47,6 +59,10 @@ struct FakeDomain {
   std::optional<GuestFilesystem> boots_from;  // its only filesystem after a start
   absl::Status channel;                       // not OK: OpenChannel fails with it
   FakeAgent agent;
+  FakeQemuAgent qemu_agent;
+  std::vector<std::string> qemu_commands;  // that it was given
+  // Whoever is told of its I/O errors.
+  std::function<void(const std::string&)> on_io_error;
   // What its disks say while it is off.
   absl::StatusOr<GuestPreflight> offline = absl::FailedPreconditionError("nothing is on its disks");
 
@@ -72,15 +88,20 @@ class FakeWorld {
 
   std::map<std::string, FakeDomain> domains;  // by UUID
   std::map<std::string, Usage> images;        // by path
+  std::map<std::string, uint64_t> devices;    // by path of an image: st_dev; else 1
   std::set<std::string> replaced;             // images that are another file by now
   bool can_punch = true;
-  uint32_t internal_snapshots = 0;  // of every image
-  ImageHeader header;               // what else every image says of itself
+  uint64_t room = uint64_t{1} << 40;                                  // bytes free on every storage
+  absl::StatusOr<absl::Duration> punch_cost = absl::Microseconds(1);  // per MiB
+  std::vector<GuestTrimOptions> trimmed_with;                         // by our agents
+  uint32_t internal_snapshots = 0;                                    // of every image
+  ImageHeader header;  // what else every image says of itself
   // What Sparsify answers, whatever it is asked.
   absl::StatusOr<sparsify::SparsifyResult> sparsify = absl::UnimplementedError("not filled in");
   std::vector<std::string> calls;  // what changed something: "define web"
   absl::Status define;             // not OK: Define fails with it
   std::string stored_xml;          // not empty: what libvirt stores in place of what was defined
+  std::vector<HostDevice> block_storage;  // below every image on a block device
   bool images_are_local = true;
   bool has_offline_guest = true;           // virt-reclaim-guestfs is installed
   std::vector<OfflineDisk> disks_read;     // by it, last
@@ -91,12 +112,16 @@ class FakeWorld {
   // and after whatever changes something, and whenever it asks for the time. 0: never.
   int crash_in = 0;
   void MayCrash();
+  // Time passes. Any thread.
+  void Sleep(absl::Duration duration);
+  void NoteTrim(const GuestTrimOptions& options);
 
  private:
   std::string directory_;
   std::unique_ptr<Hypervisor> hypervisor_;
   std::unique_ptr<ImageStore> image_store_;
   std::unique_ptr<OfflineGuest> offline_guest_;
+  std::mutex clock_;
   absl::Time now_ = absl::FromUnixSeconds(1'700'000'000);
 
   friend class FakeHypervisor;

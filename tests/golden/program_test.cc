@@ -20,7 +20,7 @@
 namespace virt_reclaim {
 namespace {
 
-void FillWorld(FakeWorld& world) {
+void FillWorld(FakeWorld& world, bool with_qemu_agent) {
   world.AddImage("/images/web.raw", kGiB, 600 * kMiB);
   world.AddImage("/images/data.raw", 4 * kGiB, 3 * kGiB);
   FakeDomain& web = world.AddDomain(
@@ -59,6 +59,20 @@ void FillWorld(FakeWorld& world) {
   good.disks = {"vda"};
   modern.agent.trims = {good};
   modern.agent.freed = {{"/images/new.raw", 390 * kMiB}};
+  modern.agent.image_of = {{"/", "/images/new.raw"}};
+
+  if (with_qemu_agent) {
+    modern.live_xml =
+        absl::StrReplaceAll(modern.live_xml, {{kAgentChannelName, "org.qemu.guest_agent.0"}});
+    modern.qemu_agent.answers = {
+        {"guest-ping", R"({"return":{}})"},
+        {"guest-get-fsinfo", R"({"return":[{"name":"vda","mountpoint":"/","type":"ext4",
+"total-bytes":1073741824,"used-bytes":104857600,"disk":[{"bus-type":"virtio","dev":"/dev/vda",
+"pci-controller":{"domain":0,"bus":0,"slot":5,"function":0}}]}]})"},
+        {"guest-fstrim", R"({"return":{"paths":[{"path":"/","trimmed":943718400},
+{"path":"/\u001b[2J","error":"failed to open: Permission denied"}]}})"}};
+    modern.qemu_agent.freed = modern.agent.freed;
+  }
 
   world.AddDomain(DomainXml("off", "33333333-2222-3333-4444-555555555555", "pc-q35-7.2",
                             {{"vda", "virtio", "/images/gone.raw", "unmap"}}, ""),
@@ -88,18 +102,54 @@ void AddStopped(FakeWorld& world) {
   world.sparsify = result;
 }
 
+// A domain with something on its way on every floor.
+void AddDeepDomain(FakeWorld& world) {
+  world.AddImage("/images/deep.raw", kGiB, 500 * kMiB);
+  world.AddImage("/images/other.raw", kGiB, kGiB);
+  const std::string uuid = "44444444-2222-3333-4444-555555555555";
+  FakeDomain& deep = world.AddDomain(DomainXml("deep", uuid, "pc-q35-7.2",
+                                               {{"vda", "virtio", "/images/deep.raw", "unmap"},
+                                                {"vdb", "usb", "/images/other.raw", ""}},
+                                               "connected"),
+                                     DomainState::kRunning);
+  deep.inactive_xml = DomainXml("deep", uuid, "pc-q35-7.2",
+                                {{"vda", "virtio", "/images/deep.raw", "unmap"},
+                                 {"vdb", "usb", "/images/other.raw", "unmap"}},
+                                "");
+  deep.snapshots.checkpoints = 2;
+  GuestFilesystem root = FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB);
+  root.devices.front().kind = GuestDeviceKind::kDisk;
+  root.devices.front().discard_max = 2 * kGiB;
+  root.devices.front().discard_granularity = 512;
+  root.discard_option = false;
+  GuestDevice crypt;
+  crypt.name = "dm-0";
+  crypt.dm_name = "cryptroot";
+  crypt.kind = GuestDeviceKind::kDmCrypt;
+  crypt.discard_max = 0;
+  crypt.parents = {"vda"};
+  root.devices.insert(root.devices.begin(), crypt);
+  root.obstacle = GuestObstacle::kDmCrypt;
+  root.obstacle_device = "dm-0";
+  deep.agent.facts.filesystems = {root};
+  deep.agent.image_of = {{"/", "/images/deep.raw"}};
+  deep.agent.marker_comes_back = false;
+}
+
 struct Case {
   std::string name;
   std::vector<std::string> arguments;
   std::vector<std::string> before = {};  // a call in the same world before
   std::optional<bool> answer = {};       // somebody sits at a terminal, and says yes or no
+  bool with_qemu_agent = false;          // 'new' has qemu-guest-agent in place of the agent
 };
 
 class ProgramTest : public testing::TestWithParam<Case> {};
 
 TEST_P(ProgramTest, PrintsWhatItPrinted) {
   FakeWorld world;
-  FillWorld(world);
+  FillWorld(world, GetParam().with_qemu_agent);
+  if (GetParam().name.find("deep") != std::string::npos) AddDeepDomain(world);
   if (absl::StartsWith(GetParam().name, "sparsify")) AddStopped(world);
   ProgressLine progress(STDERR_FILENO);
   const auto with_services = [&](const CommandLine& line,
@@ -163,11 +213,45 @@ const std::vector<Case> kCases{
     {"connection-busy", {"-c", "busy:///", "report", "--json"}},
     {"report", {"report"}},
     {"report-json", {"report", "--json", "web"}},
+    {"report-check", {"report", "--check=10%,90%"}},
+    {"report-check-json", {"df", "--json", "--check", "1G,2G", "off"}},
+    {"report-check-one-threshold", {"report", "--check=10%"}},
+    {"report-check-connection-down", {"-c", "down:///", "report", "--check=10%,20%"}},
+    {"report-after-trim", {"report"}, {"trim", "new"}},
+    {"help-explain", {"explain", "--help"}},
+    {"explain", {"explain", "web"}},
+    {"explain-one-disk", {"explain", "web:sda"}},
+    {"explain-no-such-disk", {"explain", "new:vdb"}},
+    {"explain-no-such-domain", {"explain", "ne:vda"}},
+    {"explain-nothing-named", {"explain"}},
+    {"explain-codes", {"explain", "--codes"}},
+    {"explain-codes-json", {"explain", "--codes", "--json"}},
+    {"explain-codes-of-a-domain", {"explain", "--codes", "web"}},
+    {"explain-off", {"explain", "off"}},
+    {"explain-deep", {"explain", "--probe", "deep"}},
+    {"explain-deep-json", {"explain", "--probe", "--json", "deep"}},
+    {"explain-probe", {"explain", "--probe", "new"}},
+    {"explain-probe-json", {"explain", "--probe", "--json", "new"}},
+    {"explain-probe-dry-run", {"explain", "--probe", "-n", "new"}},
+    {"explain-probe-off", {"explain", "--probe", "off"}},
     {"trim", {"trim"}},
     {"trim-nothing-freed", {"-c", "fake:///world", "trim", "web"}},
     {"trim-off", {"trim", "off"}},
     {"trim-json", {"trim", "--json"}},
     {"trim-dry-run", {"trim", "--dry-run"}},
+    {"trim-dry-run-after-trim", {"trim", "--dry-run", "new"}, {"trim", "new"}},
+    {"trim-min-freed", {"trim", "--min-freed=1G", "new"}},
+    {"trim-dry-run-qemu-agent", {"trim", "-n", "n*"}, {}, {}, true},
+    {"trim-qemu-agent", {"trim", "new"}, {}, {}, true},
+    {"trim-qemu-agent-json", {"trim", "--json", "--way=qemu-agent"}, {}, {}, true},
+    {"trim-qemu-agent-mount-point", {"trim", "--mount-point=/", "new"}, {}, {}, true},
+    {"trim-threshold", {"trim", "--threshold=90%"}},
+    {"trim-storage", {"trim", "--storage=/nowhere"}},
+    {"trim-gentle-and-chunk", {"trim", "--gentle", "--chunk=1G"}},
+    {"trim-bad-way", {"trim", "--way=virsh"}},
+    {"trim-bad-threshold", {"trim", "--threshold=101%"}},
+    {"trim-bad-per-storage", {"trim", "--per-storage=0"}},
+    {"trim-bad-window", {"trim", "--window=3am-4am"}},
     {"trim-dry-run-json", {"trim", "-n", "--json"}},
     {"plan", {"migrate", "plan"}},
     {"plan-diff", {"migrate", "plan", "--diff", "web"}},

@@ -13,8 +13,16 @@ from lintlib import Finding, Sample, Tree, main
 
 MAN = "docs/man/virt-reclaim.1.scd"
 AGENT_MAN = "docs/man/virt-reclaim-agent.8.scd"
+REASON_CC = "host/model/reason.cc"
 REASONS = "docs/reason-codes.md"
 JSON = "docs/json.md"
+JSON_SOURCES = (
+    "host/cli/json_output.cc",
+    "host/cli/json_parts.cc",
+    "host/cli/explain_output.cc",
+    "host/cli/outcome_output.cc",
+    "host/cli/punch_program.cc",
+)
 EXITS = "docs/exit-status.md"
 
 MAX_LINES = 500
@@ -43,9 +51,35 @@ def harvest(tree: Tree, path: str, pattern: str) -> set[str]:
     return set(re.findall(pattern, tree.read(path))) if tree.has(path) else set()
 
 
+def reason_rows(tree: Tree) -> list[str]:
+    """The table of reason.cc, as it has to stand in the document."""
+    if not tree.has(REASON_CC):
+        return []
+    pattern = r'\{Reason::k\w+,\s*"([a-z0-9-]+)",\s*((?:"[^"]*"\s*)+)(?:,\s*InChain::k(\w+))?\}'
+    rows = []
+    for code, literals, in_chain in re.findall(pattern, tree.read(REASON_CC)):
+        sentence = "".join(re.findall(r'"([^"]*)"', literals))
+        rows.append(f"| [{code}](#{code}) | {in_chain.lower() or 'never'} | {sentence} |")
+    return rows
+
+
+def check_reason_table(tree: Tree) -> list[Finding]:
+    wanted = reason_rows(tree)
+    if not wanted or not tree.has(REASONS):
+        return []
+    there = re.findall(r"^\| \[[a-z0-9-]+\]\(#.*$", tree.read(REASONS), re.M)
+    found = [Finding(REASONS, 0, f"the table of all codes lacks the row '{row}'") for row in wanted if row not in there]
+    found += [Finding(REASONS, 0, f"the table of all codes has a row of its own: '{row}'") for row in there if row not in wanted]
+    if not found and there != wanted:
+        found.append(Finding(REASONS, 0, "the table of all codes is not in the order of reason.cc"))
+    return found
+
+
 def check_reasons(tree: Tree) -> list[Finding]:
-    codes = harvest(tree, "host/model/reason.cc", r'\{Reason::k\w+,\s*"([a-z0-9-]+)"')
-    found = missing(tree, REASONS, codes, r"^### %s$", "reason code")
+    codes = harvest(tree, REASON_CC, r'\{Reason::k\w+,\s*"([a-z0-9-]+)"')
+    if len(reason_rows(tree)) != len(codes):
+        return [Finding(REASON_CC, 0, "this check cannot read the whole table")]
+    found = missing(tree, REASONS, codes, r"^### %s$", "reason code") + check_reason_table(tree)
     found += missing(tree, MAN, codes, r"^\*%s\*$", "reason code")
     refusals: set[str] = set()
     for path in tree.code("xml-tools"):
@@ -65,9 +99,12 @@ def check_command_line(tree: Tree) -> list[Finding]:
 
 
 def check_json(tree: Tree) -> list[Finding]:
-    source = "host/cli/json_output.cc"
-    found = missing(tree, JSON, harvest(tree, source, r'Document\("([a-z-]+)"\)'), r"^## .*`%s`", "message type")
-    keys = harvest(tree, source, r'\{"([a-z_]+)",') | harvest(tree, source, r'\["([a-z_]+)"\]')
+    types: set[str] = set()
+    keys: set[str] = set()
+    for source in JSON_SOURCES:
+        types |= harvest(tree, source, r'Document\("([a-z-]+)"\)')
+        keys |= harvest(tree, source, r'\{"([a-z_]+)",') | harvest(tree, source, r'\["([a-z_]+)"\]')
+    found = missing(tree, JSON, types, r"^## .*`%s`", "message type")
     return found + missing(tree, JSON, keys, r"`%s`", "key")
 
 
@@ -130,8 +167,9 @@ def check(tree: Tree) -> list[Finding]:
     return [finding for each in checks for finding in each(tree)]
 
 
-REASON_CC = '{Reason::kPaused, "paused", "the domain is paused"},\n{Reason::kLong,\n "long-code", "x"},\n'
-BOTH = "### paused\n\n### long-code\n"
+REASON_TABLE = '{Reason::kPaused, "paused", "the domain is paused"},\n{Reason::kLong,\n "long-code", "x"\n "y", InChain::kRemark},\n'
+ROWS = "| [paused](#paused) | never | the domain is paused |\n| [long-code](#long-code) | remark | xy |\n"
+BOTH = "### paused\n\n### long-code\n" + ROWS
 BOTH_MAN = "*paused*\n\tx\n\n*long-code*\n\tx\n"
 HELP_CC = 'R"(  -n, --dry-run  stop\n --json\n)"'
 OUTCOME_H = "  kDone = 0,\n  kInterrupted = 130,\n"
@@ -141,10 +179,14 @@ PROTO_PATH = "proto/virt_reclaim/agent/v1/agent.proto"
 STATUS_MAN = "*0*\n\tx\n\n*130*\n\tx\n"
 
 SAMPLES = [
-    Sample("reasons good", {"host/model/reason.cc": REASON_CC, REASONS: BOTH, MAN: BOTH_MAN}, None),
-    Sample("reason not in md", {"host/model/reason.cc": REASON_CC, REASONS: "### paused\n", MAN: BOTH_MAN}, f"{REASONS}: reason code 'long-code'"),
-    Sample("reason not in man", {"host/model/reason.cc": REASON_CC, REASONS: BOTH, MAN: "*paused*\n"}, f"{MAN}: reason code 'long-code'"),
-    Sample("no document", {"host/model/reason.cc": REASON_CC}, "is missing"),
+    Sample("reasons good", {REASON_CC: REASON_TABLE, REASONS: BOTH, MAN: BOTH_MAN}, None),
+    Sample("reason not in md", {REASON_CC: REASON_TABLE, REASONS: "### paused\n" + ROWS, MAN: BOTH_MAN}, f"{REASONS}: reason code 'long-code'"),
+    Sample("reason not in man", {REASON_CC: REASON_TABLE, REASONS: BOTH, MAN: "*paused*\n"}, f"{MAN}: reason code 'long-code'"),
+    Sample("row missing", {REASON_CC: REASON_TABLE, REASONS: BOTH[:-40], MAN: BOTH_MAN}, "lacks the row '| [long-code]"),
+    Sample("row too many", {REASON_CC: REASON_TABLE, REASONS: BOTH + "| [x](#paused) | never | x |\n", MAN: BOTH_MAN}, "a row of its own"),
+    Sample("rows turned", {REASON_CC: REASON_TABLE, REASONS: "\n".join(reversed(BOTH.splitlines())), MAN: BOTH_MAN}, "not in the order"),
+    Sample("table not read", {REASON_CC: '{Reason::kPaused, "paused", kSentence},\n', REASONS: BOTH, MAN: BOTH_MAN}, "cannot read"),
+    Sample("no document", {REASON_CC: REASON_TABLE}, "is missing"),
     Sample("refusal", {"xml-tools/a.cc": 'Refuse(disk, "cdrom", "x")', REASONS: ""}, "code of xml-tools 'cdrom'"),
     Sample("refusal good", {"xml-tools/a.cc": 'Refuse(disk, "cdrom", "x")', REASONS: "| `cdrom` | x |\n"}, None),
     Sample("options good", {"host/cli/help.cc": HELP_CC, MAN: "*-n*, *--dry-run*\n*--json*\n"}, None),

@@ -74,7 +74,7 @@ def dirty_ext4(judge, path):
 
 
 REFUSED = {
-    "internal-snapshots": snapshot, "overlay": overlay, "persistent-bitmaps": bitmap, "external-data": data_file, "encrypted-image": luks,
+    "internal-snapshots": snapshot, "overlay": overlay, "persistent-bitmaps": bitmap, "external-data-file": data_file, "encrypted-image": luks,
     "image-needs-check": with_feature(DIRTY), "image-needs-check ": with_feature(CORRUPT), "format-not-supported": with_feature(UNKNOWN),
     "format-not-supported ": vmdk, "thick-image": thick, "filesystem-refused": dirty_ext4,
 }

@@ -25,6 +25,20 @@ TEST(ConvertTest, InvalidUtf8IsEscapedSoThatTheMessageSurvives) {
   EXPECT_FALSE(parsed.truncated());
 }
 
+TEST(ConvertTest, MountOptionDiscardIsSaidOnlyWhenItIsThere) {
+  FilesystemList list;
+  for (const char* options : {"rw,discard", "rw,nodiscard", "rw,discarded"}) {
+    Filesystem filesystem;
+    filesystem.options = options;
+    list.filesystems.push_back(filesystem);
+  }
+  v1::ListFilesystemsResponse response;
+  ToProto(list, response);
+  EXPECT_EQ(response.filesystems(0).discard_option(), v1::DISCARD_SETTING_ENABLED);
+  EXPECT_EQ(response.filesystems(1).discard_option(), v1::DISCARD_SETTING_DISABLED);
+  EXPECT_EQ(response.filesystems(2).discard_option(), v1::DISCARD_SETTING_UNSPECIFIED);
+}
+
 TEST(ConvertTest, WorstCaseStaysBelowTheLimit) {
   const std::string longest(4096, '\xff');  // grows fourfold
   Filesystem filesystem;

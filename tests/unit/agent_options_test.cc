@@ -40,7 +40,7 @@ TEST(OptionsTest, TrimWithEverything) {
   ASSERT_TRUE(line.ok()) << line.status();
   EXPECT_EQ(line->trim.minimum_bytes, 64 * kKiB);
   EXPECT_EQ(line->trim.chunk_bytes, 256 * kMiB);
-  EXPECT_EQ(line->trim.pause, std::chrono::milliseconds(1500));
+  EXPECT_EQ(line->trim.pace.pause, std::chrono::milliseconds(1500));
   EXPECT_TRUE(line->dry_run);
   EXPECT_TRUE(line->json);
   EXPECT_THAT(line->mount_points, ElementsAre("/a", "-b"));

@@ -16,6 +16,7 @@
 #include "host/cli/options.h"
 #include "host/cli/progress.h"
 #include "host/cli/text_table.h"
+#include "host/cli/trim_options.h"
 
 namespace virt_reclaim {
 namespace {
@@ -48,6 +49,34 @@ TEST(ParseCommandLine, ReadsTrimOptions) {
   EXPECT_EQ(line.timeout, absl::Seconds(90));
   EXPECT_EQ(line.mount_points, std::vector<std::string>{"/"});
   EXPECT_EQ(line.domains.size(), 2u);
+}
+
+TrimOptions TrimOptionsOf(const std::vector<std::string>& arguments) {
+  return virt_reclaim::TrimOptionsOf(Parse(arguments));
+}
+
+TEST(ParseCommandLine, ReadsHowTrimsArePacedAndLimited) {
+  const TrimOptions plain = TrimOptionsOf({"trim"});
+  EXPECT_TRUE(plain.paced);
+  EXPECT_EQ(plain.per_storage, 1u);
+  EXPECT_EQ(plain.timeout, absl::Minutes(30));
+  EXPECT_FALSE(TrimOptionsOf({"trim", "--pause=0"}).paced);
+  EXPECT_FALSE(TrimOptionsOf({"trim", "--chunk=1G"}).paced);
+  EXPECT_EQ(TrimOptionsOf({"trim", "--way=auto"}).way, std::nullopt);
+  const TrimOptions options = TrimOptionsOf(
+      {"trim", "--gentle", "--max-rate=100M", "--way", "qemu-agent", "--storage=/ssd",
+       "--threshold=12.5%", "--per-storage=3", "--window=22:00-04:00", "--max-duration=2h"});
+  EXPECT_TRUE(options.gentle);
+  EXPECT_EQ(options.timeout, absl::Hours(8));
+  EXPECT_EQ(options.guest.max_rate, 100u << 20);
+  EXPECT_EQ(options.way, TrimWay::kQemuAgent);
+  EXPECT_EQ(options.storage, "/ssd");
+  EXPECT_EQ(options.threshold->percent, 12.5);
+  EXPECT_EQ(options.per_storage, 3u);
+  EXPECT_EQ(options.window->begin, 22 * 60);
+  EXPECT_EQ(options.max_duration, absl::Hours(2));
+  EXPECT_EQ(TrimOptionsOf({"trim", "--gentle", "--timeout=1m"}).timeout, absl::Minutes(1));
+  EXPECT_EQ(TrimOptionsOf({"trim", "--threshold=5G"}).threshold->bytes, 5ull << 30);
 }
 
 TEST(ParseCommandLine, AliasAndNestedVerbs) {
@@ -108,6 +137,28 @@ TEST(Hints, CommandsParse) {
   EXPECT_EQ(
       Parse({"--connect", "qemu:///system", "migrate", "plan", "--diff", "web"}).domains.front(),
       "web");
+}
+
+TEST(Hints, FixesAreCommandsThatParse) {
+  const HintContext context{"qemu:///system", "web"};
+  const auto fix = [&](Reason reason) { return FixFor({reason, "data"}, context, "vda").value(); };
+  EXPECT_THAT(fix(Reason::kBusDropsDiscard),
+              testing::StartsWith("'virt-reclaim --connect qemu:///system migrate plan "
+                                  "--bus=virtio-scsi --diff web'"));
+  EXPECT_EQ(Parse({"--connect", "qemu:///system", "migrate", "plan", "--bus=virtio-scsi", "--diff",
+                   "web"})
+                .verb,
+            Verb::kMigratePlan);
+  EXPECT_THAT(fix(Reason::kMachineUnknown),
+              testing::StartsWith("'virt-reclaim --connect qemu:///system explain --probe web'"));
+  EXPECT_TRUE(Parse({"--connect", "qemu:///system", "explain", "--probe", "web"}).probe);
+  EXPECT_THAT(fix(Reason::kGuestNotSupported),
+              testing::HasSubstr("'virt-reclaim --connect qemu:///system explain --ask-qemu web'"));
+  EXPECT_TRUE(Parse({"--connect", "qemu:///system", "explain", "--ask-qemu", "web"}).ask_qemu);
+  EXPECT_THAT(fix(Reason::kDmCrypt), testing::HasSubstr("--persistent data'"));
+  EXPECT_THAT(fix(Reason::kOverlay), testing::HasSubstr("--path vda web'"));
+  EXPECT_EQ(fix(Reason::kDiscardIgnored), HintFor(Reason::kDiscardIgnored, context));
+  EXPECT_FALSE(FixFor({Reason::kReadOnly, ""}, context, "vda").has_value());
 }
 
 // What is there to be read, until it ends with `end`. A terminal's bytes pass through a worker of

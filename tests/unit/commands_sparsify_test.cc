@@ -133,7 +133,7 @@ TEST_F(SparsifyImagesTest, WhatTheImageSaysOfItself) {
   world_.header = {};
   world_.internal_snapshots = 2;
   world_.header.encrypted = world_.header.external_data = world_.header.needs_check = true;
-  EXPECT_THAT(Reasons(RunOne()), ElementsAre(Reason::kInternalSnapshots, Reason::kExternalData,
+  EXPECT_THAT(Reasons(RunOne()), ElementsAre(Reason::kInternalSnapshots, Reason::kExternalDataFile,
                                              Reason::kEncryptedImage, Reason::kImageNeedsCheck));
 }
 

@@ -112,6 +112,16 @@ TEST_F(TrimTest, MuchReclaimableButNothingFreedAndNoReasonIsSaidSo) {
   EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
 }
 
+TEST_F(TrimTest, Ext4ThatRemembersAnEarlierTrimIsSaidSo) {
+  FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
+  domain.agent.trims[0].trimmed = 0;
+  auto results = Run();
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("trim-remembered"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
+  domain.agent.facts.filesystems[0].type = "xfs";
+  EXPECT_THAT(Codes(Run()[0].disks[0].reasons), ElementsAre("unexplained"));
+}
+
 TEST_F(TrimTest, IoErrorInTheGuestIsAFailure) {
   FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
   domain.agent.trims[0].result = GuestTrimResult::kFailed;

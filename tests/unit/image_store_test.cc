@@ -178,5 +178,33 @@ TEST_F(ImageStoreTest, HeadersTellTheFormatUnlessItIsKnown) {
   EXPECT_FALSE(store_->ReadHeader(directory_ + "/none", "").ok());
 }
 
+TEST(PunchCost, IsMeasuredBesideTheImageAndLeavesNothing) {
+  const std::string directory = testing::TempDir() + "/punch-" + std::to_string(getpid());
+  std::filesystem::create_directory(directory);
+  const auto cost = NewImageStore()->PunchCost(directory + "/a.raw");
+  ASSERT_TRUE(cost.ok() || absl::IsResourceExhausted(cost.status())) << cost.status();
+  if (cost.ok()) {
+    EXPECT_GT(*cost, absl::ZeroDuration());
+    EXPECT_LT(*cost, absl::Seconds(1));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(directory));
+  EXPECT_FALSE(NewImageStore()->PunchCost("/nonexistent/a.raw").ok());
+}
+
+TEST(LiesOn, IsBelowADirectoryOrOnAMountedFilesystem) {
+  const std::string directory = testing::TempDir() + "/lies-" + std::to_string(getpid());
+  std::filesystem::create_directories(directory + "/below");
+  std::ofstream(directory + "/below/a.raw") << "x";
+  std::filesystem::create_directory_symlink(directory + "/below", directory + "/link");
+  const auto store = NewImageStore();
+  const ImageFile image =
+      store->Chain({"file", "raw", directory + "/link/a.raw"}, {}).value().front();
+  EXPECT_EQ(store->LiesOn(image, directory).value(), true);
+  EXPECT_EQ(store->LiesOn(image, directory + "/below/").value(), true);
+  EXPECT_EQ(store->LiesOn(image, "/proc").value(), false);  // another filesystem
+  EXPECT_EQ(store->LiesOn(image, "/etc").value(), false);
+  EXPECT_TRUE(absl::IsNotFound(store->LiesOn(image, directory + "/gone").status()));
+}
+
 }  // namespace
 }  // namespace virt_reclaim

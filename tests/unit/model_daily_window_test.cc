@@ -34,5 +34,17 @@ TEST(DailyWindowTest, NothingElseIsOne) {
   }
 }
 
+TEST(DailyWindow, EndsTodayOrTomorrow) {
+  const absl::TimeZone zone = absl::UTCTimeZone();
+  const auto at = [&](int day, int hour, int minute) {
+    return absl::FromCivil(absl::CivilMinute(2026, 3, day, hour, minute), zone);
+  };
+  EXPECT_EQ(EndOf(*ParseDailyWindow("01:00-05:00"), at(1, 2, 30), zone), at(1, 5, 0));
+  const DailyWindow night = *ParseDailyWindow("22:30-06:00");
+  EXPECT_EQ(EndOf(night, at(1, 23, 0), zone), at(2, 6, 0));
+  EXPECT_EQ(EndOf(night, at(2, 1, 0), zone), at(2, 6, 0));
+  EXPECT_EQ(EndOf(*ParseDailyWindow("20:00-24:00"), at(1, 21, 0), zone), at(2, 0, 0));
+}
+
 }  // namespace
 }  // namespace virt_reclaim

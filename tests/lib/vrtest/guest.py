@@ -183,7 +183,7 @@ class Guest:
         return self.host.virsh("dumpxml", "--inactive", self.name).stdout
 
     def _make_disks(self) -> None:
-        letters = {"virtio": iter("abcdefgh"), "scsi": iter("abcdefgh"), "ide": iter("abcd")}
+        letters = {"virtio": iter("abcdefghijklmnopqrstuvwxyz"), "scsi": iter("abcdefgh"), "ide": iter("abcd")}
         prefix = {"virtio": "vd", "scsi": "sd", "ide": "hd"}
         for disk in self.disks:
             disk.target = prefix[disk.bus] + next(letters[disk.bus])

@@ -1,4 +1,4 @@
-"""Disk images on the host: made, measured and checked. No loop devices, no mounts: nothing can be left behind."""
+"""Disk images on the host: made, measured and checked. No loop devices: nothing can be left behind."""
 
 from __future__ import annotations
 

@@ -66,7 +66,16 @@ def remove_all(directory: Path) -> None:
         deadline = time.monotonic() + 5
         while pids and time.monotonic() < deadline and left():
             time.sleep(0.02)
+    for mount_point in _mounts_below(directory):
+        subprocess.run(["umount", "--lazy", mount_point], check=False)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _mounts_below(directory: Path) -> list[str]:
+    """The last one first."""
+    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    points = [line.split(" ")[4].replace("\\040", " ") for line in lines]
+    return [point for point in reversed(points) if point.startswith(f"{directory}/")]
 
 
 class Workspace:

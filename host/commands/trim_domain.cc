@@ -1,0 +1,460 @@
+#include "host/commands/trim_domain.h"
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/byte_size.h"
+#include "base/status.h"
+#include "host/commands/trim_watch.h"
+#include "host/model/assessment.h"
+#include "host/model/guest_disks.h"
+#include "host/services/trim_history.h"
+
+namespace virt_reclaim {
+namespace {
+
+// How long nothing may change before the storage counts as settled: a part of what the trim took,
+// because a slow store is slow to finish too.
+constexpr int kSettlePart = 20;
+constexpr absl::Duration kMinSettle = absl::Milliseconds(100);
+constexpr absl::Duration kMaxSettle = absl::Seconds(1);
+constexpr int kSettledAfter = 4;  // equal measurements in a row
+constexpr absl::Duration kSettleLimit = absl::Seconds(30);
+// After an interrupt: a guest's kernel finishes the discards that are under way, for a second and
+// more, and whoever pressed Ctrl-C does not wait for that.
+constexpr absl::Duration kInterruptedSettleLimit = absl::Milliseconds(400);
+// Less than this is filesystem bookkeeping, not space that a trim could bring back: one qcow2
+// cluster of the largest size, 8 times.
+constexpr uint64_t kWorthTrimming = 16 * kMiB;
+
+// A question to qemu-guest-agent costs milliseconds, of one that is hung seconds.
+constexpr absl::Duration kLookAgainAfter = absl::Milliseconds(500);
+
+absl::StatusOr<uint64_t> Measure(const Services& services, const DomainSummary& domain,
+                                 const DiskFacts& disk) {
+  if (!disk.chain.empty()) return services.images.Allocation(disk.chain);
+  VR_ASSIGN_OR_RETURN(const Usage usage,
+                      services.hypervisor.BlockUsage(domain.uuid, disk.xml.target));
+  if (!usage.allocation) return absl::UnavailableError("the allocation is not known");
+  return *usage.allocation;
+}
+
+bool CanBeMeasured(const DiskFacts& disk) {
+  return !IsOther(disk.xml) && !disk.xml.source.path.empty() && disk.image_error.ok() &&
+         disk.xml.source.type != "block";
+}
+
+// What an I/O error of a guest is called.
+bool IsIoError(const GuestTrim& trim) {
+  return trim.result == GuestTrimResult::kFailed && trim.error_name == "EIO";
+}
+
+// Trimming one domain, step by step; each step leaves what it found in the members.
+class DomainTrim {
+ public:
+  DomainTrim(const Services& services, const TrimOptions& options, const TrimAction& action,
+             absl::Time end, PunchCosts& costs)
+      : services_(services),
+        options_(options),
+        action_(action),
+        deadline_(services.now() + options.timeout),
+        end_(end),
+        costs_(costs) {
+    result_.domain = action.domain;
+    result_.outcome.asked_for = action.asked_for;
+  }
+
+  TrimmedDomain Run(const TrimProgress& progress, const std::stop_token& stop) {
+    auto facts = CollectDomain(services_, result_.domain);
+    if (!facts.ok()) return Fail(facts.status());
+    facts_ = *std::move(facts);
+    // Others were trimmed since the plan was made: a backup may have begun.
+    if (IsBusy()) return std::move(result_);
+    TrimWay way = TrimWay::kAgent;
+    AgentAccess access =
+        OpenWay(services_, facts_, options_.way, options_.guest, options_.agent_timeout, stop, way);
+    if (stop.stop_requested()) return Cancel();
+    if (!access.session) return Refuse(*access.blocker);
+    result_.way = way;
+    GuestAgent& agent = *access.session->agent;
+
+    auto filesystems = agent.ListFilesystems(std::min(Left(), absl::Seconds(10)), stop);
+    if (stop.stop_requested()) return Cancel();
+    if (filesystems.ok()) {
+      guest_.filesystems = *std::move(filesystems);
+    } else if (way == TrimWay::kAgent) {
+      return Fail(filesystems.status());
+    }
+    MatchDisks();
+    MeasureBefore();
+    result_.expected = ExpectedOf(facts_);
+    if (auto blocker = TooLittle()) return Refuse(*blocker);
+    if (auto blocker = TooLate(action_.last)) return Refuse(*blocker);
+    const GuestTrimOptions paced = Paced();
+    if (services_.now() - looked_ > kLookAgainAfter && IsBusy()) return std::move(result_);
+    Trim(agent, paced, action_.last, progress, stop);
+    Remember();
+    return std::move(result_);
+  }
+
+ private:
+  absl::Duration Left() const {
+    return std::max(deadline_ - services_.now(), absl::Milliseconds(1));
+  }
+
+  // Looks for what forbids a trim now; it is the outcome then.
+  bool IsBusy() {
+    const auto activity = services_.hypervisor.Activity(result_.domain.uuid, facts_.live);
+    looked_ = services_.now();
+    if (activity.ok() && activity->empty()) return false;
+    result_ = activity.ok() ? Refuse(activity->front()) : Fail(activity.status());
+    return true;
+  }
+
+  void Trim(GuestAgent& agent, const GuestTrimOptions& guest, const std::optional<TrimRecord>& last,
+            const TrimProgress& progress, const std::stop_token& stop) {
+    TrimWatch watch(services_, facts_, stop);
+    const absl::Time begin = services_.now();
+    began_ = begin;
+    const absl::Duration left = Left();
+    // qemu-guest-agent could not be stopped.
+    const bool may_end = result_.way == TrimWay::kAgent && end_ < begin + left;
+    const absl::Status status = agent.Trim(
+        guest, may_end ? std::max(end_ - begin, absl::Milliseconds(1)) : left, watch.token(),
+        [&](GuestTrimProgress p) {
+          watch.LookAtStorage();
+          const absl::Duration so_far = services_.now() - begin;
+          if (last && last->whole && last->took > so_far) p.left = last->took - so_far;
+          if (progress) progress(result_.domain, p);
+        },
+        result_.filesystems);
+    watch.End();
+    result_.took = services_.now() - begin;
+    MeasureAfter(result_.took, stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
+    Judge(status, may_end && absl::IsDeadlineExceeded(status), watch.trouble(), stop);
+  }
+
+  // For the next trim, and for people. The domain's lock is held.
+  void Remember() {
+    TrimRecord record;
+    record.began = began_;
+    record.took = result_.took;
+    record.way = std::string(Name(*result_.way));
+    record.status = std::string(Name(result_.outcome.kind));
+    record.whole = result_.outcome.kind == OutcomeKind::kDone && result_.outcome.reasons.empty() &&
+                   options_.guest.mount_points.empty();
+    record.expected = result_.expected;
+    record.trimmed = result_.trimmed;
+    record.freed = result_.freed;
+    for (const TrimmedDisk& disk : result_.disks) {
+      record.disks.push_back(
+          {disk.target, disk.image, disk.trimmed, disk.freed, disk.allocation_after});
+    }
+    result_.remembered = TrimHistory(services_.state_directory, services_.hypervisor.Uri())
+                             .Append(result_.domain.uuid, result_.domain.name, record);
+  }
+
+  TrimmedDomain Fail(const absl::Status& status) {
+    result_.outcome.kind = OutcomeKind::kFailed;
+    result_.outcome.error = status;
+    return std::move(result_);
+  }
+
+  TrimmedDomain Cancel() {
+    result_.outcome.kind = OutcomeKind::kCancelled;
+    return std::move(result_);
+  }
+
+  // A guest whose agent should answer and does not has failed; what was never ready for a trim is
+  // skipped.
+  TrimmedDomain Refuse(const Blocker& blocker) {
+    const bool failed =
+        blocker.reason == Reason::kAgentSilent || blocker.reason == Reason::kAgentFailed;
+    result_.outcome.kind = failed ? OutcomeKind::kFailed : OutcomeKind::kSkipped;
+    result_.outcome.asked_for |= blocker.reason == Reason::kBusy;
+    // What was asked for was: only when there is so much.
+    result_.outcome.asked_for &= blocker.reason != Reason::kBelowThreshold;
+    if (failed)
+      result_.outcome.error =
+          absl::UnavailableError(absl::StrCat(Sentence(blocker.reason), ": ", blocker.detail));
+    result_.outcome.reasons.push_back(blocker);
+    return std::move(result_);
+  }
+
+  // qemu-guest-agent tells less than the agent: no sizes of disks, and no place of a disk behind a
+  // bridge.
+  void MatchDisks() {
+    guest_to_target_ = MatchGuestDisks(facts_.live, guest_);
+    if (result_.way != TrimWay::kQemuAgent) return;
+    const auto is_disk = [](const DiskFacts& disk) { return !IsOther(disk.xml); };
+    const auto only = std::find_if(facts_.disks.begin(), facts_.disks.end(), is_disk);
+    const bool one = std::count_if(facts_.disks.begin(), facts_.disks.end(), is_disk) == 1;
+    for (GuestFilesystem& filesystem : guest_.filesystems) {
+      for (GuestDevice& device : filesystem.devices) {
+        // A domain with one disk: whatever the guest calls it.
+        if (one) guest_to_target_.try_emplace(device.name, only->xml.target);
+        const auto target = guest_to_target_.find(device.name);
+        // What of the disk is in no filesystem counts as in use.
+        if (target != guest_to_target_.end())
+          device.size = FactsOf(target->second).usage.capacity.value_or(UINT64_MAX);
+      }
+    }
+  }
+
+  GuestTrimOptions Paced() {
+    GuestTrimOptions guest = options_.guest;
+    if (!options_.paced || result_.way != TrimWay::kAgent) return guest;
+    result_.punch_cost = costs_.Of(facts_.disks);
+    result_.pace = PaceFor(result_.punch_cost, options_.gentle);
+    guest.chunk = result_.pace->chunk;
+    guest.pause_percent = result_.pace->pause_percent;
+    guest.back_off = result_.pace->back_off;
+    return guest;
+  }
+
+  // Why there is too little to be had; empty also when it is not known how much there is.
+  std::optional<Blocker> TooLittle() const {
+    if (auto blocker = BelowThreshold(facts_, options_)) return blocker;
+    const auto freed = FreedSinceTrim();
+    if (!options_.min_freed || !freed || *freed >= *options_.min_freed) return std::nullopt;
+    return Blocker{Reason::kBelowThreshold,
+                   absl::StrCat("about ", FormatByteSize(*freed), " since the last trim")};
+  }
+
+  // What the guest freed since its last trim; empty when that of one filesystem is not known.
+  std::optional<uint64_t> FreedSinceTrim() const {
+    uint64_t sum = 0;
+    for (const GuestFilesystem& filesystem : guest_.filesystems) {
+      if (filesystem.obstacle != GuestObstacle::kNone) continue;
+      if (!filesystem.freed_since_trim) return std::nullopt;
+      sum += *filesystem.freed_since_trim;
+    }
+    return sum;
+  }
+
+  // qemu-guest-agent cannot be stopped: it begins nothing that is known to take longer than there
+  // is time.
+  std::optional<Blocker> TooLate(const std::optional<TrimRecord>& last) const {
+    if (result_.way != TrimWay::kQemuAgent || !last || !last->whole) return std::nullopt;
+    if (services_.now() + last->took <= end_) return std::nullopt;
+    return Blocker{Reason::kTimeOver,
+                   absl::StrCat("the last trim took ",
+                                absl::FormatDuration(absl::Trunc(last->took, absl::Seconds(1))))};
+  }
+
+  void MeasureBefore() {
+    const auto use = GuestUseByTarget(guest_to_target_, guest_);
+    for (DiskFacts& disk : facts_.disks) {
+      if (IsOther(disk.xml)) continue;
+      if (const auto found = use.find(disk.xml.target); found != use.end())
+        disk.guest = found->second;
+      TrimmedDisk trimmed;
+      trimmed.target = disk.xml.target;
+      trimmed.image = disk.xml.source.path;
+      if (CanBeMeasured(disk)) {
+        if (auto before = Measure(services_, result_.domain, disk); before.ok())
+          trimmed.allocation_before = *before;
+      }
+      result_.disks.push_back(std::move(trimmed));
+    }
+  }
+
+  // Takes the allocation of every disk; true when none differs from the last time.
+  bool MeasureOnce() {
+    bool same = true;
+    for (TrimmedDisk& disk : result_.disks) {
+      if (!disk.allocation_before) continue;
+      auto now = Measure(services_, result_.domain, FactsOf(disk.target));
+      const auto value = now.ok() ? std::optional<uint64_t>(*now) : std::nullopt;
+      same = same && value == disk.allocation_after;
+      disk.allocation_after = value;
+    }
+    return same;
+  }
+
+  void MeasureAfter(absl::Duration trim_took, absl::Duration patience) {
+    const absl::Time limit = services_.now() + patience;
+    const absl::Duration quiet = std::clamp(trim_took / kSettlePart, kMinSettle, kMaxSettle);
+    MeasureOnce();
+    for (int equal = 0; equal < kSettledAfter && services_.now() < limit;) {
+      services_.sleep(quiet / kSettledAfter);
+      equal = MeasureOnce() ? equal + 1 : 0;
+    }
+    for (TrimmedDisk& disk : result_.disks) {
+      if (!disk.allocation_before || !disk.allocation_after) continue;
+      disk.freed = static_cast<int64_t>(*disk.allocation_before) -
+                   static_cast<int64_t>(*disk.allocation_after);
+      result_.freed = result_.freed.value_or(0) + *disk.freed;
+    }
+  }
+
+  const DiskFacts& FactsOf(const std::string& target) const {
+    return *std::find_if(facts_.disks.begin(), facts_.disks.end(),
+                         [&](const DiskFacts& disk) { return disk.xml.target == target; });
+  }
+
+  // What the guest trimmed, per disk. A filesystem on several disks cannot be split: it counts in
+  // the domain's sum only.
+  void AddGuestNumbers() {
+    std::map<std::string, uint64_t> by_target;
+    std::set<std::string> refused;
+    for (const GuestTrim& trim : result_.filesystems) {
+      result_.trimmed += trim.trimmed;
+      if (trim.result == GuestTrimResult::kSkipped && trim.disks.empty()) continue;
+      for (const std::string& name : trim.disks) {
+        const auto target = guest_to_target_.find(name);
+        if (target == guest_to_target_.end()) continue;
+        by_target[target->second] += trim.disks.size() == 1 ? trim.trimmed : 0;
+        if (trim.obstacle == GuestObstacle::kDiskNotSupported) refused.insert(target->second);
+      }
+    }
+    for (TrimmedDisk& disk : result_.disks) {
+      const auto found = by_target.find(disk.target);
+      if (found != by_target.end()) disk.trimmed = found->second;
+      disk.guest_not_supported = refused.contains(disk.target);
+    }
+  }
+
+  // Names why a disk that a filesystem of the guest lies on gave nothing back. True when it should
+  // have.
+  bool ExplainDisk(TrimmedDisk& disk) const {
+    if (!disk.trimmed || disk.freed.value_or(0) > 0) return false;
+    const DiskFacts& facts = FactsOf(disk.target);
+    const Assessment assessment = Assess(facts_.live, facts);
+    disk.reasons = assessment.blockers;
+    if (!disk.reasons.empty()) return true;
+    if (assessment.reclaimable.value_or(0) < kWorthTrimming) {
+      disk.reasons.push_back({Reason::kNothingReclaimable, ""});
+      return false;
+    }
+    const bool remembered = *disk.trimmed == 0 && HasOnlyExt4(disk.target);
+    disk.reasons.push_back({remembered ? Reason::kTrimRemembered : Reason::kUnexplained, ""});
+    return true;
+  }
+
+  // ext4 hands a block group down once, until something is freed in it; XFS and btrfs report all
+  // their free space at each trim.
+  bool HasOnlyExt4(const std::string& target) const {
+    return std::all_of(guest_.filesystems.begin(), guest_.filesystems.end(),
+                       [&](const GuestFilesystem& filesystem) {
+                         const auto on_it = [&](const GuestDevice& device) {
+                           const auto found = guest_to_target_.find(device.name);
+                           return found != guest_to_target_.end() && found->second == target;
+                         };
+                         return filesystem.type == "ext4" ||
+                                std::none_of(filesystem.devices.begin(), filesystem.devices.end(),
+                                             on_it);
+                       });
+  }
+
+  void Judge(const absl::Status& status, bool time_over, const std::optional<Blocker>& trouble,
+             const std::stop_token& stop) {
+    AddGuestNumbers();
+    bool should_have = false;
+    for (TrimmedDisk& disk : result_.disks) should_have |= ExplainDisk(disk);
+    const auto failed = std::find_if(result_.filesystems.begin(), result_.filesystems.end(),
+                                     [](const GuestTrim& trim) {
+                                       return trim.result == GuestTrimResult::kFailed &&
+                                              !BlockerOf(trim.obstacle, trim.obstacle_device);
+                                     });
+    result_.trouble =
+        trouble || std::any_of(result_.filesystems.begin(), result_.filesystems.end(), IsIoError);
+    if (trouble) {
+      result_.outcome.kind = OutcomeKind::kFailed;
+      result_.outcome.error =
+          absl::UnavailableError(absl::StrCat(Sentence(trouble->reason), ": ", trouble->detail));
+      result_.outcome.reasons.push_back(*trouble);
+    } else if (stop.stop_requested()) {
+      result_.outcome.kind = OutcomeKind::kCancelled;
+    } else if (failed != result_.filesystems.end()) {
+      result_.outcome.kind = OutcomeKind::kFailed;
+      result_.outcome.error = absl::InternalError(absl::StrCat(
+          "trim of '", failed->mount_point,
+          "' in the guest: ", failed->error_name.empty() ? "failed" : failed->error_name));
+    } else if (time_over) {
+      result_.outcome.reasons.push_back({Reason::kTimeOver, ""});
+    } else if (!status.ok()) {
+      result_.outcome.kind = OutcomeKind::kFailed;
+      result_.outcome.error = status;
+      LookForPause();
+    } else {
+      result_.outcome.nothing_freed = should_have && result_.freed.value_or(0) <= 0;
+    }
+  }
+
+  // A disk that meets an error on the host pauses the domain, with libvirt's default policy.
+  void LookForPause() {
+    const auto state = services_.hypervisor.State(result_.domain.uuid);
+    if (!state.ok() || *state != DomainState::kPaused) return;
+    result_.trouble = true;
+    result_.outcome.error = absl::UnavailableError(
+        absl::StrCat("the domain was paused during the trim: ", result_.outcome.error.message()));
+  }
+
+  const Services& services_;
+  const TrimOptions& options_;
+  const TrimAction& action_;
+  const absl::Time deadline_, end_;
+  absl::Time began_ = absl::InfinitePast();   // the guest's trim
+  absl::Time looked_ = absl::InfinitePast();  // for what forbids a trim
+  PunchCosts& costs_;
+  DomainFacts facts_;
+  GuestFacts guest_;
+  std::map<std::string, std::string> guest_to_target_;
+  TrimmedDomain result_;
+};
+
+}  // namespace
+
+std::optional<uint64_t> ExpectedOf(const DomainFacts& facts) {
+  std::optional<uint64_t> sum;
+  for (const DiskFacts& disk : facts.disks) {
+    if (IsOther(disk.xml)) continue;
+    const auto estimate = Assess(facts.live, disk).reclaimable;
+    if (estimate) sum = sum.value_or(0) + *estimate;
+  }
+  return sum;
+}
+
+std::optional<Blocker> BelowThreshold(const DomainFacts& facts, const TrimOptions& options) {
+  if (!options.threshold) return std::nullopt;
+  uint64_t reclaimable = 0;
+  uint64_t capacity = 0;
+  for (const DiskFacts& disk : facts.disks) {
+    if (IsOther(disk.xml)) continue;
+    const auto estimate = Assess(facts.live, disk).reclaimable;
+    if (!estimate || !disk.usage.capacity) return std::nullopt;
+    reclaimable += *estimate;
+    capacity += *disk.usage.capacity;
+  }
+  if (reclaimable >= options.threshold->Of(capacity)) return std::nullopt;
+  return Blocker{Reason::kBelowThreshold, absl::StrCat("about ", FormatByteSize(reclaimable))};
+}
+
+std::optional<absl::Duration> PunchCosts::Of(const std::vector<DiskFacts>& disks) {
+  std::optional<absl::Duration> slowest;
+  for (const DiskFacts& disk : disks) {
+    if (IsOther(disk.xml) || disk.xml.source.path.empty()) continue;
+    if (disk.chain.empty()) return std::nullopt;
+    const ImageFile& image = disk.chain.front();
+    const std::lock_guard lock(mutex_);
+    const auto [known, is_new] = known_.try_emplace(image.device);
+    if (is_new) {
+      if (const auto cost = images_.PunchCost(image.path); cost.ok()) known->second = *cost;
+    }
+    if (!known->second) return std::nullopt;
+    slowest = std::max(slowest.value_or(absl::ZeroDuration()), *known->second);
+  }
+  return slowest;
+}
+
+TrimmedDomain TrimDomain(const Services& services, const TrimOptions& options,
+                         const TrimAction& action, absl::Time end, PunchCosts& costs,
+                         const TrimProgress& progress, const std::stop_token& stop) {
+  return DomainTrim(services, options, action, end, costs).Run(progress, stop);
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,89 @@
+#include "host/commands/trim_schedule.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <list>
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <optional>
+#include <thread>
+
+namespace virt_reclaim {
+namespace {
+
+// A thread is a session and its guest. More storages than these are not used to the full.
+constexpr size_t kMostThreads = 16;
+
+class Schedule {
+ public:
+  Schedule(const std::vector<Storages>& items, size_t limit)
+      : items_(items), limit_(std::max<size_t>(limit, 1)), waiting_(items.size()) {
+    std::iota(waiting_.begin(), waiting_.end(), size_t{0});
+  }
+
+  // Waits until an item may begin and takes its slots; empty when none is left.
+  std::optional<size_t> Begin() {
+    std::unique_lock lock(mutex_);
+    while (!waiting_.empty()) {
+      if (const auto item = TakeFirstPossible()) return item;
+      changed_.wait(lock);
+    }
+    return std::nullopt;
+  }
+
+  void End(size_t item) {
+    const std::lock_guard lock(mutex_);
+    for (const uint64_t storage : items_[item]) --used_[storage];
+    changed_.notify_all();
+  }
+
+ private:
+  std::optional<size_t> TakeFirstPossible() {
+    Storages spoken_for;  // by an item that waits further up
+    for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
+      const Storages& wanted = items_[*it];
+      const bool possible = std::all_of(wanted.begin(), wanted.end(), [&](uint64_t storage) {
+        return used_[storage] < limit_ && !spoken_for.contains(storage);
+      });
+      if (!possible) {
+        spoken_for.insert(wanted.begin(), wanted.end());
+        continue;
+      }
+      const size_t item = *it;
+      waiting_.erase(it);
+      for (const uint64_t storage : wanted) ++used_[storage];
+      return item;
+    }
+    return std::nullopt;
+  }
+
+  const std::vector<Storages>& items_;
+  const size_t limit_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::list<size_t> waiting_;
+  std::map<uint64_t, size_t> used_;
+};
+
+}  // namespace
+
+void RunPerStorage(const std::vector<Storages>& items, size_t limit,
+                   const std::function<void(size_t)>& work) {
+  Storages all;
+  for (const Storages& item : items) all.insert(item.begin(), item.end());
+  const size_t slots = std::max<size_t>(all.size(), 1) * std::max<size_t>(limit, 1);
+  Schedule schedule(items, limit);
+  const auto run = [&] {
+    while (const auto item = schedule.Begin()) {
+      work(*item);
+      schedule.End(*item);
+    }
+  };
+  std::vector<std::jthread> threads;
+  for (size_t i = 1; i < std::min({items.size(), slots, kMostThreads}); ++i)
+    threads.emplace_back(run);
+  run();
+}
+
+}  // namespace virt_reclaim

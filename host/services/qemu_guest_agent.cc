@@ -1,0 +1,215 @@
+#include "host/services/qemu_guest_agent.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/escape.h"
+#include "base/status.h"
+
+namespace virt_reclaim {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr size_t kMaxReplyBytes = 1 << 20;  // of an honest guest with 4096 filesystems
+constexpr int kMaxDepth = 8;                // guest-get-fsinfo needs 6
+constexpr size_t kMaxFilesystems = 4096;    // the limits of our own agent's contract
+constexpr size_t kMaxDisks = 64;
+constexpr size_t kMaxNameBytes = 256;
+constexpr absl::Duration kListTimeout = absl::Seconds(10);
+
+std::string Text(const Json& object, const char* key, size_t max = kMaxNameBytes) {
+  const auto found = object.find(key);
+  if (found == object.end() || !found->is_string()) return "";
+  return Printable(found->get_ref<const std::string&>(), max);
+}
+
+// Absent for what is no whole number, or a negative one: QEMU says -1 for 'none'.
+std::optional<uint64_t> Number(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  if (found == object.end() || !found->is_number_unsigned()) return std::nullopt;
+  return found->get<uint64_t>();
+}
+
+// The value of "return". What nests deeper than any honest answer is dropped while it is read.
+absl::StatusOr<Json> ReturnOf(absl::string_view text) {
+  if (text.size() > kMaxReplyBytes)
+    return absl::InternalError("qemu-guest-agent: the answer is too large");
+  const auto shallow = [](int depth, Json::parse_event_t, const Json&) {
+    return depth <= kMaxDepth;
+  };
+  Json json = Json::parse(text.begin(), text.end(), shallow, /*allow_exceptions=*/false);
+  if (!json.is_object()) return absl::InternalError("qemu-guest-agent: the answer is no JSON");
+  if (const auto error = json.find("error"); error != json.end() && error->is_object()) {
+    return absl::InternalError(absl::StrCat("qemu-guest-agent: ", Text(*error, "desc")));
+  }
+  const auto found = json.find("return");
+  if (found == json.end()) return absl::InternalError("qemu-guest-agent: the answer is empty");
+  return std::move(*found);
+}
+
+// Where the guest sees a disk, in the words of our own agent. A bus number above 0 is the guest
+// firmware's and says nothing without the bridges on the way, which qemu-guest-agent does not tell.
+GuestDevice DeviceOf(const Json& disk) {
+  GuestDevice device;
+  device.is_disk = true;
+  device.serial = Text(disk, "serial");
+  const auto pci = disk.find("pci-controller");
+  if (pci != disk.end() && pci->is_object()) {
+    const uint64_t slot = Number(*pci, "slot").value_or(UINT64_MAX);
+    const uint64_t function = Number(*pci, "function").value_or(UINT64_MAX);
+    if (Number(*pci, "domain") == 0 && Number(*pci, "bus") == 0 && slot < 32 && function < 8)
+      device.bus_path = absl::StrFormat("pci0000:00/0000:00:%02x.%x", slot, function);
+  }
+  const std::string bus = Text(disk, "bus-type");
+  const auto channel = Number(disk, "bus");
+  const auto target = Number(disk, "target");
+  const auto unit = Number(disk, "unit");
+  if (bus == "scsi" && target && unit) {
+    device.scsi_address = absl::StrCat("0:", channel.value_or(0), ":", *target, ":", *unit);
+  } else if (bus == "sata" && unit && *unit < 256) {
+    device.ata_port = static_cast<uint32_t>(*unit) + 1;
+  } else if (bus == "ide" && channel && *channel < 256 && unit) {
+    device.ata_port = static_cast<uint32_t>(*channel) + 1;
+    device.scsi_address = absl::StrCat("0:0:", *unit, ":0");
+  }
+  device.name = Text(disk, "dev");
+  if (absl::StartsWith(device.name, "/dev/")) device.name.erase(0, 5);
+  // Before QEMU 3.1 it has no name: its place is one.
+  if (device.name.empty())
+    device.name = absl::StrCat(device.bus_path, " ", device.scsi_address, " ", device.ata_port);
+  return device;
+}
+
+GuestFilesystem FilesystemOf(const Json& entry) {
+  GuestFilesystem filesystem;
+  filesystem.source = Text(entry, "name");
+  filesystem.type = Text(entry, "type");
+  filesystem.mount_points = {Text(entry, "mountpoint", kMaxPrintedBytes)};
+  filesystem.size = Number(entry, "total-bytes").value_or(0);
+  // Absent before QEMU 3.0: then all of it counts as used.
+  filesystem.used =
+      std::min(Number(entry, "used-bytes").value_or(filesystem.size), filesystem.size);
+  filesystem.free = filesystem.size - filesystem.used;
+  const auto disks = entry.find("disk");
+  if (disks != entry.end() && disks->is_array()) {
+    for (const Json& disk : *disks) {
+      if (filesystem.devices.size() >= kMaxDisks) break;
+      if (disk.is_object()) filesystem.devices.push_back(DeviceOf(disk));
+    }
+  }
+  filesystem.obstacle =
+      filesystem.devices.empty() ? GuestObstacle::kNoDevice : GuestObstacle::kNone;
+  return filesystem;
+}
+
+// qemu-guest-agent has texts where errno would do; libc's among them are those of the C locale.
+void ReadError(const std::string& text, absl::string_view type, GuestTrim& trim) {
+  trim.result = GuestTrimResult::kFailed;
+  trim.error_name = text;
+  if (absl::StrContains(text, "not supported")) {  // ENOTTY and EOPNOTSUPP alike
+    const bool can = type == "ext4" || type == "xfs" || type == "btrfs" || type == "ext3";
+    trim.obstacle = can ? GuestObstacle::kDiskNotSupported : GuestObstacle::kTypeNotSupported;
+    trim.error_name = can ? "EOPNOTSUPP" : "ENOTTY";
+  } else if (absl::StrContains(text, "Input/output error")) {
+    trim.error_name = "EIO";
+  }
+}
+
+class QemuGuestAgent : public GuestAgent {
+ public:
+  QemuGuestAgent(Hypervisor& hypervisor, std::string uuid)
+      : hypervisor_(hypervisor), uuid_(std::move(uuid)) {}
+
+  absl::StatusOr<GuestFacts> GetInfo(absl::Duration timeout, std::stop_token stop) override {
+    VR_RETURN_IF_ERROR(Ask("guest-ping", timeout, stop).status());
+    return GuestFacts{};
+  }
+
+  absl::StatusOr<std::vector<GuestFilesystem>> ListFilesystems(absl::Duration timeout,
+                                                               std::stop_token stop) override {
+    VR_ASSIGN_OR_RETURN(const std::string answer, Ask("guest-get-fsinfo", timeout, stop));
+    VR_ASSIGN_OR_RETURN(filesystems_, ParseFsInfo(answer));
+    return filesystems_;
+  }
+
+  absl::Status Trim(const GuestTrimOptions& options, absl::Duration timeout, std::stop_token stop,
+                    const std::function<void(const GuestTrimProgress&)>& progress,
+                    std::vector<GuestTrim>& finished) override {
+    if (!options.mount_points.empty())
+      return absl::InvalidArgumentError("qemu-guest-agent trims every filesystem, or none");
+    if (filesystems_.empty())  // only for the disks below: without them the trim is no worse
+      ListFilesystems(std::min(timeout, kListTimeout), stop).IgnoreError();
+    if (progress) progress({"all filesystems", 0, 0, 0});
+    const std::string arguments =
+        options.minimum == 0 ? ""
+                             : absl::StrCat(R"(,"arguments":{"minimum":)", options.minimum, "}");
+    VR_ASSIGN_OR_RETURN(const std::string answer, Ask("guest-fstrim", timeout, stop, arguments));
+    VR_ASSIGN_OR_RETURN(finished, ParseFstrim(answer, filesystems_));
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::StatusOr<std::string> Ask(absl::string_view command, absl::Duration timeout,
+                                  const std::stop_token& stop, absl::string_view arguments = "") {
+    return hypervisor_.QemuAgentCommand(
+        uuid_, absl::StrCat(R"({"execute":")", command, "\"", arguments, "}"), timeout, stop);
+  }
+
+  Hypervisor& hypervisor_;
+  const std::string uuid_;
+  std::vector<GuestFilesystem> filesystems_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<GuestFilesystem>> ParseFsInfo(absl::string_view json) {
+  VR_ASSIGN_OR_RETURN(const Json list, ReturnOf(json));
+  if (!list.is_array()) return absl::InternalError("qemu-guest-agent: no list of filesystems");
+  std::vector<GuestFilesystem> filesystems;
+  for (const Json& entry : list) {
+    if (filesystems.size() >= kMaxFilesystems) break;
+    if (entry.is_object()) filesystems.push_back(FilesystemOf(entry));
+  }
+  return filesystems;
+}
+
+absl::StatusOr<std::vector<GuestTrim>> ParseFstrim(
+    absl::string_view json, const std::vector<GuestFilesystem>& filesystems) {
+  VR_ASSIGN_OR_RETURN(const Json answer, ReturnOf(json));
+  std::vector<GuestTrim> trims;
+  // Before QEMU 2.4 it only says that it is done.
+  const auto paths = answer.is_object() ? answer.find("paths") : answer.end();
+  if (paths == answer.end() || !paths->is_array()) return trims;
+  for (const Json& entry : *paths) {
+    if (trims.size() >= kMaxFilesystems) break;
+    if (!entry.is_object()) continue;
+    GuestTrim trim;
+    trim.mount_point = Text(entry, "path", kMaxPrintedBytes);
+    trim.trimmed = Number(entry, "trimmed").value_or(0);
+    trim.result = GuestTrimResult::kDone;
+    trim.obstacle = GuestObstacle::kNone;
+    const auto filesystem = std::find_if(
+        filesystems.begin(), filesystems.end(),
+        [&](const GuestFilesystem& f) { return f.mount_points.front() == trim.mount_point; });
+    absl::string_view type;
+    if (filesystem != filesystems.end()) {
+      type = filesystem->type;
+      trim.source = filesystem->source;
+      for (const GuestDevice& device : filesystem->devices) trim.disks.push_back(device.name);
+    }
+    if (entry.contains("error")) ReadError(Text(entry, "error"), type, trim);
+    trims.push_back(std::move(trim));
+  }
+  return trims;
+}
+
+std::unique_ptr<GuestAgent> NewQemuGuestAgent(Hypervisor& hypervisor, std::string uuid) {
+  return std::make_unique<QemuGuestAgent>(hypervisor, std::move(uuid));
+}
+
+}  // namespace virt_reclaim

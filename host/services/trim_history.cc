@@ -1,0 +1,118 @@
+#include "host/services/trim_history.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/io.h"
+#include "base/status.h"
+#include "host/services/state_path.h"
+
+namespace virt_reclaim {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kSchemaVersion = 1;
+constexpr size_t kMaxFileBytes = size_t{4} << 20;
+
+template <typename T>
+Json OrNull(const std::optional<T>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+Json ToJson(const TrimRecord& record) {
+  Json json = {{"began", absl::FormatTime(absl::RFC3339_full, record.began, absl::UTCTimeZone())},
+               {"seconds", absl::ToDoubleSeconds(record.took)},
+               {"way", record.way},
+               {"status", record.status},
+               {"whole", record.whole},
+               {"expected_bytes", OrNull(record.expected)},
+               {"trimmed_bytes", record.trimmed},
+               {"freed_bytes", OrNull(record.freed)},
+               {"disks", Json::array()}};
+  for (const TrimRecordDisk& disk : record.disks) {
+    json["disks"].push_back({{"target", Printable(disk.target)},
+                             {"image", Printable(disk.image)},
+                             {"trimmed_bytes", OrNull(disk.trimmed)},
+                             {"freed_bytes", OrNull(disk.freed)},
+                             {"allocation_bytes", OrNull(disk.allocation)}});
+  }
+  return json;
+}
+
+template <typename T>
+std::optional<T> Number(const Json& json, const char* key) {
+  const auto found = json.find(key);
+  if (found == json.end() || !found->is_number()) return std::nullopt;
+  return found->get<T>();
+}
+
+std::string Text(const Json& json, const char* key) {
+  const auto found = json.find(key);
+  return found != json.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+std::optional<TrimRecord> RecordOf(const Json& json) {
+  if (!json.is_object()) return std::nullopt;
+  TrimRecord record;
+  if (!absl::ParseTime(absl::RFC3339_full, Text(json, "began"), &record.began, nullptr))
+    return std::nullopt;
+  record.took = absl::Seconds(Number<double>(json, "seconds").value_or(0));
+  record.way = Text(json, "way");
+  record.status = Text(json, "status");
+  record.whole = json.contains("whole") && json["whole"] == true;
+  record.expected = Number<uint64_t>(json, "expected_bytes");
+  record.trimmed = Number<uint64_t>(json, "trimmed_bytes").value_or(0);
+  record.freed = Number<int64_t>(json, "freed_bytes");
+  if (!json.contains("disks") || !json["disks"].is_array()) return record;
+  for (const Json& disk : json["disks"]) {
+    if (!disk.is_object()) return std::nullopt;
+    record.disks.push_back(
+        {Text(disk, "target"), Text(disk, "image"), Number<uint64_t>(disk, "trimmed_bytes"),
+         Number<int64_t>(disk, "freed_bytes"), Number<uint64_t>(disk, "allocation_bytes")});
+  }
+  return record;
+}
+
+std::string PathOf(const std::string& directory, const std::string& uuid) {
+  return absl::StrCat(directory, "/", uuid, ".json");
+}
+
+}  // namespace
+
+TrimHistory::TrimHistory(const std::string& state_directory, absl::string_view uri)
+    : directory_(StatePath(state_directory, "history", uri)) {}
+
+std::vector<TrimRecord> TrimHistory::Read(const std::string& uuid) const {
+  std::vector<TrimRecord> records;
+  const auto text = ReadFile(PathOf(directory_, uuid), kMaxFileBytes);
+  if (!text.ok()) return records;
+  const Json json = Json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  const bool known = json.is_object() && json.contains("schema_version") &&
+                     json["schema_version"] == kSchemaVersion && json.contains("trims") &&
+                     json["trims"].is_array();
+  if (!known) return records;
+  for (const Json& trim : json["trims"]) {
+    if (auto record = RecordOf(trim)) records.push_back(*std::move(record));
+  }
+  return records;
+}
+
+absl::Status TrimHistory::Append(const std::string& uuid, const std::string& name,
+                                 const TrimRecord& record) const {
+  VR_RETURN_IF_ERROR(MakeDirectories(directory_));
+  std::vector<TrimRecord> records = Read(uuid);
+  records.push_back(record);
+  const size_t first = records.size() - std::min(records.size(), kMostRecords);
+  Json json = {
+      {"schema_version", kSchemaVersion}, {"domain", Printable(name)}, {"trims", Json::array()}};
+  for (size_t i = first; i < records.size(); ++i) json["trims"].push_back(ToJson(records[i]));
+  return WriteFileDurably(PathOf(directory_, uuid),
+                          json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n", 0600);
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,181 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_replace.h"
+#include "base/byte_size.h"
+#include "host/commands/explain.h"
+#include "tests/fakes/fake_world.h"
+
+namespace virt_reclaim {
+namespace {
+
+constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
+
+class ExplainTest : public testing::Test {
+ protected:
+  ExplainTest() {
+    world_.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+    world_.AddImage("/images/b.raw", kGiB, 600 * kMiB);
+    domain_ = &world_.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2",
+                                          {{"vda", "virtio", "/images/a.raw", "unmap"},
+                                           {"vdb", "virtio", "/images/b.raw", "unmap"}},
+                                          "connected"),
+                                DomainState::kRunning);
+    domain_->agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB),
+                                        FilesystemOn("vdb", 6, "/srv", kGiB, 100 * kMiB)};
+    domain_->agent.image_of = {{"/", "/images/a.raw"}, {"/srv", "/images/b.raw"}};
+  }
+
+  ExplainedDomain Run(const std::string& word = "web", bool probe = false) {
+    ExplainOptions options;
+    options.domains = {word};
+    options.probe = probe;
+    return Explain(world_.services(), options, {}).value().at(0);
+  }
+  static ExitStatus StatusOf(const ExplainedDomain& domain) {
+    return ExitStatusOf(std::vector<Outcome>{domain.outcome});
+  }
+
+  FakeWorld world_;
+  FakeDomain* domain_ = nullptr;
+};
+
+TEST_F(ExplainTest, AllWellAndProved) {
+  const ExplainedDomain domain = Run("web", true);
+  EXPECT_EQ(StatusOf(domain), ExitStatus::kDone);
+  ASSERT_EQ(domain.disks.size(), 2u);
+  for (const ExplainedDisk& disk : domain.disks) {
+    EXPECT_FALSE(disk.culprit.has_value());
+    EXPECT_EQ(disk.probe->reaches, true);
+  }
+}
+
+TEST_F(ExplainTest, OneDiskOnlyAndNothingElseIsProbed) {
+  const ExplainedDomain domain = Run("web:vdb", true);
+  ASSERT_EQ(domain.disks.size(), 1u);
+  EXPECT_EQ(domain.disks[0].chain.target, "vdb");
+  EXPECT_EQ(domain.disks[0].probe->reaches, true);
+}
+
+TEST_F(ExplainTest, ADomainWhoseNameLooksLikeADisk) {
+  world_.AddDomain(
+      DomainXml("web:vda", "22222222-2222-3333-4444-555555555555", "pc-q35-7.2", {}, ""),
+      DomainState::kShutOff);
+  const ExplainedDomain domain = Run("web:vda");
+  EXPECT_EQ(domain.summary.name, "web:vda");
+  EXPECT_EQ(domain.outcome.reasons.at(0).reason, Reason::kNoDisks);
+}
+
+TEST_F(ExplainTest, ADropIsStatus4WithAndWithoutAProbe) {
+  domain_->live_xml =
+      DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", "/images/a.raw", ""}}, "connected");
+  domain_->inactive_xml = domain_->live_xml;
+  domain_->agent.marker_comes_back = false;
+  for (const bool probe : {false, true}) {
+    const ExplainedDomain domain = Run("web", probe);
+    EXPECT_EQ(StatusOf(domain), ExitStatus::kNothingFreed);
+    EXPECT_EQ(domain.disks.at(0).culprit->blocker.reason, Reason::kDiscardIgnored);
+    EXPECT_EQ(domain.disks[0].probe.has_value(), probe);
+    EXPECT_FALSE(probe && domain.disks[0].probe->reaches.value_or(true));
+  }
+}
+
+TEST_F(ExplainTest, AProbeThatDoesNotComeBackIsACulpritOfItsOwn) {
+  domain_->agent.marker_comes_back = false;
+  const ExplainedDomain domain = Run("web", true);
+  EXPECT_EQ(StatusOf(domain), ExitStatus::kNothingFreed);
+  EXPECT_EQ(domain.disks.at(0).culprit->blocker.reason, Reason::kDiscardNotProved);
+  EXPECT_EQ(domain.disks.at(0).culprit->layer, std::nullopt);
+}
+
+TEST_F(ExplainTest, WhatTheNextStartPutsRightWaitsForAPowerCycle) {
+  domain_->live_xml =
+      DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", "/images/a.raw", ""}}, "connected");
+  const ExplainedDomain domain = Run();
+  EXPECT_EQ(domain.disks.at(0).culprit->blocker.reason, Reason::kPowerCyclePending);
+}
+
+TEST_F(ExplainTest, AGuestThatIsNotKnownIsARemark) {
+  domain_->agent.connect = absl::DeadlineExceededError("no answer");
+  ExplainedDomain domain = Run();
+  EXPECT_EQ(StatusOf(domain), ExitStatus::kDone);
+  EXPECT_EQ(domain.agent->reason, Reason::kAgentSilent);
+  EXPECT_EQ(domain.disks.at(0).chain.Verdict(), LayerVerdict::kUnknown);
+  // Who asked for a proof did not get it.
+  domain = Run("web", true);
+  EXPECT_EQ(StatusOf(domain), ExitStatus::kError);
+  EXPECT_EQ(domain.disks.size(), 2u);
+  domain_->summary.state = DomainState::kShutOff;
+  EXPECT_EQ(StatusOf(Run()), ExitStatus::kDone);
+  EXPECT_EQ(StatusOf(Run("web", true)), ExitStatus::kRefused);
+}
+
+TEST_F(ExplainTest, NoMarkerIsWrittenWhileLibvirtWorksOnTheDomain) {
+  domain_->activity = {{Reason::kFrozen, ""}};
+  const ExplainedDomain domain = Run("web", true);
+  EXPECT_EQ(StatusOf(domain), ExitStatus::kRefused);
+  EXPECT_EQ(domain.outcome.reasons.at(0).reason, Reason::kFrozen);
+  EXPECT_FALSE(domain.disks.at(0).probe.has_value());
+}
+
+TEST_F(ExplainTest, APreallocatedImageIsNotThinnedByAProbe) {
+  world_.images["/images/a.raw"].allocation = kGiB;
+  const ExplainedDomain domain = Run("web", true);
+  EXPECT_EQ(domain.disks.at(0).probe->reaches, std::nullopt);
+  EXPECT_EQ(domain.disks.at(1).probe->reaches, true);
+  EXPECT_EQ(world_.images["/images/a.raw"].allocation, kGiB);
+}
+
+TEST_F(ExplainTest, CheckpointsAreSaid) {
+  domain_->snapshots.checkpoints = 3;
+  EXPECT_EQ(Run().remarks, (std::vector<Blocker>{{Reason::kCheckpoints, "3"}}));
+}
+
+TEST_F(ExplainTest, StorageThatCannotPunchAndImagesElsewhere) {
+  world_.can_punch = false;
+  EXPECT_EQ(Run().disks.at(0).culprit->blocker.reason, Reason::kStorageCannotPunch);
+  world_.images_are_local = false;
+  domain_->block_usage["vda"] = domain_->block_usage["vdb"] = {kGiB, 600 * kMiB, kGiB};
+  const ExplainedDomain domain = Run();
+  EXPECT_FALSE(domain.disks.at(0).culprit.has_value());
+  EXPECT_EQ(domain.disks.at(0).chain.Verdict(), LayerVerdict::kUnknown);
+}
+
+TEST_F(ExplainTest, AFilesystemOnTwoDisksIsProbedWhereItsMarkerLies) {
+  GuestFilesystem both = FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB);
+  both.devices.push_back(FilesystemOn("vdb", 6, "/", kGiB, 0).devices.front());
+  domain_->agent.facts.filesystems = {both};
+  const ExplainedDomain domain = Run("web", true);
+  EXPECT_EQ(domain.disks.at(0).probe->reaches, true);
+  EXPECT_EQ(domain.disks.at(1).probe->reaches, std::nullopt) << "nothing was written to it";
+}
+
+TEST_F(ExplainTest, QemuIsAskedOnlyWhenItIsWanted) {
+  domain_->live_xml = absl::StrReplaceAll(
+      domain_->live_xml, {{"<target dev='vda' bus='virtio'/>",
+                           "<target dev='vda' bus='virtio'/><alias name='virtio-disk0'/>"}});
+  domain_->device_properties["virtio-disk0.discard"] = 0;
+  EXPECT_FALSE(Run().disks.at(0).culprit.has_value());
+  EXPECT_EQ(world_.calls, std::vector<std::string>{});
+  ExplainOptions options;
+  options.domains = {"web"};
+  options.ask_qemu = true;
+  const ExplainedDomain domain = Explain(world_.services(), options, {}).value().at(0);
+  EXPECT_EQ(domain.disks.at(0).culprit->blocker.reason, Reason::kDeviceDiscardOff);
+  EXPECT_FALSE(domain.disks.at(1).culprit.has_value()) << "it has no alias";
+  EXPECT_EQ(world_.calls, std::vector<std::string>{"ask QEMU of web"});
+  domain_->summary.state = DomainState::kShutOff;
+  EXPECT_TRUE(Explain(world_.services(), options, {}).ok());
+  EXPECT_EQ(world_.calls.size(), 1u);
+}
+
+TEST_F(ExplainTest, StopEndsIt) {
+  std::stop_source stop;
+  stop.request_stop();
+  ExplainOptions options;
+  options.domains = {"web"};
+  EXPECT_TRUE(absl::IsCancelled(Explain(world_.services(), options, stop.get_token()).status()));
+}
+
+}  // namespace
+}  // namespace virt_reclaim

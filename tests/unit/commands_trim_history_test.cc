@@ -1,0 +1,185 @@
+// What a trim leaves behind for the next one and for `report`, and what ends it by itself.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "base/io.h"
+#include "host/commands/report.h"
+#include "host/services/trim_history.h"
+#include "tests/unit/trim_fixture.h"
+
+namespace virt_reclaim {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+class TrimHistoryTest : public TrimTest {
+ protected:
+  std::vector<TrimRecord> History(const std::string& name) {
+    return TrimHistory(world_.services().state_directory, "fake:///world").Read(Uuid(name));
+  }
+};
+
+TEST_F(TrimHistoryTest, ATrimIsRememberedWithWhatItCameTo) {
+  Add("web").agent.takes = absl::Seconds(40);
+  const auto results = Run();
+  EXPECT_EQ(results[0].expected, 500 * kMiB);
+  const std::vector<TrimRecord> records = History("web");
+  ASSERT_EQ(records.size(), 1u);
+  const TrimRecord& record = records[0];
+  EXPECT_EQ(record.way, "agent");
+  EXPECT_EQ(record.status, "done");
+  EXPECT_TRUE(record.whole);
+  EXPECT_EQ(record.took, absl::Seconds(40));
+  EXPECT_EQ(record.expected, 500 * kMiB);
+  EXPECT_EQ(record.trimmed, 900 * kMiB);
+  EXPECT_EQ(record.freed, static_cast<int64_t>(480 * kMiB));
+  ASSERT_EQ(record.disks.size(), 1u);
+  EXPECT_EQ(record.disks[0].allocation, 120 * kMiB);
+}
+
+TEST_F(TrimHistoryTest, WhatNeverBeganIsNotRemembered) {
+  Add("web").activity = {{Reason::kJobActive, ""}};
+  Run();
+  EXPECT_THAT(History("web"), IsEmpty());
+}
+
+TEST_F(TrimHistoryTest, ATrimThatWasCutShortIsNotWhole) {
+  Add("web").agent.takes = absl::Hours(2);
+  TrimOptions options;
+  options.max_duration = absl::Minutes(1);
+  EXPECT_THAT(Lines(Run(options)), ElementsAre("web: done time-over"));
+  ASSERT_EQ(History("web").size(), 1u);
+  EXPECT_FALSE(History("web")[0].whole);
+}
+
+TEST_F(TrimHistoryTest, AHistoryThatCannotBeWrittenSpoilsNoTrim) {
+  Add("web");
+  const std::string path = world_.services().state_directory + "/history";
+  std::filesystem::create_directories(world_.services().state_directory);
+  ASSERT_TRUE(WriteFileDurably(path, "no directory", 0600).ok());
+  const auto results = Run();
+  EXPECT_THAT(Lines(results), ElementsAre("web: done"));
+  EXPECT_FALSE(results[0].remembered.ok());
+}
+
+TEST_F(TrimHistoryTest, ThePlanSaysWhatIsExpectedAndWhatTheLastTrimWas) {
+  Add("web");
+  Run();
+  world_.images["/images/web.raw"].allocation = 300 * kMiB;
+  TrimOptions options;
+  options.estimate = true;
+  const auto plan = PlanTrim(world_.services(), options, {}).value();
+  ASSERT_EQ(plan.size(), 1u);
+  EXPECT_EQ(plan[0].expected, 200 * kMiB);
+  EXPECT_EQ(plan[0].last->freed, static_cast<int64_t>(480 * kMiB));
+  options.threshold = Threshold{250 * kMiB, 0};
+  EXPECT_EQ(PlanTrim(world_.services(), options, {}).value()[0].blockers.at(0).reason,
+            Reason::kBelowThreshold);
+}
+
+TEST_F(TrimHistoryTest, ReportShowsWhatHasGrownSince) {
+  Add("web");
+  Run();
+  world_.Sleep(absl::Hours(48));
+  world_.images["/images/web.raw"].allocation = 320 * kMiB;
+  const Report report = MakeReport(world_.services(), {}, {}).value();
+  EXPECT_EQ(report.domains[0].disks[0].grown_since_trim, static_cast<int64_t>(200 * kMiB));
+  EXPECT_GE(report.domains[0].since_trim, absl::Hours(48));
+}
+
+TEST_F(TrimHistoryTest, GuestsThatFreedLittleSinceTheirLastTrimAreLeftOut) {
+  Add("much").agent.facts.filesystems[0].freed_since_trim = 300 * kMiB;
+  Add("little").agent.facts.filesystems[0].freed_since_trim = 30 * kMiB;
+  Add("unknown");
+  for (auto& [uuid, domain] : world_.domains)
+    domain.agent.facts.filesystems[0].obstacle = GuestObstacle::kNone;
+  TrimOptions options;
+  options.domains = {"much", "little", "unknown"};
+  options.min_freed = 100 * kMiB;
+  EXPECT_THAT(Lines(Run(options)),
+              ElementsAre("much: done", "little: skipped below-threshold", "unknown: done"));
+}
+
+TEST_F(TrimHistoryTest, WhatCannotBeStoppedIsNotBegunWithoutEnoughTime) {
+  AddWithQemuAgent("web");
+  TrimRecord record;
+  record.began = absl::FromUnixSeconds(1'600'000'000);
+  record.took = absl::Minutes(10);
+  record.whole = true;
+  ASSERT_TRUE(TrimHistory(world_.services().state_directory, "fake:///world")
+                  .Append(Uuid("web"), "web", record)
+                  .ok());
+  TrimOptions options;
+  options.max_duration = absl::Minutes(9);
+  EXPECT_THAT(Lines(Run(options)), ElementsAre("web: skipped time-over"));
+  options.max_duration = absl::Minutes(11);
+  EXPECT_THAT(Lines(Run(options)), ElementsAre("web: done"));
+}
+
+TEST_F(TrimHistoryTest, AnIoErrorOnTheHostStopsTheStorage) {
+  FakeDomain& first = Add("a");
+  Add("b");
+  Add("other", "/ssd", 2);
+  first.agent.while_trimming = [&] { first.on_io_error("virtio-disk0: enospc"); };
+  const auto results = Run();
+  EXPECT_THAT(Lines(results),
+              ElementsAre("a: failed io-error", "b: skipped storage-stopped", "other: done"));
+  EXPECT_THAT(std::string(results[0].outcome.error.message()), HasSubstr("virtio-disk0: enospc"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kSomeFailed);
+  EXPECT_EQ(first.on_io_error, nullptr);  // nobody listens any more
+}
+
+TEST_F(TrimHistoryTest, AStorageThatTheTrimItselfFillsIsLeftAlone) {
+  FakeDomain& first = Add("a");
+  Add("b");
+  world_.room = 100 * kMiB;
+  // It grows, as qcow2 metadata does.
+  first.agent.while_trimming = [&] { world_.images["/images/a.raw"].allocation = 620 * kMiB; };
+  EXPECT_THAT(Lines(Run()), ElementsAre("a: failed storage-full", "b: skipped storage-stopped"));
+}
+
+TEST_F(TrimHistoryTest, ANearlyFullStorageIsTrimmedWhileTheGuestWrites) {
+  FakeDomain& domain = Add("a");
+  domain.agent.while_trimming = [&] {
+    world_.images["/images/a.raw"].allocation = 900 * kMiB;
+    domain.bytes_written += 310 * kMiB;
+  };
+  world_.room = 0;
+  EXPECT_THAT(Lines(Run()), ElementsAre("a: done"));
+}
+
+// ---- The file
+
+TEST(TrimHistory, KeepsTheLatestAndForgetsWhatIsDamaged) {
+  FakeWorld world;
+  const TrimHistory history(world.services().state_directory, "qemu:///system");
+  EXPECT_THAT(history.Read("u"), IsEmpty());
+  TrimRecord record;
+  record.way = "agent";
+  record.status = "done";
+  record.disks = {{"vda", "/a.raw", 5, -5, std::nullopt}};
+  for (size_t i = 0; i < TrimHistory::kMostRecords + 3; ++i) {
+    record.began = absl::FromUnixSeconds(static_cast<int64_t>(i));
+    ASSERT_TRUE(history.Append("u", "web\x1b", record).ok());
+  }
+  const auto records = history.Read("u");
+  ASSERT_EQ(records.size(), TrimHistory::kMostRecords);
+  EXPECT_EQ(records.front().began, absl::FromUnixSeconds(3));
+  EXPECT_EQ(records.back(), record);
+  const std::string path =
+      world.services().state_directory + "/history/qemu%3A%2F%2F%2Fsystem/u.json";
+  for (const char* damaged : {"", "{", "[]", R"({"schema_version":2,"trims":[]})",
+                              R"({"schema_version":1,"trims":[5,{"began":"x"}]})"}) {
+    ASSERT_TRUE(WriteFileDurably(path, damaged, 0600).ok());
+    EXPECT_THAT(history.Read("u"), IsEmpty()) << damaged;
+  }
+  ASSERT_TRUE(history.Append("u", "web", record).ok());
+  EXPECT_EQ(history.Read("u").size(), 1u);
+}
+
+}  // namespace
+}  // namespace virt_reclaim

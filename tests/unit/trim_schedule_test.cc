@@ -1,0 +1,101 @@
+#include "host/commands/trim_schedule.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <map>
+#include <mutex>
+#include <thread>
+
+namespace virt_reclaim {
+namespace {
+
+using testing::ElementsAre;
+
+struct Event {
+  size_t item;
+  bool begins;
+};
+
+// Runs the items and tells what began and ended, in order.
+std::vector<Event> Record(const std::vector<Storages>& items, size_t limit) {
+  std::mutex mutex;
+  std::vector<Event> events;
+  const auto note = [&](size_t item, bool begins) {
+    const std::lock_guard lock(mutex);
+    events.push_back({item, begins});
+  };
+  RunPerStorage(items, limit, [&](size_t item) {
+    note(item, true);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1 + item % 3));
+    note(item, false);
+  });
+  return events;
+}
+
+// The most items at once on any storage, and at all.
+std::pair<size_t, size_t> Most(const std::vector<Storages>& items,
+                               const std::vector<Event>& events) {
+  std::map<uint64_t, size_t> used;
+  size_t on_one = 0, at_all = 0, now = 0;
+  for (const Event& event : events) {
+    now = event.begins ? now + 1 : now - 1;
+    at_all = std::max(at_all, now);
+    for (const uint64_t storage : items[event.item]) {
+      used[storage] = event.begins ? used[storage] + 1 : used[storage] - 1;
+      on_one = std::max(on_one, used[storage]);
+    }
+  }
+  return {on_one, at_all};
+}
+
+std::vector<size_t> Begun(const std::vector<Event>& events) {
+  std::vector<size_t> begun;
+  for (const Event& event : events) {
+    if (event.begins) begun.push_back(event.item);
+  }
+  return begun;
+}
+
+TEST(RunPerStorage, TwentyDomainsOnTwoStoragesNeverMoreThanTheLimitOnEach) {
+  for (const size_t limit : {size_t{1}, size_t{2}}) {
+    std::vector<Storages> items;
+    for (uint64_t i = 0; i < 20; ++i) items.push_back({i % 2});
+    const auto events = Record(items, limit);
+    EXPECT_EQ(events.size(), 40u);
+    const auto [on_one, at_all] = Most(items, events);
+    EXPECT_LE(on_one, limit);
+    EXPECT_GT(at_all, limit) << "the two storages were not used side by side";
+  }
+}
+
+TEST(RunPerStorage, OneStorageIsOneAfterTheOtherInOrder) {
+  EXPECT_THAT(Begun(Record({{7}, {7}, {7}, {7}}, 1)), ElementsAre(0, 1, 2, 3));
+  EXPECT_THAT(Begun(Record({{7}, {7}}, 0)), ElementsAre(0, 1));
+}
+
+TEST(RunPerStorage, SeveralStoragesTakeASlotOnEachAndNobodyWaitsForEver) {
+  std::vector<Storages> items;
+  for (int i = 0; i < 40; ++i) {
+    if (i % 4 == 0) items.push_back({1, 2, 3});
+    if (i % 4 == 1) items.push_back({3, 1});
+    if (i % 4 == 2) items.push_back({2});
+    if (i % 4 == 3) items.push_back({});  // no images: nothing to wait for
+  }
+  const auto events = Record(items, 1);
+  EXPECT_EQ(events.size(), 80u);
+  EXPECT_EQ(Most(items, events).first, 1u);
+}
+
+TEST(RunPerStorage, OneOnManyStoragesIsNotPutOffByThoseBehindIt) {
+  // 1 waits for 0; 2 would be free to begin on storage 2, but is behind 1.
+  const auto begun = Begun(Record({{1}, {1, 2}, {2}, {2}}, 1));
+  ASSERT_EQ(begun.size(), 4u);
+  EXPECT_THAT(begun, ElementsAre(0, 1, 2, 3));
+}
+
+TEST(RunPerStorage, NothingToDo) { EXPECT_TRUE(Record({}, 1).empty()); }
+
+}  // namespace
+}  // namespace virt_reclaim
