@@ -94,6 +94,7 @@ def built(name: str) -> Path:
 
 
 _accelerator: Accelerator | None = None
+_kinds: set[str] = set()  # of the guests that ran
 
 
 def accelerator() -> Accelerator:
@@ -101,12 +102,17 @@ def accelerator() -> Accelerator:
     global _accelerator
     if _accelerator is None:
         _accelerator = choose_accelerator(boot_files().kernel)
+    _kinds.add("guests under KVM" if _accelerator.domain_type == "kvm" else "guests emulated (TCG)")
     return _accelerator
 
 
+def emulated() -> Accelerator:
+    """For figures that are compared with those of an emulated guest."""
+    _kinds.add("guests emulated (TCG)")
+    return Accelerator("qemu", "the guest is emulated")
+
+
 def machine_line() -> str:
-    kind = "no guest was run"
-    if _accelerator is not None:
-        kind = "guests under KVM" if _accelerator.domain_type == "kvm" else "guests emulated (TCG)"
+    kind = ", ".join(sorted(_kinds)) or "no guest was run"
     load = os.getloadavg()
     return f"machine: Linux {platform.release()}, {os.cpu_count()} CPUs, {kind}; load {load[0]:.1f} at the end"

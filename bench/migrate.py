@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+import uuid
 from pathlib import Path
 
 from benchlib import MIB, Row, built, median, require_programs
@@ -17,6 +18,7 @@ from vrtest.guest import OLD_MACHINE
 DOMAIN = """\
 <domain type='qemu'>
   <name>{name}</name>
+  <uuid>{uuid}</uuid>
   <memory unit='MiB'>128</memory>
   <os><type arch='x86_64' machine='{machine}'>hvm</type></os>
   <devices>
@@ -43,7 +45,8 @@ def run(*, smoke: bool, rounds: int) -> list[Row]:
             image = space.path / f"{name}.raw"
             with open(image, "wb") as file:
                 file.truncate(64 * MIB)
-            (space.path / f"{name}.xml").write_text(DOMAIN.format(name=name, machine=OLD_MACHINE, image=image))
+            text = DOMAIN.format(name=name, uuid=uuid.uuid4(), machine=OLD_MACHINE, image=image)
+            (space.path / f"{name}.xml").write_text(text)
         for number in range(rounds):
             turns = [lambda: peers.append(by_hand(host, space.path, names)), lambda: ours(program, host, space.path, plans, applies)]
             for turn in turns if number % 2 == 0 else reversed(turns):

@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
+#include "base/saturating_add.h"
 #include "base/unique_fd.h"
 
 namespace virt_reclaim::agent {
@@ -21,8 +22,6 @@ constexpr uint64_t kEverything = std::numeric_limits<uint64_t>::max();
 constexpr off_t kExt4SuperblockOffset = 1024;
 constexpr uint64_t kMaxUnitBytes = uint64_t{1}
                                    << 44;  // no filesystem has larger groups (XFS: 1 TiB)
-
-uint64_t SaturatingAdd(uint64_t a, uint64_t b) { return a > kEverything - b ? kEverything : a + b; }
 
 // struct xfs_fsop_geom_v1 and XFS_IOC_FSGEOMETRY_V1 of xfs_fs.h, written down here because
 // <xfs/xfs_fs.h> is no kernel header package's and this is all we need of it.

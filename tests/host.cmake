@@ -28,6 +28,10 @@ virt_reclaim_test(hostile_guest_test
   SOURCES component/hostile_guest_test.cc component/lying_guest_test.cc
   DEPS virt_reclaim_services ZLIB::ZLIB LABEL component TIMEOUT 120)
 
+virt_reclaim_test(hostile_fleet_test
+  SOURCES component/hostile_fleet_test.cc
+  DEPS virt_reclaim_fakes virt_reclaim_cli LABEL component TIMEOUT 120)
+
 virt_reclaim_test(offline_guest_test
   SOURCES contract/offline_guest_test.cc
   DEPS virt_reclaim_services LABEL contract TIMEOUT 120)

@@ -1,6 +1,7 @@
 #include "host/cli/json_output.h"
 
 #include "absl/strings/str_cat.h"
+#include "base/saturating_add.h"
 #include "host/cli/json_parts.h"
 #include "host/cli/outcome_output.h"
 
@@ -61,16 +62,44 @@ absl::string_view Name(GuestTrimResult result) {
   return "unknown";
 }
 
+// The agent's own words (guest-agent/obstacle.cc).
+Json ObstacleJson(GuestObstacle obstacle) {
+  switch (obstacle) {
+    case GuestObstacle::kReadOnly:
+      return "read-only";
+    case GuestObstacle::kNoDevice:
+      return "no-device";
+    case GuestObstacle::kNetwork:
+      return "network";
+    case GuestObstacle::kLoop:
+      return "loop";
+    case GuestObstacle::kAutofs:
+      return "autofs";
+    case GuestObstacle::kTypeNotSupported:
+      return "type-not-supported";
+    case GuestObstacle::kDiskNotSupported:
+      return "disk-not-supported";
+    case GuestObstacle::kDmCrypt:
+      return "dm-crypt";
+    case GuestObstacle::kLayerNotSupported:
+      return "layer-not-supported";
+    case GuestObstacle::kPartial:
+      return "partial";
+    case GuestObstacle::kNone:
+    case GuestObstacle::kUnknown:
+      break;
+  }
+  return nullptr;
+}
+
 Json FilesystemJson(const GuestTrim& trim) {
   Json disks = Json::array();
   for (const std::string& disk : trim.disks) disks.push_back(Text(disk));
-  return {{"mount_point", Text(trim.mount_point)},
-          {"source", Text(trim.source)},
-          {"status", std::string(Name(trim.result))},
-          {"trimmed_bytes", trim.trimmed},
-          {"error", Text(trim.error_name)},
-          {"guest_disks", std::move(disks)},
-          {"seconds", absl::ToDoubleSeconds(trim.elapsed)}};
+  return {
+      {"mount_point", Text(trim.mount_point)},    {"source", Text(trim.source)},
+      {"status", std::string(Name(trim.result))}, {"trimmed_bytes", trim.trimmed},
+      {"error", Text(trim.error_name)},           {"obstacle", ObstacleJson(trim.obstacle)},
+      {"guest_disks", std::move(disks)},          {"seconds", absl::ToDoubleSeconds(trim.elapsed)}};
 }
 
 Json TrimmedJson(const TrimmedDomain& domain) {
@@ -180,7 +209,7 @@ std::string TrimJson(const std::vector<TrimmedDomain>& domains) {
   int64_t freed = 0;
   Json list = Json::array();
   for (const TrimmedDomain& domain : domains) {
-    trimmed += domain.trimmed;
+    trimmed = SaturatingAdd(trimmed, domain.trimmed);
     freed += domain.freed.value_or(0);
     list.push_back(TrimmedJson(domain));
   }

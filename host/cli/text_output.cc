@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
+#include "base/saturating_add.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/text_table.h"
 
@@ -191,8 +192,8 @@ std::string TrimText(const std::vector<TrimmedDomain>& domains) {
   std::optional<uint64_t> expected;
   for (const TrimmedDomain& domain : domains) {
     AddTrimRows(domain, table);
-    if (domain.expected) expected = expected.value_or(0) + *domain.expected;
-    trimmed += domain.trimmed;
+    if (domain.expected) expected = SaturatingAdd(expected.value_or(0), *domain.expected);
+    trimmed = SaturatingAdd(trimmed, domain.trimmed);
     freed += domain.freed.value_or(0);
   }
   const std::string before =

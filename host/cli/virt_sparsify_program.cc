@@ -166,7 +166,7 @@ class Run {
           speaker_.Warning("the image has persistent bitmaps: what is trimmed counts as changed");
       }
       for (const Blocker& blocker : action.outcome.reasons) {
-        if (blocker.reason == Reason::kFormatNotSupported)
+        if (blocker.reason == Reason::kImageFormat)
           return speaker_.Error(
               absl::StrCat("libguestfs error: discard cannot be enabled on this drive: qemu does "
                            "not support discard for ‘",

@@ -22,6 +22,8 @@ constexpr int kMostPatience = 4;  // times verify_timeout
 constexpr int kMostStops = 3;     // of a guest in one migration
 // Busy disks buy a guest this much.
 constexpr absl::Duration kSignOfLife = absl::Seconds(60);
+// How long libvirt may take from the call to a running QEMU.
+constexpr absl::Duration kStarting = absl::Seconds(60);
 // A guest whose disks are silent for this long, and that answers nothing, is dead.
 constexpr absl::Duration kDeathWatch = absl::Seconds(10);
 
@@ -256,6 +258,10 @@ absl::StatusOr<std::string> MigrationRun::Verify(const std::stop_token& stop) {
   while (true) {
     if (stop.stop_requested()) return absl::CancelledError("interrupted");
     VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+    if (state == DomainState::kPaused && services_.now() < begin + kStarting) {
+      services_.sleep(kPoll);  // so libvirt calls one whose start is not over, too
+      continue;
+    }
     if (state != DomainState::kRunning) {
       return absl::UnavailableError(
           absl::StrCat("the domain is ", Name(state), " instead of running"));
@@ -381,12 +387,18 @@ absl::StatusOr<bool> MigrationRun::RunsNew() {
   return SameWhereItMatters(wanted, found);
 }
 
+// A start that an earlier call asked for and did not live to see may still be on its way: libvirt
+// then says that the domain is running already, and shows it as paused until QEMU is there.
 absl::Status MigrationRun::StartIt() {
   const absl::Status started = services_.hypervisor.Start(uuid_);
   if (!absl::IsFailedPrecondition(started)) return started;
-  services_.sleep(kPoll);
-  VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
-  return state == DomainState::kRunning ? absl::OkStatus() : started;
+  for (const absl::Time limit = services_.now() + kStarting; services_.now() < limit;) {
+    services_.sleep(kPoll);
+    VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+    if (state == DomainState::kRunning) return absl::OkStatus();
+    if (state == DomainState::kShutOff) break;
+  }
+  return started;
 }
 
 // Nobody has changed the definition since we made it.

@@ -7,9 +7,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
+#include "base/saturating_add.h"
 #include "base/status.h"
 #include "host/commands/trim_watch.h"
 #include "host/model/assessment.h"
+#include "host/model/discard_chain.h"
 #include "host/model/guest_disks.h"
 #include "host/services/trim_history.h"
 
@@ -302,12 +304,13 @@ class DomainTrim {
     std::map<std::string, uint64_t> by_target;
     std::set<std::string> refused;
     for (const GuestTrim& trim : result_.filesystems) {
-      result_.trimmed += trim.trimmed;
+      result_.trimmed = SaturatingAdd(result_.trimmed, trim.trimmed);
       if (trim.result == GuestTrimResult::kSkipped && trim.disks.empty()) continue;
       for (const std::string& name : trim.disks) {
         const auto target = guest_to_target_.find(name);
         if (target == guest_to_target_.end()) continue;
-        by_target[target->second] += trim.disks.size() == 1 ? trim.trimmed : 0;
+        uint64_t& trimmed = by_target[target->second];
+        trimmed = SaturatingAdd(trimmed, trim.disks.size() == 1 ? trim.trimmed : 0);
         if (trim.obstacle == GuestObstacle::kDiskNotSupported) refused.insert(target->second);
       }
     }
@@ -326,13 +329,35 @@ class DomainTrim {
     const Assessment assessment = Assess(facts_.live, facts);
     disk.reasons = assessment.blockers;
     if (!disk.reasons.empty()) return true;
+    const auto culprit = CulpritOf(facts);
+    if (culprit && culprit->verdict == LayerVerdict::kDrops) {
+      disk.reasons = culprit->reasons;
+      return true;
+    }
     if (assessment.reclaimable.value_or(0) < kWorthTrimming) {
       disk.reasons.push_back({Reason::kNothingReclaimable, ""});
       return false;
     }
+    if (culprit) {
+      disk.reasons = culprit->reasons;
+      return true;
+    }
     const bool remembered = *disk.trimmed == 0 && HasOnlyExt4(disk.target);
     disk.reasons.push_back({remembered ? Reason::kTrimRemembered : Reason::kUnexplained, ""});
     return true;
+  }
+
+  // The layer that `explain` would name. Looks at the image's storage.
+  std::optional<Layer> CulpritOf(const DiskFacts& facts) const {
+    if (facts.chain.empty()) return std::nullopt;
+    ChainFacts chain;
+    chain.live = facts_.live;
+    chain.guest = guest_;
+    chain.guest_to_target = guest_to_target_;
+    const DiscardChain judged =
+        JudgeDiscardChain(chain, facts, services_.images.Storage(facts.xml.source));
+    const Layer* culprit = judged.FirstCulprit();
+    return culprit == nullptr ? std::nullopt : std::optional<Layer>(*culprit);
   }
 
   // ext4 hands a block group down once, until something is freed in it; XFS and btrfs report all

@@ -21,7 +21,9 @@ std::optional<int> Minutes(absl::string_view text) {
   int numbers[2];
   for (int i = 0; i < 2; ++i) {
     const absl::string_view part = parts[static_cast<size_t>(i)];
-    if (part.empty() || part.size() > 2 || !absl::ascii_isdigit(part[0])) return std::nullopt;
+    if (part.empty() || part.size() > 2 ||
+        !absl::ascii_isdigit(static_cast<unsigned char>(part[0])))
+      return std::nullopt;
     if (!absl::SimpleAtoi(part, &numbers[i])) return std::nullopt;
   }
   const int minutes = numbers[0] * 60 + numbers[1];

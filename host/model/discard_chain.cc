@@ -72,10 +72,10 @@ std::vector<Layer> DefinitionLayers(const ChainFacts& facts, const xml::Disk& di
   const xml::Domain& saved = facts.saved ? *facts.saved : facts.live;
   const xml::Disk* next = FindDisk(saved, disk.target);
   const auto bus_now = BusBlockerNow(facts, disk);
-  // Nothing that the definition shows switched it off, so that the next start will do it again.
-  const bool by_hand = bus_now && bus_now->reason == Reason::kDeviceDiscardOff;
-  Layer bus = DefinitionLayer(LayerKind::kBus, bus_now,
-                              next && !by_hand ? BusBlocker(saved, *next) : bus_now);
+  // Where the definition stays as it is, the next start does what this one did, whatever QEMU says.
+  const auto bus_next = next ? BusBlocker(saved, *next) : std::nullopt;
+  const bool stays = !next || bus_next == BusBlocker(facts.live, disk);
+  Layer bus = DefinitionLayer(LayerKind::kBus, bus_now, stays ? bus_now : bus_next);
   bus.name = disk.bus.empty() ? "-" : Printable(disk.bus);
   bus.detail = BusDetail(facts, disk);
   const auto driver_now = DriverBlocker(disk);
@@ -315,9 +315,12 @@ std::optional<Blocker> ImageBlocker(const DiskFacts& disk) {
   if (source.type == "block") return Blocker{Reason::kBlockDevice, Printable(source.path)};
   if (absl::IsNotFound(disk.image_error))
     return Blocker{Reason::kImageMissing, Printable(source.path)};
-  if (!disk.image_error.ok())
-    return Blocker{Reason::kImageUnreadable, Printable(disk.image_error.message())};
-  if (source.type != "file") return Blocker{Reason::kNoLocalImage, Printable(source.type)};
+  const std::string error = Printable(disk.image_error.message());
+  if (source.type != "file") {  // and libvirt may say nothing while the domain is off
+    return Blocker{Reason::kNoLocalImage,
+                   absl::StrCat(Printable(source.type), error.empty() ? "" : ": ", error)};
+  }
+  if (!disk.image_error.ok()) return Blocker{Reason::kImageUnreadable, error};
   return std::nullopt;
 }
 

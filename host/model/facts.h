@@ -16,7 +16,15 @@
 
 namespace virt_reclaim {
 
-enum class DomainState { kRunning, kPaused, kShutOff, kCrashed, kSuspended, kUnknown };
+enum class DomainState {
+  kRunning,
+  kPaused,
+  kShuttingDown,  // the guest has ended, its QEMU has not: it still holds the images
+  kShutOff,
+  kCrashed,
+  kSuspended,
+  kUnknown
+};
 absl::string_view Name(DomainState state);
 
 // What libvirt says of a domain, without asking its QEMU.

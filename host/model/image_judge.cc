@@ -55,7 +55,7 @@ std::vector<Blocker> JudgeForSparsify(const ImageHeader& image, std::optional<ui
     blockers.push_back({reason, std::move(detail)});
   };
   if (image.format != "raw" && image.format != "qcow2") {
-    add(Reason::kFormatNotSupported, Printable(image.format));
+    add(Reason::kImageFormat, Printable(image.format));
     return blockers;
   }
   if (!allow_thick && allocation && image.capacity > 0 && *allocation >= image.capacity)
@@ -69,7 +69,7 @@ std::vector<Blocker> JudgeForSparsify(const ImageHeader& image, std::optional<ui
   if (image.encrypted) add(Reason::kEncryptedImage, "");
   if (image.needs_check) add(Reason::kImageNeedsCheck, "");
   if (image.bitmaps && !with_bitmaps) add(Reason::kPersistentBitmaps, "");
-  if (image.unknown_features) add(Reason::kFormatNotSupported, "qcow2 with unknown features");
+  if (image.unknown_features) add(Reason::kUnknownFeatures, "");
   return blockers;
 }
 

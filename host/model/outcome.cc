@@ -26,6 +26,8 @@ absl::string_view Name(DomainState state) {
       return "running";
     case DomainState::kPaused:
       return "paused";
+    case DomainState::kShuttingDown:
+      return "shutting-down";
     case DomainState::kShutOff:
       return "shut-off";
     case DomainState::kCrashed:

@@ -88,7 +88,7 @@ enum class Reason {
   kPreallocated,
   kCompressedExtents,
   // ... by sparsify.
-  kFormatNotSupported,
+  kUnknownFeatures,
   kEncryptedImage,
   kImageNeedsCheck,
   kPersistentBitmaps,

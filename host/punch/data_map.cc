@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstddef>
+#include <cstring>
 
 #include "base/status.h"
 
@@ -51,7 +52,7 @@ absl::StatusOr<std::vector<Extent>> ByFiemap(int fd, uint64_t size) {
   std::vector<std::byte> buffer(sizeof(fiemap) + kBatch * sizeof(fiemap_extent));
   auto* map = reinterpret_cast<fiemap*>(buffer.data());
   for (uint64_t at = 0; at < size;) {
-    *map = {};
+    memset(map, 0, sizeof *map);
     map->fm_start = at;
     map->fm_length = size - at;
     map->fm_flags = FIEMAP_FLAG_SYNC;

@@ -1,23 +1,18 @@
 // A guest that keeps to every protocol and answers with what a good one never would. What reaches
 // the rest of the host is bounded and printable, and what is not understood is unknown.
 #include <gmock/gmock.h>
-#include <grpcpp/grpcpp.h>
-#include <grpcpp/server_posix.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
 
-#include <thread>
+#include <utility>
 
 #include "absl/time/clock.h"
 #include "host/services/guest_agent.h"
-#include "proto/link/bridge.h"
+#include "tests/component/grpc_guest.h"
 #include "tests/component/guest_limits.h"
-#include "virt_reclaim/agent/v1/agent.grpc.pb.h"
+#include "tests/component/link_test_port.h"
 
 namespace virt_reclaim {
 namespace {
-
-namespace v1 = virt_reclaim::agent::v1;
 
 // A real gRPC server that answers with what a good one never would.
 class LyingAgent : public v1::Agent::Service {
@@ -104,35 +99,15 @@ class LyingAgent : public v1::Agent::Service {
 
 class LyingGuest {
  public:
-  LyingGuest() {
-    grpc::ServerBuilder builder;
-    builder.RegisterService(&service_);
-    server_ = builder.BuildAndStart();
-    int fds[2];
-    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
-    host_port_ = link::NewFdPort(UniqueFd(fds[0]), true);
-    link_ = std::make_unique<link::AgentLink>(
-        link::NewFdPort(UniqueFd(fds[1]), true), [this](UniqueFd socket) {
-          grpc::AddInsecureChannelFromFd(server_.get(), socket.Release());
-        });
-    link_thread_ =
-        std::jthread([this](std::stop_token stop) { static_cast<void>(link_->Run(stop)); });
-  }
-  ~LyingGuest() {
-    link_thread_.request_stop();
-    link_thread_.join();
-    server_->Shutdown(std::chrono::system_clock::now());
-  }
   std::unique_ptr<GuestAgent> Connect() {
-    return ConnectGuestAgent(std::move(host_port_), absl::Seconds(5), {}).value();
+    return ConnectGuestAgent(link::NewFdPort(std::move(sockets_.first), true), absl::Seconds(5), {})
+        .value();
   }
 
  private:
   LyingAgent service_;
-  std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<link::Port> host_port_;
-  std::unique_ptr<link::AgentLink> link_;
-  std::jthread link_thread_;
+  std::pair<UniqueFd, UniqueFd> sockets_ = link::SocketPair();
+  GrpcGuest guest_{service_, std::move(sockets_.second)};
 };
 
 TEST(LyingGuest, StringsArePrintableAndBounded) {

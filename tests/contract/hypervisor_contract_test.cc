@@ -1,10 +1,14 @@
 // One suite for every Hypervisor: libvirt's own test driver and the fake twin must agree.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "base/unique_fd.h"
 #include "host/services/hypervisor.h"
 #include "tests/fakes/fake_world.h"
 
@@ -112,6 +116,24 @@ TYPED_TEST(HypervisorContract, BrokenXmlIsAnErrorAndChangesNothing) {
   Hypervisor& hypervisor = this->world_.hypervisor();
   EXPECT_FALSE(hypervisor.Define("<domain").ok());
   EXPECT_EQ(hypervisor.ListDomains()->size(), 1u);
+}
+
+TEST(RealHypervisor, WhereLibvirtOpensNoChannelItIsTheSocketOfTheXml) {
+  RealWorld world;
+  const auto open = [&](const std::string& socket) {
+    return world.hypervisor().OpenChannel(kUuid, "x", socket).status();
+  };
+  EXPECT_TRUE(absl::IsUnimplemented(open("")));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string path = absl::StrCat(testing::TempDir(), "/vr-contract-", getpid());
+  path.copy(address.sun_path, sizeof address.sun_path - 1);
+  UniqueFd guest(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  ASSERT_EQ(bind(guest.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  ASSERT_EQ(listen(guest.get(), 1), 0);
+  EXPECT_TRUE(open(path).ok()) << open(path);
+  unlink(path.c_str());
+  EXPECT_TRUE(absl::IsNotFound(open(path)));
 }
 
 TEST(ConnectLibvirt, ErrorsAreOneLineAndNameTheUri) {

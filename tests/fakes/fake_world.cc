@@ -236,16 +236,19 @@ class FakeHypervisor : public Hypervisor {
 
   absl::StatusOr<DomainState> State(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
-    return domain->summary.state;
+    if (world_.Now() >= domain->settled_at) return domain->summary.state;
+    return domain->summary.state == DomainState::kRunning ? DomainState::kPaused
+                                                          : DomainState::kShuttingDown;
   }
 
   absl::Status Start(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     const Effect effect(world_, "start", *domain);
-    if (domain->summary.state == DomainState::kRunning)
+    if (domain->summary.state == DomainState::kRunning || world_.Now() < domain->settled_at)
       return absl::FailedPreconditionError("start: domain is already running");
     if (!domain->start.ok() && domain->inactive_xml != domain->first_xml) return domain->start;
     domain->summary.state = DomainState::kRunning;
+    domain->settled_at = world_.Now() + domain->power_takes;
     domain->live_xml = domain->inactive_xml;
     if (domain->boots_from) domain->agent.facts.filesystems = {*domain->boots_from};
     return absl::OkStatus();
@@ -256,8 +259,9 @@ class FakeHypervisor : public Hypervisor {
     const Effect effect(world_, "shutdown", *domain);
     if (domain->summary.state != DomainState::kRunning)
       return absl::FailedPreconditionError("shut down: domain is not running");
-    if (!domain->ignores_shutdown && !domain->IsDead())
-      domain->summary.state = DomainState::kShutOff;
+    if (domain->ignores_shutdown || domain->IsDead()) return absl::OkStatus();
+    domain->summary.state = DomainState::kShutOff;
+    domain->settled_at = world_.Now() + domain->power_takes;
     return absl::OkStatus();
   }
 
@@ -298,6 +302,7 @@ class FakeHypervisor : public Hypervisor {
                                                           const std::string&) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     VR_RETURN_IF_ERROR(domain->channel);
+    if (domain->port) return domain->port();
     return std::make_unique<SilentPort>(uuid);
   }
 
@@ -427,6 +432,11 @@ void FakeWorld::Sleep(absl::Duration duration) {
   now_ += duration;
 }
 
+absl::Time FakeWorld::Now() {
+  const std::lock_guard lock(clock_);
+  return now_;
+}
+
 void FakeWorld::MayCrash() {
   if (crash_in > 0 && --crash_in == 0) throw FakeCrash();
 }
@@ -436,9 +446,11 @@ void FakeWorld::AddImage(const std::string& path, uint64_t capacity, uint64_t al
 }
 
 Services FakeWorld::services() {
-  const auto connect = [this](std::unique_ptr<link::Port> port, absl::Duration,
-                              std::stop_token) -> absl::StatusOr<std::unique_ptr<GuestAgent>> {
-    const FakeDomain& domain = domains.at(dynamic_cast<const SilentPort&>(*port).uuid);
+  const auto connect = [this](std::unique_ptr<link::Port> port, absl::Duration timeout,
+                              std::stop_token stop) -> absl::StatusOr<std::unique_ptr<GuestAgent>> {
+    const auto* silent = dynamic_cast<const SilentPort*>(port.get());
+    if (silent == nullptr) return ConnectGuestAgent(std::move(port), timeout, std::move(stop));
+    const FakeDomain& domain = domains.at(silent->uuid);
     if (domain.IsDead()) return absl::DeadlineExceededError("no answer from the guest agent");
     const FakeAgent& agent = domain.agent;
     VR_RETURN_IF_ERROR(agent.connect);
@@ -451,8 +463,7 @@ Services FakeWorld::services() {
           directory_ + "/state",
           [this] {
             MayCrash();
-            const std::lock_guard lock(clock_);
-            return now_;
+            return Now();
           },
           [this](absl::Duration d) { Sleep(d); },
           offline_guest_.get(),

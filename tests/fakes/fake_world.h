@@ -54,10 +54,14 @@ struct FakeDomain {
   uint64_t bytes_written = 0;
   // How its guest takes a power cycle.
   bool ignores_shutdown = false;
+  absl::Duration power_takes;  // to come or to go: libvirt shows what lies between, as it does
+  absl::Time settled_at = absl::InfinitePast();
   absl::Status start;  // not OK: Start fails with it, as long as the new definition is in force
   std::string cannot_boot_with;  // a text of the definition with which the guest is dead
   std::optional<GuestFilesystem> boots_from;  // its only filesystem after a start
   absl::Status channel;                       // not OK: OpenChannel fails with it
+  // A channel with somebody behind it who speaks the link, in the place of `agent`.
+  std::function<std::unique_ptr<link::Port>()> port;
   FakeAgent agent;
   FakeQemuAgent qemu_agent;
   std::vector<std::string> qemu_commands;  // that it was given
@@ -114,6 +118,7 @@ class FakeWorld {
   void MayCrash();
   // Time passes. Any thread.
   void Sleep(absl::Duration duration);
+  absl::Time Now();  // without a crash
   void NoteTrim(const GuestTrimOptions& options);
 
  private:

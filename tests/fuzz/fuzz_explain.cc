@@ -62,7 +62,7 @@ void Check(const DiscardChain& chain) {
   }
 }
 
-void Explain(const agent::v1::ListFilesystemsResponse& response) {
+void CheckAnswer(const agent::v1::ListFilesystemsResponse& response) {
   ChainFacts facts;
   facts.live = TwoDisks();
   facts.guest.emplace();
@@ -96,6 +96,6 @@ void Explain(const agent::v1::ListFilesystemsResponse& response) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   virt_reclaim::agent::v1::ListFilesystemsResponse response;
-  if (response.ParseFromArray(data, static_cast<int>(size))) virt_reclaim::Explain(response);
+  if (response.ParseFromArray(data, static_cast<int>(size))) virt_reclaim::CheckAnswer(response);
   return 0;
 }

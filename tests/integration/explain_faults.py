@@ -125,6 +125,7 @@ class FaultyGuest(Guest):
     def _make_cluster(self, disk: Disk) -> None:
         raw = disk.path.with_suffix(".raw")
         make_image(raw, fs=disk.fs, size=disk.size, image_format="raw", label=disk.name)
+        run_tool("tune2fs", "-o", "discard", raw)  # else ext4 does not show 'nodiscard'
         run_tool("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", "cluster_size=2M", raw, disk.path)
         raw.unlink()
 

@@ -75,8 +75,8 @@ def dirty_ext4(judge, path):
 
 REFUSED = {
     "internal-snapshots": snapshot, "overlay": overlay, "persistent-bitmaps": bitmap, "external-data-file": data_file, "encrypted-image": luks,
-    "image-needs-check": with_feature(DIRTY), "image-needs-check ": with_feature(CORRUPT), "format-not-supported": with_feature(UNKNOWN),
-    "format-not-supported ": vmdk, "thick-image": thick, "filesystem-refused": dirty_ext4,
+    "image-needs-check": with_feature(DIRTY), "image-needs-check ": with_feature(CORRUPT), "unknown-features": with_feature(UNKNOWN),
+    "image-format": vmdk, "thick-image": thick, "filesystem-refused": dirty_ext4,
 }
 
 

@@ -279,7 +279,11 @@ TEST_F(MigrationTest, ACloneOfTheBootDiskIsNotTheBootDisk) {
 // does not depend on the kill.
 class KilledTest : public MigrationTest, public testing::WithParamInterface<const char*> {
  protected:
+  static bool Works() {
+    return GetParam() == std::string("works") || GetParam() == std::string("is slow");
+  }
   void Prepare(FakeDomain& domain) {
+    if (GetParam() == std::string("is slow")) domain.power_takes = absl::Seconds(10);
     if (GetParam() == std::string("does not boot")) domain.cannot_boot_with = "unmap";
     if (GetParam() == std::string("does not start"))
       domain.start = absl::InternalError("start: no such machine type");
@@ -307,7 +311,7 @@ TEST_P(KilledTest, AtEveryPointTheNextCallConverges) {
     std::vector<MigratedDomain> last;
     for (int call = 0; call < 3; ++call)
       last = ApplyMigrate(world.services(), options_, Plan(world, options_), {});
-    const bool works = GetParam() == std::string("works");
+    const bool works = Works();
     EXPECT_EQ(IsNew(domain), works) << "killed at " << points;
     EXPECT_EQ(domain.summary.state, DomainState::kRunning) << "killed at " << points;
     EXPECT_EQ(domain.live_xml, domain.inactive_xml) << "killed at " << points;
@@ -320,12 +324,13 @@ TEST_P(KilledTest, AtEveryPointTheNextCallConverges) {
 }
 
 TEST_P(KilledTest, InARollbackTheNextCallConverges) {
-  if (GetParam() != std::string("works")) return;
+  if (!Works()) return;
   for (bool crashed = true, first = true; crashed; first = false) {
     static int points;
     if (first) points = 0;
     FakeWorld world;
     FakeDomain& domain = Add(world);
+    Prepare(domain);
     ApplyOne(world, options_);
     world.crash_in = ++points;
     crashed = Crashes(world, [&] { RollBackMigrated(world.services(), options_, {}).value(); });
@@ -339,7 +344,7 @@ TEST_P(KilledTest, InARollbackTheNextCallConverges) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Migration, KilledTest,
-                         testing::Values("works", "does not boot", "does not start"),
+                         testing::Values("works", "is slow", "does not boot", "does not start"),
                          [](const auto& test) {
                            std::string name = test.param;
                            std::replace(name.begin(), name.end(), ' ', '_');

@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
+#include <map>
+#include <mutex>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
@@ -169,23 +171,55 @@ TEST_F(TrimChoiceTest, WhatIsNotKnownIsNotBelowTheThreshold) {
 
 // ---- Limits
 
+// What the guests saw: each says when its trim begins and when it is over.
+struct TrimEvent {
+  std::string domain;
+  uint64_t storage;
+  bool begins;
+};
+
 TEST_F(TrimChoiceTest, NeverMoreAtOnceThanTheLimitOnAStorage) {
-  std::map<uint64_t, std::atomic<int>> now;
-  std::atomic<int> most = 0;
-  for (uint64_t storage : {1, 2}) now[storage] = 0;
-  for (int i = 0; i < 20; ++i) {
-    const uint64_t storage = 1 + static_cast<uint64_t>(i) % 2;
-    Add(absl::StrCat("vm-", i), "/images", storage).agent.while_trimming = [&, storage] {
-      const int here = ++now[storage];
-      int seen = most;
-      while (here > seen && !most.compare_exchange_weak(seen, here)) {
-      }
-      absl::SleepFor(absl::Milliseconds(2));
-      --now[storage];
+  constexpr size_t kDomains = 20;
+  std::mutex mutex;
+  std::vector<TrimEvent> events;
+  for (size_t i = 0; i < kDomains; ++i) {
+    const std::string name = absl::StrCat("vm-", i);
+    const uint64_t storage = 1 + i % 2;
+    Add(name, "/images", storage).agent.while_trimming = [&, name, storage, i] {
+      const auto note = [&](bool begins) {
+        const std::lock_guard lock(mutex);
+        events.push_back({name, storage, begins});
+      };
+      note(true);
+      absl::SleepFor(absl::Milliseconds(4 + i % 3));
+      note(false);
     };
   }
-  EXPECT_EQ(Run().size(), 20u);
-  EXPECT_EQ(most, 1);
+  for (const size_t limit : {1, 2, 3}) {
+    events.clear();
+    TrimOptions options;
+    options.per_storage = limit;
+    EXPECT_EQ(Run(options).size(), kDomains);
+    std::map<uint64_t, std::set<std::string>> now;
+    std::set<std::string> begun;
+    size_t most_on_one = 0, most_at_all = 0;
+    for (const TrimEvent& event : events) {
+      auto& here = now[event.storage];
+      if (event.begins) {
+        EXPECT_TRUE(begun.insert(event.domain).second) << event.domain << " was trimmed twice";
+        here.insert(event.domain);
+      } else {
+        EXPECT_EQ(here.erase(event.domain), 1u);
+      }
+      most_on_one = std::max(most_on_one, here.size());
+      most_at_all = std::max(most_at_all, now[1].size() + now[2].size());
+    }
+    EXPECT_EQ(begun.size(), kDomains);
+    EXPECT_EQ(most_on_one, limit);
+    EXPECT_GT(most_at_all, limit) << "the storages were not used side by side";
+    // What was freed is gone; it is there again for the next limit.
+    for (auto& [path, usage] : world_.images) usage.allocation = 600 * kMiB;
+  }
 }
 
 TEST_F(TrimChoiceTest, OutsideTheWindowNothingIsBegun) {

@@ -152,6 +152,26 @@ TEST_F(TrimHistoryTest, ANearlyFullStorageIsTrimmedWhileTheGuestWrites) {
   EXPECT_THAT(Lines(Run()), ElementsAre("a: done"));
 }
 
+TEST_F(TrimHistoryTest, WhatExplainWouldNameIsTheReasonWhyNothingWasFreed) {
+  FakeDomain& domain = Add("web");
+  domain.agent.freed.clear();
+  world_.can_punch = false;
+  auto results = Run();
+  ASSERT_EQ(results[0].disks[0].reasons.size(), 1u);
+  EXPECT_EQ(results[0].disks[0].reasons[0].reason, Reason::kStorageCannotPunch);
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
+  world_.can_punch = true;
+  world_.internal_snapshots = 2;
+  results = Run();
+  EXPECT_EQ(results[0].disks[0].reasons.at(0).reason, Reason::kInternalSnapshots);
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
+  // Nothing is to be had, snapshots or not.
+  world_.images["/images/web.raw"].allocation = 100 * kMiB;
+  results = Run();
+  EXPECT_EQ(results[0].disks[0].reasons.at(0).reason, Reason::kNothingReclaimable);
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+}
+
 // ---- The file
 
 TEST(TrimHistory, KeepsTheLatestAndForgetsWhatIsDamaged) {

@@ -69,6 +69,9 @@ TEST(Assess, ImageTroubleIsNamed) {
   disk.image_error = absl::OkStatus();
   disk.xml.source = {"network", "raw", "rbd:pool/image"};
   EXPECT_THAT(Codes(Assess(Domain("pc-q35-7.2"), disk)), ElementsAre("no-local-image"));
+  disk.image_error =
+      absl::FailedPreconditionError("libvirt asks no server for a domain that is off");
+  EXPECT_THAT(Codes(Assess(Domain("pc-q35-7.2"), disk)), ElementsAre("no-local-image"));
   disk.xml.source.path.clear();
   EXPECT_THAT(Codes(Assess(Domain("pc-q35-7.2"), disk)), ElementsAre("no-medium"));
   disk.xml.device = "cdrom";

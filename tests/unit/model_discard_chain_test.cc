@@ -268,6 +268,7 @@ TEST(DiscardChain, QemuKnowsBetterThanTheMachineType) {
   EXPECT_EQ(world.LayerOf(LayerKind::kBus).verdict, LayerVerdict::kOk);
   world.facts.live.machine = world.facts.saved->machine = "pc-q35-3.1";
   EXPECT_EQ(world.Culprit(), "") << "switched on by hand";
+  EXPECT_THAT(world.LayerOf(LayerKind::kBus).remarks, IsEmpty());
   world.facts.qemu["vda"] = {std::nullopt, "no such property"};
   EXPECT_EQ(world.Culprit(), "bus drops machine-too-old");
   EXPECT_THAT(world.LayerOf(LayerKind::kBus).detail, testing::HasSubstr("no such property"));

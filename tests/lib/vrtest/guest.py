@@ -36,6 +36,7 @@ class Disk:
     format: str = "raw"  # or 'qcow2'
     size: int = 1024 * MIB
     discard: str | None = None  # None: no attribute, as old tools left it; or 'ignore', 'unmap'
+    cache: str | None = None  # None: no attribute, which is 'writeback'; or 'none': past the host's page cache
     # Set by Guest.
     target: str = ""
     path: Path = Path()
@@ -56,9 +57,10 @@ class Disk:
 
     def xml(self) -> str:
         discard = f" discard={quoteattr(self.discard)}" if self.discard else ""
+        cache = f" cache={quoteattr(self.cache)}" if self.cache else ""
         return (
             f"    <disk type='file' device='disk'>\n"
-            f"      <driver name='qemu' type={quoteattr(self.format)}{discard}/>\n"
+            f"      <driver name='qemu' type={quoteattr(self.format)}{cache}{discard}/>\n"
             f"      <source file={quoteattr(str(self.path))}/>\n"
             f"      <target dev={quoteattr(self.target)} bus={quoteattr(self.bus)}/>\n"
             f"    </disk>\n"
