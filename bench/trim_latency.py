@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -119,7 +120,7 @@ class Round:
 def run(*, smoke: bool, rounds: int) -> list[Row]:
     require_bed("mkfs.xfs", "fstrim", "qemu-ga")
     kinds = os.environ.get("BENCH_TRIM_LATENCY", "ext4").split()
-    size, files, each = (GIB, 4, 32) if smoke else (20 * GIB, 16, 512)
+    size, files, each = (GIB, 4, 32) if smoke else (20 * GIB, 16, 256)
     rows: list[Row] = []
     with Workspace(os.environ.get("BENCH_TRIM_LATENCY_DIR")) as space:
         require_space(space.path, files * each * MIB + GIB)
@@ -179,6 +180,8 @@ class Bench:
             self.fill_and_free()
             done.idle.append(self.idle())
             done.trims[name] = self.trim(name)
+            # A round takes minutes.
+            print(f"   round {number + 1}: {name} took {done.trims[name].wall:.1f} s", file=sys.stderr, flush=True)
         done.idle.append(self.idle())
         return done
 
