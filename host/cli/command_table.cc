@@ -208,6 +208,8 @@ absl::Status CheckSparsify(const CommandLine& line) {
     return InvalidArgumentError("--all-off and domain names exclude each other");
   if (!line.all_off && line.domains.empty())
     return InvalidArgumentError("sparsify: name domains or image files, or write --all-off");
+  if (!line.storage.empty() && !domain && !line.all_off)
+    return InvalidArgumentError("--storage: it is about domains, and none is named");
   if (line.no_libvirt && (domain || line.all_off))
     return InvalidArgumentError(
         "--no-libvirt: then there are no domains; an image file has a '/' in it: ./web.qcow2");
@@ -348,6 +350,7 @@ std::vector<VerbSpec> MakeVerbs() {
        "TARGET",
        {
            Flag("--all-off", &CommandLine::all_off),
+           Text("--storage", "DIR", &CommandLine::storage),
            Flag("--estimate", &CommandLine::dry_run),
            Word("--format", "raw|qcow2", &CommandLine::image_format),
            Size("--threshold", &CommandLine::least_freed),

@@ -177,6 +177,7 @@ internal snapshots, backing files, data files, encryption or persistent bitmaps.
 
 options:
       --all-off          all domains that are off
+      --storage PATH     only domains with an image below PATH; when a filesystem is mounted there, on it
       --format FORMAT    of image files: raw or qcow2 (default: what libvirt says, else by their first bytes)
       --threshold SIZE   do nothing where less than this would come free
       --engine WHICH     auto (default): libguestfs's appliance for filesystems that are not known here; native; libguestfs

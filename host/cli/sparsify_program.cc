@@ -20,6 +20,7 @@ SparsifyImagesOptions OptionsOf(const CommandLine& line) {
   SparsifyImagesOptions options;
   options.targets = line.domains;
   options.all_off = line.all_off;
+  options.storage = line.storage;
   options.format = line.image_format;
   options.allow_thick = line.allow_thick;
   options.with_bitmaps = line.with_bitmaps;

@@ -69,6 +69,21 @@ std::optional<Blocker> NotOff(const Services& services, const DomainSummary& dom
   return Blocker{Reason::kManagedSave, name};
 }
 
+// Whether an image of the domain lies there. One that cannot be looked at is not left out: it says
+// why later.
+absl::StatusOr<bool> LiesOnStorage(const Services& services, const std::string& storage,
+                                   const DomainSummary& domain) {
+  if (storage.empty()) return true;
+  const auto facts = CollectDomain(services, domain, Hypervisor::Xml::kInactive);
+  if (!facts.ok()) return true;
+  for (const DiskFacts& disk : facts->disks) {
+    if (disk.chain.empty()) continue;
+    VR_ASSIGN_OR_RETURN(const bool lies, services.images.LiesOn(disk.chain.front(), storage));
+    if (lies) return true;
+  }
+  return false;
+}
+
 class Planner {
  public:
   Planner(const Services& services, const SparsifyImagesOptions& options, ImageUsers users)
@@ -276,9 +291,11 @@ absl::Status DoOne(const Services& services, const SparsifyImagesOptions& option
   for (const SparsifyDisk& disk : action.disks) {
     // Before it is opened: that would make another virt-reclaim stop, which has a lease on it.
     auto lock = DomainLock::TakeImage(services.lock_directory, disk.spec.path);
-    if (lock.ok()) locks.push_back(*std::move(lock));
-    // What is not there cannot be opened either.
-    if (!lock.ok() && !absl::IsNotFound(lock.status())) return lock.status();
+    if (lock.ok()) {
+      locks.push_back(*std::move(lock));
+    } else if (!absl::IsNotFound(lock.status())) {  // what is not there cannot be opened either
+      return lock.status();
+    }
     specs.push_back(disk.spec);
   }
   // A domain that started since would have been heard of by its locks; one that was saved not.
@@ -325,6 +342,8 @@ absl::StatusOr<std::vector<SparsifyAction>> PlanSparsify(const Services& service
     for (const DomainSummary& domain : domains) {
       if (stop.stop_requested()) return absl::CancelledError("interrupted");
       if (options.all_off && domain.state != DomainState::kShutOff) continue;
+      VR_ASSIGN_OR_RETURN(const bool chosen, LiesOnStorage(services, options.storage, domain));
+      if (!chosen) continue;
       actions.push_back(planner.PlanDomain(domain, !options.all_off));
     }
   }

@@ -20,6 +20,7 @@ namespace virt_reclaim {
 struct SparsifyImagesOptions {
   std::vector<std::string> targets;  // with a '/': an image file or device; else a domain
   bool all_off = false;              // all domains that are off
+  std::string storage;               // only domains with an image there (ImageStore::LiesOn)
   std::string format;                // of image files; empty: libvirt's word, else looked at
   bool allow_thick = false;
   bool with_bitmaps = false;  // also images with persistent bitmaps

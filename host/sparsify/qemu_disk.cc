@@ -1,22 +1,28 @@
 // An image of a format of its own: qemu-storage-daemon opens it, once, and holds QEMU's image locks
 // from before the free map is read until the end. A lease cannot be had besides; what has locking
 // off, and starts meanwhile, is looked for in /proc.
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "base/subprocess.h"
+#include "base/unique_fd.h"
 #include "base/utf8.h"
 #include "host/guard/holders.h"
 #include "host/guard/image_guard.h"
 #include "host/sparsify/nbd_client.h"
 #include "host/sparsify/opened_disk.h"
+#include "host/sparsify/overlay.h"
 #include "host/sparsify/qemu_server.h"
 
 namespace virt_reclaim::sparsify {
@@ -28,6 +34,8 @@ constexpr uint64_t kStatBlock = 512;
 constexpr uint64_t kLeast = 4096;
 // A look at all processes costs some milliseconds.
 constexpr std::chrono::seconds kLookEvery{1};
+// It reads the tables of the image; those of 10 TB take gigabytes.
+constexpr std::chrono::minutes kRepairLimit{30};
 
 std::string Quoted(const std::string& path) { return absl::StrCat("'", Printable(path), "'"); }
 
@@ -45,6 +53,10 @@ class QemuDisk final : public OpenedDisk {
       VR_ASSIGN_OR_RETURN(const ImageGuard guard, ImageGuard::Acquire(spec_.path, asking));
       identity_ = guard.identity();
     }
+    mark_ =
+        absl::StrCat(tools.run_directory, "/unfinished-", identity_.device, "-", identity_.inode);
+    if (mode_ == Mode::kSparsify && access(mark_.c_str(), F_OK) == 0)
+      VR_RETURN_IF_ERROR(RepairLeaks());
     VR_ASSIGN_OR_RETURN(QemuServer server,
                         QemuServer::Start({tools.qemu_storage_daemon, tools.run_directory,
                                            spec_.path, spec_.format, mode_ == Mode::kSparsify}));
@@ -81,6 +93,11 @@ class QemuDisk final : public OpenedDisk {
   }
 
   absl::Status Free(Range range) override {
+    if (!marked_) {
+      const UniqueFd mark(open(mark_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+      if (!mark.valid()) return ErrnoStatus(errno, "make " + Quoted(mark_));
+      marked_ = true;
+    }
     return Annotate(trimmer_->Trim(range), Quoted(spec_.path));
   }
 
@@ -93,6 +110,7 @@ class QemuDisk final : public OpenedDisk {
       const absl::Status stopped = server_->Stop();
       if (status.ok()) status = stopped;
       server_.reset();
+      if (status.ok() && marked_) unlink(mark_.c_str());
     }
     return Annotate(status, Quoted(spec_.path));
   }
@@ -115,6 +133,25 @@ class QemuDisk final : public OpenedDisk {
     return absl::OkStatus();
   }
 
+  // QEMU was killed while it gave clusters back: some may still be counted that nobody uses. Only a
+  // run like this one leaves a mark, so that nobody's other leaks are touched unasked.
+  absl::Status RepairLeaks() {
+    CommandLimits limits;
+    limits.deadline = kRepairLimit;
+    limits.keep_end = true;
+    VR_ASSIGN_OR_RETURN(
+        const CommandResult result,
+        RunCommand({kQemuImg, "check", "-q", "-r", "leaks", "-f", spec_.format, spec_.path},
+                   limits));
+    if (result.exit_status == 0) {
+      unlink(mark_.c_str());
+      return absl::OkStatus();
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat(Quoted(spec_.path), ": qemu-img check, after a run that was killed: ",
+                     Printable(absl::StripAsciiWhitespace(result.output), size_t{1} << 10)));
+  }
+
   // Nobody but our own server has it.
   absl::Status CheckAlone() {
     last_look_ = steady_clock::now();
@@ -129,6 +166,8 @@ class QemuDisk final : public OpenedDisk {
   const DiskSpec spec_;
   const Mode mode_;
   ImageIdentity identity_;
+  std::string mark_;  // a file that is there while clusters are given back
+  bool marked_ = false;
   std::optional<QemuServer> server_;
   ReadConnection read_;
   std::unique_ptr<NbdTrimmer> trimmer_;  // uses the server

@@ -47,9 +47,9 @@ def need(*tools):
         sys.exit(SKIP)
 
 
-def each(function, jobs):
-    """(job, result or exception) of function(*job), as they end; as many at once as there are processors."""
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+def each(function, jobs, at_once=os.cpu_count()):
+    """(job, result or exception) of function(*job), as they end; by default as many at once as there are processors."""
+    with concurrent.futures.ProcessPoolExecutor(at_once) as pool:
         futures = {pool.submit(function, *job): job for job in jobs}
         for future in concurrent.futures.as_completed(futures):
             yield futures[future], future.exception() or future.result()

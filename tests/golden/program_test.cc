@@ -296,6 +296,7 @@ const std::vector<Case> kCases{
     {"sparsify-nothing-named", {"sparsify"}},
     {"sparsify-all-off-and-name", {"sparsify", "--all-off", "web"}},
     {"sparsify-no-libvirt-and-name", {"sparsify", "--no-libvirt", "web"}},
+    {"sparsify-storage-of-a-file", {"sparsify", "--storage", "/images", "./web.raw"}},
     {"sparsify-unknown-domain", {"sparsify", "wbe"}},
     {"sparsify-running", {"sparsify", "web"}},
     {"sparsify", {"sparsify", "stopped"}},

@@ -50,7 +50,7 @@ def in_use_is_refused(judge, program, path, format_):
     if format_ == "raw":
         loop = run("losetup", "-f", "--show", path).stdout.strip()
         target = program(path, status=5)["targets"][0]
-        run("losetup", "-d", loop)
+        imagelib.detach(loop, path)
         if loop not in target["reasons_explained"][0]["detail"]:
             raise AssertionError(f"the loop device is not named: {target}")
     judge.check(path, format_)
@@ -113,31 +113,39 @@ def qemu_img(path, format_):
     return finish
 
 
+def races_of(programs, work, format_):
+    """A line for each kind of race."""
+    virt_reclaim, worker, dump = programs
+    work = work / format_
+    work.mkdir()
+    program = Program(virt_reclaim, worker, work)
+    judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "chequered"), dump, worker)
+    dice, path = random.Random(format_), work / f"image.{format_}"
+    in_use_is_refused(judge, program, path, format_)
+    lines = [f"{format_}: in use is refused by the name of the holder"]
+    judge.copy(path, format_)
+    begin = time.monotonic()
+    program(path)
+    whole = time.monotonic() - begin
+    for name, other in (("a QEMU that starts", a_domain_that_starts), ("a second sparsify", a_second_one(program)), ("qemu-img map", qemu_img)):
+        gave_way = against(other, judge, program, path, format_, dice, whole)
+        lines.append(f"{format_}: {name}, {ROUNDS} times within {whole:.3f} s: sparsify gave way {gave_way} times, content the same")
+    return lines
+
+
 def main():
-    virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "losetup", "qemu-img", "qemu-storage-daemon", "qemu-system-x86_64")
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-races."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    dice = random.Random(7)
+    failed = 0
     try:
-        program = Program(virt_reclaim, worker, work)
-        judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "chequered"), dump, worker)
-        for format_ in ("raw", "qcow2"):
-            path = work / f"image.{format_}"
-            in_use_is_refused(judge, program, path, format_)
-            print(f"{format_}: in use is refused by the name of the holder", flush=True)
-            judge.copy(path, format_)
-            begin = time.monotonic()
-            program(path)
-            whole = time.monotonic() - begin
-            for name, other in (("a QEMU that starts", a_domain_that_starts), ("a second sparsify", a_second_one(program)),
-                                ("qemu-img map", qemu_img)):
-                gave_way = against(other, judge, program, path, format_, dice, whole)
-                print(f"{format_}: {name}, {ROUNDS} times within {whole:.3f} s: sparsify gave way {gave_way} times, content the same",
-                      flush=True)
+        for job, result in imagelib.each(races_of, [(sys.argv[1:4], work, format_) for format_ in ("raw", "qcow2")]):
+            failed += isinstance(result, BaseException)
+            print(*([f"{job[2]}: {result!r}"] if isinstance(result, BaseException) else result), sep="\n", flush=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

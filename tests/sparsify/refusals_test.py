@@ -114,6 +114,39 @@ def asked_for(judge, program, work):
     path.unlink()
 
 
+def leak(path):
+    """A cluster at the end that is counted and belongs to nothing."""
+    with open(path, "r+b") as file:
+        cluster = 1 << int.from_bytes(file.read(24)[20:], "big")
+        file.seek(48)
+        file.seek(int.from_bytes(file.read(8), "big"))
+        block, end = int.from_bytes(file.read(8), "big"), -(-os.fstat(file.fileno()).st_size // cluster)
+        file.truncate((end + 1) * cluster)
+        file.seek(block + 2 * end)
+        file.write(b"\0\1")
+
+
+def after_a_kill(judge, program, work):
+    """Leaks of a run of ours that was killed are repaired by the next one, and nobody else's."""
+    path = judge.copy(work / "image", "qcow2")
+    program(path)
+    leak(path)
+    program(path)
+    if qcow2_errors(path) != (False, True):
+        raise AssertionError("a leak that is not ours, and yet it is not there any more")
+    mark = program.run_directory / f"unfinished-{path.stat().st_dev}-{path.stat().st_ino}"
+    mark.touch()
+    program("--dry-run", path)
+    if qcow2_errors(path) != (False, True):
+        raise AssertionError("a dry run repaired something")
+    program(path)
+    if any(qcow2_errors(path)) or mark.exists():
+        raise AssertionError("the leak of a killed run is there still")
+    judge.check(path, "qcow2")
+    path.unlink()
+    print("a leak after a kill: repaired by the next run", flush=True)
+
+
 def devices(judge, program, work):
     path = judge.copy(work / "image")
     before = allocated(path)
@@ -127,7 +160,7 @@ def devices(judge, program, work):
         if result["targets"][0]["disks"][0]["freed_bytes"] is not None or result["total"]["given_back_bytes"] < MIB:
             raise AssertionError(f"a device: {result}")
     finally:
-        run("losetup", "-d", loop)
+        imagelib.detach(loop, path)
     print(f"a block device: {(before - allocated(path)) >> 10} KiB came free below it", flush=True)
     if before - allocated(path) < MIB:
         raise AssertionError("nothing came free")
@@ -146,6 +179,7 @@ def main():
         judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=64 * MIB, megabytes=24), dump, worker)
         refused(judge, program, work)
         asked_for(judge, program, work)
+        after_a_kill(judge, program, work)
         devices(judge, program, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)

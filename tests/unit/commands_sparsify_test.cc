@@ -197,6 +197,19 @@ TEST_F(SparsifyImagesTest, AllThatAreOff) {
   EXPECT_THAT(Run(options), ElementsAre(Field(&SparsifiedTarget::name, "web")));
 }
 
+TEST_F(SparsifyImagesTest, OnlyThoseOnAStorage) {
+  AddDomain(DomainState::kShutOff);
+  SparsifyImagesOptions options;
+  options.all_off = true;
+  options.storage = "/images";
+  EXPECT_THAT(Run(options), ElementsAre(Field(&SparsifiedTarget::name, "web")));
+  options.storage = "/elsewhere";
+  EXPECT_THAT(Run(options), IsEmpty());
+  options.storage = "/nowhere";
+  EXPECT_EQ(PlanSparsify(world_.services(), options, {}).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
 TEST_F(SparsifyImagesTest, ImagesOfAnotherMachineAreRefused) {
   world_.images_are_local = false;
   SparsifyImagesOptions options;
