@@ -7,6 +7,7 @@
 
 #include "guest-agent/filesystems.h"
 #include "guest-agent/fix_guest.h"
+#include "guest-agent/free_map.h"
 #include "guest-agent/marker.h"
 #include "guest-agent/trimmer.h"
 #include "guest-config/preflight_proto.h"
@@ -22,6 +23,7 @@ void ToProto(const TrimTarget& target, uint32_t index, const TrimFinished& finis
              v1::TrimFinished& out);
 void ToProto(const TrimTotals& totals, v1::TrimSummary& out);
 void ToProto(const Marker& marker, v1::WriteMarkerResponse& out);
+void ToProto(const FreeMap& map, v1::ReadFreeMapResponse& out);
 void ToProto(const FixReport& report, v1::FixGuestResponse& out);
 void ToProto(std::chrono::nanoseconds duration, google::protobuf::Duration& out);
 

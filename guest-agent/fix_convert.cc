@@ -40,6 +40,19 @@ void ToProto(const Marker& marker, v1::WriteMarkerResponse& out) {
   out.set_start_bytes(marker.start_bytes);
 }
 
+void ToProto(const FreeMap& map, v1::ReadFreeMapResponse& out) {
+  constexpr uint64_t kSector = 512;
+  out.set_disk(Name(map.disk));
+  out.set_left_out_bytes(map.free.left_out_bytes);
+  uint64_t end = 0;  // sectors
+  for (const FreeRun& run : map.free.runs) {
+    const uint64_t begin = run.offset_bytes / kSector;
+    out.add_gap_sectors(begin - end);
+    out.add_length_sectors(run.length_bytes / kSector);
+    end = begin + run.length_bytes / kSector;
+  }
+}
+
 void ToProto(const FixReport& report, v1::FixGuestResponse& out) {
   out.set_result(static_cast<v1::FixResult>(report.result));
   ResponseRoom room;

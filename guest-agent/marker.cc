@@ -23,6 +23,7 @@
 #include "base/handle.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "guest-agent/target_files.h"
 
 namespace virt_reclaim::agent {
 namespace {
@@ -36,21 +37,6 @@ constexpr uint32_t kUselessExtent = FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALL
                                     FIEMAP_EXTENT_ENCODED | FIEMAP_EXTENT_NOT_ALIGNED |
                                     FIEMAP_EXTENT_DATA_INLINE | FIEMAP_EXTENT_DATA_TAIL |
                                     FIEMAP_EXTENT_SHARED;
-
-absl::StatusOr<UniqueFd> OpenMountPoint(const Filesystem& filesystem,
-                                        const std::string& mount_point) {
-  UniqueFd fd(open(mount_point.c_str(),
-                   O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY | O_NOFOLLOW));
-  const std::string where = absl::StrCat("open '", Printable(mount_point), "'");
-  if (!fd.valid()) return ErrnoStatus(errno, where);
-  struct stat status = {};
-  if (fstat(fd.get(), &status) != 0) return ErrnoStatus(errno, where);
-  // As for a trim: another filesystem may be mounted there by now.
-  if (filesystem.type != "btrfs" && status.st_dev != filesystem.device) {
-    return ErrnoStatus(ESTALE, where);
-  }
-  return fd;
-}
 
 absl::Status CheckSpace(int directory, uint64_t size_bytes) {
   struct statvfs usage = {};
@@ -146,20 +132,13 @@ bool ReadExtents(int fd, std::vector<MarkerExtent>& out) {
   return last;
 }
 
-// Where `filesystem` lies, when nothing but a partition table is in between.
 void FindDisk(const Filesystem& filesystem, Marker& marker) {
   const DeviceChain& chain = filesystem.chain;
   if (chain.tops != 1 || chain.devices.empty()) return;
-  const BlockDevice& top = chain.devices.front();
-  marker.device = top.name;
-  if (top.kind == DeviceKind::kDisk) marker.disk = top.name;
-  if (top.kind == DeviceKind::kPartition && top.parents.size() == 1) {
-    const auto disk =
-        std::find_if(chain.devices.begin(), chain.devices.end(),
-                     [&](const BlockDevice& device) { return device.name == top.parents.front(); });
-    if (disk == chain.devices.end() || disk->kind != DeviceKind::kDisk) return;
-    marker.disk = disk->name;
-    marker.start_bytes = top.start_bytes;
+  marker.device = chain.devices.front().name;
+  if (const auto place = PlaceOnDisk(filesystem)) {
+    marker.disk = place->disk;
+    marker.start_bytes = place->start_bytes;
   }
 }
 

@@ -200,6 +200,14 @@ struct DiscardMarkerMethod {
     return service.DiscardMarker(request, stop);
   }
 };
+struct ReadFreeMapMethod {
+  using Request = v1::ReadFreeMapRequest;
+  using Response = v1::ReadFreeMapResponse;
+  static constexpr auto kRequest = &v1::Agent::AsyncService::RequestReadFreeMap;
+  static auto Call(AgentService& service, const Request& request, const std::stop_source& stop) {
+    return service.ReadFreeMap(request, stop.get_token());
+  }
+};
 struct FixGuestMethod {
   using Request = v1::FixGuestRequest;
   using Response = v1::FixGuestResponse;
@@ -274,6 +282,7 @@ class RpcServerImpl final : public RpcServer {
     UnaryCall<PreflightMethod>::Await(context_);
     UnaryCall<WriteMarkerMethod>::Await(context_);
     UnaryCall<DiscardMarkerMethod>::Await(context_);
+    UnaryCall<ReadFreeMapMethod>::Await(context_);
     UnaryCall<FixGuestMethod>::Await(context_);
     TrimCall::Await(context_);
     thread_ = std::jthread([this] { Serve(); });

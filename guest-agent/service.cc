@@ -30,15 +30,18 @@ constexpr char kPlaceTaken[] = "another trim is under way";
 
 absl::Status Unimplemented() { return absl::UnimplementedError("not a call of this agent"); }
 
+absl::Status CheckMountPoint(const std::string& point) {
+  if (!point.empty() && point[0] == '/' && point.size() <= kMaxPathBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError("a mount point is an absolute path of at most 4096 bytes");
+}
+
 absl::StatusOr<TrimOptions> ReadOptions(const v1::TrimRequest& request) {
   if (request.mount_points_size() > kMaxNamedMountPoints) {
     return absl::InvalidArgumentError(
         absl::StrCat("more than ", kMaxNamedMountPoints, " mount points"));
   }
   for (const std::string& point : request.mount_points()) {
-    if (point.empty() || point[0] != '/' || point.size() > kMaxPathBytes) {
-      return absl::InvalidArgumentError("a mount point is an absolute path of at most 4096 bytes");
-    }
+    VR_RETURN_IF_ERROR(CheckMountPoint(point));
   }
   TrimOptions options;
   options.minimum_bytes = request.minimum_bytes();
@@ -106,7 +109,9 @@ class StreamObserver final : public TrimObserver {
 }  // namespace
 
 AgentService::Backend AgentService::RealBackend() {
-  return {[] { return ReadFilesystems(RealProbes()); }, KernelFitrim, RealCalls()};
+  Backend backend{[] { return ReadFilesystems(RealProbes()); }};
+  backend.calls = RealCalls();
+  return backend;
 }
 
 void AgentService::Stop() {
@@ -145,6 +150,7 @@ v1::GetInfoResponse AgentService::GetInfo() {
     response.add_capabilities(v1::CAPABILITY_MARKER);
   }
   if (backend_.calls.fix_guest) response.add_capabilities(v1::CAPABILITY_FIX_GUEST);
+  response.add_capabilities(v1::CAPABILITY_FREE_MAP);
   response.set_os_name(Utf8(info.os_name));
   return response;
 }
@@ -155,6 +161,18 @@ absl::StatusOr<v1::ListFilesystemsResponse> AgentService::ListFilesystems() {
     filesystem.freed_since_trim = freed_.FreedSinceTrim(filesystem);
   v1::ListFilesystemsResponse response;
   ToProto(list, response);
+  return response;
+}
+
+absl::StatusOr<v1::ReadFreeMapResponse> AgentService::ReadFreeMap(
+    const v1::ReadFreeMapRequest& request, const std::stop_token& stop) {
+  VR_RETURN_IF_ERROR(CheckMountPoint(request.mount_point()));
+  VR_ASSIGN_OR_RETURN(const auto list, backend_.read_filesystems());
+  VR_ASSIGN_OR_RETURN(const auto targets, ChooseTargets(list, {request.mount_point()}));
+  VR_ASSIGN_OR_RETURN(const FreeMap map,
+                      backend_.read_free_map(targets.front(), request.minimum_bytes(), stop));
+  v1::ReadFreeMapResponse response;
+  ToProto(map, response);
   return response;
 }
 

@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "guest-agent/filesystems.h"
 #include "guest-agent/fitrim.h"
+#include "guest-agent/free_map.h"
 #include "guest-agent/freed_meter.h"
 #include "guest-agent/guest_calls.h"
 #include "guest-agent/guest_info.h"
@@ -26,6 +27,9 @@ class AgentService {
     std::function<absl::StatusOr<FilesystemList>()> read_filesystems;
     FitrimCall fitrim = KernelFitrim;
     GuestCalls calls = {};  // one that is not there is refused as unimplemented
+    std::function<absl::StatusOr<FreeMap>(const TrimTarget&, uint64_t minimum_bytes,
+                                          const std::stop_token&)>
+        read_free_map = agent::ReadFreeMap;
   };
   static Backend RealBackend();
 
@@ -37,6 +41,9 @@ class AgentService {
   // Never blocks.
   v1::GetInfoResponse GetInfo();
   absl::StatusOr<v1::ListFilesystemsResponse> ListFilesystems();
+  // Waits for nobody. NotFound: no such mount point; FailedPrecondition: there is no such map.
+  absl::StatusOr<v1::ReadFreeMapResponse> ReadFreeMap(const v1::ReadFreeMapRequest& request,
+                                                      const std::stop_token& stop);
   // Trims, and tells of it as it goes. `write` may block; false means that the host is gone, and
   // stops the trim, as does `stop`. InvalidArgument: the request breaks the contract; NotFound: no
   // such mount point; Aborted: another trim is under way; Cancelled: stopped.

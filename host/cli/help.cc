@@ -47,6 +47,9 @@ first. Once a domain has been trimmed, SINCE TRIM says what its images have grow
 Guests are asked through virt-reclaim-agent; one that is silent is given up after 2 seconds.
 
 options:
+      --exact                    compare where each guest is free with what its images occupy, in place of an estimate
+                                 from the amounts alone. Guests may have to read their bitmaps. Only of ext4 and XFS
+                                 right on a disk or a partition; the others are estimated as always
       --check WARNING,CRITICAL   answer as a monitoring plugin: two thresholds of what is reclaimable, such as
                                  20%,40% (of what is allocated) or 50G,200G
       --json                     machine-readable output

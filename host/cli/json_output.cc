@@ -10,20 +10,22 @@ namespace {
 
 Json DiskJson(const ReportedDisk& disk) {
   const DiskFacts& facts = disk.facts;
-  Json json = {{"target", Text(facts.xml.target)},
-               {"bus", Text(facts.xml.bus)},
-               {"device", Text(facts.xml.device)},
-               {"image", Text(facts.xml.source.path)},
-               {"format", Text(facts.xml.source.format)},
-               {"capacity_bytes", OrNull(facts.usage.capacity)},
-               {"allocation_bytes", OrNull(facts.usage.allocation)},
-               {"physical_bytes", OrNull(facts.usage.physical)},
-               {"guest_used_bytes", facts.guest ? Json(facts.guest->used) : Json(nullptr)},
-               {"guest_free_bytes", facts.guest ? Json(facts.guest->free) : Json(nullptr)},
-               {"reclaimable_bytes", OrNull(disk.assessment.reclaimable)},
-               {"reclaimable_is", "estimate"},
-               {"reclaimable_from", disk.assessment.reclaimable ? Json("statfs") : Json(nullptr)},
-               {"grown_since_trim_bytes", OrNull(disk.grown_since_trim)}};
+  Json json = {
+      {"target", Text(facts.xml.target)},
+      {"bus", Text(facts.xml.bus)},
+      {"device", Text(facts.xml.device)},
+      {"image", Text(facts.xml.source.path)},
+      {"format", Text(facts.xml.source.format)},
+      {"capacity_bytes", OrNull(facts.usage.capacity)},
+      {"allocation_bytes", OrNull(facts.usage.allocation)},
+      {"physical_bytes", OrNull(facts.usage.physical)},
+      {"guest_used_bytes", facts.guest ? Json(facts.guest->used) : Json(nullptr)},
+      {"guest_free_bytes", facts.guest ? Json(facts.guest->free) : Json(nullptr)},
+      {"reclaimable_bytes", OrNull(disk.assessment.reclaimable)},
+      {"reclaimable_is", disk.assessment.from == ReclaimableFrom::kFreeMap ? "exact" : "estimate"},
+      {"reclaimable_from",
+       disk.assessment.reclaimable ? Json(Name(disk.assessment.from)) : Json(nullptr)},
+      {"grown_since_trim_bytes", OrNull(disk.grown_since_trim)}};
   AddReasons(json, "blockers", disk.assessment.blockers);
   Json chain = Json::array();
   for (const ImageFile& file : facts.chain) {

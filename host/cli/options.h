@@ -63,6 +63,7 @@ struct CommandLine {
   absl::Duration pause = absl::ZeroDuration();
   absl::Duration timeout = absl::Minutes(30);
   // Of report.
+  bool exact = false;  // report
   std::optional<CheckThresholds> check;
   // Of trim, beside those above.
   std::optional<TrimWay> way;

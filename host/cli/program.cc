@@ -105,6 +105,7 @@ class VerbRunner {
   ProgramResult Report(const Services& services) {
     ReportOptions options;
     options.domains = line_.domains;
+    options.exact = line_.exact;
     auto report = MakeReport(services, options, stop_);
     if (!report.ok()) return FailWith(report.status(), line_.json);
     ProgramResult result;

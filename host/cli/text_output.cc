@@ -140,6 +140,10 @@ std::string ReportText(const Report& report) {
     absl::StrAppend(&out, "; of ", total.disks_with_guest, " known from inside: guests use ",
                     FormatByteSize(total.guest_used), ", reclaimable about ",
                     FormatByteSize(total.reclaimable));
+    if (total.disks_exact > 0) {
+      absl::StrAppend(&out, " (", total.disks_exact, total.disks_exact == 1 ? " disk" : " disks",
+                      " by exact maps)");
+    }
   }
   absl::StrAppend(&out, "\n\n");
   TextTable table;

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
@@ -73,6 +75,43 @@ absl::Status NoSuchDomain(const std::string& name, const std::vector<DomainSumma
       nearest ? absl::StrCat(": did you mean '", Printable(*nearest), "'?") : "";
   return absl::NotFoundError(
       absl::StrCat("no domain '", Printable(name), "' on '", uri, "'", guess));
+}
+
+// Where the guest is free, per target; only of disks of which every filesystem tells.
+std::map<std::string, std::vector<DiskRun>> ReadFreeMaps(
+    GuestAgent& agent, const DomainFacts& facts, const GuestFacts& guest,
+    const std::map<std::string, std::string>& matches, const std::stop_token& stop) {
+  constexpr absl::Duration kTimeout = absl::Seconds(30);  // for each: it may read from the disk
+  constexpr uint64_t kLeastRun = 4096;
+  std::map<std::string, std::vector<DiskRun>> free;
+  for (const DiskFacts& disk : facts.disks) {
+    if (!disk.guest || disk.chain.empty()) continue;
+    std::vector<DiskRun> runs;
+    bool all = true;
+    for (const GuestFilesystem& filesystem : guest.filesystems) {
+      const std::vector<std::string> disks = DisksOf(filesystem);
+      const bool is_here = std::any_of(disks.begin(), disks.end(), [&](const std::string& name) {
+        const auto match = matches.find(name);
+        return match != matches.end() && match->second == disk.xml.target;
+      });
+      if (!is_here) continue;
+      if (disks.size() != 1 || filesystem.mount_points.empty()) all = false;
+      if (!all) break;
+      const auto map =
+          agent.ReadFreeMap(filesystem.mount_points.front(),
+                            std::max(disk.chain.front().granularity, kLeastRun), kTimeout, stop);
+      all = map.ok() && map->disk == disks.front();
+      if (!all) break;
+      runs.insert(runs.end(), map->runs.begin(), map->runs.end());
+    }
+    std::sort(runs.begin(), runs.end(),
+              [](const DiskRun& a, const DiskRun& b) { return a.offset < b.offset; });
+    const auto overlap = std::adjacent_find(
+        runs.begin(), runs.end(),
+        [](const DiskRun& a, const DiskRun& b) { return a.offset + a.length > b.offset; });
+    if (all && overlap == runs.end()) free[disk.xml.target] = std::move(runs);
+  }
+  return free;
 }
 
 }  // namespace
@@ -157,21 +196,33 @@ AgentAccess OpenAgentLocked(const Services& services, const DomainFacts& domain,
           never_opened ? Blocker{Reason::kAgentNotConnected, ""} : AgentBlocker(agent.status())};
 }
 
-std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts,
+std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts, GuestUse use,
                                    absl::Duration timeout, const std::stop_token& stop) {
-  AgentAccess access = OpenAgent(services, facts, timeout, stop);
-  if (!access.session) {
-    if (access.blocker->reason == Reason::kNotRunning) return std::nullopt;
-    return access.blocker;
+  std::map<std::string, std::vector<DiskRun>> free;
+  {
+    AgentAccess access = OpenAgent(services, facts, timeout, stop);
+    if (!access.session) {
+      if (access.blocker->reason == Reason::kNotRunning) return std::nullopt;
+      return access.blocker;
+    }
+    auto filesystems = access.session->agent->ListFilesystems(timeout, stop);
+    if (!filesystems.ok()) return AgentBlocker(filesystems.status());
+    GuestFacts guest;
+    guest.filesystems = *std::move(filesystems);
+    const auto matches = MatchGuestDisks(facts.live, guest);
+    const auto by_target = GuestUseByTarget(matches, guest);
+    for (DiskFacts& disk : facts.disks) {
+      if (const auto found = by_target.find(disk.xml.target); found != by_target.end())
+        disk.guest = found->second;
+    }
+    if (use == GuestUse::kExact)
+      free = ReadFreeMaps(*access.session->agent, facts, guest, matches, stop);
   }
-  auto filesystems = access.session->agent->ListFilesystems(timeout, stop);
-  if (!filesystems.ok()) return AgentBlocker(filesystems.status());
-  GuestFacts guest;
-  guest.filesystems = *std::move(filesystems);
-  const auto use = GuestUseByTarget(MatchGuestDisks(facts.live, guest), guest);
   for (DiskFacts& disk : facts.disks) {
-    if (const auto found = use.find(disk.xml.target); found != use.end())
-      disk.guest = found->second;
+    const auto found = free.find(disk.xml.target);
+    if (found == free.end()) continue;
+    const auto bytes = services.images.AllocatedWithin(disk.chain.front(), found->second, stop);
+    if (bytes.ok()) disk.free_and_allocated = *bytes;
   }
   return std::nullopt;
 }

@@ -53,9 +53,12 @@ AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, absl:
 AgentAccess OpenAgentLocked(const Services& services, const DomainFacts& domain,
                             absl::Duration timeout, std::stop_token stop);
 
+// kExact: where the guest is free, too, which may have it read its bitmaps, and compares that with
+// what the images occupy (DiskFacts::free_and_allocated).
+enum class GuestUse { kCheap, kExact };
 // Asks the guest and puts what it uses of its disks into `facts`. Why not, when that is not known;
 // empty for a domain that is off, whose agent is not to blame.
-std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts,
+std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts, GuestUse use,
                                    absl::Duration timeout, const std::stop_token& stop);
 
 // The reason a failed agent call stands for.

@@ -42,7 +42,9 @@ ReportedDomain ReportDomain(const Services& services, const DomainSummary& summa
     return reported;
   }
   if (facts->disks.empty()) reported.outcome.reasons.push_back({Reason::kNoDisks, ""});
-  reported.agent = AskGuestUse(services, *facts, options.agent_timeout, stop);
+  reported.agent =
+      AskGuestUse(services, *facts, options.exact ? GuestUse::kExact : GuestUse::kCheap,
+                  options.agent_timeout, stop);
   for (DiskFacts& disk : facts->disks) {
     Assessment assessment = Assess(facts->live, disk);
     reported.disks.push_back({std::move(disk), std::move(assessment), std::nullopt});
@@ -67,6 +69,7 @@ ReportTotal Sum(const std::vector<ReportedDomain>& domains) {
       if (disk.facts.guest) {
         ++total.disks_with_guest;
         total.guest_used += disk.facts.guest->used;
+        if (disk.assessment.from == ReclaimableFrom::kFreeMap) ++total.disks_exact;
         total.reclaimable += disk.assessment.reclaimable.value_or(0);
       }
     }

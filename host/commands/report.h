@@ -19,6 +19,7 @@ namespace virt_reclaim {
 struct ReportOptions {
   std::vector<std::string> domains;  // empty: all
   absl::Duration agent_timeout = absl::Seconds(2);
+  bool exact = false;  // compare the guests' free maps with what the images occupy
 };
 
 struct ReportedDisk {
@@ -42,6 +43,7 @@ struct ReportTotal {
   uint64_t capacity = 0, allocation = 0, guest_used = 0, reclaimable = 0;
   size_t disks = 0;
   size_t disks_with_guest = 0;  // how many disks guest_used and reclaimable speak of
+  size_t disks_exact = 0;       // of these: how many by their free maps
 };
 
 struct Report {

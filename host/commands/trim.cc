@@ -82,7 +82,7 @@ absl::StatusOr<std::optional<TrimAction>> PlanDomain(const Services& services,
   if (!trims.empty()) action.last = trims.back();
   if (!options.estimate || !action.blockers.empty() || action.way != TrimWay::kAgent) return action;
   // An agent that does not answer is the trim's to report.
-  AskGuestUse(services, *facts, options.agent_timeout, stop);
+  AskGuestUse(services, *facts, GuestUse::kCheap, options.agent_timeout, stop);
   action.expected = ExpectedOf(*facts);
   if (auto blocker = BelowThreshold(*facts, options))
     action.blockers.push_back(*std::move(blocker));

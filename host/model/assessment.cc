@@ -21,6 +21,10 @@ std::optional<uint64_t> Estimate(const DiskFacts& disk) {
 
 }  // namespace
 
+absl::string_view Name(ReclaimableFrom from) {
+  return from == ReclaimableFrom::kFreeMap ? "free-map" : "statfs";
+}
+
 bool IsOther(const xml::Disk& disk) { return disk.device != "disk"; }
 
 std::optional<Blocker> BlockerOf(GuestObstacle obstacle, const std::string& device) {
@@ -59,7 +63,12 @@ Assessment Assess(const xml::Domain& domain, const DiskFacts& disk) {
       assessment.blockers.push_back(*std::move(blocker));
     }
   }
-  assessment.reclaimable = Estimate(disk);
+  if (disk.free_and_allocated) {
+    assessment.reclaimable = disk.free_and_allocated;
+    assessment.from = ReclaimableFrom::kFreeMap;
+  } else {
+    assessment.reclaimable = Estimate(disk);
+  }
   return assessment;
 }
 

@@ -11,10 +11,16 @@
 
 namespace virt_reclaim {
 
+// What `reclaimable` is computed from: how much the guest calls free, or where.
+enum class ReclaimableFrom { kStatfs, kFreeMap };
+absl::string_view Name(ReclaimableFrom from);  // "statfs", "free-map"
+
 struct Assessment {
-  // Estimate, rounded to what is safe to promise: min(free, allocation - used - unknown), never
-  // below 0. Absent when the guest's use or the allocation is not known.
+  // What both maps say when they were compared, else an estimate, rounded to what is safe to
+  // promise: min(free, allocation - used - unknown), never below 0. Absent when the guest's use or
+  // the allocation is not known.
   std::optional<uint64_t> reclaimable;
+  ReclaimableFrom from = ReclaimableFrom::kStatfs;
   // What keeps discards of this disk from the host, the host's own layers first. Empty: nothing
   // known.
   std::vector<Blocker> blockers;

@@ -164,6 +164,9 @@ struct DiskFacts {
   std::vector<ImageFile> chain;  // empty: not local files
   absl::Status image_error;      // of the top image: why it could not be examined
   std::optional<GuestDiskUse> guest;
+  // Of `guest`: free there and allocated in the top image, by comparing both maps. Absent: they
+  // were not asked, or one of them is not to be had.
+  std::optional<uint64_t> free_and_allocated;
 };
 
 }  // namespace virt_reclaim

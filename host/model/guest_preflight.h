@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "host/model/disk_run.h"
+
 namespace virt_reclaim {
 
 enum class GuestSetting { kUnknown, kEnabled, kDisabled };
@@ -104,6 +106,12 @@ struct GuestMarker {
   };
   std::vector<Extent> extents;
   std::string disk;
+};
+
+// Where a filesystem is free, on the guest's disk `disk` (its kernel name): sorted, distinct runs.
+struct GuestFreeMap {
+  std::string disk;
+  std::vector<DiskRun> runs;
 };
 
 struct GuestMarkerDiscard {

@@ -192,6 +192,18 @@ class GrpcGuestAgent : public GuestAgent {
     return virt_reclaim::FromProto(response);
   }
 
+  absl::StatusOr<GuestFreeMap> ReadFreeMap(const std::string& mount_point, uint64_t minimum,
+                                           absl::Duration timeout, std::stop_token stop) override {
+    v1::ReadFreeMapRequest request;
+    request.set_mount_point(mount_point);
+    request.set_minimum_bytes(minimum);
+    v1::ReadFreeMapResponse response;
+    VR_RETURN_IF_ERROR(Unary(timeout, stop, "ReadFreeMap", [&](grpc::ClientContext* context) {
+      return stub_->ReadFreeMap(context, request, &response);
+    }));
+    return virt_reclaim::FromProto(response);
+  }
+
   absl::StatusOr<GuestFix> FixGuest(GuestFixAction action, absl::Duration timeout,
                                     std::stop_token stop) override {
     v1::FixGuestRequest request;
@@ -264,6 +276,10 @@ absl::StatusOr<GuestMarker> GuestAgent::WriteMarker(const std::string&, uint64_t
 absl::StatusOr<GuestMarkerDiscard> GuestAgent::DiscardMarker(const std::string&, const GuestMarker&,
                                                              absl::Duration, std::stop_token) {
   return absl::UnimplementedError("DiscardMarker: an older agent");
+}
+absl::StatusOr<GuestFreeMap> GuestAgent::ReadFreeMap(const std::string&, uint64_t, absl::Duration,
+                                                     std::stop_token) {
+  return absl::UnimplementedError("ReadFreeMap: an older agent");
 }
 absl::StatusOr<GuestFix> GuestAgent::FixGuest(GuestFixAction, absl::Duration, std::stop_token) {
   return absl::UnimplementedError("FixGuest: an older agent");

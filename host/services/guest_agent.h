@@ -81,6 +81,9 @@ class GuestAgent {
                                                            const GuestMarker& marker,
                                                            absl::Duration timeout,
                                                            std::stop_token stop);
+  // Runs of at least `minimum` bytes. FailedPrecondition: this filesystem has no such map.
+  virtual absl::StatusOr<GuestFreeMap> ReadFreeMap(const std::string& mount_point, uint64_t minimum,
+                                                   absl::Duration timeout, std::stop_token stop);
   // Changes files of the guest unless it is a plan. Makes an initramfs: minutes. A stop or the
   // deadline has the guest put everything back, of which nobody is told any more: ask Preflight.
   // FailedPrecondition: it cannot be done in this guest, with the reason.

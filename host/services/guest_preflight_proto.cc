@@ -202,6 +202,27 @@ GuestMarkerDiscard FromProto(const v1::DiscardMarkerResponse& proto) {
   return discard;
 }
 
+absl::StatusOr<GuestFreeMap> FromProto(const v1::ReadFreeMapResponse& proto) {
+  constexpr int kMaxRuns = 65536;
+  constexpr uint64_t kSector = 512;
+  constexpr uint64_t kMaxSector = kMaxOffset / kSector;
+  const absl::Status nonsense = absl::InvalidArgumentError("ReadFreeMap: that is no map of a disk");
+  if (proto.gap_sectors_size() != proto.length_sectors_size() ||
+      proto.gap_sectors_size() > kMaxRuns)
+    return nonsense;
+  GuestFreeMap map;
+  map.disk = Name(proto.disk());
+  uint64_t at = 0;
+  for (int i = 0; i < proto.gap_sectors_size(); ++i) {
+    const uint64_t gap = proto.gap_sectors(i);
+    const uint64_t length = proto.length_sectors(i);
+    if (gap > kMaxSector || length > kMaxSector || at > kMaxSector || length == 0) return nonsense;
+    map.runs.push_back({(at + gap) * kSector, length * kSector});
+    at += gap + length;
+  }
+  return map;
+}
+
 GuestFix FromProto(const v1::FixGuestResponse& proto) {
   bool ignored = false;
   GuestFix fix;

@@ -12,6 +12,8 @@ namespace virt_reclaim {
 GuestPreflight FromProto(const agent::v1::PreflightResponse& proto);
 // InvalidArgument: it names no marker that could be looked for.
 absl::StatusOr<GuestMarker> FromProto(const agent::v1::WriteMarkerResponse& proto);
+// InvalidArgument: runs that cannot be on a disk.
+absl::StatusOr<GuestFreeMap> FromProto(const agent::v1::ReadFreeMapResponse& proto);
 GuestMarkerDiscard FromProto(const agent::v1::DiscardMarkerResponse& proto);
 GuestFix FromProto(const agent::v1::FixGuestResponse& proto);
 

@@ -18,6 +18,7 @@
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "host/guard/holders.h"
+#include "host/services/allocation_map.h"
 #include "host/services/host_storage.h"
 #include "host/services/qcow2_header.h"
 
@@ -30,7 +31,8 @@ constexpr uint64_t kSubclusters = 32;
 constexpr uint64_t kPunchTestBytes = 16 * kMiB;
 constexpr uint64_t kPunchBytes = 4 * kMiB;  // of which each punch takes away so much
 constexpr uint64_t kRoomForPunchTest = 256 * kMiB;
-constexpr size_t kProbeBytes = 256 * 1024;  // more than any filesystem's block
+constexpr uint64_t kLeastGranularity = 4096;  // the block of nearly every filesystem
+constexpr size_t kProbeBytes = 256 * 1024;    // more than any filesystem's block
 
 // O_NONBLOCK: a FIFO in place of an image must not hang us. A lease is another virt-reclaim's more
 // often than not, and opening the image would make it stop.
@@ -260,6 +262,12 @@ class PosixImageStore : public ImageStore {
       storage.unknown = "neither a file nor a block device";
     }
     return storage;
+  }
+
+  absl::StatusOr<uint64_t> AllocatedWithin(const ImageFile& image, const std::vector<DiskRun>& free,
+                                           const std::stop_token& stop) override {
+    VR_ASSIGN_OR_RETURN(const std::vector<DiskRun> allocated, ReadAllocationMap(image, stop));
+    return BytesInBoth(free, allocated, std::max(image.granularity, kLeastGranularity));
   }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {

@@ -5,11 +5,13 @@
 #define VIRT_RECLAIM_HOST_SERVICES_IMAGE_STORE_H_
 
 #include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "host/model/disk_run.h"
 #include "host/model/facts.h"
 
 namespace virt_reclaim {
@@ -48,6 +50,13 @@ class ImageStore {
   // What lies below the image. Tries a hole beside a file; of a block device it looks at sysfs.
   // What cannot be known is not, and says why.
   virtual ImageStorage Storage(const xml::ImageSource& image) = 0;
+
+  // How much of `free` (sorted, distinct) the image occupies storage for, in pieces that can come
+  // free: each rounded inwards to the image's granularity. Of qcow2 and the like by `qemu-img map`,
+  // which reads their tables and takes no lock. Unimplemented: it cannot be known.
+  virtual absl::StatusOr<uint64_t> AllocatedWithin(const ImageFile& image,
+                                                   const std::vector<DiskRun>& free,
+                                                   const std::stop_token& stop) = 0;
 
   // Sum of what the files occupy now (st_blocks * 512). Unavailable when one is gone.
   virtual absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) = 0;

@@ -25,6 +25,7 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
@@ -296,7 +297,13 @@ struct RpcTest : CallsTest {
     const grpc::Status status = call(&context, &response);
     return {status, response};
   }
-  AgentService service{{[this] { return guest.list; }, FakeFitrim, Direct()}};
+  static absl::StatusOr<FreeMap> TwoRuns(const TrimTarget& target, uint64_t minimum_bytes,
+                                         const std::stop_token& /*stop*/) {
+    EXPECT_EQ(minimum_bytes, 65536U);
+    EXPECT_FALSE(target.mount_point.empty());
+    return FreeMap{"vda", {{{4096, 2048}, {14336, 65536}}, 0}};
+  }
+  AgentService service{{[this] { return guest.list; }, FakeFitrim, Direct(), TwoRuns}};
   AgentServer server{service};
 };
 
@@ -304,7 +311,7 @@ TEST_F(RpcTest, EveryCall) {
   const auto stub = Connect();
   const auto [info_status, info] = Do<v1::GetInfoResponse>(
       [&](auto* context, auto* out) { return stub->GetInfo(context, v1::GetInfoRequest(), out); });
-  EXPECT_THAT(info.capabilities(), SizeIs(5));
+  EXPECT_THAT(info.capabilities(), SizeIs(6));
   const auto [status, preflight] = Do<v1::PreflightResponse>([&](auto* context, auto* out) {
     return stub->Preflight(context, v1::PreflightRequest(), out);
   });
@@ -332,6 +339,19 @@ TEST_F(RpcTest, EveryCall) {
     EXPECT_EQ(fix.result(), result);
     EXPECT_EQ(fix.files_size(), 4);
   }
+  v1::ReadFreeMapRequest where;
+  where.set_mount_point(mount.path());
+  where.set_minimum_bytes(65536);
+  const auto [map_status, map] = Do<v1::ReadFreeMapResponse>(
+      [&](auto* context, auto* out) { return stub->ReadFreeMap(context, where, out); });
+  ASSERT_TRUE(map_status.ok()) << map_status.error_message();
+  EXPECT_EQ(map.disk(), "vda");
+  EXPECT_THAT(map.gap_sectors(), ElementsAre(8, 16));
+  EXPECT_THAT(map.length_sectors(), ElementsAre(4, 128));
+  where.set_mount_point("relative");
+  const auto [relative_status, nothing] = Do<v1::ReadFreeMapResponse>(
+      [&](auto* context, auto* out) { return stub->ReadFreeMap(context, where, out); });
+  EXPECT_EQ(relative_status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   const auto [bad, none] = Do<v1::FixGuestResponse>([&](auto* context, auto* out) {
     return stub->FixGuest(context, v1::FixGuestRequest(), out);
   });
@@ -344,7 +364,7 @@ TEST_F(RpcTest, AgentWithoutTheCallsSaysSo) {
   EXPECT_EQ(older.WriteMarker({}, {}).status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(older.DiscardMarker({}, {}).status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_EQ(older.FixGuest({}, {}).status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_EQ(older.GetInfo().capabilities_size(), 2);
+  EXPECT_EQ(older.GetInfo().capabilities_size(), 3);
 }
 
 TEST(RealPreflightTest, OfThisMachineIsReadWithoutAWrite) {

@@ -20,6 +20,7 @@
 #include "base/byte_size.h"
 #include "base/unique_fd.h"
 #include "guest-agent/filesystems.h"
+#include "guest-agent/free_map.h"
 #include "guest-agent/marker.h"
 #include "guest-agent/ranges.h"
 #include "guest-agent/trimmer.h"
@@ -192,6 +193,44 @@ TEST_P(RealFilesystemsTest, MarkerIsInTheImageAndThenIsNot) {
   EXPECT_EQ(discarded->error_number, 0);
   EXPECT_LE(filesystem.AllocatedAtRest() + 15 * kMiB, with);
   EXPECT_EQ(RemoveLeftMarkers({{targets->front().filesystem}, false}), 0U);
+}
+
+// Holes punched where the kernel calls it free: as much goes as a trim would free, and nothing is
+// missed.
+TEST_P(RealFilesystemsTest, TheFreeMapIsWhatCanGo) {
+  const std::string type = GetParam();
+  const LoopFilesystem filesystem(tree.path(), type, kGiB, Mkfs(type));
+  ASSERT_TRUE(filesystem.ok());
+  filesystem.WriteAndDelete(256);
+  const uint64_t before = filesystem.AllocatedAtRest();
+  UniqueFd mounted(open(filesystem.mount_point().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  struct stat status = {};
+  ASSERT_EQ(fstat(mounted.get(), &status), 0);
+  const auto free = ReadFreeRuns(mounted.get(), status.st_dev, 4096, {});
+  if (type == "btrfs") {
+    EXPECT_EQ(free.status().code(), absl::StatusCode::kFailedPrecondition) << free.status();
+    return;
+  }
+  ASSERT_TRUE(free.ok()) << free.status();
+  const std::string sums = Shell("cd " + filesystem.mount_point() + " && sha256sum f*").output;
+  mounted.Reset();
+  ASSERT_EQ(umount(filesystem.mount_point().c_str()), 0);
+  const UniqueFd image(open(filesystem.image().c_str(), O_RDWR | O_CLOEXEC));
+  for (const FreeRun& run : free->runs) {
+    ASSERT_EQ(fallocate(image.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                        static_cast<off_t>(run.offset_bytes), static_cast<off_t>(run.length_bytes)),
+              0);
+  }
+  ASSERT_EQ(fsync(image.get()), 0);
+  const uint64_t after = Allocated(filesystem.image());
+  printf("%s: %zu runs, %lu bytes went\n", type.c_str(), free->runs.size(), before - after);
+  EXPECT_GE(before - after, 180 * kMiB);
+  const RunResult fsck =
+      Shell((type == "ext4" ? "e2fsck -fn " : "xfs_repair -n ") + filesystem.image());
+  EXPECT_EQ(fsck.status, 0) << fsck.output;
+  ASSERT_EQ(Shell("mount -o loop " + filesystem.image() + " " + filesystem.mount_point()).status,
+            0);
+  EXPECT_EQ(Shell("cd " + filesystem.mount_point() + " && sha256sum f*").output, sums);
 }
 
 TEST_P(RealFilesystemsTest, FreesWhatUtilLinuxFrees) {

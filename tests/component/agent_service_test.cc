@@ -101,7 +101,7 @@ TEST_F(ServiceTest, Info) {
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(info.agent_version(), VIRT_RECLAIM_VERSION);
   EXPECT_FALSE(info.kernel_release().empty());
-  EXPECT_EQ(info.capabilities_size(), 2);
+  EXPECT_EQ(info.capabilities_size(), 3);
   EXPECT_GT(info.uptime().seconds(), 0);
 }
 

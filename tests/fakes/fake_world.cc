@@ -6,8 +6,8 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/status.h"
+#include "host/services/allocation_map.h"
 
 namespace virt_reclaim {
 namespace {
@@ -86,6 +86,13 @@ class FakeImageStore : public ImageStore {
     return storage;
   }
 
+  absl::StatusOr<uint64_t> AllocatedWithin(const ImageFile& image, const std::vector<DiskRun>& free,
+                                           const std::stop_token&) override {
+    const auto allocated = world_.allocated.find(image.path);
+    if (allocated == world_.allocated.end()) return absl::UnimplementedError("not known");
+    return BytesInBoth(free, allocated->second, std::max<uint64_t>(image.granularity, 1));
+  }
+
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
     uint64_t sum = 0;
     for (const ImageFile& file : chain) sum += world_.images.at(file.path).allocation.value_or(0);
@@ -135,6 +142,13 @@ class FakeGuestAgent : public GuestAgent {
     world_.Sleep(agent_.takes);
     if (stop.stop_requested()) return absl::CancelledError("Trim: interrupted");
     return agent_.trim;
+  }
+
+  absl::StatusOr<GuestFreeMap> ReadFreeMap(const std::string& mount_point, uint64_t, absl::Duration,
+                                           std::stop_token) override {
+    const auto map = agent_.free_maps.find(mount_point);
+    if (map == agent_.free_maps.end()) return absl::FailedPreconditionError("no such map");
+    return map->second;
   }
 
   absl::StatusOr<GuestMarker> WriteMarker(const std::string& mount_point, uint64_t size,

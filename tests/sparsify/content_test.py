@@ -25,7 +25,7 @@ QCOW2 = ("", "compat=0.10", "cluster_size=4096", "cluster_size=2M", "extended_l2
 def cases():
     yield Case("ext4", "mkfs.ext4 -q", "few"), QCOW2
     yield Case("ext4", "mkfs.ext4 -q", "deep", table="gpt"), ["", "cluster_size=4096"]
-    yield Case("ext4", "mkfs.ext4 -q -b 1024", "chequered", table="logical"), ["cluster_size=512", "extended_l2=on"]
+    yield Case("ext4", "mkfs.ext4 -q -b 1024", "chequered", table="logical"), ["cluster_size=512", "cluster_size=4096,lazy_refcounts=on"]
     yield Case("xfs", "mkfs.xfs -q", "few", size=320 * MIB), [""]
     yield Case("xfs", "mkfs.xfs -q", "deep", size=320 * MIB, table="dos"), ["cluster_size=4096"]
     yield Case("btrfs", "mkfs.btrfs -q", "few", size=256 * MIB), [""]

@@ -31,6 +31,38 @@ TEST(MakeReport, ShowsHostAndGuestSideBySide) {
   EXPECT_EQ(report.total.disks_with_guest, 1u);
 }
 
+TEST(MakeReport, BothMapsAreCompared) {
+  FakeWorld world;
+  world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+  FakeDomain& domain =
+      world.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2",
+                                {{"vda", "virtio", "/images/a.raw", "unmap"}}, "connected"),
+                      DomainState::kRunning);
+  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
+  const auto disk = [&](bool exact) {
+    ReportOptions options;
+    options.exact = exact;
+    const Report report = MakeReport(world.services(), options, {}).value();
+    const ReportedDisk& first = report.domains[0].disks.at(0);
+    EXPECT_EQ(report.total.disks_exact, first.facts.free_and_allocated ? 1 : 0);
+    return first;
+  };
+  EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "the guest has no map";
+  domain.agent.free_maps["/"] = {"vda", {{10 * kMiB, 20 * kMiB}, {500 * kMiB, 500 * kMiB}}};
+  EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "the image has none";
+  world.allocated["/images/a.raw"] = {{0, 15 * kMiB}, {25 * kMiB, 500 * kMiB}};
+  EXPECT_EQ(disk(true).assessment.reclaimable, (5 + 5 + 25) * kMiB);
+  EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kFreeMap);
+  EXPECT_EQ(disk(false).assessment.reclaimable, 500 * kMiB) << "nobody asked";
+  // Another filesystem of the same disk that does not tell.
+  domain.agent.facts.filesystems.push_back(FilesystemOn("vda", 5, "/data", kMiB, kMiB));
+  EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs);
+  domain.agent.free_maps["/data"] = {"vda", {{505 * kMiB, kMiB}}};
+  EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "they cannot overlap";
+  domain.agent.free_maps["/data"] = {"vdb", {{1000 * kMiB, kMiB}}};
+  EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "that is another disk";
+}
+
 TEST(MakeReport, SharedImageCountsOnceAndUnknownIsNotZero) {
   FakeWorld world;
   world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
