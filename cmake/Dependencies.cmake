@@ -17,6 +17,7 @@ if(VIRT_RECLAIM_HOST)
   pkg_check_modules(ext2fs REQUIRED IMPORTED_TARGET ext2fs)
   pkg_check_modules(blkid REQUIRED IMPORTED_TARGET blkid)
   pkg_check_modules(seccomp REQUIRED IMPORTED_TARGET libseccomp)
+  pkg_check_modules(libnbd REQUIRED IMPORTED_TARGET libnbd)
 endif()
 # The reader of guests that are off is optional: built where its libraries are, unless told otherwise.
 pkg_check_modules(guestfs QUIET IMPORTED_TARGET libguestfs)

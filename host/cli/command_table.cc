@@ -234,6 +234,24 @@ absl::Status CheckSync(const CommandLine& line) {
   return absl::OkStatus();
 }
 
+absl::Status CheckSparsify(const CommandLine& line) {
+  const bool domain =
+      std::any_of(line.domains.begin(), line.domains.end(),
+                  [](const std::string& target) { return target.find('/') == std::string::npos; });
+  if (line.all_off && domain)
+    return InvalidArgumentError("--all-off and domain names exclude each other");
+  if (!line.all_off && line.domains.empty())
+    return InvalidArgumentError("sparsify: name domains or image files, or write --all-off");
+  if (!line.storage.empty() && !domain && !line.all_off)
+    return InvalidArgumentError("--storage: it is about domains, and none is named");
+  if (line.no_libvirt && (domain || line.all_off))
+    return InvalidArgumentError(
+        "--no-libvirt: then there are no domains; an image file has a '/' in it: ./web.qcow2");
+  if (line.replay && line.engine == "native")
+    return InvalidArgumentError("--replay: journals are replayed by libguestfs only");
+  return absl::OkStatus();
+}
+
 // ---- The table.
 
 std::vector<OptionSpec> Join(std::vector<std::vector<OptionSpec>> parts) {
@@ -381,6 +399,25 @@ std::vector<VerbSpec> MakeVerbs() {
            Flag("--idle", &CommandLine::idle),
        },
        CheckSync},
+      {Verb::kSparsify,
+       "sparsify",
+       "",
+       "TARGET",
+       {
+           Flag("--all-off", &CommandLine::all_off),
+           Text("--storage", "DIR", &CommandLine::storage),
+           Flag("--estimate", &CommandLine::dry_run),
+           Word("--format", "raw|qcow2", &CommandLine::image_format),
+           Size("--threshold", &CommandLine::least_freed),
+           Word("--engine", "auto|native|libguestfs", &CommandLine::engine),
+           Flag("--replay", &CommandLine::replay),
+           Flag("--strict", &CommandLine::strict),
+           Flag("--keep-swap", &CommandLine::keep_swap),
+           Flag("--allow-thick", &CommandLine::allow_thick),
+           Flag("--with-bitmaps", &CommandLine::with_bitmaps),
+           Flag("--no-libvirt", &CommandLine::no_libvirt),
+       },
+       CheckSparsify},
   };
 }
 

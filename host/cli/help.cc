@@ -17,6 +17,8 @@ verbs:
   migrate rollback   put the old definition back
   migrate status  where each domain's migration stands
   agent status    which guests have an agent, and why the others do not answer
+  sparsify        give back what stopped guests, or image files, have free inside
+  virt-sparsify   the same with the command line, messages and statuses of libguestfs's virt-sparsify, also copying
   punch           make holes of the zero blocks in images and backups
   sync            make a copy equal to an image, in place and sparse: only what differs is written
 
@@ -165,6 +167,37 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but discards 
              5 refused or busy, 130 interrupted
 )";
 
+constexpr absl::string_view kSparsify = R"(usage: virt-reclaim sparsify [OPTIONS] DOMAIN|IMAGE...
+       virt-reclaim sparsify [OPTIONS] --all-off
+
+Gives back to the host what the filesystems of stopped domains, or in image files, have free. An argument with a '/' is an
+image file or block device, any other a domain. In place, without starting an appliance: virt-reclaim reads the free maps
+of ext2/3/4, XFS, btrfs, NTFS, FAT, exFAT, LVM and swap itself, in a sandbox, and checks them as a whole first. What is not
+wholly understood or not clean counts as in use, with the reason. Raw images get holes, block devices discards; qcow2
+images are trimmed through qemu-storage-daemon.
+
+Refused are images in use, domains that run, are paused or saved, images that others stand on, and qcow2 images with
+internal snapshots, backing files, data files, encryption or persistent bitmaps.
+
+options:
+      --all-off          all domains that are off
+      --storage PATH     only domains with an image below PATH; when a filesystem is mounted there, on it
+      --format FORMAT    of image files: raw or qcow2 (default: what libvirt says, else by their first bytes)
+      --threshold SIZE   do nothing where less than this would come free
+      --engine WHICH     auto (default): libguestfs's appliance for filesystems that are not known here; native; libguestfs
+      --replay           let the appliance mount filesystems whose journal must be replayed, too
+      --strict           only filesystems whose free maps have checksums (ext4 with metadata_csum, XFS 5, btrfs)
+      --keep-swap        leave swap areas as they are (default: all but their first page comes free)
+      --allow-thick      also images that occupy all of their capacity; that makes them thin
+      --with-bitmaps     also qcow2 images with persistent bitmaps; a crash meanwhile would end a chain of backups
+      --no-libvirt       there is no libvirt here: do not ask it who uses an image file
+  -n, --dry-run          read, and say what would come free (--estimate is the same)
+      --json             machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but the host got nothing back,
+             5 refused or in use, 130 interrupted
+)";
+
 constexpr absl::string_view kPunch = R"(usage: virt-reclaim punch [OPTIONS] FILE|DIRECTORY...
 
 Makes holes of the zero blocks of images and backups, so that they take no more storage than their data. A byte that was
@@ -242,6 +275,7 @@ absl::string_view HelpText(absl::string_view verb) {
   if (verb == "agent") return kAgent;
   if (verb == "punch") return kPunch;
   if (verb == "sync") return kSync;
+  if (verb == "sparsify") return kSparsify;
   return kProgram;
 }
 

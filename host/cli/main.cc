@@ -2,11 +2,17 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <filesystem>
+#include <memory>
 #include <optional>
+#include <string>
+#include <system_error>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -15,21 +21,71 @@
 #include "base/stop_signal.h"
 #include "host/cli/backup_watcher.h"
 #include "host/cli/program.h"
+#include "host/cli/virt_sparsify_program.h"
 
 namespace virt_reclaim {
 namespace {
+
+constexpr absl::string_view kVirtSparsify = "virt-sparsify";
+
+// Where a helper program is; a variable stands in for it in tests.
+std::string ProgramPath(const char* variable, const char* installed) {
+  const char* path = getenv(variable);
+  return path == nullptr ? installed : path;
+}
+
+// libvirt's definitions on this machine: who has them has domains, whether its daemon answers or
+// not.
+bool HasDefinitions() {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator("/etc/libvirt/qemu", error)) {
+    if (entry.path().extension() == ".xml") return true;
+  }
+  return false;
+}
+
+absl::StatusOr<std::unique_ptr<Hypervisor>> Connect(const CommandLine& line) {
+  if (line.no_libvirt) return NewNoHypervisor();
+  auto hypervisor = ConnectLibvirt(line.connect, line.debug);
+  const bool only_files =
+      line.verb == Verb::kSparsify && !line.all_off &&
+      std::all_of(line.domains.begin(), line.domains.end(),
+                  [](const std::string& target) { return target.find('/') != std::string::npos; });
+  if (!hypervisor.ok() && only_files && line.connect.empty()) {
+    if (!HasDefinitions()) return NewNoHypervisor();
+    return Annotate(hypervisor.status(),
+                    "libvirt must say whether a domain uses the image (or write --no-libvirt)");
+  }
+  return hypervisor;
+}
+
+void FillIn(const CommandLine& line, sparsify::SparsifyOptions& options) {
+  options.worker.program = ProgramPath("VIRT_RECLAIM_FREEMAP", VIRT_RECLAIM_FREEMAP_PROGRAM);
+  options.tools = {ProgramPath("VIRT_RECLAIM_QSD", "/usr/bin/qemu-storage-daemon"),
+                   line.run_directory};
+}
 
 absl::Status WithRealServices(const CommandLine& line,
                               const std::function<void(const Services&)>& use) {
   std::optional<BackupWatcher> watcher;
   if (line.verb == Verb::kSync && !line.dry_run && !line.clean) watcher.emplace(line);
-  VR_ASSIGN_OR_RETURN(const auto hypervisor, ConnectLibvirt(line.connect, line.debug));
+  VR_ASSIGN_OR_RETURN(const auto hypervisor, Connect(line));
   const auto images = NewImageStore();
-  const char* reader = getenv("VIRT_RECLAIM_GUESTFS");
   const auto offline_guest =
-      NewOfflineGuest(reader == nullptr ? VIRT_RECLAIM_GUESTFS_PROGRAM : reader);
+      NewOfflineGuest(ProgramPath("VIRT_RECLAIM_GUESTFS", VIRT_RECLAIM_GUESTFS_PROGRAM));
+  const auto sparsify = [&line](const auto& disks, sparsify::Mode mode,
+                                sparsify::SparsifyOptions options, const auto& check,
+                                const auto& progress, const auto& stop) {
+    FillIn(line, options);
+    return sparsify::Sparsify(disks, mode, options, check, progress, stop);
+  };
+  const auto zero_free = [&line](sparsify::Overlay& overlay, sparsify::SparsifyOptions options,
+                                 const auto& progress, const auto& stop) {
+    FillIn(line, options);
+    return overlay.ZeroFree(options, progress, stop);
+  };
   use(Services{*hypervisor, *images, ConnectGuestAgent, line.run_directory, line.state_directory,
-               absl::Now, absl::SleepFor, offline_guest.get()});
+               absl::Now, absl::SleepFor, offline_guest.get(), sparsify, zero_free});
   return absl::OkStatus();
 }
 
@@ -60,11 +116,28 @@ bool AskOnTerminal(const std::string& question, const std::stop_token& stop) {
   return answer == "y\n" || answer == "yes\n";
 }
 
+// Behind the verb virt-sparsify, or of a program that is called so; empty: neither.
+std::optional<std::vector<std::string>> VirtSparsifyArguments(int argc, char** argv) {
+  const absl::string_view name = argc > 0 ? argv[0] : "";
+  if (name.substr(name.rfind('/') + 1) == kVirtSparsify)
+    return std::vector<std::string>(argv + 1, argv + argc);
+  if (argc > 1 && absl::string_view(argv[1]) == kVirtSparsify)
+    return std::vector<std::string>(argv + 2, argv + argc);
+  return std::nullopt;
+}
+
 int Main(int argc, char** argv) {
   KeepStandardFds();
   setenv("GRPC_VERBOSITY", "NONE",
          0);  // a hostile guest could fill the terminal with gRPC's own log
   const StopSignal stop_signal;
+  if (const auto arguments = VirtSparsifyArguments(argc, argv)) {
+    return RunVirtSparsify(
+        *arguments, WithRealServices,
+        {[](absl::string_view text) { WriteAll(STDOUT_FILENO, std::string(text)); },
+         [](absl::string_view text) { WriteAll(STDERR_FILENO, std::string(text)); }},
+        stop_signal.token());
+  }
   ProgramResult result;
   {
     ProgressLine progress(STDERR_FILENO);

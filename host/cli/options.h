@@ -29,6 +29,7 @@ enum class Verb {
   kAgentStatus,
   kPunch,
   kSync,
+  kSparsify,
 };
 
 struct CommandLine {
@@ -87,6 +88,12 @@ struct CommandLine {
   bool no_reflink = false, freeze = false, clean = false;
   std::string sync_domain;  // NAME or NAME:TARGET; then `files` is the directory
   std::string format;
+  // Of sparsify; its targets are in `domains`.
+  bool all_off = false, strict = false, keep_swap = false, with_bitmaps = false, no_libvirt = false;
+  std::string image_format;  // empty: not said
+  std::string engine = "auto";
+  bool replay = false;
+  uint64_t least_freed = 0;
 };
 
 // What to print instead of working: --help and --version.

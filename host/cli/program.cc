@@ -16,6 +16,7 @@
 #include "host/cli/outcome_output.h"
 #include "host/cli/punch_program.h"
 #include "host/cli/sync_program.h"
+#include "host/cli/sparsify_program.h"
 #include "host/cli/text_output.h"
 #include "host/cli/trim_options.h"
 
@@ -95,6 +96,8 @@ class VerbRunner {
         return AgentStatus(services);
       case Verb::kSync:
         return RunSyncDomain(line_, services, progress_, stop_);
+      case Verb::kSparsify:
+        return RunSparsify(line_, services, progress_, stop_);
       case Verb::kPunch:
         break;  // needs no hypervisor
     }

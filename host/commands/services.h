@@ -6,11 +6,14 @@
 #include <memory>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "host/services/guest_agent.h"
 #include "host/services/hypervisor.h"
 #include "host/services/image_store.h"
 #include "host/services/offline_guest.h"
+#include "host/sparsify/overlay.h"
+#include "host/sparsify/sparsify.h"
 
 namespace virt_reclaim {
 
@@ -25,6 +28,17 @@ struct Services {
   std::function<absl::Time()> now;
   std::function<void(absl::Duration)> sleep;
   OfflineGuest* offline_guest = nullptr;  // null: guests that are off stay unknown
+  // sparsify::Sparsify, with the programs it needs filled in.
+  std::function<absl::StatusOr<sparsify::SparsifyResult>(
+      const std::vector<sparsify::DiskSpec>& disks, sparsify::Mode mode,
+      const sparsify::SparsifyOptions& options, const std::function<absl::Status()>& check,
+      const sparsify::ProgressCallback& progress, const std::stop_token& stop)>
+      sparsify = nullptr;
+  // sparsify::Overlay::ZeroFree, likewise.
+  std::function<absl::StatusOr<sparsify::SparsifyResult>(
+      sparsify::Overlay& overlay, const sparsify::SparsifyOptions& options,
+      const sparsify::ProgressCallback& progress, const std::stop_token& stop)>
+      zero_free = nullptr;
 };
 
 }  // namespace virt_reclaim

@@ -34,18 +34,29 @@ struct Disks {
   std::vector<uint64_t> sizes;
 };
 
-absl::StatusOr<Disks> Reopen(std::span<const int> disks) {
+absl::StatusOr<UniqueFd> DupHigh(int fd) {
+  UniqueFd high(fcntl(fd, F_DUPFD_CLOEXEC, kAboveAll));
+  if (!high.valid()) return ErrnoStatus(errno, "dup");
+  return high;
+}
+
+absl::StatusOr<Disks> Reopen(std::span<const WorkerDisk> disks) {
   if (disks.empty() || disks.size() > kMaxDisks)
     return absl::InvalidArgumentError(absl::StrCat("between 1 and ", kMaxDisks, " disks"));
   Disks reopened;
-  for (const int fd : disks) {
-    const std::string path = absl::StrCat("/proc/self/fd/", fd);
+  for (const WorkerDisk& disk : disks) {
+    if (disk.nbd_bytes != 0) {
+      VR_ASSIGN_OR_RETURN(UniqueFd connection, DupHigh(disk.fd));
+      reopened.fds.push_back(std::move(connection));
+      reopened.sizes.push_back(disk.nbd_bytes);
+      continue;
+    }
+    const std::string path = absl::StrCat("/proc/self/fd/", disk.fd);
     const UniqueFd again(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!again.valid()) return ErrnoStatus(errno, "open the image for reading");
     const off_t size = lseek(again.get(), 0, SEEK_END);
     if (size < 0) return ErrnoStatus(errno, "measure the image");
-    UniqueFd high(fcntl(again.get(), F_DUPFD_CLOEXEC, kAboveAll));
-    if (!high.valid()) return ErrnoStatus(errno, "dup");
+    VR_ASSIGN_OR_RETURN(UniqueFd high, DupHigh(again.get()));
     reopened.fds.push_back(std::move(high));
     reopened.sizes.push_back(static_cast<uint64_t>(size));
   }
@@ -98,7 +109,8 @@ class Attributes {
   posix_spawnattr_t attributes_;
 };
 
-absl::StatusOr<pid_t> Spawn(const WorkerOptions& options, const Disks& disks, int output) {
+absl::StatusOr<pid_t> Spawn(const WorkerOptions& options, std::span<const WorkerDisk> inputs,
+                            const Disks& disks, int output) {
   FileActions actions;
   actions.OpenNull(STDIN_FILENO);
   actions.Dup(output, STDOUT_FILENO);
@@ -110,6 +122,10 @@ absl::StatusOr<pid_t> Spawn(const WorkerOptions& options, const Disks& disks, in
   if (options.read.strict) words.emplace_back("--strict");
   if (options.read.take_swap) words.emplace_back("--take-swap");
   words.push_back(absl::StrCat("--min-bytes=", options.read.min_bytes));
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (inputs[i].nbd_bytes != 0)
+      words.push_back(absl::StrCat("--nbd=", i, ":", inputs[i].nbd_bytes));
+  }
   words.push_back(absl::StrCat(disks.fds.size()));
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
@@ -147,14 +163,14 @@ absl::Status Hear(int pipe, ResultParser& parser, milliseconds patience,
 
 }  // namespace
 
-absl::StatusOr<ScanResult> ReadFreeMaps(std::span<const int> disks, const WorkerOptions& options,
-                                        const std::stop_token& stop) {
+absl::StatusOr<ScanResult> ReadFreeMaps(std::span<const WorkerDisk> disks,
+                                        const WorkerOptions& options, const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(Disks reopened, Reopen(disks));
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus(errno, "pipe");
   const UniqueFd input(ends[0]);
   UniqueFd output(ends[1]);
-  VR_ASSIGN_OR_RETURN(const pid_t child, Spawn(options, reopened, output.get()));
+  VR_ASSIGN_OR_RETURN(const pid_t child, Spawn(options, disks, reopened, output.get()));
   output.Reset();
   int status = 0;
   auto reap = absl::MakeCleanup([&] {

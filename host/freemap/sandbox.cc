@@ -14,6 +14,7 @@
 #include <array>
 #include <cerrno>
 #include <string>
+#include <vector>
 
 #include "base/handle.h"
 #include "base/status.h"
@@ -73,7 +74,7 @@ absl::Status SetLimits() {
 }
 
 // errno of libseccomp's calls is their negative result.
-absl::Status FilterCalls(int scratch) {
+absl::Status FilterCalls(int scratch, std::span<const int> sockets) {
   const Handle<void, seccomp_release> filter(seccomp_init(SCMP_ACT_KILL_PROCESS));
   if (filter == nullptr) return absl::InternalError("seccomp_init: no memory");
   for (const int call :
@@ -84,10 +85,14 @@ absl::Status FilterCalls(int scratch) {
     if (const int error = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, call, 0); error != 0)
       return ErrnoStatus(-error, "seccomp_rule_add");
   }
-  if (const int error = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(write), 1,
-                                         SCMP_A0(SCMP_CMP_EQ, uint64_t{STDOUT_FILENO}));
-      error != 0) {
-    return ErrnoStatus(-error, "seccomp_rule_add");
+  std::vector<int> outputs = {STDOUT_FILENO};
+  outputs.insert(outputs.end(), sockets.begin(), sockets.end());
+  for (const int output : outputs) {
+    if (const int error = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(write), 1,
+                                           SCMP_A0(SCMP_CMP_EQ, static_cast<uint64_t>(output)));
+        error != 0) {
+      return ErrnoStatus(-error, "seccomp_rule_add");
+    }
   }
   if (scratch >= 0) {
     if (const int error = seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(pwrite64), 1,
@@ -126,7 +131,7 @@ absl::Status FilterCalls(int scratch) {
 
 }  // namespace
 
-absl::Status EnterSandbox(int scratch) {
+absl::Status EnterSandbox(int scratch, std::span<const int> sockets) {
   const pid_t parent = getppid();
   VR_RETURN_IF_ERROR(DropUser());
   // After the change of user, which takes it back.
@@ -136,7 +141,7 @@ absl::Status EnterSandbox(int scratch) {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return ErrnoStatus(errno, "prctl");
   VR_RETURN_IF_ERROR(DenyFilesystem());  // needs a descriptor: before the limits
   VR_RETURN_IF_ERROR(SetLimits());
-  return FilterCalls(scratch);
+  return FilterCalls(scratch, sockets);
 }
 
 }  // namespace virt_reclaim::freemap

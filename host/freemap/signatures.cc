@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/byte_size.h"
 #include "base/handle.h"
 #include "base/status.h"
+#include "host/freemap/bytes.h"
 #include "host/freemap/free_list.h"
 #include "host/freemap/refusal.h"
 
@@ -19,7 +21,8 @@ namespace {
 
 using ProbeHandle = Handle<blkid_struct_probe, blkid_free_probe>;
 
-constexpr int kAmbivalent = -2;  // of blkid_do_safeprobe
+constexpr uint64_t kHeadBytes = 3 * kMiB;  // VMFS has a magic number at 2 MiB
+constexpr int kAmbivalent = -2;            // of blkid_do_safeprobe
 constexpr int kNothing = 1;
 
 std::string Value(blkid_probe probe, const char* name) {
@@ -33,8 +36,8 @@ std::string Value(blkid_probe probe, const char* name) {
 // 1 MiB.
 absl::StatusOr<uint64_t> FillScratch(const ByteSource& source, int scratch) {
   const uint64_t size = source.size();
-  const uint64_t head = std::min(size, kMiB);
-  const uint64_t tail = size <= 2 * kMiB ? size - head : kMiB + size % kMiB;
+  const uint64_t head = std::min(size, kHeadBytes);
+  const uint64_t tail = size <= kHeadBytes + kMiB ? size - head : kMiB + size % kMiB;
   const Extent parts[] = {{0, head}, {size - tail, tail}};
   uint64_t at = 0;
   for (const Extent& part : parts) {
@@ -51,11 +54,50 @@ absl::StatusOr<uint64_t> FillScratch(const ByteSource& source, int scratch) {
   return at;
 }
 
+// Reads `text` at `offset`? False past the end, too.
+bool HasText(const ByteSource& source, uint64_t offset, absl::string_view text) {
+  const auto bytes = source.ReadBytes(offset, text.size());
+  return bytes.ok() && StartsWith(*bytes, 0, text.data(), text.size());
+}
+
+// As libblkid judges it: the name in the boot sector, and a record where that says the MFT begins.
+bool LooksLikeNtfs(const ByteSource& source) {
+  const auto boot = source.ReadBytes(0, 512);
+  if (!boot.ok() || !StartsWith(*boot, 3, "NTFS    ", 8)) return false;
+  const uint64_t sector = LittleEndian<uint16_t>(*boot, 11);
+  const uint32_t count = (*boot)[13];
+  // Beyond 128 it is a negative power of two.
+  const uint64_t sectors = count <= 128 ? count : uint64_t{1} << std::min(256 - count, 31U);
+  const uint64_t first = LittleEndian<uint64_t>(*boot, 0x30);
+  const uint64_t cluster = sector * sectors;
+  if (cluster == 0 || first > source.size() / cluster) return false;
+  return HasText(source, first * cluster, "FILE");
+}
+
+// What libblkid misses in a copy of the beginning and the end: a GPT names sectors, and NTFS a
+// cluster, that are not there. Their readers check them from end to end; what counts here is that
+// two things at once are noticed.
+absl::StatusOr<Signature> AddWhatItMissed(const ByteSource& source, Signature found) {
+  if (LooksLikeNtfs(source)) {
+    if (!found.type.empty() && found.type != "ntfs")
+      return StateError("more than one signature: not clear what it is");
+    found.type = "ntfs";
+    // Its boot sector passes for an MBR without partitions.
+    if (found.table == "dos") found.table.clear();
+  }
+  constexpr uint64_t kSectors[] = {512, 4096};
+  const bool gpt = std::ranges::any_of(
+      kSectors, [&](uint64_t sector) { return HasText(source, sector, "EFI PART"); });
+  if (gpt) found.table = "gpt";
+  return found;
+}
+
 }  // namespace
 
 absl::StatusOr<Signature> ProbeSignature(const ByteSource& source, int scratch) {
   std::optional<ByteSource::Window> window = source.window();
   uint64_t size = source.size();
+  const bool whole = window.has_value();
   if (!window) {
     if (scratch < 0) return UnknownError("it does not lie in one piece: cannot be probed");
     VR_ASSIGN_OR_RETURN(size, FillScratch(source, scratch));
@@ -73,10 +115,15 @@ absl::StatusOr<Signature> ProbeSignature(const ByteSource& source, int scratch) 
   blkid_probe_enable_partitions(probe.get(), 1);
   const int result = blkid_do_safeprobe(probe.get());
   if (result == kAmbivalent) return StateError("more than one signature: not clear what it is");
-  if (result == kNothing) return Signature{};
-  if (result != 0) return ErrnoStatus(errno == 0 ? EIO : errno, "look for signatures");
-  if (!Value(probe.get(), "SBBADCSUM").empty()) return DamagedError("a signature's bad checksum");
-  return Signature{Value(probe.get(), "TYPE"), Value(probe.get(), "PTTYPE")};
+  if (result != 0 && result != kNothing)
+    return ErrnoStatus(errno == 0 ? EIO : errno, "look for signatures");
+  Signature found;
+  if (result != kNothing) {
+    if (!Value(probe.get(), "SBBADCSUM").empty()) return DamagedError("a signature's bad checksum");
+    found = {Value(probe.get(), "TYPE"), Value(probe.get(), "PTTYPE")};
+  }
+  if (whole) return found;
+  return AddWhatItMissed(source, std::move(found));
 }
 
 }  // namespace virt_reclaim::freemap

@@ -5,6 +5,9 @@
 // Arguments: FORMAT:PATH for each disk of the guest. On stdout comes one serialized
 // virt_reclaim.agent.v1.PreflightResponse and the status is 0; else the status is 1 and on stderr
 // is one line that says why.
+//
+// With --trim=DEVICE, once or more, before them, the filesystems on these devices are mounted and
+// trimmed instead, and on stdout comes a line for each: DEVICE, a tab, and "ok" or what went wrong.
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -17,17 +20,20 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/standard_fds.h"
 #include "base/status.h"
 #include "guest-config/preflight_proto.h"
 #include "host/guestfs/offline_reader.h"
+#include "host/guestfs/offline_trimmer.h"
 
 namespace virt_reclaim {
 namespace {
 
 constexpr size_t kMaxImages = 32;
+constexpr char kTrimOption[] = "--trim=";
 
 // A SIGTERM goes to the whole process group. QEMU ends by it, every call of libguestfs fails then,
 // and this program gets to take its temporary directories away.
@@ -67,11 +73,26 @@ absl::Status WriteAll(const std::string& bytes) {
 
 absl::Status Run(const std::vector<std::string>& words) {
   std::vector<OfflineImage> images;
+  std::vector<std::string> devices;
   for (const std::string& word : words) {
+    if (absl::StartsWith(word, kTrimOption)) {
+      devices.push_back(word.substr(sizeof kTrimOption - 1));
+      continue;
+    }
     VR_ASSIGN_OR_RETURN(OfflineImage image, ParseImage(word));
     images.push_back(std::move(image));
   }
   if (images.size() > kMaxImages) return absl::ResourceExhaustedError("it has too many disks");
+  if (!devices.empty()) {
+    VR_ASSIGN_OR_RETURN(const std::vector<TrimmedDevice> trimmed,
+                        TrimOfflineGuest(images, devices));
+    std::string text;
+    for (const TrimmedDevice& device : trimmed) {
+      absl::StrAppend(&text, device.device, "\t",
+                      device.status.ok() ? "ok" : Printable(device.status.message()), "\n");
+    }
+    return WriteAll(text);
+  }
   VR_ASSIGN_OR_RETURN(const agent::Preflight preflight, ReadOfflineGuest(images));
   agent::v1::PreflightResponse response;
   ToProto(preflight, response);
@@ -85,8 +106,8 @@ int Main(int argc, char** argv) {
     puts("virt-reclaim-guestfs " VIRT_RECLAIM_VERSION);
     return 0;
   }
-  if (words.empty() || words[0][0] == '-') {
-    fputs("usage: virt-reclaim-guestfs FORMAT:/PATH...\n", stderr);
+  if (words.empty() || (words[0][0] == '-' && !absl::StartsWith(words[0], kTrimOption))) {
+    fputs("usage: virt-reclaim-guestfs [--trim=DEVICE]... FORMAT:/PATH...\n", stderr);
     return 2;
   }
   KeepOnForCleanup();

@@ -57,6 +57,20 @@ struct ImageFile {
   bool unfinished_copy = false;  // sync has begun to write it and has not finished
 };
 
+// What an image says of itself, read from its first bytes.
+struct ImageHeader {
+  std::string format;  // raw, qcow2, or what else it seems to be
+  uint64_t capacity = 0;
+  uint64_t granularity = 0;  // of qcow2: its cluster; else 0
+  uint32_t internal_snapshots = 0;
+  bool backing = false;        // it stands on another image
+  bool external_data = false;  // the guest's data is in a file of its own
+  bool encrypted = false;
+  bool needs_check = false;  // marked as dirty or corrupt
+  bool bitmaps = false;      // persistent ones
+  bool unknown_features = false;
+};
+
 // A block device of the host, from its sysfs. Sizes in bytes.
 struct HostDevice {
   std::string name;              // kernel name: "dm-3"

@@ -15,6 +15,10 @@ bool IsThick(const DiskFacts& disk) {
   return capacity && allocation && *capacity > 0 && *allocation >= *capacity;
 }
 
+std::string PartOf(uint64_t allocation, uint64_t capacity) {
+  return absl::StrCat(FormatByteSize(allocation), " of ", FormatByteSize(capacity));
+}
+
 }  // namespace
 
 ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, bool allow_thick) {
@@ -27,9 +31,7 @@ ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, 
   if (can_punch && !*can_punch) {
     judgement.refusal = {Reason::kStorageCannotPunch, Printable(top.path)};
   } else if (!allow_thick && IsThick(disk)) {
-    judgement.refusal = {Reason::kThickImage,
-                         absl::StrCat(FormatByteSize(*top.usage.allocation), " of ",
-                                      FormatByteSize(*disk.usage.capacity))};
+    judgement.refusal = {Reason::kThickImage, PartOf(*top.usage.allocation, *disk.usage.capacity)};
   }
   if (top.internal_snapshots > 0) {
     judgement.risks.push_back(
@@ -44,6 +46,31 @@ ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, 
         {Reason::kLargeClusters, absl::StrCat(target, ": ", FormatByteSize(top.granularity))});
   }
   return judgement;
+}
+
+std::vector<Blocker> JudgeForSparsify(const ImageHeader& image, std::optional<uint64_t> allocation,
+                                      bool allow_thick, bool with_bitmaps) {
+  std::vector<Blocker> blockers;
+  const auto add = [&](Reason reason, std::string detail) {
+    blockers.push_back({reason, std::move(detail)});
+  };
+  if (image.format != "raw" && image.format != "qcow2") {
+    add(Reason::kImageFormat, Printable(image.format));
+    return blockers;
+  }
+  if (!allow_thick && allocation && image.capacity > 0 && *allocation >= image.capacity)
+    add(Reason::kThickImage, PartOf(*allocation, image.capacity));
+  if (image.format == "raw") return blockers;
+  if (!allocation) add(Reason::kQcow2OnBlockDevice, "");
+  if (image.internal_snapshots > 0)
+    add(Reason::kInternalSnapshots, absl::StrCat(image.internal_snapshots));
+  if (image.backing) add(Reason::kOverlay, "");
+  if (image.external_data) add(Reason::kExternalDataFile, "");
+  if (image.encrypted) add(Reason::kEncryptedImage, "");
+  if (image.needs_check) add(Reason::kImageNeedsCheck, "");
+  if (image.bitmaps && !with_bitmaps) add(Reason::kPersistentBitmaps, "");
+  if (image.unknown_features) add(Reason::kUnknownFeatures, "");
+  return blockers;
 }
 
 }  // namespace virt_reclaim

@@ -24,6 +24,12 @@ struct ImageJudgement {
 // that preallocated images may be thinned.
 ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, bool allow_thick);
 
+// Why free space is not taken out of an image by the host while its guest is off; empty: nothing
+// stands in the way. `allocation`: what its file occupies; empty for a block device.
+// `with_bitmaps`: the user said that persistent bitmaps may be lost in a crash.
+std::vector<Blocker> JudgeForSparsify(const ImageHeader& image, std::optional<uint64_t> allocation,
+                                      bool allow_thick, bool with_bitmaps);
+
 }  // namespace virt_reclaim
 
 #endif  // VIRT_RECLAIM_HOST_MODEL_IMAGE_JUDGE_H_

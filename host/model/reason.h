@@ -90,6 +90,15 @@ enum class Reason {
   kUnfinishedCopy,
   kSourceChanged,
   kNotAtomic,
+  // ... by sparsify.
+  kUnknownFeatures,
+  kEncryptedImage,
+  kImageNeedsCheck,
+  kPersistentBitmaps,
+  kImageBacksOthers,
+  kShareable,
+  kFilesystemRefused,
+  kToolMissing,
   // After its power cycle.
   kDiscardNotProved,
   // A trim that is not begun, or cut short.

@@ -17,8 +17,13 @@ class DomainLock {
   // Aborted when another process (or another DomainLock of this one) holds it. `directory` is made
   // when it does not exist.
   static absl::StatusOr<DomainLock> Take(const std::string& directory, const std::string& uuid);
+  // The same for an image, by what it is and not by its name. Does not open it.
+  static absl::StatusOr<DomainLock> TakeImage(const std::string& directory,
+                                              const std::string& path);
 
  private:
+  static absl::StatusOr<DomainLock> TakeNamed(const std::string& directory, const std::string& name,
+                                              const char* what);
   explicit DomainLock(UniqueFd fd) : fd_(std::move(fd)) {}
   UniqueFd fd_;
 };

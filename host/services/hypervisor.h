@@ -147,6 +147,9 @@ class Hypervisor {
 // unless `debug`.
 absl::StatusOr<std::unique_ptr<Hypervisor>> ConnectLibvirt(const std::string& uri, bool debug);
 
+// Has no domains: for work on image files where there is no libvirt.
+std::unique_ptr<Hypervisor> NewNoHypervisor();
+
 }  // namespace virt_reclaim
 
 #endif  // VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_

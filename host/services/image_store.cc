@@ -17,6 +17,7 @@
 #include "base/handle.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "host/guard/holders.h"
 #include "host/services/allocation_map.h"
 #include "host/services/host_storage.h"
 #include "host/services/qcow2_header.h"
@@ -34,15 +35,55 @@ constexpr uint64_t kRoomForPunchTest = 256 * kMiB;
 constexpr uint64_t kLeastGranularity = 4096;  // the block of nearly every filesystem
 constexpr size_t kProbeBytes = 256 * 1024;    // more than any filesystem's block
 
-// O_NONBLOCK: a FIFO in place of an image must not hang us.
-absl::StatusOr<Qcow2Header> ReadQcow2Header(const std::string& path) {
+// O_NONBLOCK: a FIFO in place of an image must not hang us. A lease is another virt-reclaim's more
+// often than not, and opening the image would make it stop.
+absl::StatusOr<UniqueFd> OpenForHeader(const std::string& path) {
+  struct stat st;
+  if (stat(path.c_str(), &st) == 0 && HasLease(IdentityOf(st)))
+    return absl::AbortedError(absl::StrCat("'", path, "' is in use: somebody holds a lease on it"));
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open '", path, "'"));
+  return fd;
+}
+
+absl::StatusOr<std::string> ReadStart(int fd, const std::string& path) {
   std::string start(kQcow2HeaderBytes, '\0');
-  const ssize_t n = pread(fd.get(), start.data(), start.size(), 0);
+  const ssize_t n = pread(fd, start.data(), start.size(), 0);
   if (n < 0) return ErrnoStatus(errno, absl::StrCat("read '", path, "'"));
   start.resize(static_cast<size_t>(n));
+  return start;
+}
+
+absl::StatusOr<Qcow2Header> ReadQcow2Header(const std::string& path) {
+  VR_ASSIGN_OR_RETURN(const UniqueFd fd, OpenForHeader(path));
+  VR_ASSIGN_OR_RETURN(const std::string start, ReadStart(fd.get(), path));
   return ParseQcow2Header(start);
+}
+
+// By the magic bytes that QEMU's own probes go by (block/*.c); what none of them claims is raw.
+std::string FormatOf(absl::string_view start) {
+  struct Magic {
+    size_t offset;
+    absl::string_view bytes;
+    const char* format;
+  };
+  static constexpr Magic kMagics[] = {
+      {0, "QFI\xfb", "qcow2"},
+      {0, absl::string_view("QED\0", 4), "qed"},
+      {0, "KDMV", "vmdk"},
+      {0, "COWD", "vmdk"},
+      {0, "# Disk DescriptorFile", "vmdk"},
+      {0, "conectix", "vpc"},
+      {0, "vhdxfile", "vhdx"},
+      {64, "\x7f\x10\xda\xbe", "vdi"},
+      {0, "WithoutFreeSpace", "parallels"},
+      {0, "WithouFreSpacExt", "parallels"},
+  };
+  for (const Magic& magic : kMagics) {
+    if (start.size() > magic.offset && absl::StartsWith(start.substr(magic.offset), magic.bytes))
+      return magic.format;
+  }
+  return "raw";
 }
 
 // Where a backing file's name points; empty for what is no plain file name ("nbd://...",
@@ -133,6 +174,31 @@ class PosixImageStore : public ImageStore {
     if (fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, n) == 0) return true;
     if (errno == EOPNOTSUPP || errno == ENOSYS) return false;
     return ErrnoStatus(errno, absl::StrCat("punch a file in '", directory, "'"));
+  }
+
+  absl::StatusOr<ImageHeader> ReadHeader(const std::string& path,
+                                         const std::string& format) override {
+    VR_ASSIGN_OR_RETURN(const UniqueFd fd, OpenForHeader(path));
+    const off_t end = lseek(fd.get(), 0, SEEK_END);  // of a block device, too
+    if (end < 0) return ErrnoStatus(errno, absl::StrCat("measure '", path, "'"));
+    ImageHeader header;
+    header.format = format;
+    header.capacity = static_cast<uint64_t>(end);
+    if (format == "raw") return header;
+    VR_ASSIGN_OR_RETURN(const std::string start, ReadStart(fd.get(), path));
+    if (format.empty()) header.format = FormatOf(start);
+    if (header.format != "qcow2") return header;
+    VR_ASSIGN_OR_RETURN(const Qcow2Header qcow2, ParseQcow2Header(start));
+    header.capacity = qcow2.virtual_size;
+    header.granularity = uint64_t{1} << qcow2.cluster_bits;
+    header.internal_snapshots = qcow2.snapshots;
+    header.backing = !qcow2.backing_file.empty();
+    header.external_data = qcow2.external_data;
+    header.encrypted = qcow2.encrypted;
+    header.needs_check = qcow2.dirty || qcow2.corrupt;
+    header.bitmaps = qcow2.bitmaps;
+    header.unknown_features = qcow2.unknown_features;
+    return header;
   }
 
   absl::StatusOr<absl::Duration> PunchCost(const std::string& path) override {

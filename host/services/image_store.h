@@ -31,6 +31,11 @@ class ImageStore {
   // a nameless file beside it. An error: it cannot be known (read-only, full, no permission).
   virtual absl::StatusOr<bool> CanPunch(const std::string& path) = 0;
 
+  // What the file or block device says of itself. `format` is what is known of it (raw, qcow2,
+  // ...); empty: it is told by the first bytes, which in a raw image are the guest's.
+  virtual absl::StatusOr<ImageHeader> ReadHeader(const std::string& path,
+                                                 const std::string& format) = 0;
+
   // What punching a hole costs there, per MiB, measured on 16 MiB of a nameless file beside the
   // image `path`. Unimplemented: it cannot be done there; any other error: it cannot be known
   // (read- only, no permission, hardly any space left).

@@ -14,6 +14,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/subprocess.h"
@@ -58,6 +60,40 @@ class GuestfsProgram : public OfflineGuest {
 
   absl::StatusOr<GuestPreflight> Read(const std::vector<OfflineDisk>& disks, absl::Duration timeout,
                                       const std::stop_token& stop) override {
+    VR_ASSIGN_OR_RETURN(const std::string output, Run({}, disks, timeout, stop));
+    agent::v1::PreflightResponse response;
+    if (output.empty() || !response.ParseFromString(output)) {
+      return absl::DataLossError("virt-reclaim-guestfs tells nothing that can be read");
+    }
+    return FromProto(response);
+  }
+
+  absl::StatusOr<std::vector<absl::Status>> Trim(const std::vector<OfflineDisk>& disks,
+                                                 const std::vector<std::string>& devices,
+                                                 absl::Duration timeout,
+                                                 const std::stop_token& stop) override {
+    std::vector<std::string> options;
+    for (const std::string& device : devices) options.push_back(absl::StrCat("--trim=", device));
+    VR_ASSIGN_OR_RETURN(const std::string output, Run(options, disks, timeout, stop));
+    const std::vector<std::string> lines = absl::StrSplit(output, '\n', absl::SkipEmpty());
+    if (lines.size() != devices.size())
+      return absl::DataLossError("virt-reclaim-guestfs does not say what it did");
+    std::vector<absl::Status> statuses;
+    for (size_t i = 0; i < lines.size(); ++i) {
+      absl::string_view line = lines[i];
+      if (!absl::ConsumePrefix(&line, devices[i] + "\t"))
+        return absl::DataLossError("virt-reclaim-guestfs does not say what it did");
+      statuses.push_back(line == "ok" ? absl::OkStatus()
+                                      : absl::InternalError(Printable(line, kMaxReasonBytes)));
+    }
+    return statuses;
+  }
+
+ private:
+  // What it says.
+  absl::StatusOr<std::string> Run(const std::vector<std::string>& options,
+                                  const std::vector<OfflineDisk>& disks, absl::Duration timeout,
+                                  const std::stop_token& stop) {
     if (access(program_.c_str(), X_OK) != 0) {
       return absl::UnimplementedError("virt-reclaim-guestfs is not installed");
     }
@@ -69,6 +105,7 @@ class GuestfsProgram : public OfflineGuest {
       std::filesystem::remove_all(directory, ignored);
     };
     std::vector<std::string> arguments = {program_};
+    arguments.insert(arguments.end(), options.begin(), options.end());
     for (const OfflineDisk& disk : disks) {
       arguments.push_back(absl::StrCat(disk.format, ":", disk.path));
     }
@@ -91,14 +128,9 @@ class GuestfsProgram : public OfflineGuest {
           reason.empty() ? absl::StrCat("virt-reclaim-guestfs ended with ", result->exit_status)
                          : Printable(reason, kMaxReasonBytes));
     }
-    agent::v1::PreflightResponse response;
-    if (result->output.empty() || !response.ParseFromString(result->output)) {
-      return absl::DataLossError("virt-reclaim-guestfs tells nothing that can be read");
-    }
-    return FromProto(response);
+    return result->output;
   }
 
- private:
   const std::string program_;
   std::mutex mutex_;
 };

@@ -32,6 +32,14 @@ class OfflineGuest {
   virtual absl::StatusOr<GuestPreflight> Read(const std::vector<OfflineDisk>& disks,
                                               absl::Duration timeout,
                                               const std::stop_token& stop) = 0;
+
+  // Mounts the filesystems on `devices` (as libguestfs names them: /dev/sda1, /dev/GROUP/VOLUME)
+  // and trims them, which writes to the disks; they must be in nobody's use. What became of each,
+  // in their order. Errors as above; then nothing or a part was done.
+  virtual absl::StatusOr<std::vector<absl::Status>> Trim(const std::vector<OfflineDisk>& disks,
+                                                         const std::vector<std::string>& devices,
+                                                         absl::Duration timeout,
+                                                         const std::stop_token& stop) = 0;
 };
 
 // By the program at the path `program`, which need not exist.

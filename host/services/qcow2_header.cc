@@ -6,12 +6,17 @@ namespace {
 constexpr uint32_t kMagic = 0x514649fb;  // "QFI\xfb"
 constexpr uint32_t kExtensionEnd = 0;
 constexpr uint32_t kExtensionBackingFormat = 0xe2792aca;
+constexpr uint32_t kExtensionBitmaps = 0x23852875;
 constexpr uint64_t kMaxBackingName = 1023;  // the specification's own limit
 constexpr size_t kMaxExtensions = 64;       // there are 6 kinds
 constexpr size_t kVersion2Header = 72;
 // Incompatible features.
+constexpr uint64_t kDirty = uint64_t{1} << 0;
+constexpr uint64_t kCorrupt = uint64_t{1} << 1;
 constexpr uint64_t kExternalData = uint64_t{1} << 2;
+constexpr uint64_t kCompressionType = uint64_t{1} << 3;
 constexpr uint64_t kExtendedL2 = uint64_t{1} << 4;
+constexpr uint64_t kKnown = kDirty | kCorrupt | kExternalData | kCompressionType | kExtendedL2;
 
 // Big-endian reads that answer 0 past the end.
 class Reader {
@@ -37,15 +42,17 @@ class Reader {
   absl::string_view bytes_;
 };
 
-std::string BackingFormat(const Reader& reader, uint64_t offset) {
+// The header extensions from `offset` on.
+void ReadExtensions(const Reader& reader, uint64_t offset, Qcow2Header& header) {
   for (size_t i = 0; i < kMaxExtensions && reader.Has(offset, 8); ++i) {
     const uint32_t type = reader.U32(offset);
     const uint64_t length = reader.U32(offset + 4);
     if (type == kExtensionEnd) break;
-    if (type == kExtensionBackingFormat) return reader.Text(offset + 8, length);
+    if (type == kExtensionBackingFormat && header.backing_format.empty())
+      header.backing_format = reader.Text(offset + 8, length);
+    if (type == kExtensionBitmaps) header.bitmaps = true;
     offset += 8 + (length + 7) / 8 * 8;
   }
-  return "";
 }
 
 }  // namespace
@@ -66,6 +73,11 @@ absl::StatusOr<Qcow2Header> ParseQcow2Header(absl::string_view start) {
   const uint64_t incompatible = header.version == 2 ? 0 : reader.U64(72);
   header.external_data = (incompatible & kExternalData) != 0;
   header.extended_l2 = (incompatible & kExtendedL2) != 0;
+  header.dirty = (incompatible & kDirty) != 0;
+  header.corrupt = (incompatible & kCorrupt) != 0;
+  header.unknown_features = (incompatible & ~kKnown) != 0;
+  header.encrypted = reader.U32(32) != 0;
+  ReadExtensions(reader, header.version == 2 ? kVersion2Header : reader.U32(100), header);
   const uint64_t name_offset = reader.U64(8);
   const uint64_t name_size = reader.U32(16);
   if (name_offset != 0) {
@@ -73,8 +85,6 @@ absl::StatusOr<Qcow2Header> ParseQcow2Header(absl::string_view start) {
       return absl::InvalidArgumentError("bad qcow2 backing file name");
     }
     header.backing_file = reader.Text(name_offset, name_size);
-    const uint64_t header_size = header.version == 2 ? kVersion2Header : reader.U32(100);
-    header.backing_format = BackingFormat(reader, header_size);
   }
   return header;
 }

@@ -18,8 +18,13 @@ struct Qcow2Header {
   uint32_t snapshots = 0;      // internal ones
   bool external_data = false;  // guest data is in a raw file of its own
   bool extended_l2 = false;    // each cluster is freed in 32 parts
-  std::string backing_file;    // as written; empty: none
-  std::string backing_format;  // header extension 0xe2792aca; empty: not said
+  bool dirty = false;          // its reference counts want a repair
+  bool corrupt = false;        // QEMU found it damaged
+  bool encrypted = false;
+  bool bitmaps = false;           // persistent ones, which incremental backups stand on
+  bool unknown_features = false;  // incompatible ones that are not listed here
+  std::string backing_file;       // as written; empty: none
+  std::string backing_format;     // header extension 0xe2792aca; empty: not said
 };
 
 inline constexpr size_t kQcow2HeaderBytes =

@@ -51,6 +51,18 @@ class FakeImageStore : public ImageStore {
 
   absl::StatusOr<bool> CanPunch(const std::string&) override { return world_.can_punch; }
 
+  absl::StatusOr<ImageHeader> ReadHeader(const std::string& path,
+                                         const std::string& format) override {
+    const auto image = world_.images.find(path);
+    if (image == world_.images.end())
+      return absl::NotFoundError(absl::StrCat("open '", path, "': No such file or directory"));
+    ImageHeader header = world_.header;
+    header.format = format.empty() ? "raw" : format;
+    header.capacity = image->second.capacity.value_or(0);
+    header.internal_snapshots = world_.internal_snapshots;
+    return header;
+  }
+
   absl::StatusOr<absl::Duration> PunchCost(const std::string&) override {
     return world_.punch_cost;
   }
@@ -384,6 +396,14 @@ class FakeOfflineGuest : public OfflineGuest {
     return absl::FailedPreconditionError("no such disk");
   }
 
+  absl::StatusOr<std::vector<absl::Status>> Trim(const std::vector<OfflineDisk>&,
+                                                 const std::vector<std::string>& devices,
+                                                 absl::Duration, const std::stop_token&) override {
+    if (!world_.has_offline_guest) return absl::UnimplementedError("not installed");
+    for (const std::string& device : devices) world_.calls.push_back("trim " + device);
+    return std::vector<absl::Status>(devices.size());
+  }
+
  private:
   FakeWorld& world_;
 };
@@ -459,7 +479,18 @@ Services FakeWorld::services() {
             return Now();
           },
           [this](absl::Duration d) { Sleep(d); },
-          offline_guest_.get()};
+          offline_guest_.get(),
+          [this](const std::vector<sparsify::DiskSpec>& disks, sparsify::Mode mode,
+                 const sparsify::SparsifyOptions&, const std::function<absl::Status()>& check,
+                 const sparsify::ProgressCallback&,
+                 const std::stop_token&) -> absl::StatusOr<sparsify::SparsifyResult> {
+            if (!sparsify.ok()) return sparsify.status();
+            if (mode == sparsify::Mode::kSparsify) {
+              VR_RETURN_IF_ERROR(check());
+              for (const auto& disk : disks) calls.push_back("sparsify " + disk.path);
+            }
+            return *sparsify;
+          }};
 }
 
 }  // namespace virt_reclaim

@@ -104,6 +104,9 @@ class FakeWorld {
   absl::StatusOr<absl::Duration> punch_cost = absl::Microseconds(1);  // per MiB
   std::vector<GuestTrimOptions> trimmed_with;                         // by our agents
   uint32_t internal_snapshots = 0;                                    // of every image
+  ImageHeader header;  // what else every image says of itself
+  // What Sparsify answers, whatever it is asked.
+  absl::StatusOr<sparsify::SparsifyResult> sparsify = absl::UnimplementedError("not filled in");
   std::vector<std::string> calls;  // what changed something: "define web"
   absl::Status define;             // not OK: Define fails with it
   std::string stored_xml;          // not empty: what libvirt stores in place of what was defined

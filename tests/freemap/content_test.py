@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import imagelib
-from imagelib import MIB, Dump, Mounted, Mtools, allocated, attach, fill, hash_outside, hashes, punch, run, scribble
+from imagelib import MIB, Dump, Mounted, Mtools, allocated, attach, detach, fill, hash_outside, hashes, punch, run, scribble
 
 
 @dataclass
@@ -154,7 +154,7 @@ class Image:
         try:
             run(*case.mkfs.split(" "), loop)
         finally:
-            run("losetup", "-d", loop)
+            detach(loop, path)
 
     def partition(self):
         self.offset, self.size = 1 * MIB, self.case.size
@@ -172,7 +172,7 @@ class Image:
         try:
             run("sfdisk", "-q", "--no-reread", "--no-tell-kernel", loop, input=script.replace("sector-size: 4096\n", ""))
         finally:
-            run("losetup", "-d", loop)
+            detach(loop, self.path)
 
     def mounted(self, path=None, options=""):
         return Mounted(path or self.path, self.case.type, options, self.offset, self.size)
@@ -183,7 +183,7 @@ class Image:
             for command in CHECKS[self.case.type]:
                 run(*command.split(" "), loop)
         finally:
-            run("losetup", "-d", loop)
+            detach(loop, path)
 
     def fill(self, seed):
         if self.case.type == "vfat":

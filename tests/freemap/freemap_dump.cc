@@ -95,9 +95,9 @@ int Main(int argc, char** argv) {
     }
   }
   if (!options.program.empty()) {
-    std::vector<int> fds;
-    for (const UniqueFd& image : images) fds.push_back(image.get());
-    const auto result = ReadFreeMaps(fds, options, {});
+    std::vector<WorkerDisk> disks;
+    for (const UniqueFd& image : images) disks.push_back({image.get()});
+    const auto result = ReadFreeMaps(disks, options, {});
     if (!result.ok()) {
       static_cast<void>(fprintf(stderr, "%s\n", result.status().ToString().c_str()));
       return 1;

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 
 SKIP = 77
@@ -46,9 +47,9 @@ def need(*tools):
         sys.exit(SKIP)
 
 
-def each(function, jobs):
-    """(job, result or exception) of function(*job), as they end; as many at once as there are processors."""
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
+def each(function, jobs, at_once=os.cpu_count()):
+    """(job, result or exception) of function(*job), as they end; by default as many at once as there are processors."""
+    with concurrent.futures.ProcessPoolExecutor(at_once) as pool:
         futures = {pool.submit(function, *job): job for job in jobs}
         for future in concurrent.futures.as_completed(futures):
             yield futures[future], future.exception() or future.result()
@@ -168,6 +169,7 @@ class Mounted:
         self.directory.rmdir()
         if self.type in FUSE:
             run("losetup", "-d", self.loop)
+        wait_for_loops(self.image)
 
 
 class Mtools:
@@ -207,6 +209,28 @@ def attach(image, offset=0, size=None, options=()):
     """A loop device; the caller detaches it."""
     limit = ["--sizelimit", size] if size else []
     return run("losetup", "-f", "--show", "-o", offset, *limit, *options, image).stdout.strip()
+
+
+def detach(loop, image):
+    run("losetup", "-d", loop)
+    wait_for_loops(image)
+
+
+def wait_for_loops(image):
+    """Until no loop device has the image: one goes with its last user, who may be another test's mount that looks at all of them."""
+    path, deadline = os.path.realpath(image), time.monotonic() + 10
+    while True:
+        names = []
+        for file in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):
+            try:
+                names.append(file.read_text().strip())
+            except OSError:
+                pass  # it went meanwhile
+        if path not in names:
+            return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"a loop device keeps {image}")
+        time.sleep(0.01)
 
 
 def fill(directory, pattern, seed, megabytes, remove=None):

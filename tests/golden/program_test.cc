@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <optional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
@@ -78,6 +79,29 @@ void FillWorld(FakeWorld& world, bool with_qemu_agent) {
                   DomainState::kShutOff);
 }
 
+// A stopped domain, and what is found in its image.
+void AddStopped(FakeWorld& world) {
+  world.AddImage("/images/stopped.raw", 4 * kGiB, 3 * kGiB);
+  world.AddDomain(DomainXml("stopped", "44444444-2222-3333-4444-555555555555", "pc-q35-7.2",
+                            {{"vda", "virtio", "/images/stopped.raw", "unmap"}}, ""),
+                  DomainState::kShutOff);
+  sparsify::SparsifyResult result;
+  result.disks.push_back({4 * kGiB, 4096, 3 * kGiB, kGiB, 2 * kGiB, 2 * kGiB, 0, 40, false});
+  sparsify::FilesystemResult root;
+  root.found.place = "partition 1";
+  root.found.type = "ext4";
+  root.found.facts = {"ro\x1bot", "0123", 4096, 3 * kGiB, false};
+  root.found.free_bytes = 2 * kGiB + kMiB;
+  root.reclaimable_bytes = 2 * kGiB;
+  sparsify::FilesystemResult data;
+  data.found.place = "partition 2";
+  data.found.type = "xfs";
+  data.found.refusal = freemap::Refusal::kDirtyJournal;
+  data.found.reason = "the log must be replayed";
+  result.filesystems = {root, data};
+  world.sparsify = result;
+}
+
 // A domain with something on its way on every floor.
 void AddDeepDomain(FakeWorld& world) {
   world.AddImage("/images/deep.raw", kGiB, 500 * kMiB);
@@ -126,6 +150,7 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
   FakeWorld world;
   FillWorld(world, GetParam().with_qemu_agent);
   if (GetParam().name.find("deep") != std::string::npos) AddDeepDomain(world);
+  if (absl::StartsWith(GetParam().name, "sparsify")) AddStopped(world);
   ProgressLine progress(STDERR_FILENO);
   const auto with_services = [&](const CommandLine& line,
                                  const std::function<void(const Services&)>& use) {
@@ -272,6 +297,17 @@ const std::vector<Case> kCases{
     {"sync-remote", {"sync", "a.raw", "backup:/srv/a.raw"}},
     {"sync-missing-file", {"sync", "/nonexistent/a.raw", "/nonexistent/copy.raw"}},
     {"sync-missing-file-json", {"sync", "--json", "-n", "/nonexistent/a.raw", "/nonexistent/b"}},
+    {"help-sparsify", {"sparsify", "--help"}},
+    {"sparsify-nothing-named", {"sparsify"}},
+    {"sparsify-all-off-and-name", {"sparsify", "--all-off", "web"}},
+    {"sparsify-no-libvirt-and-name", {"sparsify", "--no-libvirt", "web"}},
+    {"sparsify-storage-of-a-file", {"sparsify", "--storage", "/images", "./web.raw"}},
+    {"sparsify-unknown-domain", {"sparsify", "wbe"}},
+    {"sparsify-running", {"sparsify", "web"}},
+    {"sparsify", {"sparsify", "stopped"}},
+    {"sparsify-json", {"sparsify", "--json", "stopped"}},
+    {"sparsify-dry-run", {"sparsify", "-n", "stopped"}},
+    {"sparsify-all-off", {"sparsify", "--all-off"}},
     {"agent-status-json", {"agent", "status", "--json", "new"}},
 };
 

@@ -32,6 +32,7 @@ virt_reclaim_integration_test(migrate 1200)
 virt_reclaim_integration_test(explain 1200)
 virt_reclaim_integration_test(fleet 600)
 virt_reclaim_integration_test(sync_domain 900)
+virt_reclaim_integration_test(sparsify 300)
 virt_reclaim_integration_test(static_agent 300)
 # The first run on a machine fetches a Debian.
 virt_reclaim_integration_test(debian_guest 1500)

@@ -21,15 +21,16 @@ FLOORS: dict[str, set[str]] = {
     "host/sync": {"base", "host/guard", "host/punch", "host/sync"},
     "host/guestfs": {"base", "proto", "guest-config", "host/guestfs"},  # a program of its own
     "host/freemap": {"base", "host/freemap"},
+    "host/sparsify": {"base", "host/freemap", "host/guard", "host/punch", "host/sparsify"},
     "host/model": {"base", "xml-tools", "host/model"},
     "host/services": {"base", "proto", "xml-tools", "host/freemap", "host/guard", "host/punch", "host/sync", "host/model", "host/services"},
     "host/commands": {
-        "base", "proto", "xml-tools", "host/freemap", "host/guard", "host/punch", "host/sync", "host/model", "host/services",
-        "host/commands",
+        "base", "proto", "xml-tools", "host/freemap", "host/guard", "host/punch", "host/sync", "host/sparsify", "host/model",
+        "host/services", "host/commands",
     },
     "host/cli": {
-        "base", "proto", "xml-tools", "host/guard", "host/punch", "host/sync", "host/model", "host/services", "host/commands",
-        "host/cli",
+        "base", "proto", "xml-tools", "host/freemap", "host/guard", "host/punch", "host/sync", "host/sparsify", "host/model",
+        "host/services", "host/commands", "host/cli",
     },
 }
 # May include anything of ours, and nothing of ours may include them.
@@ -41,6 +42,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "grpcpp/": ("host/services/", "guest-agent/"),
     "virt_reclaim/agent/v1/": ("host/services/", "host/guestfs/", "guest-agent/", "guest-config/"),
     "guestfs.h": ("host/guestfs/",),
+    "libnbd.h": ("host/sparsify/nbd_client.cc",),
     "libxml/": ("xml-tools/",),
     "libmount/": ("guest-agent/",),
     "blkid/": ("guest-agent/", "host/freemap/signatures.cc", "host/sync/device_signature.cc"),
@@ -124,6 +126,8 @@ SAMPLES = [
     Sample("model not pure", {"host/model/a.cc": '#include "host/services/b.h"\n'}, "host/model must not include"),
     Sample("guard looks up", {"host/guard/a.cc": '#include "host/model/b.h"\n'}, "host/guard must not include host/model"),
     Sample("punch looks up", {"host/punch/a.cc": '#include "host/services/b.h"\n'}, "host/punch must not include host/services"),
+    Sample("sparsify looks up", {"host/sparsify/a.cc": '#include "host/services/b.h"\n'}, "host/sparsify must not include"),
+    Sample("libnbd leaks", {"host/sparsify/sparsify.cc": "#include <libnbd.h>\n"}, "may only be included in host/sparsify/nbd_client.cc"),
     Sample("good punch", {"host/punch/a.cc": '#include "host/guard/b.h"\n'}, None),
     Sample("services look up", {"host/services/a.cc": '#include "host/commands/b.h"\n'}, "host/services must not include"),
     Sample("commands print", {"host/commands/a.cc": '#include "host/cli/b.h"\n'}, "host/commands must not include host/cli"),

@@ -155,6 +155,39 @@ TEST(ParseQcow2Header, HostileHeadersAreRefusedOrBounded) {
   EXPECT_FALSE(ParseQcow2Header(std::string(kQcow2HeaderBytes, '\xff')).ok());
 }
 
+TEST(ParseQcow2Header, WhatItSaysOfItself) {
+  std::string header = Qcow2("", "raw");
+  const auto plain = ParseQcow2Header(header);
+  ASSERT_TRUE(plain.ok());
+  EXPECT_FALSE(plain->dirty || plain->corrupt || plain->encrypted || plain->bitmaps ||
+               plain->unknown_features || plain->external_data);
+  header[79] = 0x23;  // incompatible features: dirty, corrupt, and one that is not known
+  header[35] = 2;     // LUKS
+  header.replace(104, 4, "\x23\x85\x28\x75");
+  const auto strange = ParseQcow2Header(header);
+  ASSERT_TRUE(strange.ok());
+  EXPECT_TRUE(strange->dirty && strange->corrupt && strange->encrypted && strange->bitmaps &&
+              strange->unknown_features);
+}
+
+TEST_F(ImageStoreTest, HeadersTellTheFormatUnlessItIsKnown) {
+  const std::string qcow2 = Write("a.qcow2", Qcow2("base.raw", "raw"));
+  const auto looked = store_->ReadHeader(qcow2, "");
+  ASSERT_TRUE(looked.ok());
+  EXPECT_EQ(looked->format, "qcow2");
+  EXPECT_EQ(looked->capacity, 10 * kGiB);
+  EXPECT_EQ(looked->granularity, 64 * kKiB);
+  EXPECT_TRUE(looked->backing);
+  // A guest may write a header into its raw disk.
+  const auto told = store_->ReadHeader(qcow2, "raw");
+  ASSERT_TRUE(told.ok());
+  EXPECT_EQ(told->format, "raw");
+  EXPECT_FALSE(told->backing);
+  EXPECT_EQ(store_->ReadHeader(Write("a.vmdk", "KDMV1234"), "")->format, "vmdk");
+  EXPECT_EQ(store_->ReadHeader(Write("a.img", "anything"), "")->format, "raw");
+  EXPECT_FALSE(store_->ReadHeader(directory_ + "/none", "").ok());
+}
+
 TEST(PunchCost, IsMeasuredBesideTheImageAndLeavesNothing) {
   const std::string directory = testing::TempDir() + "/punch-" + std::to_string(getpid());
   std::filesystem::create_directory(directory);

@@ -1,0 +1,174 @@
+"""`virt-reclaim sparsify` beside virt-sparsify --in-place, and beside a loop mount and fstrim by hand, on the same image.
+
+ext4 with random data, most of which was deleted: on the disk that TMPDIR is on, and on a tmpfs. Each contestant gets a fresh copy in each
+round. virt-sparsify's appliance is emulated (TCG): with KVM it would start in some seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchlib import GIB, MIB, Row, Skip, built, find_program, median, mib, require_programs, require_space
+from punch import POOL, call, private_mounts
+
+KEEP = 256 * MIB
+
+
+@dataclass
+class Run:
+    wall: float
+    cpu: float
+    freed: int  # st_blocks before minus after
+
+
+@dataclass
+class Shape:
+    name: str
+    size: int
+    deleted: int
+    format: str = "raw"
+    tmpfs: bool = False
+    fstrim: bool = False  # also beside a loop mount and fstrim
+
+
+def shapes(*, smoke: bool) -> list[Shape]:
+    if smoke:
+        return [Shape("256 MiB raw, disk", 256 * MIB, 64 * MIB, fstrim=True), Shape("256 MiB qcow2, disk", 256 * MIB, 64 * MIB, "qcow2")]
+    wanted = os.environ.get("BENCH_SPARSIFY", "").split()
+    every = [
+        Shape("20 GiB raw, disk", 20 * GIB, 3 * GIB, fstrim=True),
+        Shape("4 GiB raw, disk", 4 * GIB, 3 * GIB // 2, fstrim=True),
+        Shape("4 GiB qcow2, disk", 4 * GIB, 3 * GIB // 2, "qcow2"),
+        Shape("4 GiB raw, tmpfs", 4 * GIB, 3 * GIB // 2, tmpfs=True, fstrim=True),
+        Shape("4 GiB qcow2, tmpfs", 4 * GIB, 3 * GIB // 2, "qcow2", tmpfs=True),
+    ]
+    return [shape for shape in every if not wanted or any(word in shape.name for word in wanted)]
+
+
+def make_master(path: Path, shape: Shape) -> None:
+    raw = path if shape.format == "raw" else path.with_suffix(".raw")
+    with open(raw, "wb") as file:
+        file.truncate(shape.size)
+    call("mkfs.ext4", "-q", "-F", str(raw))
+    mount = path.parent / "making"
+    mount.mkdir()
+    call("mount", "-o", "loop", str(raw), str(mount))
+    try:
+        kept = min(KEEP, shape.deleted)
+        for name, size in (("kept", kept), ("deleted", shape.deleted)):
+            directory = mount / name
+            directory.mkdir()
+            for i in range(size // (16 * MIB)):
+                # Random, and another file each time: no format finds doubles.
+                (directory / str(i)).write_bytes(POOL[i * 4096 % (16 * MIB) :][: 16 * MIB])
+        call("sync", "-f", str(mount))
+        call("rm", "-r", str(mount / "deleted"))
+    finally:
+        call("umount", str(mount))
+        mount.rmdir()
+    if shape.format == "raw":
+        return
+    call("qemu-img", "convert", "-f", "raw", "-O", shape.format, str(raw), str(path))
+    raw.unlink()
+
+
+def allocated(path: Path) -> int:
+    return path.stat().st_blocks * 512
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def timed(commands: list[list[str]], environment: dict[str, str], master: Path, image: Path) -> Run:
+    image.unlink(missing_ok=True)
+    call("cp", "--reflink=never", "--sparse=always", str(master), str(image))
+    sync(image)
+    before = allocated(image)
+    begin, usage = time.monotonic(), os.times()
+    for command in commands:
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{command} ended with {done.returncode}: {done.stdout[-1000:]} {done.stderr[-1000:]}")
+    wall, after = time.monotonic() - begin, os.times()
+    cpu = after.children_user + after.children_system - usage.children_user - usage.children_system
+    sync(image)
+    return Run(wall, cpu, before - allocated(image))
+
+
+def compare(shape: Shape, ours: list[list[str]], peer: list[list[str]], peer_name: str, environment: dict[str, str], master: Path, image: Path,
+            rounds: int) -> list[Row]:
+    our_runs: list[Run] = []
+    peer_runs: list[Run] = []
+    for number in range(rounds):
+        turns = [(our_runs, ours), (peer_runs, peer)]
+        for runs, commands in turns if number % 2 == 0 else reversed(turns):
+            runs.append(timed(commands, environment, master, image))
+    text = f"sparsify {shape.name}, {mib(shape.deleted)} deleted / {peer_name}"
+    rows = [
+        Row(f"{text}: wall", f"{median([r.wall for r in our_runs]):.2f} s", f"{median([r.wall for r in peer_runs]):.2f} s",
+            [one.wall / other.wall for one, other in zip(our_runs, peer_runs)], rounds),
+        Row(f"{text}: CPU", f"{median([r.cpu for r in our_runs]):.3f} s", f"{median([r.cpu for r in peer_runs]):.2f} s",
+            [one.cpu / max(other.cpu, 0.001) for one, other in zip(our_runs, peer_runs)], rounds),
+        Row(f"{text}: freed", mib(median([r.freed for r in our_runs])), mib(median([r.freed for r in peer_runs])), [], rounds),
+    ]
+    for row in rows:
+        print("   " + "  ".join(row.cells()), file=sys.stderr, flush=True)
+    return rows
+
+
+@contextlib.contextmanager
+def place(directory: Path, *, tmpfs: bool) -> Iterator[Path]:
+    where = directory / ("memory" if tmpfs else "disk")
+    where.mkdir()
+    if tmpfs:
+        call("mount", "-t", "tmpfs", "-o", "size=8G", "tmpfs", str(where))
+    try:
+        yield where
+    finally:
+        if tmpfs:
+            call("umount", str(where))
+        else:
+            for path in where.iterdir():
+                path.unlink()
+        where.rmdir()
+
+
+def run(*, smoke: bool, rounds: int) -> list[Row]:
+    if os.geteuid() != 0:
+        raise Skip("needs root: loop devices and mounts")
+    require_programs("mkfs.ext4", "losetup", "qemu-img", "qemu-storage-daemon", "fstrim", "virt-sparsify")
+    worker = find_program("virt-reclaim-freemap")
+    if not worker:
+        raise RuntimeError("'virt-reclaim-freemap' is not built")
+    private_mounts()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="vr-sparsify-") as name:
+        directory = Path(name)
+        environment = os.environ | {
+            "VIRT_RECLAIM_FREEMAP": str(worker), "LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg",
+        }
+        for shape in shapes(smoke=smoke):
+            require_space(directory, 0 if shape.tmpfs else 3 * shape.deleted + GIB)
+            with place(directory, tmpfs=shape.tmpfs) as where:
+                master, image = where / f"master.{shape.format}", where / f"image.{shape.format}"
+                make_master(master, shape)
+                ours = [[str(built("virt-reclaim")), f"--run-dir={directory / 'run'}", "sparsify", "--no-libvirt", str(image)]]
+                in_place = [["virt-sparsify", "--quiet", "--in-place", "--format", shape.format, str(image)]]
+                rows += compare(shape, ours, in_place, "virt-sparsify (TCG)", environment, master, image, rounds)
+                if shape.fstrim:
+                    mount = directory / "mount"
+                    mount.mkdir(exist_ok=True)
+                    by_hand = [["mount", "-o", "loop", str(image), str(mount)], ["fstrim", str(mount)], ["umount", str(mount)]]
+                    rows += compare(shape, ours, by_hand, "mount, fstrim, umount", environment, master, image, rounds)
+    return rows

@@ -1,0 +1,194 @@
+#include "host/cli/sparsify_program.h"
+
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "base/byte_size.h"
+#include "base/escape.h"
+#include "host/cli/outcome_output.h"
+#include "host/cli/text_table.h"
+#include "host/commands/sparsify_images.h"
+
+namespace virt_reclaim {
+namespace {
+
+using Align = TextTable::Align;
+using Json = nlohmann::ordered_json;
+
+SparsifyImagesOptions OptionsOf(const CommandLine& line) {
+  SparsifyImagesOptions options;
+  options.targets = line.domains;
+  options.all_off = line.all_off;
+  options.storage = line.storage;
+  options.format = line.image_format;
+  options.allow_thick = line.allow_thick;
+  options.with_bitmaps = line.with_bitmaps;
+  options.replay = line.replay;
+  if (line.engine == "native") options.choice = SparsifyEngine::kNative;
+  if (line.engine == "libguestfs") options.choice = SparsifyEngine::kLibguestfs;
+  options.engine.worker.read.strict = line.strict;
+  options.engine.worker.read.take_swap = !line.keep_swap;
+  options.engine.least_bytes = line.least_freed;
+  return options;
+}
+
+std::string ProgressText(const SparsifyTargetProgress& now) {
+  std::string text = absl::StrCat(now.target, " of ", now.targets);
+  if (now.disks.total_bytes > 0)
+    absl::StrAppend(&text, ", ", now.disks.done_bytes * 100 / now.disks.total_bytes, "%");
+  return absl::StrCat(text, ": ", now.name);
+}
+
+Json Number(const std::optional<uint64_t>& bytes) { return bytes ? Json(*bytes) : Json(nullptr); }
+
+Json DiskJson(const SparsifyDisk& disk, const sparsify::DiskResult* result) {
+  Json json = {{"target", Printable(disk.target)},
+               {"image", Printable(disk.spec.path)},
+               {"format", Printable(disk.spec.format)},
+               {"capacity_bytes", disk.header.capacity}};
+  if (result == nullptr) return json;
+  json["granularity_bytes"] = result->granularity;
+  json["allocation_before_bytes"] = Number(result->before);
+  json["allocation_after_bytes"] = Number(result->after);
+  json["reclaimable_bytes"] = result->reclaimable_bytes;
+  json["given_back_bytes"] = result->given_back_bytes;
+  json["shared_bytes"] = result->shared_bytes;
+  json["freed_bytes"] = Number(result->freed_bytes());
+  return json;
+}
+
+Json FilesystemJson(const SparsifiedTarget& target, size_t index) {
+  const sparsify::FilesystemResult& filesystem = target.result->filesystems[index];
+  const freemap::Filesystem& found = filesystem.found;
+  const auto appliance = target.appliance.find(index);
+  const bool trimmed = appliance != target.appliance.end();
+  const bool refused = found.refusal != freemap::Refusal::kNone;
+  return {{"target", Printable(target.disks[found.disk].target)},
+          {"place", Printable(found.place)},
+          {"type", Printable(found.type)},
+          {"label", Printable(found.facts.label)},
+          {"uuid", Printable(found.facts.uuid)},
+          {"engine", trimmed ? "libguestfs" : "native"},
+          {"size_bytes", found.facts.size_bytes},
+          {"free_bytes", refused ? Json(nullptr) : Json(found.free_bytes)},
+          {"reclaimable_bytes", refused ? Json(nullptr) : Json(filesystem.reclaimable_bytes)},
+          {"refusal", refused ? Json(freemap::RefusalName(found.refusal)) : Json(nullptr)},
+          {"refusal_text", Printable(found.reason)},
+          {"appliance_error", trimmed && !appliance->second.ok()
+                                  ? Json(Printable(appliance->second.message()))
+                                  : Json(nullptr)}};
+}
+
+Json TargetJson(const SparsifiedTarget& target) {
+  Json json = {{"name", Printable(target.name)}, {"kind", target.is_domain ? "domain" : "image"}};
+  AddOutcome(json, target.outcome);
+  json["disks"] = Json::array();
+  for (size_t i = 0; i < target.disks.size(); ++i) {
+    const bool known = target.result && i < target.result->disks.size();
+    json["disks"].push_back(DiskJson(target.disks[i], known ? &target.result->disks[i] : nullptr));
+  }
+  json["filesystems"] = Json::array();
+  if (!target.result) return json;
+  for (size_t i = 0; i < target.result->filesystems.size(); ++i)
+    json["filesystems"].push_back(FilesystemJson(target, i));
+  return json;
+}
+
+std::string OutputJson(const std::vector<SparsifiedTarget>& targets, bool dry_run) {
+  const SparsifyTotal total = TotalOf(targets);
+  Json json = {{"schema_version", 1}, {"message_type", dry_run ? "sparsify-plan" : "sparsify"}};
+  json["total"] = {{"targets", total.targets},
+                   {"allocation_before_bytes", total.before},
+                   {"reclaimable_bytes", total.reclaimable},
+                   {"given_back_bytes", total.given_back},
+                   {"freed_bytes", total.freed}};
+  json["targets"] = Json::array();
+  for (const SparsifiedTarget& target : targets) json["targets"].push_back(TargetJson(target));
+  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+std::string FilesystemText(const SparsifiedTarget& target, size_t index) {
+  const freemap::Filesystem& found = target.result->filesystems[index].found;
+  const auto appliance = target.appliance.find(index);
+  if (appliance != target.appliance.end()) {
+    return appliance->second.ok()
+               ? "by libguestfs"
+               : absl::StrCat("left alone: libguestfs: ", Printable(appliance->second.message()));
+  }
+  if (found.refusal == freemap::Refusal::kNone) return "";
+  return absl::StrCat("left alone: ", Printable(found.reason));
+}
+
+// What was found in it: one line for each filesystem.
+void AddFilesystems(const SparsifiedTarget& target, TextTable& table) {
+  for (size_t i = 0; i < target.result->filesystems.size(); ++i) {
+    const sparsify::FilesystemResult& filesystem = target.result->filesystems[i];
+    const freemap::Filesystem& found = filesystem.found;
+    const bool refused = found.refusal != freemap::Refusal::kNone;
+    const std::string disk = Printable(target.disks[found.disk].target);
+    table.AddRow(
+        {absl::StrCat("  ", disk.empty() || found.mapped ? "" : disk + " ", Printable(found.place)),
+         found.type.empty() ? "-" : Printable(found.type),
+         found.facts.size_bytes == 0 ? "-" : FormatByteSize(found.facts.size_bytes),
+         refused ? "-" : FormatByteSize(found.free_bytes),
+         refused ? "-" : FormatByteSize(filesystem.reclaimable_bytes), "",
+         FilesystemText(target, i)});
+  }
+}
+
+std::string OutputText(const std::vector<SparsifiedTarget>& targets, bool dry_run) {
+  const SparsifyTotal total = TotalOf(targets);
+  std::string text =
+      absl::StrCat("total: ", total.targets, total.targets == 1 ? " target" : " targets",
+                   ", reclaimable ", FormatByteSize(total.reclaimable),
+                   dry_run ? "" : absl::StrCat(", freed ", FormatByteSize(total.freed)), "\n");
+  if (targets.empty()) return text;
+  TextTable table;
+  table.AddColumn("TARGET");
+  table.AddColumn("TYPE");
+  for (const char* title : {"SIZE", "FREE", "RECLAIMABLE", "FREED"})
+    table.AddColumn(title, Align::kRight);
+  table.AddColumn("RESULT");
+  for (const SparsifiedTarget& target : targets) {
+    const size_t known = target.result ? target.result->disks.size() : 0;
+    for (size_t i = 0; i < target.disks.size() && i < known; ++i) {
+      const sparsify::DiskResult& disk = target.result->disks[i];
+      const auto freed = disk.freed_bytes();
+      const std::string name =
+          absl::StrCat(Printable(target.name), target.is_domain ? "/" : "",
+                       target.is_domain ? Printable(target.disks[i].target) : "");
+      table.AddRow({name, Printable(target.disks[i].spec.format), FormatByteSize(disk.size_bytes),
+                    "-", FormatByteSize(disk.reclaimable_bytes),
+                    freed ? FormatByteSize(*freed) : "-",
+                    i == 0 ? OutcomeText(target.outcome) : ""});
+    }
+    if (known == 0) {
+      table.AddRow({Printable(target.name), "-", "-", "-", "-", "-", OutcomeText(target.outcome)});
+    } else {
+      AddFilesystems(target, table);
+    }
+  }
+  return absl::StrCat(text, "\n", table.Render());
+}
+
+}  // namespace
+
+ProgramResult RunSparsify(const CommandLine& line, const Services& services, ProgressLine& progress,
+                          const std::stop_token& stop) {
+  const SparsifyImagesOptions options = OptionsOf(line);
+  const auto actions = PlanSparsify(services, options, stop);
+  if (!actions.ok()) return FailWith(actions.status(), line.json);
+  const std::vector<SparsifiedTarget> targets = ExecuteSparsify(
+      services, options, *actions,
+      line.dry_run ? sparsify::Mode::kMeasure : sparsify::Mode::kSparsify,
+      [&](const SparsifyTargetProgress& now) { progress.Show(ProgressText(now)); }, stop);
+  ProgramResult result;
+  std::vector<Outcome> outcomes;
+  for (const SparsifiedTarget& target : targets) outcomes.push_back(target.outcome);
+  result.status = ExitStatusOf(outcomes);
+  result.out = line.json ? OutputJson(targets, line.dry_run) : OutputText(targets, line.dry_run);
+  return result;
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,28 @@
+// `virt-reclaim virt-sparsify ...`, and this program when it is called virt-sparsify: the drop-in
+// for libguestfs's tool. Its command line, messages and statuses; our engine.
+#ifndef VIRT_RECLAIM_HOST_CLI_VIRT_SPARSIFY_PROGRAM_H_
+#define VIRT_RECLAIM_HOST_CLI_VIRT_SPARSIFY_PROGRAM_H_
+
+#include <functional>
+#include <stop_token>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "host/cli/program.h"
+
+namespace virt_reclaim {
+
+// Where its texts go, at once: scripts wait for them.
+struct VirtSparsifyStreams {
+  std::function<void(absl::string_view)> out, err;
+};
+
+// Returns the status to end with: 0 done, 1 failed, 2 too little temporary space, 3 discards are
+// not supported.
+int RunVirtSparsify(const std::vector<std::string>& arguments, const WithServices& with_services,
+                    const VirtSparsifyStreams& streams, const std::stop_token& stop);
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_HOST_CLI_VIRT_SPARSIFY_PROGRAM_H_

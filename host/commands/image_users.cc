@@ -1,0 +1,69 @@
+#include "host/commands/image_users.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "base/status.h"
+
+namespace virt_reclaim {
+namespace {
+
+std::optional<std::tuple<uint64_t, uint64_t, uint64_t>> KeyOf(const std::string& path) {
+  struct stat status;
+  if (stat(path.c_str(), &status) != 0) return std::nullopt;
+  if (S_ISBLK(status.st_mode)) return std::tuple(uint64_t{0}, uint64_t{0}, status.st_rdev);
+  return std::tuple(status.st_dev, status.st_ino, uint64_t{0});
+}
+
+}  // namespace
+
+void ImageUsers::Add(const std::string& path, const ImageUse& use) {
+  const auto key = KeyOf(path);
+  if (!key) return;
+  std::vector<ImageUse>& uses = uses_[*key];
+  const bool known = std::any_of(uses.begin(), uses.end(), [&](const ImageUse& other) {
+    return other.domain.uuid == use.domain.uuid && other.target == use.target &&
+           other.depth == use.depth;
+  });
+  if (!known) uses.push_back(use);
+}
+
+absl::StatusOr<ImageUsers> ImageUsers::Find(const Services& services, const std::stop_token& stop) {
+  ImageUsers users;
+  VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> domains, services.hypervisor.ListDomains());
+  for (const DomainSummary& domain : domains) {
+    if (stop.stop_requested()) return absl::CancelledError("interrupted");
+    for (const Hypervisor::Xml kind : {Hypervisor::Xml::kInactive, Hypervisor::Xml::kLive}) {
+      const bool same = kind == Hypervisor::Xml::kLive && domain.state == DomainState::kShutOff;
+      if (same) continue;
+      const auto text = services.hypervisor.DomainXml(domain.uuid, kind);
+      if (!text.ok()) continue;  // transient domains have no saved one
+      const auto parsed = xml::ParseDomain(*text);
+      if (!parsed.ok()) continue;
+      for (const xml::Disk& disk : parsed->disks) {
+        ImageUse use = {domain, disk.target, disk.source.format, 0, disk.shareable};
+        users.Add(disk.source.path, use);
+        if (disk.source.type != "file") continue;
+        const auto chain = services.images.Chain(disk.source, disk.backing);
+        if (!chain.ok()) continue;
+        for (size_t depth = 1; depth < chain->size(); ++depth) {
+          use.depth = depth;
+          use.format = (*chain)[depth].format;
+          users.Add((*chain)[depth].path, use);
+        }
+      }
+    }
+  }
+  return users;
+}
+
+std::vector<ImageUse> ImageUsers::Of(const std::string& path) const {
+  const auto key = KeyOf(path);
+  if (!key) return {};
+  const auto found = uses_.find(*key);
+  return found == uses_.end() ? std::vector<ImageUse>{} : found->second;
+}
+
+}  // namespace virt_reclaim

@@ -1,0 +1,195 @@
+// An image of a format of its own: qemu-storage-daemon opens it, once, and holds QEMU's image locks
+// from before the free map is read until the end. A lease cannot be had besides; what has locking
+// off, and starts meanwhile, is looked for in /proc.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/status.h"
+#include "base/subprocess.h"
+#include "base/unique_fd.h"
+#include "base/utf8.h"
+#include "host/guard/holders.h"
+#include "host/guard/image_guard.h"
+#include "host/sparsify/nbd_client.h"
+#include "host/sparsify/opened_disk.h"
+#include "host/sparsify/overlay.h"
+#include "host/sparsify/qemu_server.h"
+
+namespace virt_reclaim::sparsify {
+namespace {
+
+using std::chrono::steady_clock;
+
+constexpr uint64_t kStatBlock = 512;
+constexpr uint64_t kLeast = 4096;
+// A look at all processes costs some milliseconds.
+constexpr std::chrono::seconds kLookEvery{1};
+// It reads the tables of the image; those of 10 TB take gigabytes.
+constexpr std::chrono::minutes kRepairLimit{30};
+
+std::string Quoted(const std::string& path) { return absl::StrCat("'", Printable(path), "'"); }
+
+class QemuDisk final : public OpenedDisk {
+ public:
+  QemuDisk(DiskSpec spec, Mode mode) : spec_(std::move(spec)), mode_(mode) {}
+
+  absl::Status Open(const DiskTools& tools) {
+    if (Utf8(spec_.path, spec_.path.size()) != spec_.path)
+      return absl::FailedPreconditionError(Quoted(spec_.path) + ": QEMU takes names in UTF-8 only");
+    GuardOptions asking;
+    asking.intent = ImageIntent::kResize;
+    asking.read_only = true;
+    {
+      VR_ASSIGN_OR_RETURN(const ImageGuard guard, ImageGuard::Acquire(spec_.path, asking));
+      identity_ = guard.identity();
+    }
+    mark_ =
+        absl::StrCat(tools.run_directory, "/unfinished-", identity_.device, "-", identity_.inode);
+    if (mode_ == Mode::kSparsify && access(mark_.c_str(), F_OK) == 0)
+      VR_RETURN_IF_ERROR(RepairLeaks());
+    VR_ASSIGN_OR_RETURN(QemuServer server,
+                        QemuServer::Start({tools.qemu_storage_daemon, tools.run_directory,
+                                           spec_.path, spec_.format, mode_ == Mode::kSparsify}));
+    server_.emplace(std::move(server));
+    if (const absl::Status connected = Connect(); !connected.ok()) {
+      const absl::Status said = server_->Failure();
+      return Annotate(absl::IsInternal(said) ? connected : said, Quoted(spec_.path));
+    }
+    struct stat status;
+    if (stat(spec_.path.c_str(), &status) != 0) return ErrnoStatus(errno, Quoted(spec_.path));
+    const ImageIdentity found = IdentityOf(status);
+    if (found.device != identity_.device || found.inode != identity_.inode)
+      return absl::FailedPreconditionError(Quoted(spec_.path) + " was replaced meanwhile");
+    return CheckAlone();
+  }
+
+  freemap::WorkerDisk worker_disk() const override { return {read_.fd.get(), read_.size_bytes}; }
+  const DiskFacts& facts() const override { return facts_; }
+
+  absl::Status Seize() override { return CheckAlone(); }
+
+  absl::StatusOr<AllocationMap> Allocated() override {
+    VR_ASSIGN_OR_RETURN(AllocationMap map, trimmer_->Allocated());
+    // Subclusters are told one by one, and come free as clusters.
+    for (std::vector<Range>* ranges : {&map.allocated, &map.data})
+      *ranges = RoundOutwards(*ranges, facts_.granularity, facts_.size_bytes);
+    return map;
+  }
+
+  bool Wanted() override {
+    const auto now = steady_clock::now();
+    if (now - last_look_ < kLookEvery) return false;
+    return !CheckAlone().ok();
+  }
+
+  absl::Status Free(Range range) override {
+    if (!marked_) {
+      const UniqueFd mark(open(mark_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+      if (!mark.valid()) return ErrnoStatus(errno, "make " + Quoted(mark_));
+      marked_ = true;
+    }
+    return Annotate(trimmer_->Trim(range), Quoted(spec_.path));
+  }
+
+  absl::Status Finish() override {
+    read_.fd.Reset();
+    absl::Status status;
+    if (trimmer_ != nullptr && mode_ == Mode::kSparsify) status = trimmer_->Flush();
+    trimmer_.reset();
+    if (server_) {
+      const absl::Status stopped = server_->Stop();
+      if (status.ok()) status = stopped;
+      server_.reset();
+      if (status.ok() && marked_) unlink(mark_.c_str());
+    }
+    return Annotate(status, Quoted(spec_.path));
+  }
+
+  std::optional<uint64_t> Allocation() override {
+    struct stat status;
+    if (stat(spec_.path.c_str(), &status) != 0 || status.st_dev != identity_.device ||
+        status.st_ino != identity_.inode) {
+      return std::nullopt;
+    }
+    return static_cast<uint64_t>(status.st_blocks) * kStatBlock;
+  }
+
+ private:
+  absl::Status Connect() {
+    VR_ASSIGN_OR_RETURN(read_, ConnectForReading(server_->TakeReadConnection(), kReadExport));
+    VR_ASSIGN_OR_RETURN(trimmer_, NbdTrimmer::Connect(server_->TakeTrimConnection(), kTrimExport));
+    facts_.size_bytes = trimmer_->size_bytes();
+    facts_.granularity = std::max(spec_.granularity, kLeast);
+    return absl::OkStatus();
+  }
+
+  // QEMU was killed while it gave clusters back: some may still be counted that nobody uses. Only a
+  // run like this one leaves a mark, so that nobody's other leaks are touched unasked.
+  absl::Status RepairLeaks() {
+    CommandLimits limits;
+    limits.deadline = kRepairLimit;
+    limits.keep_end = true;
+    VR_ASSIGN_OR_RETURN(
+        const CommandResult result,
+        RunCommand({kQemuImg, "check", "-q", "-r", "leaks", "-f", spec_.format, spec_.path},
+                   limits));
+    if (result.exit_status == 0) {
+      unlink(mark_.c_str());
+      return absl::OkStatus();
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat(Quoted(spec_.path), ": qemu-img check, after a run that was killed: ",
+                     Printable(absl::StripAsciiWhitespace(result.output), size_t{1} << 10)));
+  }
+
+  // Nobody but our own server has it.
+  absl::Status CheckAlone() {
+    last_look_ = steady_clock::now();
+    Holders holders = FindHolders(identity_);
+    const std::string ours = absl::StrCat("(pid ", server_ ? server_->pid() : 0, ")");
+    std::erase_if(holders.names,
+                  [&](const std::string& name) { return absl::EndsWith(name, ours); });
+    if (holders.names.empty()) return absl::OkStatus();
+    return absl::AbortedError(absl::StrCat(Quoted(spec_.path), " is in use: ", holders.Describe()));
+  }
+
+  const DiskSpec spec_;
+  const Mode mode_;
+  ImageIdentity identity_;
+  std::string mark_;  // a file that is there while clusters are given back
+  bool marked_ = false;
+  std::optional<QemuServer> server_;
+  ReadConnection read_;
+  std::unique_ptr<NbdTrimmer> trimmer_;  // uses the server
+  DiskFacts facts_;
+  steady_clock::time_point last_look_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<OpenedDisk>> OpenQemuDisk(const DiskSpec& spec,
+                                                         const DiskTools& tools, Mode mode) {
+  auto disk = std::make_unique<QemuDisk>(spec, mode);
+  VR_RETURN_IF_ERROR(disk->Open(tools));
+  return disk;
+}
+
+absl::StatusOr<std::unique_ptr<OpenedDisk>> OpenDisk(const DiskSpec& spec, const DiskTools& tools,
+                                                     Mode mode) {
+  if (spec.format != "raw") return OpenQemuDisk(spec, tools, mode);
+  struct stat status;
+  if (stat(spec.path.c_str(), &status) != 0) return ErrnoStatus(errno, "stat " + Quoted(spec.path));
+  return S_ISBLK(status.st_mode) ? OpenDeviceDisk(spec.path, mode) : OpenFileDisk(spec.path, mode);
+}
+
+}  // namespace virt_reclaim::sparsify

@@ -1,0 +1,23 @@
+# sparsify: units, and the verb on real images (tests/sparsify). Root and loop devices.
+if(NOT TARGET virt_reclaim_sparsify)
+  return()
+endif()
+
+virt_reclaim_test(sparsify_unit_test
+  SOURCES unit/sparsify_free_ranges_test.cc
+  DEPS virt_reclaim_sparsify LABEL unit)
+
+function(virt_reclaim_sparsify_test name)
+  add_test(NAME sparsify_${name} COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/sparsify/${name}_test.py
+    $<TARGET_FILE:virt-reclaim> $<TARGET_FILE:virt-reclaim-freemap> $<TARGET_FILE:freemap_dump> ${ARGN})
+  set_tests_properties(sparsify_${name} PROPERTIES LABELS corpus TIMEOUT 600 SKIP_RETURN_CODE 77
+    ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
+endfunction()
+virt_reclaim_sparsify_test(content)
+virt_reclaim_sparsify_test(kill)
+virt_reclaim_sparsify_test(races)
+virt_reclaim_sparsify_test(refusals)
+virt_reclaim_sparsify_test(drop_in)
+if(VIRT_RECLAIM_GUESTFS)
+  virt_reclaim_sparsify_test(appliance $<TARGET_FILE:virt-reclaim-guestfs>)
+endif()

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""content_test.py PROGRAM WORKER DUMP: sparsify on images of every format and filesystem keeps every byte that is in use.
+
+For each image: a dry run changes nothing and promises what then comes; every file, every byte outside the free runs and the
+checkers of filesystem and image say that nothing was lost; what was freed is what the host measures; a second run finds
+nothing left. Prints a line for each image and the counts.
+"""
+
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import sparsifylib
+from sparsifylib import MIB, Case, Judge, Program, allocated, qcow2_errors
+
+import imagelib
+
+QCOW2 = ("", "compat=0.10", "cluster_size=4096", "cluster_size=2M", "extended_l2=on,cluster_size=128k", "lazy_refcounts=on",
+         "preallocation=metadata", "refcount_bits=1", "compression_type=zlib", "compression_type=zstd")
+
+
+def cases():
+    yield Case("ext4", "mkfs.ext4 -q", "few"), QCOW2
+    yield Case("ext4", "mkfs.ext4 -q", "deep", table="gpt"), ["", "cluster_size=4096"]
+    yield Case("ext4", "mkfs.ext4 -q -b 1024", "chequered", table="logical"), ["cluster_size=512", "cluster_size=4096,lazy_refcounts=on"]
+    yield Case("xfs", "mkfs.xfs -q", "few", size=320 * MIB), [""]
+    yield Case("xfs", "mkfs.xfs -q", "deep", size=320 * MIB, table="dos"), ["cluster_size=4096"]
+    yield Case("btrfs", "mkfs.btrfs -q", "few", size=256 * MIB), [""]
+    yield Case("btrfs", "mkfs.btrfs -q -m single", "deep", size=256 * MIB, table="gpt"), ["cluster_size=4096"]
+    yield Case("ntfs", "mkntfs -q -Q -F", "few"), [""]
+    yield Case("ntfs", "mkntfs -q -Q -F", "deep", table="dos"), ["cluster_size=4096"]
+    yield Case("vfat", "mkfs.fat -F 16", "few", size=64 * MIB, megabytes=20, table="dos"), ["", "cluster_size=2M"]
+    yield Case("vfat", "mkfs.fat -F 32 -s 1", "few", size=64 * MIB, megabytes=20), [""]
+    yield Case("exfat", "mkfs.exfat", "few", megabytes=20), [""]
+    yield Case("exfat", "mkfs.exfat", "deep", table="gpt"), ["cluster_size=4096"]
+
+
+def sparsify_one(judge, program, path, format_, options):
+    judge.copy(path, format_, options)
+    before = allocated(path)
+    promised = program("--dry-run", path)["total"]["reclaimable_bytes"]
+    if allocated(path) != before:
+        raise AssertionError("the dry run changed something")
+    judge.check(path, format_)
+    result = program(path)
+    disk = result["targets"][0]["disks"][0]
+    gone = before - allocated(path)
+    if disk["format"] != format_ or disk["given_back_bytes"] != promised or result["total"]["freed_bytes"] != max(gone, 0):
+        raise AssertionError(f"promised {promised}, gone {gone}, said {result}")
+    # Preallocated clusters and compressed ones may hold less storage than their size; those of 512 bytes share a block of the host.
+    loose = any(word in options for word in ("compression_type", "preallocation", "cluster_size=512"))
+    if promised == 0 or gone <= 0 or (gone < promised * 0.9 and not loose):
+        raise AssertionError(f"only {gone} of {promised} came free")
+    if format_ == "qcow2" and any(qcow2_errors(path)):
+        raise AssertionError("qemu-img check is not content")
+    judge.check(path, format_)
+    again = program(path)["targets"][0]
+    # Compressed clusters that share a cluster of the host leave pieces in it.
+    if again["disks"][0]["given_back_bytes"] > 0 or "nothing-reclaimable" not in again["reasons"]:
+        raise AssertionError(f"a second run found more: {again}")
+    path.unlink()
+    return gone
+
+
+def sparsify_case(programs, work, number, case, qcow2):
+    """(bytes freed, a line for each image)."""
+    virt_reclaim, worker, dump = programs
+    directory = work / f"case{number}"
+    directory.mkdir()
+    program = Program(virt_reclaim, worker, directory)
+    judge = Judge(directory, case, dump, worker)
+    freed, lines = 0, []
+    for format_, options in [("raw", ""), *(("qcow2", options) for options in qcow2)]:
+        try:
+            gone = sparsify_one(judge, program, directory / f"image.{format_}", format_, options)
+        except AssertionError as error:
+            raise AssertionError(f"{case.name} {format_} {options}: {error}") from error
+        freed += gone
+        lines.append(f"{case.name} {format_} {options}: {len(judge.hashes)} files the same, freed {gone >> 10} KiB")
+    shutil.rmtree(directory)
+    return freed, lines
+
+
+def main():
+    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse", "sfdisk",
+                  "losetup", "qemu-img", "qemu-storage-daemon")
+    imagelib.own_mounts()
+    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-content."))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
+    images = freed = 0
+    failed = []
+    try:
+        jobs = [(sys.argv[1:4], work, number, case, qcow2) for number, (case, qcow2) in enumerate(cases())]
+        for job, result in imagelib.each(sparsify_case, jobs):
+            if isinstance(result, BaseException):
+                failed.append(f"{job[3].name}: {result}")
+                print("FAILED", failed[-1], flush=True)
+                continue
+            print(*result[1], sep="\n", flush=True)
+            images, freed = images + len(result[1]), freed + result[0]
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print(f"{images} images, {freed >> 20} MiB freed")
+    if failed:
+        sys.exit(f"{len(failed)} of the cases failed")
+
+
+if __name__ == "__main__":
+    sparsifylib.run("true")
+    main()

@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""races_test.py PROGRAM WORKER DUMP: who else may have the image. In use: refused, with the holder's name, and nothing changes. A QEMU
+that starts, a second sparsify and qemu-img at random moments: one of the two waits or gives up, and content is the same."""
+
+import os
+import pathlib
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from sparsifylib import Case, Judge, Program, allocated, qcow2_errors, run
+
+import imagelib
+
+ROUNDS = 8
+
+
+def qemu(path, format_):
+    """A QEMU that has opened the image for writing when it says so, and never runs its guest."""
+    return subprocess.Popen(
+        ["qemu-system-x86_64", "-accel", "tcg", "-machine", "q35", "-S", "-display", "none", "-nodefaults", "-qmp", "stdio",
+         "-blockdev", f"driver={format_},node-name=d,file.driver=file,file.filename={path},discard=unmap", "-device", "virtio-blk-pci,drive=d"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def end(process):
+    """Its status and errors."""
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def in_use_is_refused(judge, program, path, format_):
+    judge.copy(path, format_)
+    before = allocated(path)
+    holder = qemu(path, format_)
+    if not holder.stdout.readline().startswith('{"QMP"'):
+        raise AssertionError(end(holder))
+    target = program(path, status=5)["targets"][0]
+    text = target["reasons_explained"][0]
+    if target["reasons"] != ["image-in-use"] or f"(pid {holder.pid})" not in text["detail"]:
+        raise AssertionError(f"not refused by name: {target}")
+    end(holder)
+    if allocated(path) != before:
+        raise AssertionError("refused, and yet something changed")
+    if format_ == "raw":
+        loop = run("losetup", "-f", "--show", path).stdout.strip()
+        target = program(path, status=5)["targets"][0]
+        imagelib.detach(loop, path)
+        if loop not in target["reasons_explained"][0]["detail"]:
+            raise AssertionError(f"the loop device is not named: {target}")
+    judge.check(path, format_)
+
+
+def against(other, judge, program, path, format_, dice, whole):
+    """Both at once; returns how often sparsify gave way."""
+    gave_way = 0
+    for _ in range(ROUNDS):
+        judge.copy(path, format_)
+        ours = program.start(path)
+        time.sleep(dice.uniform(0, whole))
+        theirs = other(path, format_)
+        out, errors = ours.communicate(timeout=120)
+        if ours.returncode not in (0, 5):
+            raise AssertionError(f"status {ours.returncode}: {out} {errors}")
+        gave_way += ours.returncode == 5
+        theirs()
+        if format_ == "qcow2" and qcow2_errors(path)[0]:
+            raise AssertionError("qemu-img check finds errors")
+        judge.check(path, format_)
+    return gave_way
+
+
+def a_domain_that_starts(path, format_):
+    process = qemu(path, format_)
+
+    def finish():
+        greeting = process.stdout.readline()
+        status, errors = end(process)
+        # It started, or heard of our lock.
+        if not greeting.startswith('{"QMP"') and "lock" not in errors:
+            raise AssertionError(f"QEMU: {status} {errors}")
+
+    return finish
+
+
+def a_second_one(program):
+    def start(path, _):
+        process = program.start(path)
+
+        def finish():
+            out, errors = process.communicate(timeout=120)
+            if process.returncode not in (0, 5):
+                raise AssertionError(f"the second one: {process.returncode} {out} {errors}")
+
+        return finish
+
+    return start
+
+
+def qemu_img(path, format_):
+    process = subprocess.Popen(["qemu-img", "map", "-f", format_, path], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+    def finish():
+        _, errors = process.communicate(timeout=120)
+        if process.returncode != 0 and "lock" not in errors:
+            raise AssertionError(f"qemu-img: {errors}")
+
+    return finish
+
+
+def races_of(programs, work, format_):
+    """A line for each kind of race."""
+    virt_reclaim, worker, dump = programs
+    work = work / format_
+    work.mkdir()
+    program = Program(virt_reclaim, worker, work)
+    judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "chequered"), dump, worker)
+    dice, path = random.Random(format_), work / f"image.{format_}"
+    in_use_is_refused(judge, program, path, format_)
+    lines = [f"{format_}: in use is refused by the name of the holder"]
+    judge.copy(path, format_)
+    begin = time.monotonic()
+    program(path)
+    whole = time.monotonic() - begin
+    for name, other in (("a QEMU that starts", a_domain_that_starts), ("a second sparsify", a_second_one(program)), ("qemu-img map", qemu_img)):
+        gave_way = against(other, judge, program, path, format_, dice, whole)
+        lines.append(f"{format_}: {name}, {ROUNDS} times within {whole:.3f} s: sparsify gave way {gave_way} times, content the same")
+    return lines
+
+
+def main():
+    imagelib.need("mkfs.ext4", "losetup", "qemu-img", "qemu-storage-daemon", "qemu-system-x86_64")
+    imagelib.own_mounts()
+    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-races."))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
+    failed = 0
+    try:
+        for job, result in imagelib.each(races_of, [(sys.argv[1:4], work, format_) for format_ in ("raw", "qcow2")]):
+            failed += isinstance(result, BaseException)
+            print(*([f"{job[2]}: {result!r}"] if isinstance(result, BaseException) else result), sep="\n", flush=True)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

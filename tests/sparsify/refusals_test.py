@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""refusals_test.py PROGRAM WORKER DUMP: what sparsify must not touch, made by qemu-img and e2fsprogs: refused with the reason, status 5, and
+not a byte of the file changes. And block devices: discarded while nobody has them, else refused."""
+
+import hashlib
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from sparsifylib import MIB, Case, Judge, Program, allocated, qcow2_errors, run
+
+import imagelib
+
+FEATURES = 79  # the last byte of incompatible_features in a qcow2 header
+DIRTY, CORRUPT, UNKNOWN = 1 << 0, 1 << 1, 1 << 5
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def with_feature(bit):
+    def make(judge, path):
+        judge.copy(path, "qcow2")
+        with open(path, "r+b") as file:
+            file.seek(FEATURES)
+            old = file.read(1)[0]
+            file.seek(FEATURES)
+            file.write(bytes([old | bit]))
+
+    return make
+
+
+def snapshot(judge, path):
+    judge.copy(path, "qcow2")
+    run("qemu-img", "snapshot", "-c", "before", path)
+
+
+def overlay(judge, path):
+    base = judge.copy(path.with_suffix(".base"), "qcow2")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", path)
+
+
+def bitmap(judge, path):
+    judge.copy(path, "qcow2")
+    run("qemu-img", "bitmap", "--add", path, "backup")
+
+
+def data_file(judge, path):
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "-o", f"data_file={path}.data", judge.image.path, path)
+
+
+def luks(judge, path):
+    run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", "--object", "secret,id=key,data=x", "-o",
+        "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10", judge.image.path, path)
+
+
+def vmdk(judge, path):
+    judge.copy(path, "vmdk")
+
+
+def thick(judge, path):
+    judge.copy(path)
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+
+
+def dirty_ext4(judge, path):
+    judge.copy(path)
+    run("debugfs", "-w", "-R", "feature needs_recovery", path)
+
+
+REFUSED = {
+    "internal-snapshots": snapshot, "overlay": overlay, "persistent-bitmaps": bitmap, "external-data-file": data_file, "encrypted-image": luks,
+    "image-needs-check": with_feature(DIRTY), "image-needs-check ": with_feature(CORRUPT), "unknown-features": with_feature(UNKNOWN),
+    "image-format": vmdk, "thick-image": thick, "filesystem-refused": dirty_ext4,
+}
+
+
+def refused(judge, program, work):
+    for reason, make in REFUSED.items():
+        path = work / "image"
+        make(judge, path)
+        before, times = sha256(path), path.stat()
+        for words in ((path,), ("--dry-run", path)):
+            target = program(*words, status=5)["targets"][0]
+            if target["reasons"] != [reason.strip()]:
+                raise AssertionError(f"{reason}: {target['reasons_explained']}")
+        if sha256(path) != before or path.stat().st_mtime_ns != times.st_mtime_ns:
+            raise AssertionError(f"{reason}: refused, and yet something changed")
+        print(f"{make.__name__}: {reason.strip()}", flush=True)
+        for left in work.glob("image*"):
+            left.unlink()
+
+
+def asked_for(judge, program, work):
+    """What may be done when told."""
+    path = work / "image"
+    bitmap(judge, path)
+    freed = program("--with-bitmaps", path)["total"]["freed_bytes"]
+    if freed < MIB or "backup" not in run("qemu-img", "info", path).stdout or any(qcow2_errors(path)):
+        raise AssertionError("a bitmap was lost")
+    judge.check(path, "qcow2")
+    path.unlink()
+    thick(judge, path)
+    if program("--allow-thick", path)["total"]["freed_bytes"] < MIB:
+        raise AssertionError("a thick image stayed thick")
+    judge.check(path)
+    if program("--threshold", "1T", path)["targets"][0]["reasons"] != ["below-threshold"]:
+        raise AssertionError("the threshold is not heard")
+    path.unlink()
+
+
+def leak(path):
+    """A cluster at the end that is counted and belongs to nothing."""
+    with open(path, "r+b") as file:
+        cluster = 1 << int.from_bytes(file.read(24)[20:], "big")
+        file.seek(48)
+        file.seek(int.from_bytes(file.read(8), "big"))
+        block, end = int.from_bytes(file.read(8), "big"), -(-os.fstat(file.fileno()).st_size // cluster)
+        file.truncate((end + 1) * cluster)
+        file.seek(block + 2 * end)
+        file.write(b"\0\1")
+
+
+def after_a_kill(judge, program, work):
+    """Leaks of a run of ours that was killed are repaired by the next one, and nobody else's."""
+    path = judge.copy(work / "image", "qcow2")
+    program(path)
+    leak(path)
+    program(path)
+    if qcow2_errors(path) != (False, True):
+        raise AssertionError("a leak that is not ours, and yet it is not there any more")
+    mark = program.run_directory / f"unfinished-{path.stat().st_dev}-{path.stat().st_ino}"
+    mark.touch()
+    program("--dry-run", path)
+    if qcow2_errors(path) != (False, True):
+        raise AssertionError("a dry run repaired something")
+    program(path)
+    if any(qcow2_errors(path)) or mark.exists():
+        raise AssertionError("the leak of a killed run is there still")
+    judge.check(path, "qcow2")
+    path.unlink()
+    print("a leak after a kill: repaired by the next run", flush=True)
+
+
+def devices(judge, program, work):
+    path = judge.copy(work / "image")
+    before = allocated(path)
+    loop = run("losetup", "-f", "--show", path).stdout.strip()
+    try:
+        with open(loop, "rb"):
+            target = program(loop, status=5)["targets"][0]
+            if target["reasons"] != ["image-in-use"]:
+                raise AssertionError(f"a device in use: {target}")
+        result = program(loop)
+        if result["targets"][0]["disks"][0]["freed_bytes"] is not None or result["total"]["given_back_bytes"] < MIB:
+            raise AssertionError(f"a device: {result}")
+    finally:
+        imagelib.detach(loop, path)
+    print(f"a block device: {(before - allocated(path)) >> 10} KiB came free below it", flush=True)
+    if before - allocated(path) < MIB:
+        raise AssertionError("nothing came free")
+    judge.check(path)
+    path.unlink()
+
+
+def main():
+    virt_reclaim, worker, dump = sys.argv[1:4]
+    imagelib.need("mkfs.ext4", "debugfs", "losetup", "qemu-img", "qemu-storage-daemon")
+    imagelib.own_mounts()
+    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-refusals."))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
+    try:
+        program = Program(virt_reclaim, worker, work)
+        judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=64 * MIB, megabytes=24), dump, worker)
+        refused(judge, program, work)
+        asked_for(judge, program, work)
+        after_a_kill(judge, program, work)
+        devices(judge, program, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

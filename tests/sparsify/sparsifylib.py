@@ -1,0 +1,104 @@
+"""Running `virt-reclaim sparsify` on images, and judging what it left, for the tests here."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "freemap"))
+
+from content_test import Case, Image  # noqa: E402
+from imagelib import MIB, Dump, allocated, hash_outside, run  # noqa: E402
+
+__all__ = ["MIB", "Case", "Judge", "Program", "allocated", "as_raw", "children", "qcow2_errors", "run"]
+
+
+class Program:
+    """The program as it was built, with its helpers, locks and state in a directory of the test's own."""
+
+    def __init__(self, virt_reclaim, worker, directory):
+        self.path, self.run_directory = virt_reclaim, pathlib.Path(directory) / "run"
+        self.run_directory.mkdir(mode=0o700, exist_ok=True)
+        self.environment = os.environ | {"VIRT_RECLAIM_FREEMAP": worker}
+
+    def command(self, *words):
+        return [self.path, f"--run-dir={self.run_directory}", "sparsify", "--no-libvirt", "--json", *map(str, words)]
+
+    def start(self, *words):
+        return subprocess.Popen(self.command(*words), env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def __call__(self, *words, status=0):
+        done = subprocess.run(self.command(*words), env=self.environment, capture_output=True, text=True, timeout=300)
+        if done.returncode != status:
+            raise AssertionError(f"sparsify {words}: status {done.returncode}, not {status}: {done.stdout[-3000:]} {done.stderr}")
+        return json.loads(done.stdout)
+
+
+def as_raw(path, format_):
+    """`path` itself, or a raw copy of what the guest sees of it."""
+    if format_ == "raw":
+        return path
+    copy = path.with_suffix(".raw-view")
+    run("qemu-img", "convert", "-f", format_, "-O", "raw", path, copy)
+    return copy
+
+
+def qcow2_errors(path):
+    """(errors, leaks) that qemu-img finds, as its status tells."""
+    status = run("qemu-img", "check", "-f", "qcow2", path, check=False)
+    if status.returncode not in (0, 2, 3):
+        raise AssertionError(f"qemu-img check {path}: {status.stdout}")
+    return status.returncode == 2, status.returncode == 3
+
+
+def children(pid):
+    try:
+        return [int(child) for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+class Judge:
+    """A filled image, and what must stay of it."""
+
+    def __init__(self, directory, case, dump, worker, seed=1):
+        self.image = Image(pathlib.Path(directory) / "original", case)
+        self.image.fill(seed)
+        self.hashes = self.image.hashes(self.image.path)
+        self.image.check(self.image.path)
+        found = Dump(dump, worker)(self.image.path)
+        self.runs = [(offset, length) for filesystem in found for _, offset, length in filesystem.runs]
+        if not self.runs:
+            raise AssertionError(f"nothing free to begin with: {found}")
+        self.outside = hash_outside(self.image.path, self.runs)
+
+    def copy(self, path, format_="raw", options=""):
+        """The image again, with what its guest deleted still in it."""
+        if format_ == "raw":
+            run("cp", "--sparse=always", self.image.path, path)
+        else:
+            words = ["-O", format_] + (["-c"] if "compression_type" in options else [])
+            run("qemu-img", "convert", "-f", "raw", *words, *(["-o", options] if options else []), self.image.path, path)
+        # What it occupies is not settled before it is on disk.
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        return path
+
+    def check(self, path, format_="raw"):
+        """Every file, every byte that is not free, and the filesystem's own checker."""
+        view = as_raw(path, format_)
+        try:
+            if hash_outside(view, self.runs) != self.outside:
+                raise AssertionError("bytes outside of the free runs changed")
+            self.image.check(view)
+            after = self.image.hashes(view)
+            if after != self.hashes:
+                names = [name for name in self.hashes if self.hashes[name] != after.get(name)]
+                raise AssertionError(f"files differ: {names[:5]}")
+        finally:
+            if view != path:
+                view.unlink()

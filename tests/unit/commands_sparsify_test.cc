@@ -1,0 +1,294 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "base/byte_size.h"
+#include "base/io.h"
+#include "host/commands/sparsify_images.h"
+#include "tests/fakes/fake_world.h"
+
+namespace virt_reclaim {
+namespace {
+
+using sparsify::Mode;
+using testing::ElementsAre;
+using testing::Field;
+using testing::IsEmpty;
+
+constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
+constexpr char kUuid2[] = "11111111-2222-3333-4444-666666666666";
+
+sparsify::SparsifyResult Found(uint64_t reclaimable, uint64_t given, uint64_t freed) {
+  sparsify::SparsifyResult result;
+  sparsify::DiskResult& disk = result.disks.emplace_back();
+  disk.size_bytes = kGiB;
+  disk.before = 600 * kMiB;
+  disk.after = 600 * kMiB - freed;
+  disk.reclaimable_bytes = reclaimable;
+  disk.given_back_bytes = given;
+  sparsify::FilesystemResult& filesystem = result.filesystems.emplace_back();
+  filesystem.found.type = "ext4";
+  filesystem.found.place = "partition 1";
+  return result;
+}
+
+class SparsifyImagesTest : public testing::Test {
+ protected:
+  SparsifyImagesTest() {
+    world_.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+    world_.sparsify = Found(500 * kMiB, 500 * kMiB, 490 * kMiB);
+  }
+  FakeDomain& AddDomain(DomainState state) {
+    return world_.AddDomain(
+        DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", "/images/a.raw", ""}}, ""), state);
+  }
+  std::vector<SparsifiedTarget> Run(const SparsifyImagesOptions& options,
+                                    Mode mode = Mode::kSparsify) {
+    const Services services = world_.services();
+    const auto actions = PlanSparsify(services, options, {});
+    EXPECT_TRUE(actions.ok()) << actions.status();
+    if (!actions.ok()) return {};
+    return ExecuteSparsify(services, options, *actions, mode, {}, {});
+  }
+  // Of the domain web.
+  Outcome RunOne(SparsifyImagesOptions options = {}) {
+    options.targets = {"web"};
+    const auto targets = Run(options);
+    EXPECT_EQ(targets.size(), 1u);
+    return targets.empty() ? Outcome{} : targets[0].outcome;
+  }
+  static std::vector<Reason> Reasons(const Outcome& outcome) {
+    std::vector<Reason> reasons;
+    for (const Blocker& blocker : outcome.reasons) reasons.push_back(blocker.reason);
+    return reasons;
+  }
+
+  FakeWorld world_;
+};
+
+TEST_F(SparsifyImagesTest, AStoppedDomain) {
+  AddDomain(DomainState::kShutOff);
+  const Outcome outcome = RunOne();
+  EXPECT_EQ(outcome.kind, OutcomeKind::kDone);
+  EXPECT_FALSE(outcome.nothing_freed);
+  EXPECT_THAT(world_.calls, ElementsAre("sparsify /images/a.raw"));
+}
+
+TEST_F(SparsifyImagesTest, ADryRunChangesNothing) {
+  AddDomain(DomainState::kShutOff);
+  SparsifyImagesOptions options;
+  options.targets = {"web"};
+  EXPECT_EQ(Run(options, Mode::kMeasure)[0].outcome.kind, OutcomeKind::kDone);
+  EXPECT_THAT(world_.calls, IsEmpty());
+}
+
+TEST_F(SparsifyImagesTest, RunningPausedAndSavedAreRefused) {
+  FakeDomain& domain = AddDomain(DomainState::kRunning);
+  EXPECT_THAT(Reasons(RunOne()), ElementsAre(Reason::kRunning));
+  domain.summary.state = DomainState::kPaused;
+  EXPECT_THAT(Reasons(RunOne()), ElementsAre(Reason::kPaused));
+  domain.summary.state = DomainState::kShutOff;
+  domain.managed_save = true;
+  const Outcome outcome = RunOne();
+  EXPECT_EQ(outcome.kind, OutcomeKind::kSkipped);
+  EXPECT_THAT(Reasons(outcome), ElementsAre(Reason::kManagedSave));
+  EXPECT_THAT(world_.calls, IsEmpty());
+}
+
+TEST_F(SparsifyImagesTest, AnotherDomainWithTheSameImageMustBeOffToo) {
+  // Found by what the file is, so it must be there.
+  std::string path = "/tmp/vr-sparsify-XXXXXX";
+  const int fd = mkstemp(path.data());
+  ASSERT_GE(fd, 0);
+  close(fd);
+  world_.AddImage(path, kGiB, 600 * kMiB);
+  for (const auto& [name, uuid] : {std::pair("web", kUuid), std::pair("clone", kUuid2)}) {
+    world_.AddDomain(DomainXml(name, uuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
+                     name == std::string("web") ? DomainState::kShutOff : DomainState::kPaused);
+  }
+  EXPECT_THAT(Reasons(RunOne()), ElementsAre(Reason::kPaused));
+  // And so for the file by its name.
+  SparsifyImagesOptions options;
+  options.targets = {path};
+  EXPECT_THAT(Reasons(Run(options)[0].outcome), ElementsAre(Reason::kPaused));
+  unlink(path.c_str());
+}
+
+TEST_F(SparsifyImagesTest, WhatTheImageSaysOfItself) {
+  AddDomain(DomainState::kShutOff);
+  world_.header.backing = true;
+  world_.domains[kUuid].inactive_xml = world_.domains[kUuid].live_xml = absl::StrCat(
+      "<domain type='kvm'><name>web</name><uuid>", kUuid,
+      "</uuid><devices><disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
+      "<source file='/images/a.raw'/><target dev='vda' bus='virtio'/></disk></devices></domain>");
+  EXPECT_THAT(Reasons(RunOne()), ElementsAre(Reason::kOverlay));
+  world_.header = {};
+  world_.header.bitmaps = true;
+  EXPECT_THAT(Reasons(RunOne()), ElementsAre(Reason::kPersistentBitmaps));
+  SparsifyImagesOptions options;
+  options.with_bitmaps = true;
+  EXPECT_EQ(RunOne(options).kind, OutcomeKind::kDone);
+  world_.header = {};
+  world_.internal_snapshots = 2;
+  world_.header.encrypted = world_.header.external_data = world_.header.needs_check = true;
+  EXPECT_THAT(Reasons(RunOne()), ElementsAre(Reason::kInternalSnapshots, Reason::kExternalDataFile,
+                                             Reason::kEncryptedImage, Reason::kImageNeedsCheck));
+}
+
+TEST_F(SparsifyImagesTest, AThickImageOnlyWhenTold) {
+  AddDomain(DomainState::kShutOff);
+  world_.images["/images/a.raw"].allocation = kGiB;
+  EXPECT_THAT(Reasons(RunOne()), ElementsAre(Reason::kThickImage));
+  SparsifyImagesOptions options;
+  options.allow_thick = true;
+  EXPECT_EQ(RunOne(options).kind, OutcomeKind::kDone);
+}
+
+TEST_F(SparsifyImagesTest, ADomainThatStartsMeanwhile) {
+  AddDomain(DomainState::kShutOff);
+  const Services services = world_.services();
+  SparsifyImagesOptions options;
+  options.targets = {"web"};
+  const auto actions = PlanSparsify(services, options, {}).value();
+  world_.domains[kUuid].summary.state = DomainState::kRunning;
+  const auto targets = ExecuteSparsify(services, options, actions, Mode::kSparsify, {}, {});
+  EXPECT_THAT(Reasons(targets[0].outcome), ElementsAre(Reason::kImageInUse));
+  EXPECT_THAT(world_.calls, IsEmpty());
+}
+
+TEST_F(SparsifyImagesTest, NothingFreedIsAStatusOfItsOwn) {
+  AddDomain(DomainState::kShutOff);
+  world_.sparsify = Found(500 * kMiB, 500 * kMiB, 0);
+  EXPECT_TRUE(RunOne().nothing_freed);
+  world_.sparsify = Found(0, 0, 0);
+  const Outcome outcome = RunOne();
+  EXPECT_FALSE(outcome.nothing_freed);
+  EXPECT_THAT(Reasons(outcome), ElementsAre(Reason::kNothingReclaimable));
+}
+
+TEST_F(SparsifyImagesTest, ADirtyFilesystemIsARemarkAndAloneARefusal) {
+  AddDomain(DomainState::kShutOff);
+  sparsify::SparsifyResult result = Found(500 * kMiB, 500 * kMiB, 490 * kMiB);
+  sparsify::FilesystemResult& dirty = result.filesystems.emplace_back();
+  dirty.found.type = "xfs";
+  dirty.found.place = "partition 2";
+  dirty.found.refusal = freemap::Refusal::kDirtyJournal;
+  dirty.found.reason = "its log wants to be replayed";
+  world_.sparsify = result;
+  const Outcome remark = RunOne();
+  EXPECT_EQ(remark.kind, OutcomeKind::kDone);
+  ASSERT_THAT(Reasons(remark), ElementsAre(Reason::kFilesystemRefused));
+  EXPECT_EQ(remark.reasons[0].detail, "partition 2 (xfs): its log wants to be replayed");
+  result.filesystems.erase(result.filesystems.begin());
+  result.disks[0].reclaimable_bytes = result.disks[0].given_back_bytes = 0;
+  world_.sparsify = result;
+  EXPECT_EQ(RunOne().kind, OutcomeKind::kSkipped);
+}
+
+TEST_F(SparsifyImagesTest, AllThatAreOff) {
+  AddDomain(DomainState::kShutOff);
+  world_.AddDomain(
+      DomainXml("busy", kUuid2, "pc-q35-7.2", {{"vda", "virtio", "/images/b.raw", ""}}, ""),
+      DomainState::kRunning);
+  SparsifyImagesOptions options;
+  options.all_off = true;
+  EXPECT_THAT(Run(options), ElementsAre(Field(&SparsifiedTarget::name, "web")));
+}
+
+TEST_F(SparsifyImagesTest, OnlyThoseOnAStorage) {
+  AddDomain(DomainState::kShutOff);
+  SparsifyImagesOptions options;
+  options.all_off = true;
+  options.storage = "/images";
+  EXPECT_THAT(Run(options), ElementsAre(Field(&SparsifiedTarget::name, "web")));
+  options.storage = "/elsewhere";
+  EXPECT_THAT(Run(options), IsEmpty());
+  options.storage = "/nowhere";
+  EXPECT_EQ(PlanSparsify(world_.services(), options, {}).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST_F(SparsifyImagesTest, ImagesOfAnotherMachineAreRefused) {
+  world_.images_are_local = false;
+  SparsifyImagesOptions options;
+  options.targets = {"/images/a.raw"};
+  EXPECT_EQ(PlanSparsify(world_.services(), options, {}).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+sparsify::SparsifyResult OneOf(const std::string& type, freemap::Refusal refusal) {
+  sparsify::SparsifyResult result = Found(0, 0, 0);
+  result.filesystems[0].found.type = type;
+  result.filesystems[0].found.refusal = refusal;
+  return result;
+}
+
+TEST(ApplianceJobsTest, OnlyWhatIsNotKnown) {
+  using enum freemap::Refusal;
+  const auto count = [](const std::string& type, freemap::Refusal refusal, SparsifyEngine engine,
+                        bool replay = false) {
+    return ApplianceJobs(OneOf(type, refusal), engine, replay).size();
+  };
+  EXPECT_EQ(count("f2fs", kUnknown, SparsifyEngine::kAuto), 1u);
+  EXPECT_EQ(count("f2fs", kUnknown, SparsifyEngine::kNative), 0u);
+  EXPECT_EQ(count("crypto_LUKS", kUnknown, SparsifyEngine::kAuto), 0u);
+  EXPECT_EQ(count("", kUnknown, SparsifyEngine::kLibguestfs), 0u);
+  EXPECT_EQ(count("ext4", kNone, SparsifyEngine::kAuto), 0u);
+  EXPECT_EQ(count("ext4", kNone, SparsifyEngine::kLibguestfs), 1u);
+  EXPECT_EQ(count("ntfs", kNone, SparsifyEngine::kLibguestfs), 0u);
+  EXPECT_EQ(count("ext4", kDirtyJournal, SparsifyEngine::kLibguestfs), 0u);
+  EXPECT_EQ(count("ext4", kDirtyJournal, SparsifyEngine::kAuto, true), 1u);
+  for (const freemap::Refusal refusal : {kState, kDamaged, kUnreadable, kUnchecked}) {
+    EXPECT_EQ(count("ext4", refusal, SparsifyEngine::kLibguestfs, true), 0u);
+  }
+}
+
+TEST(ApplianceJobsTest, NamesOfDevices) {
+  const auto device = [](const std::string& place, bool mapped, uint32_t disk) -> std::string {
+    sparsify::SparsifyResult result = OneOf("jfs", freemap::Refusal::kUnknown);
+    freemap::Filesystem& found = result.filesystems[0].found;
+    found.place = place;
+    found.mapped = mapped;
+    found.disk = disk;
+    const auto jobs = ApplianceJobs(result, SparsifyEngine::kAuto, false);
+    return jobs.empty() ? "" : jobs[0].device;
+  };
+  EXPECT_EQ(device("disk", false, 0), "/dev/sda");
+  EXPECT_EQ(device("partition 12", false, 2), "/dev/sdc12");
+  EXPECT_EQ(device("disk", false, 26), "");
+  EXPECT_EQ(device("web/root", true, 0), "/dev/web/root");
+  EXPECT_EQ(device("web (free extents)", true, 0), "");
+  EXPECT_EQ(device("../root", true, 0), "");
+}
+
+// What sleeps may have any of the disks in its memory.
+TEST(ApplianceJobsTest, NothingBesideADoubtfulState) {
+  sparsify::SparsifyResult result = OneOf("f2fs", freemap::Refusal::kUnknown);
+  result.filesystems.push_back(OneOf("ext4", freemap::Refusal::kState).filesystems[0]);
+  EXPECT_TRUE(ApplianceJobs(result, SparsifyEngine::kLibguestfs, true).empty());
+}
+
+TEST_F(SparsifyImagesTest, AnUnknownFilesystemGoesToTheAppliance) {
+  std::string path = "/tmp/vr-sparsify-XXXXXX";
+  const int fd = mkstemp(path.data());
+  ASSERT_GE(fd, 0);
+  close(fd);
+  world_.AddImage(path, kGiB, 600 * kMiB);
+  world_.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
+                   DomainState::kShutOff);
+  world_.sparsify = OneOf("f2fs", freemap::Refusal::kUnknown);
+  EXPECT_EQ(RunOne().kind, OutcomeKind::kDone);
+  EXPECT_THAT(world_.calls, ElementsAre("sparsify " + path, "trim /dev/sda1"));
+  // Without it there is one clear line.
+  world_.has_offline_guest = false;
+  const Outcome outcome = RunOne();
+  EXPECT_EQ(outcome.kind, OutcomeKind::kSkipped);
+  ASSERT_THAT(Reasons(outcome), ElementsAre(Reason::kFilesystemRefused));
+  EXPECT_EQ(outcome.reasons[0].detail, "partition 1 (f2fs): libguestfs: not installed");
+  unlink(path.c_str());
+}
+
+}  // namespace
+}  // namespace virt_reclaim

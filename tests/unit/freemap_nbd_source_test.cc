@@ -1,0 +1,164 @@
+// Reading through an NBD connection: against a server that a thread here plays, honest and not; and
+// what libblkid is told of a source that has no descriptor of its own.
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <thread>
+
+#include "base/unique_fd.h"
+#include "gmock/gmock.h"
+#include "host/freemap/bytes.h"
+#include "host/freemap/nbd_source.h"
+#include "host/freemap/refusal.h"
+#include "host/freemap/signatures.h"
+#include "tests/unit/freemap_memory_source.h"
+
+namespace virt_reclaim::freemap {
+namespace {
+
+constexpr uint64_t kMiB = uint64_t{1} << 20;
+
+class NbdSourceTest : public testing::Test {
+ protected:
+  NbdSourceTest() {
+    int ends[2];
+    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    client_ = UniqueFd(ends[0]);
+    server_ = UniqueFd(ends[1]);
+    for (size_t i = 0; i < disk_.size(); ++i) disk_[i] = static_cast<uint8_t>(i * 7 + i / 251);
+  }
+  ~NbdSourceTest() override {
+    client_.Reset();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  // Answers until the client goes; `break_reply` may spoil the 16 bytes of a reply.
+  void Serve(void (*break_reply)(std::array<uint8_t, 16>&) = nullptr) {
+    thread_ = std::thread([this, break_reply] {
+      std::array<uint8_t, 28> request;
+      while (recv(server_.get(), request.data(), request.size(), MSG_WAITALL) ==
+             ssize_t{request.size()}) {
+        ++requests_;
+        const uint64_t offset = BigEndian<uint64_t>(request, 16);
+        const uint32_t length = BigEndian<uint32_t>(request, 24);
+        std::array<uint8_t, 16> reply = {0x67, 0x44, 0x66, 0x98};
+        std::copy_n(request.begin() + 8, 8, reply.begin() + 8);
+        if (break_reply != nullptr) break_reply(reply);
+        EXPECT_EQ(send(server_.get(), reply.data(), reply.size(), 0), ssize_t{reply.size()});
+        if (reply[7] != 0) continue;
+        ASSERT_LE(offset + length, disk_.size());
+        EXPECT_EQ(send(server_.get(), disk_.data() + offset, length, 0), ssize_t{length});
+      }
+    });
+  }
+
+  std::vector<uint8_t> disk_ = std::vector<uint8_t>(3 * kMiB + 1000);
+  UniqueFd client_, server_;
+  std::thread thread_;
+  std::atomic<int> requests_ = 0;
+};
+
+TEST_F(NbdSourceTest, ReadsWhatIsThere) {
+  Serve();
+  const NbdSource source(client_.get(), disk_.size());
+  for (const auto& [offset, count] : {std::pair<uint64_t, size_t>{0, 1},
+                                      {32767, 2},
+                                      {5, 100000},
+                                      {kMiB - 1, 2 * kMiB},
+                                      {disk_.size() - 10, 10},
+                                      {disk_.size() - 40000, 40000}}) {
+    const auto bytes = source.ReadBytes(offset, count);
+    ASSERT_TRUE(bytes.ok()) << bytes.status();
+    EXPECT_TRUE(Equal(*bytes, Part(disk_, offset, count))) << offset;
+  }
+  EXPECT_EQ(RefusalOf(source.ReadBytes(disk_.size() - 1, 2).status()), Refusal::kDamaged);
+}
+
+TEST_F(NbdSourceTest, AsksOnceForWhatLiesTogether) {
+  Serve();
+  const NbdSource source(client_.get(), disk_.size());
+  for (uint64_t at = 0; at < 32768; at += 512) ASSERT_TRUE(source.ReadBytes(at, 512).ok());
+  EXPECT_EQ(requests_, 1);
+}
+
+// Nothing may be made of an answer that is none: not even another refusal than unreadable.
+TEST_F(NbdSourceTest, ABrokenServerEndsIt) {
+  Serve([](std::array<uint8_t, 16>& reply) { reply[15] ^= 1; });
+  const NbdSource source(client_.get(), disk_.size());
+  EXPECT_EQ(RefusalOf(source.ReadBytes(0, 512).status()), Refusal::kUnreadable);
+  EXPECT_EQ(RefusalOf(source.ReadBytes(kMiB, 512).status()), Refusal::kUnreadable);
+  EXPECT_EQ(requests_, 1);
+}
+
+TEST_F(NbdSourceTest, AnErrorOfTheServer) {
+  Serve([](std::array<uint8_t, 16>& reply) { reply[7] = 5; });
+  const NbdSource source(client_.get(), disk_.size());
+  EXPECT_EQ(RefusalOf(source.ReadBytes(0, 512).status()), Refusal::kUnreadable);
+}
+
+TEST_F(NbdSourceTest, AServerThatIsGone) {
+  server_.Reset();
+  signal(SIGPIPE, SIG_IGN);
+  const NbdSource source(client_.get(), disk_.size());
+  EXPECT_EQ(RefusalOf(source.ReadBytes(0, 512).status()), Refusal::kUnreadable);
+}
+
+class ProbeWithoutWindowTest : public testing::Test {
+ protected:
+  ProbeWithoutWindowTest() : scratch_(memfd_create("scratch", MFD_CLOEXEC)) {
+    EXPECT_EQ(ftruncate(scratch_.get(), kScratchBytes), 0);
+  }
+  void Put(uint64_t at, absl::string_view text) {
+    std::copy(text.begin(), text.end(), disk_.begin() + static_cast<ptrdiff_t>(at));
+  }
+  absl::StatusOr<Signature> Probe() { return ProbeSignature(MemorySource(disk_), scratch_.get()); }
+
+  // 16 MiB: no copy shows its middle.
+  std::vector<uint8_t> disk_ = std::vector<uint8_t>(16 * kMiB);
+  UniqueFd scratch_;
+};
+
+TEST_F(ProbeWithoutWindowTest, AGptOfAnySectorSize) {
+  Put(4096, "EFI PART");
+  const auto found = Probe();
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->table, "gpt");
+  EXPECT_EQ(found->type, "");
+}
+
+TEST_F(ProbeWithoutWindowTest, AnOldFilesystemBelowAGptIsNotTakenAlone) {
+  Put(512, "EFI PART");
+  Put(4086, "SWAPSPACE2");
+  disk_[1024] = 1;                        // version
+  disk_[1028] = 0xff, disk_[1029] = 0xf;  // last page
+  const auto found = Probe();
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->type, "swap");
+  EXPECT_EQ(found->table, "gpt");
+}
+
+TEST_F(ProbeWithoutWindowTest, NtfsWhoseMftLiesInTheMiddle) {
+  Put(3, "NTFS    ");
+  disk_[12] = 2;    // 512 bytes a sector
+  disk_[13] = 8;    // 4 KiB a cluster
+  disk_[0x31] = 8;  // cluster 2048: at 8 MiB
+  disk_[510] = 0x55, disk_[511] = 0xaa;
+  EXPECT_EQ(Probe()->type, "");
+  Put(8 * kMiB, "FILE");
+  const auto found = Probe();
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(found->type, "ntfs");
+  EXPECT_EQ(found->table, "");
+  // And something else besides.
+  Put(4086, "SWAPSPACE2");
+  disk_[1024] = 1;
+  disk_[1028] = 0xff, disk_[1029] = 0xf;
+  EXPECT_EQ(RefusalOf(Probe().status()), Refusal::kState);
+}
+
+}  // namespace
+}  // namespace virt_reclaim::freemap
