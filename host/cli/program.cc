@@ -15,8 +15,8 @@
 #include "host/cli/json_output.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/punch_program.h"
-#include "host/cli/sync_program.h"
 #include "host/cli/sparsify_program.h"
+#include "host/cli/sync_program.h"
 #include "host/cli/text_output.h"
 #include "host/cli/trim_options.h"
 
