@@ -18,8 +18,10 @@ from vrtest.guest import NEW_MACHINE
 
 MIB = 1 << 20
 JUNK = 64 * MIB
-# What filesystems write for themselves meanwhile, btrfs twice.
+# What filesystems write for themselves meanwhile.
 SLACK = 8 * MIB
+# btrfs writes its trees anew with each commit, twice, and the old ones come free too: the slower the guest, the more.
+COPIES_OF_TREES = 64 * MIB
 DONE, DONE_FOR_NOTHING = 0, 4
 DOMAIN = "matrix"
 # The link notices a host that has gone after 2 s of silence; then the piece under way has 0.4 s.
@@ -143,7 +145,7 @@ class Matrix(unittest.TestCase):
                 self.assertEqual(self.shown(self.domain, name)["freed_bytes"], freed, "measured in the same way")
                 if comes_back:
                     self.assertGreater(freed, JUNK - SLACK)
-                    self.assertLess(freed, JUNK + SLACK)
+                    self.assertLess(freed, JUNK + (COPIES_OF_TREES if name == "btrfs" else SLACK))
                 else:
                     self.assertLess(abs(freed), SLACK)
         self.assertEqual(self.domain["freed_bytes"], sum(self.freed.values()))
