@@ -172,7 +172,7 @@ class Matrix(unittest.TestCase):
         for name in writable:
             with self.subTest(disk=name):
                 self.expect_reasons(domain, name, ["nothing-reclaimable"])
-                self.assertLess(abs(self.freed[name]), SLACK)
+                self.assertLess(abs(self.freed[name]), COPIES_OF_TREES if name == "btrfs" else SLACK)
         trimmed = {one["mount_point"]: one["trimmed_bytes"] for one in domain["filesystems"]}
         # ext4 remembers; XFS says all of its free space each time, btrfs what is free in its chunks.
         self.assertLess(trimmed["/mnt/lvm"], SLACK)
