@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
@@ -51,7 +52,7 @@ absl::StatusOr<std::vector<DiskRun>> ByFiemap(int fd, uint64_t size, const std::
   auto* map = reinterpret_cast<fiemap*>(buffer.data());
   for (uint64_t at = 0; at < size;) {
     if (stop.stop_requested()) return absl::CancelledError("interrupted");
-    *map = {};
+    memset(map, 0, sizeof *map);
     map->fm_start = at;
     map->fm_length = size - at;
     map->fm_extent_count = kBatch;
