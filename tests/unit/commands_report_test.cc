@@ -48,18 +48,31 @@ TEST(MakeReport, BothMapsAreCompared) {
     return first;
   };
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "the guest has no map";
-  domain.agent.free_maps["/"] = {"vda", {{10 * kMiB, 20 * kMiB}, {500 * kMiB, 500 * kMiB}}};
+  domain.agent.free_maps["/"] = {"vda", {{10 * kMiB, 30 * kMiB}, {500 * kMiB, 1000 * kMiB}}};
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "the image has none";
-  world.allocated["/images/a.raw"] = {{0, 15 * kMiB}, {25 * kMiB, 500 * kMiB}};
+  world.allocated["/images/a.raw"] = {{0, 15 * kMiB}, {25 * kMiB, 525 * kMiB}};
   EXPECT_EQ(disk(true).assessment.reclaimable, (5 + 5 + 25) * kMiB);
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kFreeMap);
   EXPECT_EQ(disk(false).assessment.reclaimable, 500 * kMiB) << "nobody asked";
+  // The host's filesystem compresses: no more can come back than the image occupies.
+  world.images.at("/images/a.raw").allocation = 12 * kMiB;
+  EXPECT_EQ(disk(true).assessment.reclaimable, 12 * kMiB);
+  world.images.at("/images/a.raw").allocation = 600 * kMiB;
+  // A guest that takes its time.
+  domain.agent.free_map_takes = absl::Seconds(61);
+  domain.agent.facts.filesystems.push_back(FilesystemOn("vda", 5, "/data", kMiB, kMiB));
+  domain.agent.free_maps["/data"] = {"vda", {{1001 * kMiB, 1002 * kMiB}}};
+  EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "60 s for all of them";
+  domain.agent.free_map_takes = absl::Seconds(25);
+  EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kFreeMap);
+  domain.agent.facts.filesystems.pop_back();
+  domain.agent.free_maps.erase("/data");
   // Another filesystem of the same disk that does not tell.
   domain.agent.facts.filesystems.push_back(FilesystemOn("vda", 5, "/data", kMiB, kMiB));
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs);
-  domain.agent.free_maps["/data"] = {"vda", {{505 * kMiB, kMiB}}};
+  domain.agent.free_maps["/data"] = {"vda", {{505 * kMiB, 506 * kMiB}}};
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "they cannot overlap";
-  domain.agent.free_maps["/data"] = {"vdb", {{1000 * kMiB, kMiB}}};
+  domain.agent.free_maps["/data"] = {"vdb", {{1000 * kMiB, 1001 * kMiB}}};
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "that is another disk";
 }
 
