@@ -75,7 +75,8 @@ class OnHost:
         self.assertEqual(again.status, DONE, str(again))
         self.assertEqual(again.json["domains"][0]["changes"], [])
         self.assertEqual(self.reclaim.run("migrate", "verify", "web").status, DONE)
-        self.guest.run(f"for dir in /mnt/*; do head -c {JUNK} /dev/zero >$dir/junk; done; sync; rm /mnt/*/junk; sync")
+        write = f"dd if=/dev/zero of=$dir/junk bs=1M count={JUNK // MIB}"
+        self.guest.run(f"for dir in /mnt/*; do {write}; done; sync; rm /mnt/*/junk; sync")
         trim = self.reclaim.run("trim", "web")
         self.assertEqual(trim.status, DONE, str(trim))
         for disk in trim.json["domains"][0]["disks"]:
@@ -93,7 +94,7 @@ class OnHost:
     def test_3_a_filesystem_that_does_not_come_back_is_noticed_and_rolled_back(self) -> None:
         # Mounted by hand somewhere else than where the guest mounts it at its next start.
         self.guest.run("mkdir -p /srv; umount /mnt/xfs && mount -t xfs LABEL=xfs /srv || mount -t xfs /dev/vdb /srv")
-        reply = self.reclaim.run("migrate", "apply", "--power-cycle=shutdown", "--verify-timeout", "15s", "web")
+        reply = self.reclaim.run("migrate", "apply", "--power-cycle=shutdown", "--verify-timeout", "8s", "web")
         self.assertEqual(reply.status, FAILED, str(reply))
         self.assertIn("'/srv'", reply.json["domains"][0]["error"])
         self.assertEqual(self.step(), "rolled-back")
