@@ -94,7 +94,7 @@ class OnHost:
     def test_3_a_filesystem_that_does_not_come_back_is_noticed_and_rolled_back(self) -> None:
         # Mounted by hand somewhere else than where the guest mounts it at its next start.
         self.guest.run("mkdir -p /srv; umount /mnt/xfs && mount -t xfs LABEL=xfs /srv || mount -t xfs /dev/vdb /srv")
-        reply = self.reclaim.run("migrate", "apply", "--power-cycle=shutdown", "--verify-timeout", "8s", "web")
+        reply = self.reclaim.run("migrate", "apply", "--power-cycle=shutdown", "--verify-timeout", "15s", "web")
         self.assertEqual(reply.status, FAILED, str(reply))
         self.assertIn("'/srv'", reply.json["domains"][0]["error"])
         self.assertEqual(self.step(), "rolled-back")
