@@ -76,6 +76,39 @@ TEST(MakeReport, BothMapsAreCompared) {
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "that is another disk";
 }
 
+TEST(MakeReport, StoppedGuestsAreReadFromTheirDisks) {
+  FakeWorld world;
+  world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+  world.AddDomain(
+      DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", "/images/a.raw", "unmap"}}, ""),
+      DomainState::kShutOff);
+  sparsify::SparsifyResult found;
+  found.disks.emplace_back().size_bytes = kGiB;
+  found.disks[0].reclaimable_bytes = 450 * kMiB;
+  freemap::Filesystem& filesystem = found.filesystems.emplace_back().found;
+  filesystem.type = "ext4";
+  filesystem.facts.size_bytes = 1000 * kMiB;
+  filesystem.free_bytes = 900 * kMiB;
+  world.sparsify = found;
+  ReportOptions options;
+  EXPECT_EQ(MakeReport(world.services(), options, {}).value().total.disks_with_guest, 0u);
+  options.exact = true;
+  const Report report = MakeReport(world.services(), options, {}).value();
+  const ReportedDisk& disk = report.domains[0].disks.at(0);
+  EXPECT_EQ(disk.assessment.reclaimable, 450 * kMiB);
+  EXPECT_EQ(disk.assessment.from, ReclaimableFrom::kFreeMap);
+  EXPECT_EQ(disk.facts.guest->used, 100 * kMiB);
+  EXPECT_EQ(disk.facts.guest->unknown, 24 * kMiB);
+  EXPECT_EQ(report.total.reclaimable, 450 * kMiB);
+  EXPECT_EQ(report.total.disks_exact, 1u);
+  EXPECT_THAT(world.calls, testing::IsEmpty());
+
+  world.sparsify->filesystems[0].found.refusal = freemap::Refusal::kDirtyJournal;
+  EXPECT_EQ(MakeReport(world.services(), options, {}).value().total.disks_with_guest, 0u);
+  world.sparsify = absl::UnimplementedError("no holes there");
+  EXPECT_EQ(MakeReport(world.services(), options, {}).value().total.disks_exact, 0u);
+}
+
 TEST(MakeReport, SharedImageCountsOnceAndUnknownIsNotZero) {
   FakeWorld world;
   world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
