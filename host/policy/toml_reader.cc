@@ -253,6 +253,7 @@ class TomlReader {
   }
 
   void ReadRule(const toml::table& table) {
+    const size_t before = mistakes_.size();
     Rule rule;
     rule.origin = OriginOf(table.source());
     rule.domains = ListOf(table, "domains");
@@ -260,38 +261,42 @@ class TomlReader {
     rule.storage = ListOf(table, "storage");
     for (const std::string& path : rule.storage)
       WantAbsolute(*table.get("storage"), "storage", path);
-    if (!table.contains("domains") && !table.contains("storage")) {
-      Mind(table.source(),
-           "the rule says neither 'domains' nor 'storage': what is for all goes into [defaults]");
-    }
-    const size_t before = mistakes_.size();
     ReadValues(table, DomainSpecs(), {"domains", "exclude", "storage"}, rule.values);
-    if (rule.values.empty() && mistakes_.size() == before)
-      Mind(table.source(), "the rule sets nothing");
+    // What is missing may be what was misspelt.
+    if (mistakes_.size() == before) {
+      if (rule.domains.empty() && rule.storage.empty()) {
+        Mind(table.source(),
+             "the rule says neither 'domains' nor 'storage': what is for all goes into [defaults]");
+      } else if (rule.values.empty()) {
+        Mind(table.source(), "the rule sets nothing");
+      }
+    }
     policy_.rules.push_back(std::move(rule));
   }
 
   void ReadBackups(const toml::table& table) {
+    const size_t before = mistakes_.size();
     BackupDirectory backup;
     backup.origin = OriginOf(table.source());
     backup.exclude = ListOf(table, "exclude");
-    const toml::node* directory = table.get("directory");
-    if (directory == nullptr) {
-      Mind(table.source(), "'directory' is missing");
-    } else if (!directory->is_string()) {
-      MindKind(*directory, "directory", "\"/PATH\"");
-    } else {
-      backup.directory = *directory->value_exact<std::string>();
-      WantAbsolute(*directory, "directory", backup.directory);
-    }
-    for (const BackupDirectory& other : policy_.backups) {
-      if (directory != nullptr && other.directory == backup.directory) {
-        Mind(directory->source(), StrCat("'directory': ", Quoted(backup.directory),
-                                         " is there already: ", TextOf(other.origin)));
-      }
-    }
     ReadValues(table, BackupSpecs(), {"directory", "exclude"}, backup.values);
+    if (const toml::node* directory = table.get("directory")) {
+      ReadDirectory(*directory, backup);
+    } else if (mistakes_.size() == before) {
+      Mind(table.source(), "'directory' is missing");
+    }
     policy_.backups.push_back(std::move(backup));
+  }
+
+  void ReadDirectory(const toml::node& node, BackupDirectory& backup) {
+    if (!node.is_string()) return MindKind(node, "directory", "\"/PATH\"");
+    backup.directory = *node.value_exact<std::string>();
+    WantAbsolute(node, "directory", backup.directory);
+    for (const BackupDirectory& other : policy_.backups) {
+      if (other.directory != backup.directory) continue;
+      Mind(node.source(), StrCat("'directory': ", Quoted(backup.directory),
+                                 " is there already: ", TextOf(other.origin)));
+    }
   }
 
   const std::string& file_;
