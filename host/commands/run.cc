@@ -58,7 +58,7 @@ RunItem ItemOf(const PunchedFile& file) {
   item.job = Job::kPunch;
   item.name = file.path;
   item.outcome = file.outcome;
-  item.expected = file.result.zero_bytes;
+  if (file.outcome.kind == OutcomeKind::kDone) item.expected = file.result.zero_bytes;
   if (file.result.freed_bytes) item.freed = static_cast<int64_t>(*file.result.freed_bytes);
   return item;
 }

@@ -3,7 +3,9 @@
 #include <map>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/commands/collect.h"
@@ -96,13 +98,26 @@ PunchFilesOptions PunchOptionsOf(const policy::BackupDirectory& backup,
                                  const policy::BackupSettings& settings) {
   PunchFilesOptions options;
   options.paths = {backup.directory};
-  options.find = {settings.recursive, settings.one_file_system};
+  options.find = {/*recursive=*/true, settings.one_file_system};  // see IsBelow
   options.engine.live = settings.live;
   options.engine.unwritten = settings.unwritten;
   options.engine.min_hole_bytes = settings.min_hole;
   options.engine.max_bytes_per_second = settings.max_rate;
   options.idle = settings.idle;
   return options;
+}
+
+// Whether what was found lies in a directory below that of the backups. A tree is always walked as
+// a whole: to the verb punch a directory without --recursive is an error.
+bool IsBelow(const PunchAction& action, absl::string_view directory) {
+  while (absl::ConsumeSuffix(&directory, "/")) {
+  }
+  absl::string_view rest = action.path;
+  if (!absl::ConsumePrefix(&rest, directory)) return false;
+  while (absl::ConsumePrefix(&rest, "/")) {
+  }
+  // An error is that of a directory.
+  return absl::StrContains(rest, '/') || (!action.error.ok() && !rest.empty());
 }
 
 class Planner {
@@ -230,6 +245,7 @@ class Planner {
       VR_ASSIGN_OR_RETURN(std::vector<PunchAction> actions, FindPunchActions(options, stop_));
       for (PunchAction& action : actions) {
         if (policy::IsExcluded(backup, action.path)) continue;
+        if (!settings.recursive && IsBelow(action, backup.directory)) continue;
         action.asked_for = false;
         plan_.punch.push_back({options, settings.window, std::move(action)});
       }
