@@ -11,6 +11,7 @@
 #include "absl/strings/str_replace.h"
 #include "host/commands/run.h"
 #include "host/policy/toml_reader.h"
+#include "host/services/trim_history.h"
 #include "tests/unit/trim_fixture.h"
 
 namespace virt_reclaim {
@@ -291,6 +292,28 @@ TEST_F(RunTest, AStateDirectoryThatCannotBeWrittenIsSaidAndNoMore) {
   const auto items = ExecuteRun(services, *plan, {}, {});
   EXPECT_THAT(Lines(items), ElementsAre("trim web: done 480 MiB"));
   EXPECT_FALSE(items[0].remembered.ok());
+}
+
+TEST_F(RunTest, ARunDirectoryThatCannotBeWrittenEndsItBeforeAnything) {
+  Services services = world_.services();
+  services.lock_directory = "/proc/nonexistent";
+  const auto locks = LockJobs(services, {Job::kPunch});
+  EXPECT_FALSE(locks.ok());
+  EXPECT_THAT(std::string(locks.status().message()), HasSubstr("/proc/nonexistent"));
+}
+
+TEST_F(RunTest, AClockThatIsSetBackInTheMiddle) {
+  Add("a").agent.while_trimming = [&] { world_.Sleep(-absl::Hours(30)); };
+  Add("b");
+  AddOff("old");
+  EXPECT_THAT(
+      LinesOf("[limits]\nmax-duration = '1h'\n"),
+      ElementsAre("trim a: done 480 MiB", "trim b: done 480 MiB", "sparsify old: done 400 MiB"));
+  const auto trims =
+      TrimHistory(world_.services().state_directory, world_.services().hypervisor.Uri())
+          .Read(Uuid("a"));
+  ASSERT_EQ(trims.size(), 1u);
+  EXPECT_GE(trims[0].took, absl::ZeroDuration());
 }
 
 TEST_F(RunTest, KilledAnywhereTheNextRunGoesOn) {
