@@ -27,7 +27,8 @@ virt_reclaim_test(program_test
   SOURCES golden/program_test.cc unit/cli_test.cc unit/run_program_test.cc
   DEPS virt_reclaim_fakes virt_reclaim_cli LABEL golden)
 target_compile_definitions(program_test PRIVATE GOLDEN_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/golden/cli"
-  POLICY_DATA_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/data/policy")
+  POLICY_DATA_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/data/policy"
+  POLICY_EXAMPLE="${CMAKE_SOURCE_DIR}/packaging/config/config.toml")
 
 virt_reclaim_test(hypervisor_contract_test
   SOURCES contract/hypervisor_contract_test.cc

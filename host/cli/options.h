@@ -101,6 +101,7 @@ struct CommandLine {
   // Of run and config.
   std::string config = policy::kStandardPath;
   std::string job;  // empty: all
+  bool emergency = false;
 };
 
 // What to print instead of working: --help and --version.

@@ -144,14 +144,13 @@ absl::StatusOr<std::vector<RunItem>> PlanAndAct(const CommandLine& line, const S
                                                 const policy::Policy& policy,
                                                 const std::set<Job>& jobs, ProgressLine& progress,
                                                 const std::stop_token& stop) {
+  const RunOptions options{jobs, /*estimate=*/line.dry_run, line.emergency};
   if (line.dry_run) {
-    VR_ASSIGN_OR_RETURN(const RunPlan plan,
-                        PlanRun(services, policy, jobs, /*estimate=*/true, stop));
+    VR_ASSIGN_OR_RETURN(const RunPlan plan, PlanRun(services, policy, options, stop));
     return ItemsOf(plan);
   }
   VR_ASSIGN_OR_RETURN(const std::vector<DomainLock> locks, LockJobs(services, jobs));
-  VR_ASSIGN_OR_RETURN(const RunPlan plan,
-                      PlanRun(services, policy, jobs, /*estimate=*/false, stop));
+  VR_ASSIGN_OR_RETURN(const RunPlan plan, PlanRun(services, policy, options, stop));
   const punch::SteadyClock clock = [] { return std::chrono::steady_clock::now(); };
   const FilesProgress files(clock);
   return ExecuteRun(services, plan, ProgressOn(progress, files), stop);

@@ -83,14 +83,19 @@ class Run {
         items_(plan.passed_over) {}
 
   std::vector<RunItem> Execute() {
-    for (const RunTrims& trims : plan_.trims) Trim(trims);
+    if (!plan_.emergency) TrimAll();
     size_t target = 0;
     for (const RunSparsify& step : plan_.sparsify) Sparsify(step, ++target);
     Punch();
+    if (plan_.emergency) TrimAll();
     return std::move(items_);
   }
 
  private:
+  void TrimAll() {
+    for (const RunTrims& trims : plan_.trims) Trim(trims);
+  }
+
   void Trim(const RunTrims& trims) {
     TrimOptions options = trims.options;
     if (end_ != absl::InfiniteFuture())

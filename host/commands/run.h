@@ -21,6 +21,14 @@
 
 namespace virt_reclaim {
 
+struct RunOptions {
+  std::set<policy::Job> jobs;
+  bool estimate = false;  // the plan asks guests what is to be had
+  // A storage is full, or nearly: windows, thresholds, paces and the time of the run do not count,
+  // and what frees most in the shortest time comes first: what is off, backups, then what runs.
+  bool emergency = false;
+};
+
 // What became of one domain or file, or would.
 struct RunItem {
   policy::Job job = policy::Job::kTrim;
@@ -50,8 +58,9 @@ struct RunPunch {
   PunchAction action;
 };
 
-// What a run would do, in this order.
+// What a run would do, in this order; in an emergency trims come last.
 struct RunPlan {
+  bool emergency = false;
   policy::RunLimits limits;
   std::vector<RunItem> passed_over;  // or could not be looked at
   std::vector<RunTrims> trims;
@@ -76,12 +85,10 @@ absl::StatusOr<std::vector<DomainPolicy>> ResolvePolicies(const Services& servic
 absl::StatusOr<std::vector<DomainLock>> LockJobs(const Services& services,
                                                  const std::set<policy::Job>& jobs);
 
-// Looks at domains, images and directories; with `estimate` it asks guests what is to be had. A
-// domain that cannot be looked at is an item of `passed_over`. Unavailable and the like: libvirt
-// does not tell its domains. Cancelled.
+// Looks at domains, images and directories. A domain that cannot be looked at is an item of
+// `passed_over`. Unavailable and the like: libvirt does not tell its domains. Cancelled.
 absl::StatusOr<RunPlan> PlanRun(const Services& services, const policy::Policy& policy,
-                                const std::set<policy::Job>& jobs, bool estimate,
-                                const std::stop_token& stop);
+                                const RunOptions& options, const std::stop_token& stop);
 
 // The plan as it is, without doing anything.
 std::vector<RunItem> ItemsOf(const RunPlan& plan);
@@ -93,9 +100,10 @@ struct RunProgress {
   std::function<void(const PunchFilesProgress&)> punch;
 };
 
-// First the trims, then sparsify, then punch. After `max_duration`, which counts from this call,
-// and in a window that is closed nothing is begun. A trim that meets an I/O error ends all that is
-// still to be done to domains on its storages. After a stop request the rest is cancelled.
+// First the trims, then sparsify, then punch; see RunOptions::emergency. After `max_duration`,
+// which counts from this call, and in a window that is closed nothing is begun. A trim that meets
+// an I/O error ends all that is still to be done to domains on its storages. After a stop request
+// the rest is cancelled.
 std::vector<RunItem> ExecuteRun(const Services& services, const RunPlan& plan,
                                 const RunProgress& progress, const std::stop_token& stop);
 

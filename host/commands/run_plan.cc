@@ -120,17 +120,34 @@ bool IsBelow(const PunchAction& action, absl::string_view directory) {
   return absl::StrContains(rest, '/') || (!action.error.ok() && !rest.empty());
 }
 
+// What is polite, not what is careful.
+void Hurry(DomainSettings& settings) {
+  settings.threshold.reset();
+  settings.min_freed.reset();
+  settings.window.reset();
+  settings.gentle = false;
+  settings.max_rate = 0;
+}
+
+void Hurry(policy::BackupSettings& settings) {
+  settings.window.reset();
+  settings.idle = false;
+  settings.max_rate = 0;
+}
+
 class Planner {
  public:
-  Planner(const Services& services, const policy::Policy& policy, const std::set<Job>& jobs,
-          bool estimate, const std::stop_token& stop)
-      : services_(services), policy_(policy), jobs_(jobs), estimate_(estimate), stop_(stop) {}
+  Planner(const Services& services, const policy::Policy& policy, const RunOptions& options,
+          const std::stop_token& stop)
+      : services_(services), policy_(policy), options_(options), stop_(stop) {}
 
   absl::StatusOr<RunPlan> Plan() {
     VR_ASSIGN_OR_RETURN(plan_.limits, policy::SettingsOf(policy::LimitSpecs(), policy_.limits));
-    if (jobs_.contains(Job::kTrim) || jobs_.contains(Job::kSparsify))
+    plan_.emergency = options_.emergency;
+    if (options_.emergency) plan_.limits.max_duration.reset();
+    if (options_.jobs.contains(Job::kTrim) || options_.jobs.contains(Job::kSparsify))
       VR_RETURN_IF_ERROR(PlanDomains());
-    if (jobs_.contains(Job::kPunch)) VR_RETURN_IF_ERROR(PlanPunch());
+    if (options_.jobs.contains(Job::kPunch)) VR_RETURN_IF_ERROR(PlanPunch());
     if (stop_.stop_requested()) return absl::CancelledError("interrupted");
     return std::move(plan_);
   }
@@ -181,13 +198,14 @@ class Planner {
     for (size_t i = 0; i < domains.size(); ++i) {
       // One that is paused or going down is the trim's to pass over, with its reason.
       const Job job = domains[i].state == DomainState::kShutOff ? Job::kSparsify : Job::kTrim;
-      if (!jobs_.contains(job)) continue;
+      if (!options_.jobs.contains(job)) continue;
       if (!all[i].ok()) {
         Fail(job, domains[i], all[i].status());
         continue;
       }
-      VR_ASSIGN_OR_RETURN(const DomainSettings settings,
+      VR_ASSIGN_OR_RETURN(DomainSettings settings,
                           policy::SettingsOf(policy::DomainSpecs(), *all[i]));
+      if (options_.emergency) Hurry(settings);
       const bool way =
           job == Job::kSparsify ? settings.sparsify : settings.agent || settings.qemu_agent;
       if (!settings.enabled || !way) {
@@ -205,7 +223,7 @@ class Planner {
 
   void PlanTrims(const Group& group) {
     RunTrims trims;
-    trims.options = TrimOptionsOf(group.settings, plan_.limits, estimate_);
+    trims.options = TrimOptionsOf(group.settings, plan_.limits, options_.estimate);
     for (const DomainSummary& domain : group.domains) trims.options.domains.push_back(domain.uuid);
     auto actions = PlanTrim(services_, trims.options, stop_);
     if (!actions.ok()) {
@@ -239,8 +257,9 @@ class Planner {
 
   absl::Status PlanPunch() {
     for (const policy::BackupDirectory& backup : policy_.backups) {
-      VR_ASSIGN_OR_RETURN(const policy::BackupSettings settings,
+      VR_ASSIGN_OR_RETURN(policy::BackupSettings settings,
                           policy::SettingsOf(policy::BackupSpecs(), backup.values));
+      if (options_.emergency) Hurry(settings);
       const PunchFilesOptions options = PunchOptionsOf(backup, settings);
       VR_ASSIGN_OR_RETURN(std::vector<PunchAction> actions, FindPunchActions(options, stop_));
       for (PunchAction& action : actions) {
@@ -255,8 +274,7 @@ class Planner {
 
   const Services& services_;
   const policy::Policy& policy_;
-  const std::set<Job>& jobs_;
-  const bool estimate_;
+  const RunOptions& options_;
   const std::stop_token& stop_;
   RunPlan plan_;
 };
@@ -291,9 +309,8 @@ absl::StatusOr<std::vector<DomainLock>> LockJobs(const Services& services,
 }
 
 absl::StatusOr<RunPlan> PlanRun(const Services& services, const policy::Policy& policy,
-                                const std::set<Job>& jobs, bool estimate,
-                                const std::stop_token& stop) {
-  return Planner(services, policy, jobs, estimate, stop).Plan();
+                                const RunOptions& options, const std::stop_token& stop) {
+  return Planner(services, policy, options, stop).Plan();
 }
 
 std::vector<RunItem> ItemsOf(const RunPlan& plan) {

@@ -70,12 +70,12 @@ class RunTest : public TrimTest {
   }
 
   std::vector<RunItem> RunIt(const std::string& toml, const std::set<Job>& jobs = kAll,
-                             const std::stop_token& stop = {}) {
+                             bool emergency = false, const std::stop_token& stop = {}) {
     policy::Policy policy;
     const absl::Status added = policy::AddToml("a.toml", toml, policy);
     EXPECT_TRUE(added.ok()) << added;
     const Services services = world_.services();
-    const auto plan = PlanRun(services, policy, jobs, false, stop);
+    const auto plan = PlanRun(services, policy, {jobs, false, emergency}, stop);
     EXPECT_TRUE(plan.ok()) << plan.status();
     if (!plan.ok()) return {};
     return ExecuteRun(services, *plan, {}, stop);
@@ -123,7 +123,7 @@ TEST_F(RunTest, APlanChangesNothing) {
                       absl::StrCat("[[backups]]\ndirectory = '", world_.directory(), "/backups'\n"),
                       policy)
           .ok());
-  const auto plan = PlanRun(world_.services(), policy, kAll, true, {});
+  const auto plan = PlanRun(world_.services(), policy, {kAll, true}, {});
   ASSERT_TRUE(plan.ok()) << plan.status();
   const std::vector<RunItem> items = ItemsOf(*plan);
   EXPECT_THAT(Lines(items), ElementsAre("trim web: done", "sparsify old: done",
@@ -216,6 +216,17 @@ TEST_F(RunTest, NothingIsBegunInAClosedWindow) {
   EXPECT_EQ(StatusOf(items), ExitStatus::kDone);
 }
 
+TEST_F(RunTest, InAnEmergencyWhatIsOffComesFirstAndNothingIsTooLittle) {
+  Add("web");
+  Add("db");
+  AddOff("old");
+  EXPECT_THAT(Lines(RunIt("[limits]\nmax-duration = '1s'\n[defaults]\nthreshold = '90%'\n"
+                          "[[rule]]\ndomains = ['db']\nenabled = false\n",
+                          kAll, /*emergency=*/true)),
+              ElementsAre("trim db: skipped policy-excludes", "sparsify old: done 400 MiB",
+                          "trim web: done 480 MiB"));
+}
+
 TEST_F(RunTest, AfterItsTimeNothingIsBegun) {
   Add("a").agent.takes = absl::Minutes(10);
   Add("b").agent.takes = absl::Minutes(10);
@@ -259,14 +270,14 @@ TEST_F(RunTest, AStopCancelsWhatIsLeft) {
   Add("web");
   std::stop_source source;
   policy::Policy policy;
-  const auto plan = PlanRun(world_.services(), policy, kAll, false, source.get_token());
+  const auto plan = PlanRun(world_.services(), policy, {kAll}, source.get_token());
   ASSERT_TRUE(plan.ok());
   source.request_stop();
   const auto items = ExecuteRun(world_.services(), *plan, {}, source.get_token());
   EXPECT_THAT(Lines(items), ElementsAre("trim web: cancelled"));
   EXPECT_EQ(StatusOf(items), ExitStatus::kInterrupted);
-  EXPECT_TRUE(absl::IsCancelled(
-      PlanRun(world_.services(), policy, kAll, false, source.get_token()).status()));
+  EXPECT_TRUE(
+      absl::IsCancelled(PlanRun(world_.services(), policy, {kAll}, source.get_token()).status()));
 }
 
 TEST_F(RunTest, TwoTimersAtOnce) {
@@ -287,7 +298,7 @@ TEST_F(RunTest, AStateDirectoryThatCannotBeWrittenIsSaidAndNoMore) {
   Add("web");
   Services services = world_.services();
   services.state_directory = "/proc/nonexistent";
-  const auto plan = PlanRun(services, {}, {Job::kTrim}, false, {});
+  const auto plan = PlanRun(services, {}, {{Job::kTrim}}, {});
   ASSERT_TRUE(plan.ok());
   const auto items = ExecuteRun(services, *plan, {}, {});
   EXPECT_THAT(Lines(items), ElementsAre("trim web: done 480 MiB"));
@@ -323,7 +334,7 @@ TEST_F(RunTest, KilledAnywhereTheNextRunGoesOn) {
     const Services services = world_.services();
     const auto locks = LockJobs(services, {Job::kTrim});
     ASSERT_TRUE(locks.ok()) << locks.status();
-    const auto plan = PlanRun(services, {}, {Job::kTrim}, false, {});
+    const auto plan = PlanRun(services, {}, {{Job::kTrim}}, {});
     ASSERT_TRUE(plan.ok()) << plan.status();
     EXPECT_THAT(Lines(ExecuteRun(services, *plan, {}, {})), ElementsAre("trim web: done 480 MiB"));
   };

@@ -47,9 +47,10 @@ TEST(RunProgram, PunchDoesNotAskForTheHypervisor) {
     without.push_back(line.no_libvirt);
     return absl::UnavailableError("down");
   };
-  RunProgram({"run", "--job=punch"}, note, progress, {});
-  RunProgram({"run", "--job=trim"}, note, progress, {});
-  RunProgram({"run"}, note, progress, {});
+  const std::string config = "--config=" POLICY_EXAMPLE;
+  RunProgram({"run", config, "--job=punch"}, note, progress, {});
+  RunProgram({"run", config, "--job=trim"}, note, progress, {});
+  RunProgram({"run", config}, note, progress, {});
   EXPECT_THAT(without, testing::ElementsAre(true, false, false));
 }
 
