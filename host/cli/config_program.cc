@@ -36,10 +36,10 @@ void Add(const std::string& section, const Values& values, std::vector<Row>& row
   for (const auto& [key, value] : values) rows.push_back({section, key, value});
 }
 
-void AddList(const std::string& section, const std::string& key,
-             const std::vector<std::string>& list, const Origin& origin, std::vector<Row>& rows) {
-  if (!list.empty())
-    rows.push_back({section, key, {absl::StrJoin(list, policy::kBetweenWords), origin}});
+void AddList(const std::string& section, const std::string& key, const policy::List& list,
+             std::vector<Row>& rows) {
+  if (!list.words.empty())
+    rows.push_back({section, key, {absl::StrJoin(list.words, policy::kBetweenWords), list.origin}});
 }
 
 // What is said of a key, or what is built in.
@@ -57,16 +57,16 @@ std::vector<Row> RowsOf(const Policy& policy) {
   size_t number = 0;
   for (const policy::Rule& rule : policy.rules) {
     const std::string section = absl::StrCat("rule ", ++number);
-    AddList(section, "domains", rule.domains, rule.origin, rows);
-    AddList(section, "exclude", rule.exclude, rule.origin, rows);
-    AddList(section, "storage", rule.storage, rule.origin, rows);
+    AddList(section, "domains", rule.domains, rows);
+    AddList(section, "exclude", rule.exclude, rows);
+    AddList(section, "storage", rule.storage, rows);
     Add(section, rule.values, rows);
   }
   number = 0;
   for (const policy::BackupDirectory& backup : policy.backups) {
     const std::string section = absl::StrCat("backups ", ++number);
-    rows.push_back({section, "directory", {backup.directory, backup.origin}});
-    AddList(section, "exclude", backup.exclude, backup.origin, rows);
+    rows.push_back({section, "directory", backup.directory});
+    AddList(section, "exclude", backup.exclude, rows);
     Add(section, Whole(policy::BackupSpecs(), backup.values), rows);
   }
   return rows;

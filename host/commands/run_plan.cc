@@ -97,7 +97,7 @@ SparsifyImagesOptions SparsifyOptionsOf(const DomainSettings& settings) {
 PunchFilesOptions PunchOptionsOf(const policy::BackupDirectory& backup,
                                  const policy::BackupSettings& settings) {
   PunchFilesOptions options;
-  options.paths = {backup.directory};
+  options.paths = {backup.directory.text};
   options.find = {/*recursive=*/true, settings.one_file_system};  // see IsBelow
   options.engine.live = settings.live;
   options.engine.unwritten = settings.unwritten;
@@ -264,7 +264,7 @@ class Planner {
       VR_ASSIGN_OR_RETURN(std::vector<PunchAction> actions, FindPunchActions(options, stop_));
       for (PunchAction& action : actions) {
         if (policy::IsExcluded(backup, action.path)) continue;
-        if (!settings.recursive && IsBelow(action, backup.directory)) continue;
+        if (!settings.recursive && IsBelow(action, backup.directory.text)) continue;
         action.asked_for = false;
         plan_.punch.push_back({options, settings.window, std::move(action)});
       }

@@ -23,10 +23,10 @@ bool NamesDomain(const std::vector<std::string>& patterns, const DomainTraits& d
 }
 
 bool FitsRule(const Rule& rule, const DomainTraits& domain) {
-  if (!rule.domains.empty() && !NamesDomain(rule.domains, domain)) return false;
-  if (NamesDomain(rule.exclude, domain)) return false;
-  if (rule.storage.empty()) return true;
-  return std::any_of(rule.storage.begin(), rule.storage.end(),
+  if (!rule.domains.words.empty() && !NamesDomain(rule.domains.words, domain)) return false;
+  if (NamesDomain(rule.exclude.words, domain)) return false;
+  if (rule.storage.words.empty()) return true;
+  return std::any_of(rule.storage.words.begin(), rule.storage.words.end(),
                      [&](const std::string& path) { return domain.lies_on(path); });
 }
 
@@ -66,14 +66,15 @@ Values Resolve(const Policy& policy, const DomainTraits& domain) {
 
 bool AsksForStorage(const Policy& policy) {
   return std::any_of(policy.rules.begin(), policy.rules.end(),
-                     [](const Rule& rule) { return !rule.storage.empty(); });
+                     [](const Rule& rule) { return !rule.storage.words.empty(); });
 }
 
 bool IsExcluded(const BackupDirectory& backup, const std::string& path) {
   const std::string name = path.substr(path.rfind('/') + 1);
-  return std::any_of(backup.exclude.begin(), backup.exclude.end(), [&](const std::string& pattern) {
-    return Fits(pattern, absl::StrContains(pattern, '/') ? path : name);
-  });
+  return std::any_of(backup.exclude.words.begin(), backup.exclude.words.end(),
+                     [&](const std::string& pattern) {
+                       return Fits(pattern, absl::StrContains(pattern, '/') ? path : name);
+                     });
 }
 
 }  // namespace virt_reclaim::policy

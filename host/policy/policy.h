@@ -40,20 +40,23 @@ struct Value {
 };
 using Values = std::map<std::string, Value>;  // by key
 
+struct List {
+  std::vector<std::string> words;
+  Origin origin;
+};
+
 // For some domains other values. All of what is said about the domain must fit.
 struct Rule {
-  Origin origin;
-  std::vector<std::string> domains;  // names, UUIDs, patterns of names; empty: all
-  std::vector<std::string> exclude;  // the same: not these
-  std::vector<std::string> storage;  // absolute paths: an image lies on one; empty: anywhere
+  List domains;  // names, UUIDs, patterns of names; empty: all
+  List exclude;  // the same: not these
+  List storage;  // absolute paths: an image lies on one; empty: anywhere
   Values values;
 };
 
 // A directory of backups to punch.
 struct BackupDirectory {
-  Origin origin;
-  std::string directory;             // absolute
-  std::vector<std::string> exclude;  // patterns of file names, or of paths when a '/' is in them
+  Value directory;  // absolute
+  List exclude;     // patterns of file names, or of paths when a '/' is in them
   Values values;
 };
 

@@ -242,9 +242,10 @@ class TomlReader {
     return mistakes_.size() == before ? words : std::vector<std::string>{};
   }
 
-  std::vector<std::string> ListOf(const toml::table& table, const std::string& key) {
-    const toml::node* node = table.get(key);
-    return node == nullptr ? std::vector<std::string>{} : ReadList(*node, key);
+  List ListOf(const toml::table& table, const std::string& key) {
+    const auto found = table.find(key);
+    if (found == table.end()) return {};
+    return {ReadList(found->second, key), OriginOf(found->first.source())};
   }
 
   void WantAbsolute(const toml::node& node, const std::string& key, const std::string& path) {
@@ -255,16 +256,15 @@ class TomlReader {
   void ReadRule(const toml::table& table) {
     const size_t before = mistakes_.size();
     Rule rule;
-    rule.origin = OriginOf(table.source());
     rule.domains = ListOf(table, "domains");
     rule.exclude = ListOf(table, "exclude");
     rule.storage = ListOf(table, "storage");
-    for (const std::string& path : rule.storage)
+    for (const std::string& path : rule.storage.words)
       WantAbsolute(*table.get("storage"), "storage", path);
     ReadValues(table, DomainSpecs(), {"domains", "exclude", "storage"}, rule.values);
     // What is missing may be what was misspelt.
     if (mistakes_.size() == before) {
-      if (rule.domains.empty() && rule.storage.empty()) {
+      if (rule.domains.words.empty() && rule.storage.words.empty()) {
         Mind(table.source(),
              "the rule says neither 'domains' nor 'storage': what is for all goes into [defaults]");
       } else if (rule.values.empty()) {
@@ -277,11 +277,11 @@ class TomlReader {
   void ReadBackups(const toml::table& table) {
     const size_t before = mistakes_.size();
     BackupDirectory backup;
-    backup.origin = OriginOf(table.source());
     backup.exclude = ListOf(table, "exclude");
     ReadValues(table, BackupSpecs(), {"directory", "exclude"}, backup.values);
-    if (const toml::node* directory = table.get("directory")) {
-      ReadDirectory(*directory, backup);
+    if (const auto directory = table.find("directory"); directory != table.end()) {
+      backup.directory.origin = OriginOf(directory->first.source());
+      ReadDirectory(directory->second, backup);
     } else if (mistakes_.size() == before) {
       Mind(table.source(), "'directory' is missing");
     }
@@ -290,12 +290,12 @@ class TomlReader {
 
   void ReadDirectory(const toml::node& node, BackupDirectory& backup) {
     if (!node.is_string()) return MindKind(node, "directory", "\"/PATH\"");
-    backup.directory = *node.value_exact<std::string>();
-    WantAbsolute(node, "directory", backup.directory);
+    backup.directory.text = *node.value_exact<std::string>();
+    WantAbsolute(node, "directory", backup.directory.text);
     for (const BackupDirectory& other : policy_.backups) {
-      if (other.directory != backup.directory) continue;
-      Mind(node.source(), StrCat("'directory': ", Quoted(backup.directory),
-                                 " is there already: ", TextOf(other.origin)));
+      if (other.directory.text != backup.directory.text) continue;
+      Mind(node.source(), StrCat("'directory': ", Quoted(backup.directory.text),
+                                 " is there already: ", TextOf(other.directory.origin)));
     }
   }
 

@@ -130,7 +130,7 @@ window = "01:00-05:00"
   EXPECT_TRUE(settings.gentle && settings.strict && settings.keep_swap && settings.allow_thick &&
               settings.with_bitmaps);
   ASSERT_EQ(policy.backups.size(), 1u);
-  EXPECT_EQ(policy.backups[0].directory, "/backup");
+  EXPECT_EQ(policy.backups[0].directory.text, "/backup");
   const auto backup = SettingsOf(BackupSpecs(), policy.backups[0].values);
   ASSERT_TRUE(backup.ok());
   EXPECT_TRUE(backup->live && backup->unwritten);
@@ -200,7 +200,7 @@ TEST(PolicyTest, MetadataHaveTheLastWord) {
 
 TEST(PolicyTest, FilesOfBackupsAreLeftOutByNameOrPath) {
   BackupDirectory backup;
-  backup.exclude = {"*.tmp", "/backup/old/*"};
+  backup.exclude.words = {"*.tmp", "/backup/old/*"};
   EXPECT_TRUE(IsExcluded(backup, "/backup/web/disk.tmp"));
   EXPECT_TRUE(IsExcluded(backup, "/backup/old/web/disk.raw"));
   EXPECT_FALSE(IsExcluded(backup, "/backup/web/disk.raw"));
