@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/byte_size.h"
+#include "base/duration.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "xml-tools/policies.h"
@@ -94,20 +95,6 @@ absl::StatusOr<size_t> ParsePerStorage(absl::string_view text) {
   VR_ASSIGN_OR_RETURN(const size_t count, ParseCount(text));
   if (count > 0) return count;
   return InvalidArgumentError("at least 1");
-}
-
-// "5G", or "10%" of the capacity.
-absl::StatusOr<Threshold> ParseThreshold(absl::string_view text) {
-  Threshold threshold;
-  absl::string_view number = text;
-  if (!absl::ConsumeSuffix(&number, "%")) {
-    VR_ASSIGN_OR_RETURN(threshold.bytes, ParseByteSize(text));
-    return threshold;
-  }
-  if (absl::SimpleAtod(number, &threshold.percent) && threshold.percent >= 0 &&
-      threshold.percent <= 100)
-    return threshold;
-  return InvalidArgumentError(StrCat("'", Printable(text), "' is no percentage"));
 }
 
 // "10%,30%": warning and critical.
@@ -252,6 +239,17 @@ absl::Status CheckSparsify(const CommandLine& line) {
   return absl::OkStatus();
 }
 
+absl::Status CheckRun(const CommandLine& line) {
+  if (line.domains.empty()) return absl::OkStatus();
+  return InvalidArgumentError(
+      "run: the policy says which domains; one by its name: trim, sparsify");
+}
+
+absl::Status CheckConfigCheck(const CommandLine& line) {
+  if (line.domains.empty()) return absl::OkStatus();
+  return InvalidArgumentError("config check: it takes no names; another file: --config");
+}
+
 // ---- The table.
 
 std::vector<OptionSpec> Join(std::vector<std::vector<OptionSpec>> parts) {
@@ -294,6 +292,13 @@ std::vector<OptionSpec> PowerOptions() {
       Time("--shutdown-timeout", &CommandLine::shutdown_timeout),
       Time("--verify-timeout", &CommandLine::verify_timeout),
   };
+}
+
+// Of run and config.
+OptionSpec ConfigOption() {
+  OptionSpec option = Text("--config", "FILE", &CommandLine::config);
+  option.environment = "VIRT_RECLAIM_CONFIG";
+  return option;
 }
 
 OptionSpec PlanFileOption() { return Text("--plan", "FILE", &CommandLine::plan_file); }
@@ -418,6 +423,15 @@ std::vector<VerbSpec> MakeVerbs() {
            Flag("--no-libvirt", &CommandLine::no_libvirt),
        },
        CheckSparsify},
+      {Verb::kRun,
+       "run",
+       "",
+       "DOMAIN",
+       {Word("--job", "trim|sparsify|punch", &CommandLine::job),
+        Flag("--emergency", &CommandLine::emergency), ConfigOption()},
+       CheckRun},
+      {Verb::kConfigCheck, "config check", "", "DOMAIN", {ConfigOption()}, CheckConfigCheck},
+      {Verb::kConfigShow, "config show", "", "DOMAIN", {ConfigOption()}, {}},
   };
 }
 

@@ -13,6 +13,7 @@
 #include "host/commands/report_check.h"
 #include "host/commands/trim.h"
 #include "host/model/daily_window.h"
+#include "host/policy/read_policy.h"
 #include "xml-tools/rewrite.h"
 
 namespace virt_reclaim {
@@ -30,6 +31,9 @@ enum class Verb {
   kPunch,
   kSync,
   kSparsify,
+  kRun,
+  kConfigCheck,
+  kConfigShow,
 };
 
 struct CommandLine {
@@ -94,6 +98,10 @@ struct CommandLine {
   std::string engine = "auto";
   bool replay = false;
   uint64_t least_freed = 0;
+  // Of run and config.
+  std::string config = policy::kStandardPath;
+  std::string job;  // empty: all
+  bool emergency = false;
 };
 
 // What to print instead of working: --help and --version.
@@ -104,9 +112,6 @@ struct PrintAndExit {
 // InvalidArgument: wrong usage, one line that names the word and what to write instead.
 absl::StatusOr<std::variant<CommandLine, PrintAndExit>> ParseCommandLine(
     const std::vector<std::string>& arguments);
-
-// "90", "90s", "5m", "200ms", "2h": a bare number is seconds.
-absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text);
 
 }  // namespace virt_reclaim
 

@@ -10,11 +10,13 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
+#include "host/cli/config_program.h"
 #include "host/cli/explain_output.h"
 #include "host/cli/hints.h"
 #include "host/cli/json_output.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/punch_program.h"
+#include "host/cli/run_program.h"
 #include "host/cli/sparsify_program.h"
 #include "host/cli/sync_program.h"
 #include "host/cli/text_output.h"
@@ -99,7 +101,10 @@ class VerbRunner {
       case Verb::kSparsify:
         return RunSparsify(line_, services, progress_, stop_);
       case Verb::kPunch:
-        break;  // needs no hypervisor
+      case Verb::kRun:
+      case Verb::kConfigCheck:
+      case Verb::kConfigShow:
+        break;  // not always with a hypervisor, so not here
     }
     return FailWith(absl::InternalError("unknown verb"), line_.json);
   }
@@ -380,6 +385,9 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
     return {print->text, "", ExitStatus::kDone};
   const CommandLine& line = std::get<CommandLine>(*parsed);
   if (line.verb == Verb::kPunch) return RunPunch(line, progress, stop);
+  if (line.verb == Verb::kRun) return RunPolicy(line, with_services, progress, stop);
+  if (line.verb == Verb::kConfigCheck || line.verb == Verb::kConfigShow)
+    return RunConfig(line, with_services, stop);
   if (line.verb == Verb::kSync && line.sync_domain.empty()) return RunSync(line, progress, stop);
   if (line.codes) return {line.json ? ReasonCodesJson() : ReasonCodesText(), "", ExitStatus::kDone};
   ProgramResult result;

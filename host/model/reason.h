@@ -111,6 +111,8 @@ enum class Reason {
   // What ends a trim by itself.
   kIoError,
   kStorageFull,
+  // What 'run' passes over.
+  kPolicyExcludes,
 };
 
 // What a reason says of a layer of the discard chain (discard_chain.h).

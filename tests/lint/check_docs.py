@@ -22,6 +22,8 @@ JSON_SOURCES = (
     "host/cli/explain_output.cc",
     "host/cli/outcome_output.cc",
     "host/cli/punch_program.cc",
+    "host/cli/run_program.cc",
+    "host/cli/config_program.cc",
 )
 EXITS = "docs/exit-status.md"
 
