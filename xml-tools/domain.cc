@@ -163,8 +163,8 @@ std::string Reader::ReadPolicyRun() const {
   for (NodeId id = document_.node(metadata).first_child; id != kNoNode;
        id = document_.node(id).next) {
     const Node& node = document_.node(id);
-    if (node.namespace_uri == kPolicyNamespace && node.name == "policy")
-      return GetOr(id, "run", "?");
+    const std::string local = node.name.substr(node.name.find(':') + 1);  // without its prefix
+    if (node.namespace_uri == kPolicyNamespace && local == "policy") return GetOr(id, "run", "?");
   }
   return "";
 }
