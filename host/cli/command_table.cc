@@ -252,6 +252,16 @@ absl::Status CheckSparsify(const CommandLine& line) {
   return absl::OkStatus();
 }
 
+constexpr char kShells[] = "bash|zsh|fish";
+
+absl::Status CheckCompletion(const CommandLine& line) {
+  const std::vector<std::string> shells = absl::StrSplit(kShells, '|');
+  if (line.domains.size() == 1 &&
+      std::find(shells.begin(), shells.end(), line.domains.front()) != shells.end())
+    return absl::OkStatus();
+  return InvalidArgumentError("completion: write bash, zsh or fish");
+}
+
 // ---- The table.
 
 std::vector<OptionSpec> Join(std::vector<std::vector<OptionSpec>> parts) {
@@ -418,6 +428,7 @@ std::vector<VerbSpec> MakeVerbs() {
            Flag("--no-libvirt", &CommandLine::no_libvirt),
        },
        CheckSparsify},
+      {Verb::kCompletion, "completion", "", kShells, {}, CheckCompletion},
   };
 }
 

@@ -21,6 +21,7 @@ verbs:
   virt-sparsify   the same with the command line, messages and statuses of libguestfs's virt-sparsify, also copying
   punch           make holes of the zero blocks in images and backups
   sync            make a copy equal to an image, in place and sparse: only what differs is written
+  completion      print what a shell needs to complete these words
 
 options, before or after the verb:
   -c, --connect URI   the hypervisor (default: LIBVIRT_DEFAULT_URI, else libvirt's own choice)
@@ -265,6 +266,15 @@ Which guests have a virt-reclaim-agent, its version and kernel, and for the othe
 exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 5 a domain that was named has no agent to ask, 130 interrupted
 )";
 
+constexpr absl::string_view kCompletion = R"(usage: virt-reclaim completion bash|zsh|fish
+
+Prints the shell's completion of virt-reclaim's verbs, options and domains. Packages bring it along; else for bash
+
+  virt-reclaim completion bash >~/.local/share/bash-completion/completions/virt-reclaim
+
+exit status: 0 done, 2 wrong usage
+)";
+
 }  // namespace
 
 absl::string_view HelpText(absl::string_view verb) {
@@ -276,6 +286,7 @@ absl::string_view HelpText(absl::string_view verb) {
   if (verb == "punch") return kPunch;
   if (verb == "sync") return kSync;
   if (verb == "sparsify") return kSparsify;
+  if (verb == "completion") return kCompletion;
   return kProgram;
 }
 

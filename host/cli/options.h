@@ -30,6 +30,7 @@ enum class Verb {
   kPunch,
   kSync,
   kSparsify,
+  kCompletion,  // never runs: its script is printed
 };
 
 struct CommandLine {

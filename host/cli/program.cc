@@ -99,7 +99,8 @@ class VerbRunner {
       case Verb::kSparsify:
         return RunSparsify(line_, services, progress_, stop_);
       case Verb::kPunch:
-        break;  // needs no hypervisor
+      case Verb::kCompletion:
+        break;  // need no hypervisor
     }
     return FailWith(absl::InternalError("unknown verb"), line_.json);
   }

@@ -1,0 +1,9 @@
+# What packages bring along: units, completions, the packages themselves.
+find_package(Python3 3.11 COMPONENTS Interpreter REQUIRED)
+function(virt_reclaim_package_test name label timeout)
+  add_test(NAME packages.${name} COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/${name}_test.py)
+  set_tests_properties(packages.${name} PROPERTIES LABELS ${label} TIMEOUT ${timeout} SKIP_RETURN_CODE 77
+    ENVIRONMENT "VIRT_RECLAIM_BUILD_DIR=${PROJECT_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1")
+endfunction()
+virt_reclaim_package_test(units unit 120)
+virt_reclaim_package_test(completion component 240)
