@@ -9,5 +9,6 @@ virt_reclaim_package_test(units unit 120)
 virt_reclaim_package_test(completion component 240)
 # Of what scripts/build-packages has made.
 virt_reclaim_package_test(install integration 1200)
-set_tests_properties(packages.install PROPERTIES ENVIRONMENT
+virt_reclaim_package_test(systemd integration 1200)
+set_tests_properties(packages.install packages.systemd PROPERTIES ENVIRONMENT
   "VIRT_RECLAIM_PACKAGES=${PROJECT_SOURCE_DIR}/build/packages;PYTHONDONTWRITEBYTECODE=1")
