@@ -76,7 +76,11 @@ absl::string_view HelpOf(const VerbSpec& verb) {
 
 // Up to the end of its first thought.
 std::string Shortened(std::string text) {
-  for (const char* end : {". ", ": ", "; ", " ("}) text = text.substr(0, text.find(end));
+  // "auto (default): as far as needed; ..." is more than its first word.
+  constexpr size_t kLeast = 16;
+  for (const char* end : {". ", ": ", "; ", " ("}) {
+    if (text.size() > kLeast) text = text.substr(0, text.find(end, kLeast));
+  }
   while (text.size() > kMaxSummary) text = text.substr(0, text.rfind(' ', kMaxSummary));
   return std::string(absl::StripSuffix(absl::StripSuffix(text, "."), ","));
 }
