@@ -67,12 +67,11 @@ class Debian:
         self.root = root
         run(
             *ALONE, "--mount-proc", "mmdebstrap", "--mode=root", "--variant=apt", "--format=directory",
-            f"--include={','.join(packages)}", *(f"--aptopt={line}" for line in apt_proxies()), SUITE, root, *debian_sources(),
+            f"--include={','.join([*packages, *sorted(self.dependencies())])}", *(f"--aptopt={line}" for line in apt_proxies()), SUITE, root, *debian_sources(),
         )
         (root / "packages").mkdir()
         for package in PACKAGES.glob("*.deb"):
             shutil.copy(package, root / "packages")
-        self.inside("apt-get", "satisfy", "-y", "--no-install-recommends", ", ".join(sorted(self.dependencies())))
 
     def inside(self, *command: str) -> str:
         script = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
@@ -83,8 +82,8 @@ class Debian:
 
     @classmethod
     def dependencies(cls) -> set[str]:
-        """What must be there before: not ours."""
-        return {entry for name in NAMES for entry in cls.depends(name) if not entry.startswith("virt-reclaim")}
+        """What must be there before: not ours. dpkg looks at the versions."""
+        return {entry.split()[0] for name in NAMES for entry in cls.depends(name) if not entry.startswith("virt-reclaim")}
 
     @classmethod
     def depends(cls, name: str) -> list[str]:
