@@ -28,6 +28,8 @@ class Install(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory(dir="/var/tmp"))) / "root"
         cls.debian = Debian(cls.root, "systemd", "udev", "e2fsprogs")
+        # systemd's own, of its first boot.
+        (cls.root / "var" / "lib" / "systemd" / "timers").mkdir(exist_ok=True)
         cls.before = cls.snapshot()
 
     @classmethod
