@@ -24,7 +24,7 @@ virt_reclaim_test(commands_test
   DEPS virt_reclaim_fakes LABEL unit)
 
 virt_reclaim_test(program_test
-  SOURCES golden/program_test.cc unit/cli_test.cc unit/run_program_test.cc
+  SOURCES golden/program_test.cc unit/cli_test.cc unit/completion_test.cc unit/run_program_test.cc
   DEPS virt_reclaim_fakes virt_reclaim_cli LABEL golden)
 target_compile_definitions(program_test PRIVATE GOLDEN_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/golden/cli"
   POLICY_DATA_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/data/policy"

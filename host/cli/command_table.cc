@@ -250,6 +250,16 @@ absl::Status CheckConfigCheck(const CommandLine& line) {
   return InvalidArgumentError("config check: it takes no names; another file: --config");
 }
 
+constexpr char kShells[] = "bash|zsh|fish";
+
+absl::Status CheckCompletion(const CommandLine& line) {
+  const std::vector<std::string> shells = absl::StrSplit(kShells, '|');
+  if (line.domains.size() == 1 &&
+      std::find(shells.begin(), shells.end(), line.domains.front()) != shells.end())
+    return absl::OkStatus();
+  return InvalidArgumentError("completion: write bash, zsh or fish");
+}
+
 // ---- The table.
 
 std::vector<OptionSpec> Join(std::vector<std::vector<OptionSpec>> parts) {
@@ -432,6 +442,7 @@ std::vector<VerbSpec> MakeVerbs() {
        CheckRun},
       {Verb::kConfigCheck, "config check", "", "DOMAIN", {ConfigOption()}, CheckConfigCheck},
       {Verb::kConfigShow, "config show", "", "DOMAIN", {ConfigOption()}, {}},
+      {Verb::kCompletion, "completion", "", kShells, {}, CheckCompletion},
   };
 }
 

@@ -24,6 +24,7 @@ verbs:
   virt-sparsify   the same with the command line, messages and statuses of libguestfs's virt-sparsify, also copying
   punch           make holes of the zero blocks in images and backups
   sync            make a copy equal to an image, in place and sparse: only what differs is written
+  completion      print what a shell needs to complete these words
 
 options, before or after the verb:
   -c, --connect URI   the hypervisor (default: LIBVIRT_DEFAULT_URI, else libvirt's own choice)
@@ -303,6 +304,15 @@ options:
 exit status: 0 no mistake, 1 error, 2 wrong usage or a mistake in the policy, 130 interrupted
 )";
 
+constexpr absl::string_view kCompletion = R"(usage: virt-reclaim completion bash|zsh|fish
+
+Prints the shell's completion of virt-reclaim's verbs, options and domains. Packages bring it along; else for bash
+
+  virt-reclaim completion bash >~/.local/share/bash-completion/completions/virt-reclaim
+
+exit status: 0 done, 2 wrong usage
+)";
+
 }  // namespace
 
 absl::string_view HelpText(absl::string_view verb) {
@@ -316,6 +326,7 @@ absl::string_view HelpText(absl::string_view verb) {
   if (verb == "sparsify") return kSparsify;
   if (verb == "run") return kRun;
   if (verb == "config") return kConfig;
+  if (verb == "completion") return kCompletion;
   return kProgram;
 }
 

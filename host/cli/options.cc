@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "base/suggest.h"
 #include "host/cli/command_table.h"
+#include "host/cli/completion.h"
 #include "host/cli/help.h"
 
 namespace virt_reclaim {
@@ -98,6 +99,8 @@ class Parser {
     VR_RETURN_IF_ERROR(SetAll());
     const absl::Status checked = verb->check ? verb->check(line_) : absl::OkStatus();
     if (!checked.ok()) return UsageError(checked.message());
+    if (verb->verb == Verb::kCompletion)
+      return PrintAndExit{CompletionScript(line_.domains.front())};
     return line_;
   }
 
@@ -136,7 +139,10 @@ class Parser {
       app = entry;
     }
     if (!verb.alias.empty()) app->alias(verb.alias);
-    app->add_option(verb.argument, verb.argument == "FILE" ? line_.files : line_.domains);
+    // Of an argument that is one of some words: no name that CLI11 would take.
+    const bool words_only = absl::StrContains(verb.argument, "|");
+    app->add_option(words_only ? "WORD" : verb.argument,
+                    verb.argument == "FILE" ? line_.files : line_.domains);
     for (const OptionSpec& option : verb.options) Declare(*app, option);
     apps_.emplace_back(&verb, app);
   }

@@ -34,6 +34,7 @@ enum class Verb {
   kRun,
   kConfigCheck,
   kConfigShow,
+  kCompletion,  // never runs: its script is printed
 };
 
 struct CommandLine {

@@ -104,6 +104,7 @@ class VerbRunner {
       case Verb::kRun:
       case Verb::kConfigCheck:
       case Verb::kConfigShow:
+      case Verb::kCompletion:
         break;  // not always with a hypervisor, so not here
     }
     return FailWith(absl::InternalError("unknown verb"), line_.json);
