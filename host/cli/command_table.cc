@@ -436,11 +436,11 @@ std::vector<VerbSpec> MakeVerbs() {
       {Verb::kRun,
        "run",
        "",
-       "DOMAIN",
+       "",
        {Word("--job", "trim|sparsify|punch", &CommandLine::job),
         Flag("--emergency", &CommandLine::emergency), ConfigOption()},
        CheckRun},
-      {Verb::kConfigCheck, "config check", "", "DOMAIN", {ConfigOption()}, CheckConfigCheck},
+      {Verb::kConfigCheck, "config check", "", "", {ConfigOption()}, CheckConfigCheck},
       {Verb::kConfigShow, "config show", "", "DOMAIN", {ConfigOption()}, {}},
       {Verb::kCompletion, "completion", "", kShells, {}, CheckCompletion},
   };

@@ -81,7 +81,14 @@ std::string Shortened(std::string text) {
   for (const char* end : {". ", ": ", "; ", " ("}) {
     if (text.size() > kLeast) text = text.substr(0, text.find(end, kLeast));
   }
-  while (text.size() > kMaxSummary) text = text.substr(0, text.rfind(' ', kMaxSummary));
+  while (text.size() > kMaxSummary) {
+    const size_t comma = text.rfind(", ", kMaxSummary);
+    text =
+        text.substr(0, comma != text.npos && comma > kLeast ? comma : text.rfind(' ', kMaxSummary));
+  }
+  // An end within parentheses.
+  if (const size_t open = text.rfind('('); open != text.npos && text.find(')', open) == text.npos)
+    text = std::string(absl::StripTrailingAsciiWhitespace(text.substr(0, open)));
   return std::string(absl::StripSuffix(absl::StripSuffix(text, "."), ","));
 }
 

@@ -139,9 +139,9 @@ class Parser {
       app = entry;
     }
     if (!verb.alias.empty()) app->alias(verb.alias);
-    // Of an argument that is one of some words: no name that CLI11 would take.
-    const bool words_only = absl::StrContains(verb.argument, "|");
-    app->add_option(words_only ? "WORD" : verb.argument,
+    // What is one of some words, or not wanted at all, has no name that CLI11 would take.
+    const bool no_name = verb.argument.empty() || absl::StrContains(verb.argument, "|");
+    app->add_option(no_name ? "WORD" : verb.argument,
                     verb.argument == "FILE" ? line_.files : line_.domains);
     for (const OptionSpec& option : verb.options) Declare(*app, option);
     apps_.emplace_back(&verb, app);

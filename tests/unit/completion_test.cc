@@ -29,6 +29,8 @@ options:
       --dir DIR where it is kept (or not)
       --deep      ... and below
       --way WAY   auto (default): what is there; none
+      --file FILE   the policy (FILE_FROM_HERE; or else)
+      --long      what it occupies on the host and what the guest uses of it, and what could come back some day
 )";
 
 TEST(HelpSummary, IsTheFirstThought) {
@@ -40,6 +42,10 @@ TEST(HelpSummary, IsTheFirstThought) {
   EXPECT_EQ(HelpSummary(kHelp, "--deep", false), "and below");
   // Not only its first word.
   EXPECT_EQ(HelpSummary(kHelp, "--way", true), "auto (default): what is there");
+  // Not the half of one, either.
+  EXPECT_EQ(HelpSummary(kHelp, "--file", true), "the policy");
+  EXPECT_EQ(HelpSummary(kHelp, "--long", false),
+            "what it occupies on the host and what the guest uses of it");
   EXPECT_EQ(HelpSummary(kHelp, "migrate plan", false), "show the change");
   EXPECT_EQ(HelpSummary(kHelp, "trim", false), "let guests trim, and measure");
   EXPECT_EQ(HelpSummary(kHelp, "--none", false), "");
