@@ -30,6 +30,7 @@ enum class Verb {
   kPunch,
   kSync,
   kSparsify,
+  kMetrics,
 };
 
 struct CommandLine {
@@ -66,6 +67,8 @@ struct CommandLine {
   // Of report.
   bool exact = false;  // report
   std::optional<CheckThresholds> check;
+  std::string html;      // where its page goes; empty: none
+  std::string textfile;  // of metrics; empty: standard output
   // Of trim, beside those above.
   std::optional<TrimWay> way;
   std::string storage;
