@@ -10,6 +10,8 @@ constexpr size_t kLeastPoints = 3;
 constexpr absl::Duration kLeastSpan = absl::Hours(48);
 constexpr absl::Duration kFarthest = absl::Hours(24 * 3650);
 
+constexpr double kMostBytes = 1e19;  // below 2^64
+
 void Add(AllocationSeries& series, absl::Time at, uint64_t bytes) {
   if (series.empty() || at > series.back().at) series.push_back({at, bytes});
 }
@@ -66,7 +68,7 @@ AllocationSeries SumOf(const std::vector<AllocationSeries>& series, size_t point
     for (const AllocationSeries& one : series) {
       if (!one.empty()) bytes += ValueAt(one, at);
     }
-    Add(sum, at, static_cast<uint64_t>(bytes));
+    Add(sum, at, static_cast<uint64_t>(std::min(bytes + 0.5, kMostBytes)));
   }
   return sum;
 }

@@ -21,6 +21,7 @@ JSON_SOURCES = (
     "host/cli/json_parts.cc",
     "host/cli/explain_output.cc",
     "host/cli/outcome_output.cc",
+    "host/cli/metrics_output.cc",
     "host/cli/punch_program.cc",
 )
 EXITS = "docs/exit-status.md"
