@@ -25,7 +25,7 @@ h3 { font-size: 1rem; margin: 0 0 .5rem; overflow-wrap: anywhere; }
 p { margin: .3rem 0; }
 .faint { color: var(--faint); }
 .bad { color: var(--bad); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: 1rem; }
 .tiles { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: 1rem; }
 .card, .tile { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; }
 .tile { flex: 1 1 9rem; }

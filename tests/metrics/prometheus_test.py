@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from operatelib import DASHBOARD, PROMETHEUS, ROOT, golden, metric_names, need, run, used_names
+from metricslib import DASHBOARD, PROMETHEUS, ROOT, golden, metric_names, need, run, used_names
 
 BEGIN, STEP, COUNT = 1_700_000_000, 300, 24  # of the samples that the queries are run on
 
@@ -29,8 +29,9 @@ class Names(unittest.TestCase):
         self.assertEqual(metric_names() - described, set(), "not described")
         rules = (PROMETHEUS / "virt-reclaim.rules.yml").read_text()
         tests = (PROMETHEUS / "virt-reclaim.rules.test.yml").read_text()
-        for where, text in (("document", "\n".join(described)), ("rules", rules), ("their tests", tests), ("dashboard", DASHBOARD.read_text())):
-            self.assertEqual(used_names(text) - metric_names(), set(), f"{where}: no such metric")
+        for where, used in (("document", described), ("rules", used_names(rules)), ("their tests", used_names(tests)),
+                            ("dashboard", used_names(DASHBOARD.read_text()))):
+            self.assertEqual(used - metric_names(), set(), f"{where}: no such metric")
 
     def test_every_alert_is_tested_both_ways(self) -> None:
         alerts = re.findall(r"- alert: (\w+)", (PROMETHEUS / "virt-reclaim.rules.yml").read_text())
