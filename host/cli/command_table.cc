@@ -79,6 +79,15 @@ OptionSpec Word(std::string names, std::string words, std::string CommandLine::*
           }};
 }
 
+// A file that is written; an empty name would look like none.
+OptionSpec OutputFile(std::string names, std::string CommandLine::*member) {
+  return Parsed(std::move(names), "FILE", member,
+                [](const std::string& text) -> absl::StatusOr<std::string> {
+                  if (!text.empty()) return text;
+                  return InvalidArgumentError("the name of a file is missing");
+                });
+}
+
 OptionSpec Policy(const std::string& name, std::string words) {
   return {name, std::move(words), [name](CommandLine& line, const std::string& text) {
             return xml::SetPolicy(name, text, line.rewrite);
@@ -320,7 +329,8 @@ std::vector<VerbSpec> MakeVerbs() {
        "df",
        "DOMAIN",
        {Flag("--exact", &CommandLine::exact),
-        Parsed("--check", "WARNING,CRITICAL", &CommandLine::check, ParseCheck)},
+        Parsed("--check", "WARNING,CRITICAL", &CommandLine::check, ParseCheck),
+        OutputFile("--html", &CommandLine::html)},
        {}},
       {Verb::kExplain,
        "explain",
@@ -443,6 +453,12 @@ std::vector<VerbSpec> MakeVerbs() {
       {Verb::kConfigCheck, "config check", "", "", {ConfigOption()}, CheckConfigCheck},
       {Verb::kConfigShow, "config show", "", "DOMAIN", {ConfigOption()}, {}},
       {Verb::kCompletion, "completion", "", kShells, {}, CheckCompletion},
+      {Verb::kMetrics,
+       "metrics",
+       "",
+       "DOMAIN",
+       {OutputFile("--textfile", &CommandLine::textfile)},
+       {}},
   };
 }
 

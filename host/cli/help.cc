@@ -19,6 +19,7 @@ verbs:
   run             do what the policy says, within its windows and limits: what the timers call
   config check    look for mistakes in the policy
   config show     what the policy says, and where
+  metrics         numbers for Prometheus: disks, storages, trims
   agent status    which guests have an agent, and why the others do not answer
   sparsify        give back what stopped guests, or image files, have free inside
   virt-sparsify   the same with the command line, messages and statuses of libguestfs's virt-sparsify, also copying
@@ -57,6 +58,8 @@ options:
                                  right on a disk or a partition; the others are estimated as always
       --check WARNING,CRITICAL   answer as a monitoring plugin: two thresholds of what is reclaimable, such as
                                  20%,40% (of what is allocated) or 50G,200G
+      --html FILE                also write a page: bars of storages and domains, their trend, and when each storage
+                                 is full if images go on growing as they did. One file, without scripts
       --json                     machine-readable output
 
 exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted;
@@ -262,6 +265,20 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, or SRC was written m
              130 interrupted
 )";
 
+constexpr absl::string_view kMetrics = R"(usage: virt-reclaim metrics [OPTIONS] [DOMAIN...]
+
+Prints what report finds, what is remembered of trims, and the space of the storages below the images, as metrics for
+Prometheus. It serves no port: with --textfile the node exporter's textfile collector reads them. The file is replaced as a
+whole; a run that is killed leaves the old one. When libvirt cannot be asked the file says so, and has nothing else.
+
+options:
+      --textfile FILE     write them to FILE, for example /var/lib/prometheus/node-exporter/virt-reclaim.prom
+  -n, --dry-run           print them, even so
+      --json              machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted
+)";
+
 constexpr absl::string_view kAgent = R"(usage: virt-reclaim agent status [OPTIONS] [DOMAIN...]
 
 Which guests have a virt-reclaim-agent, its version and kernel, and for the others the reason why none answers.
@@ -327,6 +344,7 @@ absl::string_view HelpText(absl::string_view verb) {
   if (verb == "run") return kRun;
   if (verb == "config") return kConfig;
   if (verb == "completion") return kCompletion;
+  if (verb == "metrics") return kMetrics;
   return kProgram;
 }
 

@@ -35,6 +35,7 @@ enum class Verb {
   kConfigCheck,
   kConfigShow,
   kCompletion,  // never runs: its script is printed
+  kMetrics,
 };
 
 struct CommandLine {
@@ -71,6 +72,8 @@ struct CommandLine {
   // Of report.
   bool exact = false;  // report
   std::optional<CheckThresholds> check;
+  std::string html;      // where its page goes; empty: none
+  std::string textfile;  // of metrics; empty: standard output
   // Of trim, beside those above.
   std::optional<TrimWay> way;
   std::string storage;

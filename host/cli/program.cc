@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
@@ -15,6 +16,7 @@
 #include "host/cli/hints.h"
 #include "host/cli/json_output.h"
 #include "host/cli/outcome_output.h"
+#include "host/cli/overview_program.h"
 #include "host/cli/punch_program.h"
 #include "host/cli/run_program.h"
 #include "host/cli/sparsify_program.h"
@@ -98,6 +100,8 @@ class VerbRunner {
         return AgentStatus(services);
       case Verb::kSync:
         return RunSyncDomain(line_, services, progress_, stop_);
+      case Verb::kMetrics:
+        return RunMetrics(line_, services, stop_);
       case Verb::kSparsify:
         return RunSparsify(line_, services, progress_, stop_);
       case Verb::kPunch:
@@ -117,6 +121,10 @@ class VerbRunner {
     options.exact = line_.exact;
     auto report = MakeReport(services, options, stop_);
     if (!report.ok()) return FailWith(report.status(), line_.json);
+    if (!line_.html.empty()) {
+      const absl::Status written = WriteHtmlReport(line_, services, *report);
+      if (!written.ok()) return FailWith(written, line_.json);
+    }
     ProgramResult result;
     result.status = StatusOf(report->domains);
     std::optional<CheckResult> check;
@@ -396,7 +404,8 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
     result = VerbRunner(line, progress, stop, confirm).Run(services);
   });
   if (connected.ok()) return result;
-  result = FailWith(connected, line.json);
+  result = line.verb == Verb::kMetrics ? FailMetrics(line, connected, absl::Now())
+                                       : FailWith(connected, line.json);
   if (line.check) {
     // To a monitor, what cannot be examined is unknown, and everything it reads is the first line.
     result.status = static_cast<ExitStatus>(CheckLevel::kUnknown);

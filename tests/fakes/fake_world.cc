@@ -68,6 +68,9 @@ class FakeImageStore : public ImageStore {
   }
 
   absl::StatusOr<uint64_t> Room(const ImageFile&) override { return world_.room; }
+  absl::StatusOr<StorageSpace> Space(const ImageFile&) override {
+    return StorageSpace{"0:1", "/images", 2 * world_.room, world_.room};
+  }
 
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
     if (path == "/nowhere") return absl::NotFoundError("find '/nowhere': No such file");

@@ -198,7 +198,8 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
       absl::StrReplaceAll(absl::StrCat("$ virt-reclaim ", absl::StrJoin(GetParam().arguments, " "),
                                        "\n", asked, result.out, "--- stderr\n", result.err,
                                        "--- exit status ", static_cast<int>(result.status), "\n"),
-                          {{world.directory(), "DIRECTORY"}});
+                          {{world.directory(), "DIRECTORY"},
+                           {"version=\"" VIRT_RECLAIM_VERSION "\"", "version=\"VERSION\""}});
   const std::string path = absl::StrCat(GOLDEN_DIRECTORY, "/", GetParam().name, ".txt");
   if (std::getenv("VIRT_RECLAIM_UPDATE_GOLDEN") != nullptr) {
     ASSERT_TRUE(WriteFileDurably(path, actual, 0644).ok());
@@ -356,6 +357,13 @@ const std::vector<Case> kCases{
     {"config-show-domain", {"config", "show", "web", "--config=DIRECTORY/policy.toml"}},
     {"config-show-json", {"config", "show", "off", "--json", "--config=DIRECTORY/policy.toml"}},
     {"config-what", {"config"}},
+    {"help-metrics", {"metrics", "--help"}},
+    {"metrics", {"metrics"}},
+    {"metrics-after-trim", {"metrics"}, {"trim", "new"}},
+    {"metrics-unknown-domain", {"metrics", "wbe"}},
+    {"metrics-connection-down", {"-c", "down:///", "metrics"}},
+    {"metrics-no-directory", {"metrics", "--textfile", "/nonexistent/x.prom"}},
+    {"report-html-no-directory", {"report", "--html=/nonexistent/x.html"}},
     {"agent-status-json", {"agent", "status", "--json", "new"}},
 };
 
