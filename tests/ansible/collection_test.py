@@ -60,14 +60,16 @@ class Collection(unittest.TestCase):
             import voluptuous  # noqa: F401
         except ImportError:
             self.skipTest("no voluptuous")
-        modules = sorted(self.root.glob("plugins/modules/*.py"))
         done = subprocess.run(
             [sys.executable, program, "--collection", "ansible_collections/virt_reclaim/fleet", "--format", "plain",
-             *[path.relative_to(self.collections) for path in modules]],
-            cwd=self.collections, env={**self.environment, "PYTHONPATH": f"{self.collections}:{program.parent}"},
+             *[path.relative_to(self.root) for path in sorted(self.root.glob("plugins/modules/*.py"))]],
+            cwd=self.root, env={**self.environment, "PYTHONPATH": f"{self.collections}:{program.parent}"},
             capture_output=True, text=True, check=False, timeout=180,
         )
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        findings = [line for line in done.stdout.splitlines() if line.strip()]
+        # As in tests/sanity/ignore-*.txt of the collection.
+        self.assertEqual([line for line in findings if "missing-gplv3-license" not in line], [], done.stderr)
+        self.assertEqual(len(findings), len(list(self.root.glob("plugins/modules/*.py"))), done.stdout + done.stderr)
 
     def test_ansible_doc(self) -> None:
         for path in sorted(self.root.glob("plugins/modules/*.py")):

@@ -137,6 +137,8 @@ class Discard(ModuleTest):
         self.assertEqual((result["to_change"], result["blocked"]), (["web"], {"old": ["managed"]}))
         self.assertEqual([each["before_header"] for each in result["diff"]], ["web"])
         self.assertIn("--save=/p", self.calls()[0])
+        short = self.call("discard", state="planned", full=False)
+        self.assertEqual((short["to_change"], "domains" in short), (["web"], False))
 
     def test_check_mode_applies_and_saves_nothing(self) -> None:
         self.answers("migrate-apply-dry", [planned(), planned("done", changes=0)])

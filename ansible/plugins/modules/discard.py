@@ -3,7 +3,7 @@
 # Copyright: the virt-reclaim authors. Apache License 2.0
 """virt-reclaim migrate, for Ansible."""
 
-from __future__ import annotations
+from __future__ import absolute_import, division, print_function
 
 DOCUMENTATION = r"""
 module: discard
@@ -100,6 +100,10 @@ options:
   window:
     description: Begin batches only at this time of day of the host (C(22:00-05:00)).
     type: str
+  full:
+    description: Whether I(domains) is returned. In a fleet of many domains the names alone are enough.
+    type: bool
+    default: true
 seealso:
   - module: virt_reclaim.fleet.report_info
 """
@@ -134,7 +138,7 @@ status:
   type: str
 domains:
   description: What the program says of each domain, as in C(migrate-plan) or C(migrate-apply) of docs/json.md.
-  returned: always
+  returned: with I(full)
   type: list
   elements: dict
 to_change:
@@ -154,13 +158,12 @@ blocked:
 """
 
 from collections.abc import Iterable  # noqa: E402
-from typing import Any, NoReturn  # noqa: E402
+from typing import Any, NoReturn, Optional  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.virt_reclaim.fleet.plugins.module_utils.program import (  # noqa: E402
     COMMON_SPEC,
     DONE,
-    NOTHING_FREED,
     Reply,
     STATUS_NAMES,
     finish,
@@ -197,6 +200,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "max_failures": {"type": "int"},
     "pause": {"type": "str"},
     "window": {"type": "str"},
+    "full": {"type": "bool", "default": True},
 }
 
 
@@ -209,7 +213,7 @@ class Discard:
         self._names: list[str] = self._params["domains"] or []
 
     def planned(self) -> NoReturn:
-        words = ["--diff", *words_of(self._params, CHANGE)]
+        words = [*self._diff_words(), *words_of(self._params, CHANGE)]
         if not self._module.check_mode:
             words += words_of(self._params, ("save",))
         plan = run(self._module, "migrate plan", words, self._names)
@@ -218,7 +222,7 @@ class Discard:
     def applied(self) -> NoReturn:
         if self._module.check_mode:
             self._exit_with_plan(self._dry_run(), would_change=True)
-        diffs = diffs_of(self._dry_run()) if self._module._diff else []  # pylint: disable=protected-access
+        diffs = diffs_of(self._dry_run()) if self._diff_words() else []
         before = self._places()
         reply = run(self._module, "migrate apply", self._apply_words(), self._names)
         changed = [
@@ -233,10 +237,7 @@ class Discard:
         if self._module.check_mode:
             places = run(self._module, "migrate status", words_of(self._params, ("plan",)), self._names)
             unfinished = [each["name"] for each in places.domains if each["migration"] and not settled(each)]
-            self._module.exit_json(
-                changed=bool(unfinished), rc=DONE, status=STATUS_NAMES[DONE], domains=places.domains, to_change=unfinished,
-                blocked={},
-            )
+            self._exit_with_places(places, unfinished, [])
         self._follow_up("migrate verify", words_of(self._params, ("plan", "verify_timeout")))
 
     def rolled_back(self) -> NoReturn:
@@ -244,10 +245,7 @@ class Discard:
             places = run(self._module, "migrate status", words_of(self._params, ("plan",)), self._names)
             back = [each for each in places.domains if each["migration"] and each["migration"]["step"] not in BACK]
             diffs = [step_diff(each["name"], each["migration"]["step"], "rolled-back") for each in back]
-            self._module.exit_json(
-                changed=bool(back), rc=DONE, status=STATUS_NAMES[DONE], domains=places.domains,
-                to_change=[each["name"] for each in back], blocked={}, diff=diffs,
-            )
+            self._exit_with_places(places, [each["name"] for each in back], diffs)
         self._follow_up("migrate rollback", words_of(self._params, (*POWER, "plan", "fix_guest")))
 
     def _follow_up(self, verb: str, words: Iterable[str]) -> NoReturn:
@@ -265,7 +263,10 @@ class Discard:
         return words_of(self._params, (*CHANGE, *POWER, *BATCHES, "plan"))
 
     def _dry_run(self) -> Reply:
-        return run(self._module, "migrate apply", ["--dry-run", "--diff", *self._apply_words()], self._names)
+        return run(self._module, "migrate apply", ["--dry-run", *self._diff_words(), *self._apply_words()], self._names)
+
+    def _diff_words(self) -> list[str]:
+        return ["--diff"] if self._module._diff else []  # pylint: disable=protected-access
 
     def _places(self) -> dict[str, tuple[str, str]]:
         """Where the migration of each domain stands, by UUID. That some have failed is no failure of ours."""
@@ -285,12 +286,19 @@ class Discard:
             "blocked": {each["name"]: each["blockers"] for each in plan.domains if each["blockers"]},
             "diff": diffs_of(plan),
         }
-        finish(self._module, plan, entries, result)
+        finish(self._module, plan, entries, self._shortened(result))
+
+    def _exit_with_places(self, places: Reply, to_change: list[str], diffs: list[dict[str, str]]) -> NoReturn:
+        result = {"changed": bool(to_change), "domains": places.domains, "to_change": to_change, "blocked": {}, "diff": diffs}
+        self._module.exit_json(rc=DONE, status=STATUS_NAMES[DONE], **self._shortened(result))
+
+    def _shortened(self, result: dict[str, Any]) -> dict[str, Any]:
+        return result if self._params["full"] else {key: value for key, value in result.items() if key != "domains"}
 
     def _status_of_all(self) -> list[dict[str, Any]]:
         return run(self._module, "migrate status", words_of(self._params, ("plan",)), self._names).domains
 
-    def _would_change(self, planned: dict[str, Any], place: dict[str, Any] | None) -> bool:
+    def _would_change(self, planned: dict[str, Any], place: Optional[dict[str, Any]]) -> bool:
         if planned["blockers"] or "error" in planned:
             return False
         if self._params["power_cycle"] == "when-off" and planned["state"] in UP:
@@ -305,7 +313,7 @@ class Discard:
     def _exit(self, reply: Reply, changed: list[str], diffs: list[dict[str, str]]) -> NoReturn:
         result = {"changed": bool(changed), "domains": reply.domains, "changed_domains": changed, "diff": diffs}
         # A guest whose discards do not arrive after all is a failure of a migration.
-        finish(self._module, reply, reply.domains, result, nothing_freed="fail" if reply.rc == NOTHING_FREED else "warn")
+        finish(self._module, reply, reply.domains, self._shortened(result), nothing_freed="fail")
 
 
 def settled(domain: dict[str, Any]) -> bool:

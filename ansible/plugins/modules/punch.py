@@ -3,7 +3,7 @@
 # Copyright: the virt-reclaim authors. Apache License 2.0
 """virt-reclaim punch, for Ansible."""
 
-from __future__ import annotations
+from __future__ import absolute_import, division, print_function
 
 DOCUMENTATION = r"""
 module: punch

@@ -3,7 +3,7 @@
 # Copyright: the virt-reclaim authors. Apache License 2.0
 """virt-reclaim sparsify, for Ansible."""
 
-from __future__ import annotations
+from __future__ import absolute_import, division, print_function
 
 DOCUMENTATION = r"""
 module: sparsify
@@ -94,7 +94,7 @@ total:
   type: dict
 """
 
-from typing import Any  # noqa: E402
+from typing import Any, Optional  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.virt_reclaim.fleet.plugins.module_utils.program import (  # noqa: E402
@@ -128,8 +128,8 @@ SPEC: dict[str, dict[str, Any]] = {
 }
 
 
-def amounts(targets: list[dict[str, Any]], *, after: bool, expected: bool) -> dict[str, int | None]:
-    found: dict[str, int | None] = {}
+def amounts(targets: list[dict[str, Any]], *, after: bool, expected: bool) -> dict[str, Optional[int]]:
+    found: dict[str, Optional[int]] = {}
     for target in targets:
         for disk in target["disks"]:
             before = disk.get("allocation_before_bytes")

@@ -3,7 +3,7 @@
 # Copyright: the virt-reclaim authors. Apache License 2.0
 """virt-reclaim trim, for Ansible."""
 
-from __future__ import annotations
+from __future__ import absolute_import, division, print_function
 
 DOCUMENTATION = r"""
 module: trim
@@ -76,6 +76,10 @@ options:
     type: str
     choices: [warn, fail, ignore]
     default: warn
+  full:
+    description: Whether I(domains) is returned. In a fleet of many domains the sums alone are enough.
+    type: bool
+    default: true
 """
 
 EXAMPLES = r"""
@@ -97,7 +101,7 @@ status:
   type: str
 domains:
   description: What the program says of each domain, as in C(trim) or C(trim-plan) of docs/json.md.
-  returned: always
+  returned: with I(full)
   type: list
   elements: dict
 freed_bytes:
@@ -110,7 +114,7 @@ trimmed_bytes:
   type: int
 """
 
-from typing import Any  # noqa: E402
+from typing import Any, Optional  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 from ansible_collections.virt_reclaim.fleet.plugins.module_utils.program import (  # noqa: E402
@@ -145,6 +149,7 @@ SPEC: dict[str, dict[str, Any]] = {
     "max_duration": {"type": "str"},
     "timeout": {"type": "str"},
     "nothing_freed": {"type": "str", "choices": ["warn", "fail", "ignore"], "default": "warn"},
+    "full": {"type": "bool", "default": True},
 }
 
 
@@ -159,8 +164,12 @@ def did_change(trimmed: dict[str, Any]) -> bool:
     return trimmed["freed_bytes"] > 0
 
 
-def allocations(domains: list[dict[str, Any]], field: str) -> dict[str, int | None]:
+def allocations(domains: list[dict[str, Any]], field: str) -> dict[str, Optional[int]]:
     return {f"{each['name']}/{disk['target']}": disk[field] for each in domains for disk in each.get("disks", [])}
+
+
+def shortened(module: AnsibleModule, result: dict[str, Any]) -> dict[str, Any]:
+    return result if module.params["full"] else {key: value for key, value in result.items() if key != "domains"}
 
 
 def main() -> None:
@@ -180,7 +189,7 @@ def main() -> None:
             "domains": reply.domains,
             "diff": {"before": "", "after": "".join(lines), "after_header": "expected to come free"},
         }
-        finish(module, reply, entries, result)
+        finish(module, reply, entries, shortened(module, result))
     reply = run(module, "trim", words, names)
     result = {
         "changed": any(map(did_change, reply.domains)),
@@ -191,7 +200,7 @@ def main() -> None:
             allocations(reply.domains, "allocation_before_bytes"), allocations(reply.domains, "allocation_after_bytes")
         ),
     }
-    finish(module, reply, reply.domains, result, nothing_freed=module.params["nothing_freed"])
+    finish(module, reply, reply.domains, shortened(module, result), nothing_freed=module.params["nothing_freed"])
 
 
 if __name__ == "__main__":
