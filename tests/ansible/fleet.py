@@ -153,7 +153,8 @@ class Fleet:
         config.write_text(
             f"Port 22\nHostKey {self.ssh}/host_key\nAuthorizedKeysFile {self.ssh}/control.pub\nPermitRootLogin prohibit-password\n"
             f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPidFile none\nLogLevel ERROR\nUseDNS no\n"
-            f'Subsystem sftp internal-sftp\nSetEnv "LIBVIRT_LOG_OUTPUTS=3:file:{host.directory}/libvirt.log"\n'
+            # SHLVL: a shell that is not the first one leaves out the ~/.bashrc of this machine's root.
+            f"Subsystem sftp internal-sftp\nSetEnv LIBVIRT_LOG_OUTPUTS=3:file:{host.directory}/libvirt.log SHLVL=2\n"
         )
         command = ["ip", "netns", "exec", host.name, "/usr/sbin/sshd", "-D", "-f", str(config)]
         with open(host.directory / "sshd.log", "wb") as log:
