@@ -15,7 +15,7 @@ from vrtest import main
 
 # The others want a virtual environment filled from PyPI. In place of those: yamllint and ansible-doc below, and modules_test.py.
 SANITY = (
-    "action-plugin-docs", "changelog", "compile", "empty-init", "line-endings", "no-assert", "no-get-exception",
+    "action-plugin-docs", "changelog", "compile", "empty-init", "ignores", "line-endings", "no-assert", "no-get-exception",
     "no-illegal-filenames", "no-main-display", "no-smart-quotes", "pslint", "replace-urlopen", "shebang", "shellcheck", "symlinks",
     "use-argspec-type-path", "use-compat-six",
 )
