@@ -107,6 +107,7 @@ class Fleet:
         """silent: a host that answers nobody."""
         self.space = space
         self.hosts: dict[str, FleetHost] = {}
+        self._daemons: list[subprocess.Popen[bytes]] = []
         for number in range(1, count + 1):
             directory = space / f"h{number:02}"
             (directory / "state").mkdir(parents=True)
@@ -128,9 +129,10 @@ class Fleet:
         (self.ssh / "known_hosts").write_text("".join(f"{host.address} {key}" for host in self.hosts.values()))
 
     def _make_network(self, silent: str) -> None:
-        # sshd and ip want directories there that the machine may not have.
+        # sshd and ip want directories there that the machine may not have; libvirt locks the channels it opens in /var/lock.
         run("mount", "-t", "tmpfs", "tmpfs", "/run")
-        Path("/run/sshd").mkdir()
+        for name in ("sshd", "lock"):
+            (Path("/run") / name).mkdir()
         lines = ["link set lo up", "link add fleet type bridge", f"addr add {NETWORK}.1/24 dev fleet", "link set fleet up"]
         for name in self.hosts:
             lines += [f"netns add {name}", f"link add {name} type veth peer name eth0 netns {name}", f"link set {name} master fleet up"]
@@ -160,7 +162,12 @@ class Fleet:
         )
         command = ["ip", "netns", "exec", host.name, "/usr/sbin/sshd", "-D", "-f", str(config)]
         with open(host.directory / "sshd.log", "wb") as log:
-            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._daemons.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+
+    def close(self) -> None:
+        for daemon in self._daemons:
+            daemon.kill()
+            daemon.wait()
 
     def write_inventory(self, program: Path) -> None:
         lines = ["[hypervisors]"]
