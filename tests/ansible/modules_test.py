@@ -183,6 +183,15 @@ class Discard(ModuleTest):
         self.assertEqual(result["msg"], "some-failed: db: no space left on device")
         self.assertEqual(result["changed_domains"], ["web"])
 
+    def test_a_closed_window_is_no_failure(self) -> None:
+        late = migrated("db", status="skipped", reasons=["outside-window"])
+        self.answers("migrate-apply", [migrated(step="done", changes=1), late], 3)
+        result = self.call("discard", all=True, window="22:00-05:00")
+        self.assert_changed(result, True)
+        self.assertEqual((result["not_begun"], result["changed_domains"]), (["db"], ["web"]))
+        self.answers("migrate-apply", [migrated(status="failed", error="x"), late], 3)
+        self.assertTrue(self.call("discard", all=True, window="22:00-05:00")["failed"])
+
     def test_discards_that_do_not_arrive_fail(self) -> None:
         bad = {**migrated(step="done", changes=1), "reasons_explained": explained("discard-not-proved")}
         self.answers("migrate-apply", [bad], 4)
