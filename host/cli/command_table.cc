@@ -249,6 +249,8 @@ absl::Status CheckSparsify(const CommandLine& line) {
 }
 
 absl::Status CheckRun(const CommandLine& line) {
+  if (line.resume && !line.emergency)
+    return InvalidArgumentError("--resume is for what --emergency has made room for");
   if (line.domains.empty()) return absl::OkStatus();
   return InvalidArgumentError(
       "run: the policy says which domains; one by its name: trim, sparsify");
@@ -448,7 +450,8 @@ std::vector<VerbSpec> MakeVerbs() {
        "",
        "",
        {Word("--job", "trim|sparsify|punch", &CommandLine::job),
-        Flag("--emergency", &CommandLine::emergency), ConfigOption()},
+        Flag("--emergency", &CommandLine::emergency), Flag("--resume", &CommandLine::resume),
+        ConfigOption()},
        CheckRun},
       {Verb::kConfigCheck, "config check", "", "", {ConfigOption()}, CheckConfigCheck},
       {Verb::kConfigShow, "config show", "", "DOMAIN", {ConfigOption()}, {}},

@@ -106,6 +106,7 @@ struct CommandLine {
   std::string config = policy::kStandardPath;
   std::string job;  // empty: all
   bool emergency = false;
+  bool resume = false;
 };
 
 // What to print instead of working: --help and --version.

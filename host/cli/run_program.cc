@@ -35,6 +35,7 @@ std::set<Job> JobsOf(const CommandLine& line) {
   for (const Job job : policy::kAllJobs) {
     if (line.job.empty() || line.job == Name(job)) jobs.insert(job);
   }
+  if (line.resume) jobs.insert(Job::kResume);
   return jobs;
 }
 
@@ -58,7 +59,8 @@ std::string JobText(const RunReport& report, Job job) {
   const RunTotal total = TotalOf(report.items, job);
   const std::string what = job == Job::kPunch ? " file" : " domain";
   std::string text = absl::StrCat(Name(job), " ", total.done, what, total.done == 1 ? "" : "s");
-  if (!report.dry_run) absl::StrAppend(&text, " ", FormatSignedByteSize(total.freed));
+  if (!report.dry_run && job != Job::kResume)
+    absl::StrAppend(&text, " ", FormatSignedByteSize(total.freed));
   if (total.failed > 0) absl::StrAppend(&text, " (", total.failed, " failed)");
   return text;
 }

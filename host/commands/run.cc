@@ -88,6 +88,7 @@ class Run {
     for (const RunSparsify& step : plan_.sparsify) Sparsify(step, ++target);
     Punch();
     if (plan_.emergency) TrimAll();
+    for (const DomainSummary& domain : plan_.resume) Resume(domain);
     return std::move(items_);
   }
 
@@ -162,6 +163,18 @@ class Run {
     for (const SparsifiedTarget& target :
          ExecuteSparsify(services_, step.options, {action}, sparsify::Mode::kSparsify, show, stop_))
       items_.push_back(ItemOf(target));
+  }
+
+  void Resume(const DomainSummary& domain) {
+    if (!stop_.stop_requested()) {
+      items_.push_back(ResumeDomain(services_, domain));
+      return;
+    }
+    RunItem& item = items_.emplace_back();
+    item.job = Job::kResume;
+    item.name = domain.name;
+    item.is_domain = true;
+    item.outcome.kind = OutcomeKind::kCancelled;
   }
 
   void Punch() {

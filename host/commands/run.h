@@ -26,6 +26,7 @@ struct RunOptions {
   bool estimate = false;  // the plan asks guests what is to be had
   // A storage is full, or nearly: windows, thresholds, paces and the time of the run do not count,
   // and what frees most in the shortest time comes first: what is off, backups, then what runs.
+  // With the job kResume, domains that an I/O error has paused run on after all that.
   bool emergency = false;
 };
 
@@ -58,7 +59,7 @@ struct RunPunch {
   PunchAction action;
 };
 
-// What a run would do, in this order; in an emergency trims come last.
+// What a run would do, in this order; in an emergency trims come after punch.
 struct RunPlan {
   bool emergency = false;
   policy::RunLimits limits;
@@ -66,6 +67,7 @@ struct RunPlan {
   std::vector<RunTrims> trims;
   std::vector<RunSparsify> sparsify;
   std::vector<RunPunch> punch;
+  std::vector<DomainSummary> resume;
 };
 
 // What the policy says of a domain, each value with its origin: for `config show`.
@@ -100,10 +102,10 @@ struct RunProgress {
   std::function<void(const PunchFilesProgress&)> punch;
 };
 
-// First the trims, then sparsify, then punch; see RunOptions::emergency. After `max_duration`,
-// which counts from this call, and in a window that is closed nothing is begun. A trim that meets
-// an I/O error ends all that is still to be done to domains on its storages. After a stop request
-// the rest is cancelled.
+// First the trims, then sparsify, then punch, then resume; see RunOptions::emergency. After
+// `max_duration`, which counts from this call, and in a window that is closed nothing is begun. A
+// trim that meets an I/O error ends all that is still to be done to domains on its storages. After
+// a stop request the rest is cancelled.
 std::vector<RunItem> ExecuteRun(const Services& services, const RunPlan& plan,
                                 const RunProgress& progress, const std::stop_token& stop);
 
@@ -114,6 +116,10 @@ struct RunTotal {
   uint64_t expected = 0;
 };
 RunTotal TotalOf(const std::vector<RunItem>& items, policy::Job job);
+
+// Lets a domain run that an I/O error on a full storage has paused, once there is room on every
+// storage below its disks, and looks whether it stays up. Skipped, with no-room: there is not.
+RunItem ResumeDomain(const Services& services, const DomainSummary& domain);
 
 }  // namespace virt_reclaim
 

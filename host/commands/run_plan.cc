@@ -1,6 +1,7 @@
 // The first half of a run: which rules fit which domain, and what the pipelines would do with it.
 #include <algorithm>
 #include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -145,7 +146,9 @@ class Planner {
     VR_ASSIGN_OR_RETURN(plan_.limits, policy::SettingsOf(policy::LimitSpecs(), policy_.limits));
     plan_.emergency = options_.emergency;
     if (options_.emergency) plan_.limits.max_duration.reset();
-    if (options_.jobs.contains(Job::kTrim) || options_.jobs.contains(Job::kSparsify))
+    const std::set<Job> of_domains{Job::kTrim, Job::kSparsify, Job::kResume};
+    if (std::any_of(of_domains.begin(), of_domains.end(),
+                    [&](Job job) { return options_.jobs.contains(job); }))
       VR_RETURN_IF_ERROR(PlanDomains());
     if (options_.jobs.contains(Job::kPunch)) VR_RETURN_IF_ERROR(PlanPunch());
     if (stop_.stop_requested()) return absl::CancelledError("interrupted");
@@ -188,6 +191,15 @@ class Planner {
     PassOver(job, domain, std::move(outcome));
   }
 
+  // One that is paused or going down is the trim's to pass over, with its reason.
+  Job JobOf(const DomainSummary& domain) {
+    if (domain.state == DomainState::kShutOff) return Job::kSparsify;
+    if (domain.state != DomainState::kPaused || !options_.jobs.contains(Job::kResume))
+      return Job::kTrim;
+    const auto by_error = services_.hypervisor.IsPausedByIoError(domain.uuid);
+    return by_error.ok() && *by_error ? Job::kResume : Job::kTrim;
+  }
+
   absl::Status PlanDomains() {
     VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> domains,
                         SelectDomains(services_.hypervisor, {}));
@@ -196,8 +208,7 @@ class Planner {
     Groups trims;
     Groups sparsify;
     for (size_t i = 0; i < domains.size(); ++i) {
-      // One that is paused or going down is the trim's to pass over, with its reason.
-      const Job job = domains[i].state == DomainState::kShutOff ? Job::kSparsify : Job::kTrim;
+      const Job job = JobOf(domains[i]);
       if (!options_.jobs.contains(job)) continue;
       if (!all[i].ok()) {
         Fail(job, domains[i], all[i].status());
@@ -207,9 +218,14 @@ class Planner {
                           policy::SettingsOf(policy::DomainSpecs(), *all[i]));
       if (options_.emergency) Hurry(settings);
       const bool way =
-          job == Job::kSparsify ? settings.sparsify : settings.agent || settings.qemu_agent;
+          job == Job::kResume ||
+          (job == Job::kSparsify ? settings.sparsify : settings.agent || settings.qemu_agent);
       if (!settings.enabled || !way) {
         Exclude(job, domains[i], all[i]->at(settings.enabled ? "ways" : "enabled").origin);
+        continue;
+      }
+      if (job == Job::kResume) {
+        plan_.resume.push_back(domains[i]);
         continue;
       }
       Group& group = (job == Job::kSparsify ? sparsify : trims)[KeyOf(*all[i])];
@@ -341,6 +357,12 @@ std::vector<RunItem> ItemsOf(const RunPlan& plan) {
     item.name = step.action.path;
     item.outcome.error = step.action.error;
     if (!step.action.error.ok()) item.outcome.kind = OutcomeKind::kFailed;
+  }
+  for (const DomainSummary& domain : plan.resume) {
+    RunItem& item = items.emplace_back();
+    item.job = Job::kResume;
+    item.name = domain.name;
+    item.is_domain = true;
   }
   return items;
 }

@@ -113,6 +113,7 @@ enum class Reason {
   kStorageFull,
   // What 'run' passes over.
   kPolicyExcludes,
+  kNoRoom,
 };
 
 // What a reason says of a layer of the discard chain (discard_chain.h).

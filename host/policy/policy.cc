@@ -44,6 +44,8 @@ absl::string_view Name(Job job) {
       return "sparsify";
     case Job::kPunch:
       return "punch";
+    case Job::kResume:
+      return "resume";
   }
   return "unknown";
 }

@@ -14,8 +14,8 @@
 
 namespace virt_reclaim::policy {
 
-// What a timer calls for.
-enum class Job { kTrim, kSparsify, kPunch };
+// What a timer calls for; kResume only in an emergency, and when asked for.
+enum class Job { kTrim, kSparsify, kPunch, kResume };
 inline constexpr Job kAllJobs[] = {Job::kTrim, Job::kSparsify, Job::kPunch};
 absl::string_view Name(Job job);  // "trim"
 

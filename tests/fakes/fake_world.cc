@@ -283,6 +283,22 @@ class FakeHypervisor : public FakeBackups {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<bool> IsPausedByIoError(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    return domain->summary.state == DomainState::kPaused && domain->paused_by_io_error;
+  }
+
+  absl::Status Resume(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    const Effect effect(world_, "resume", *domain);
+    if (domain->summary.state != DomainState::kPaused)
+      return absl::FailedPreconditionError("resume: domain is already running");
+    // Its guest tries to write once more.
+    if (!domain->paused_by_io_error || world_.room >= domain->needs_room)
+      domain->summary.state = DomainState::kRunning;
+    return absl::OkStatus();
+  }
+
   absl::Status PowerOff(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     const Effect effect(world_, "power off", *domain);

@@ -348,6 +348,7 @@ const std::vector<Case> kCases{
     {"run-domain", {"run", "web"}},
     {"run-wrong-policy", {"run", "--config=DIRECTORY/wrong.toml"}},
     {"run-wrong-policy-json", {"run", "--json", "--config=DIRECTORY/wrong.toml"}},
+    {"run-resume-what", {"run", "--resume"}},
     {"run-no-policy", {"run", "--config=DIRECTORY/none.toml"}},
     {"run-connection-down", {"-c", "down:///", "run", "--config=DIRECTORY/policy.toml"}},
     {"config-check", {"config", "check", "--config=DIRECTORY/policy.toml"}},

@@ -327,6 +327,54 @@ TEST_F(RunTest, AClockThatIsSetBackInTheMiddle) {
   EXPECT_GE(trims[0].took, absl::ZeroDuration());
 }
 
+TEST_F(RunTest, WhatAFullStorageHasPausedRunsOnWhenThereIsRoom) {
+  const auto add = [&](const std::string& name, bool by_io_error) -> FakeDomain& {
+    FakeDomain& domain = Add(name);
+    domain.summary.state = DomainState::kPaused;
+    domain.paused_by_io_error = by_io_error;
+    return domain;
+  };
+  FakeDomain& full = add("full", true);
+  FakeDomain& by_hand = add("by-hand", false);
+  FakeDomain& out = add("out", true);
+  const std::string policy = "[[rule]]\ndomains = ['out']\nenabled = false\n";
+  const std::set<Job> jobs{Job::kTrim, Job::kResume};
+  world_.room = 255 * kMiB;
+  const auto none = RunIt(policy, jobs, /*emergency=*/true);
+  EXPECT_THAT(Lines(none),
+              ElementsAre("resume out: skipped policy-excludes", "trim by-hand: skipped paused",
+                          "resume full: skipped no-room"));
+  EXPECT_EQ(StatusOf(none), ExitStatus::kRefused);
+  EXPECT_EQ(full.summary.state, DomainState::kPaused);
+
+  world_.room = kGiB;
+  const auto items = RunIt(policy, jobs, /*emergency=*/true);
+  EXPECT_EQ(Lines(items).back(), "resume full: done");
+  EXPECT_EQ(StatusOf(items), ExitStatus::kDone);
+  EXPECT_EQ(full.summary.state, DomainState::kRunning);
+  EXPECT_EQ(by_hand.summary.state, DomainState::kPaused);
+  EXPECT_EQ(out.summary.state, DomainState::kPaused);
+}
+
+TEST_F(RunTest, ADomainThatIsPausedAgainHasFailed) {
+  FakeDomain& domain = Add("greedy");
+  domain.summary.state = DomainState::kPaused;
+  domain.paused_by_io_error = true;
+  domain.needs_room = 2 * kGiB;
+  world_.room = kGiB;
+  const auto items = RunIt("", {Job::kResume}, /*emergency=*/true);
+  EXPECT_THAT(Lines(items), ElementsAre("resume greedy: failed"));
+  EXPECT_THAT(std::string(items.front().outcome.error.message()), HasSubstr("paused it again"));
+}
+
+TEST_F(RunTest, NobodyIsResumedWithoutBeingAsked) {
+  FakeDomain& domain = Add("full");
+  domain.summary.state = DomainState::kPaused;
+  domain.paused_by_io_error = true;
+  EXPECT_THAT(Lines(RunIt("", kAll, /*emergency=*/true)), ElementsAre("trim full: skipped paused"));
+  EXPECT_EQ(domain.summary.state, DomainState::kPaused);
+}
+
 TEST_F(RunTest, KilledAnywhereTheNextRunGoesOn) {
   Add("web");
   const auto run = [&] {
