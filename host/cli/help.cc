@@ -297,7 +297,7 @@ options:
       --job JOB       only this: trim, sparsify or punch (default: all three). punch needs no libvirt
       --emergency     a storage is full, or nearly: windows, thresholds, rates and the time of the run do not count. First what
                       is off, then backups, then what runs. What the policy leaves out stays left out
-      --resume        with --emergency: at the end, let domains run on that an I/O error has paused, once there is room
+      --resume        let domains run on that an I/O error has paused, once there is room; with --emergency, at its end
       --config FILE   the policy (VIRT_RECLAIM_CONFIG; default /etc/virt-reclaim/config.toml); conf.d/*.toml beside it
                       are read after it
   -n, --dry-run       show what would be done, what is expected of it, and what is left out, and why

@@ -6,6 +6,7 @@
 #include "base/status.h"
 #include "host/commands/collect.h"
 #include "host/commands/run.h"
+#include "host/model/assessment.h"
 
 namespace virt_reclaim {
 namespace {

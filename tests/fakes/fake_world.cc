@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "host/services/allocation_map.h"
 #include "tests/fakes/fake_backups.h"
+#include "tests/fakes/fake_offline_guest.h"
 
 namespace virt_reclaim {
 namespace {
@@ -396,35 +397,6 @@ class FakeHypervisor : public FakeBackups {
     if (domain == world_.domains.end()) return absl::NotFoundError("no such domain");
     return &domain->second;
   }
-};
-
-// Tells what the domain says that has the first disk.
-class FakeOfflineGuest : public OfflineGuest {
- public:
-  explicit FakeOfflineGuest(FakeWorld& world) : world_(world) {}
-
-  absl::StatusOr<GuestPreflight> Read(const std::vector<OfflineDisk>& disks, absl::Duration,
-                                      const std::stop_token& stop) override {
-    if (!world_.has_offline_guest) return absl::UnimplementedError("not installed");
-    world_.disks_read = disks;
-    if (world_.while_reading) world_.while_reading();
-    if (stop.stop_requested()) return absl::CancelledError("stopped");
-    for (const auto& [uuid, domain] : world_.domains) {
-      if (domain.inactive_xml.find(disks.at(0).path) != std::string::npos) return domain.offline;
-    }
-    return absl::FailedPreconditionError("no such disk");
-  }
-
-  absl::StatusOr<std::vector<absl::Status>> Trim(const std::vector<OfflineDisk>&,
-                                                 const std::vector<std::string>& devices,
-                                                 absl::Duration, const std::stop_token&) override {
-    if (!world_.has_offline_guest) return absl::UnimplementedError("not installed");
-    for (const std::string& device : devices) world_.calls.push_back("trim " + device);
-    return std::vector<absl::Status>(devices.size());
-  }
-
- private:
-  FakeWorld& world_;
 };
 
 FakeWorld::FakeWorld() {

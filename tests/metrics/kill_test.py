@@ -22,17 +22,20 @@ KILLS = 40
 
 
 class Killed(unittest.TestCase):
-    def setUp(self) -> None:
+    @classmethod
+    def setUpClass(cls) -> None:
         directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.world = World(Path(directory.name))
-        self.place = self.world.directory / "textfiles"
-        self.place.mkdir()
+        cls.addClassCleanup(directory.cleanup)
+        cls.world = World(Path(directory.name))
+
+    def setUp(self) -> None:
+        self.uri = self.world.uri
+        self.place = Path(tempfile.mkdtemp(dir=self.world.directory))
         self.file = self.place / "x.prom"
 
     def metrics(self, **environment: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            self.world.command(PROGRAM, "metrics", "--textfile", str(self.file)),
+            self.world.command(PROGRAM, "metrics", "--textfile", str(self.file), uri=self.uri),
             env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
 
@@ -84,7 +87,7 @@ class Killed(unittest.TestCase):
 
     def test_libvirt_away(self) -> None:
         self.assertEqual(self.metrics().wait(60), 0)
-        self.world.uri = f"test://{self.world.directory}/gone.xml"
+        self.uri = f"test://{self.world.directory}/gone.xml"
         self.assertNotEqual(self.metrics().wait(60), 0)
         text = self.file.read_text()
         self.assertEqual(run("promtool", "check", "metrics", text=text).returncode, 0)
@@ -93,6 +96,6 @@ class Killed(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    need("promtool")
+    need("promtool", "virsh", "qemu-system-x86_64")
     PROGRAM, KILLER = sys.argv[1:3]
     unittest.main(argv=sys.argv[:1], verbosity=2)

@@ -57,7 +57,7 @@ class Page(unittest.TestCase):
 
     def test_hostile_names_are_text(self) -> None:
         self.assertEqual(self.browser.evaluate("document.scripts.length"), 0)
-        self.assertTrue(self.browser.evaluate("document.title").startswith("Disk space of test:///"))
+        self.assertTrue(self.browser.evaluate("document.title").startswith("Disk space of qemu:///embed"))
         names = self.browser.evaluate("[...document.querySelectorAll('td.name b')].map(e => e.textContent)")
         self.assertIn(HOSTILE, names)
         self.assertEqual(len(names), len(NAMES))
@@ -114,6 +114,6 @@ class Page(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    need("chromium")
+    need("chromium", "virsh", "qemu-system-x86_64")
     PROGRAM, PICTURES = sys.argv[1], (sys.argv[2] if len(sys.argv) > 2 else "")
     unittest.main(argv=sys.argv[:1], verbosity=2)

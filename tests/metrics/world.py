@@ -1,22 +1,25 @@
-"""A hypervisor for the real program: libvirt's test driver, with domains of hostile names, images that are real files, and a
-history of trims."""
+"""A hypervisor for the real program: libvirt's QEMU driver in a directory of its own, with domains of hostile names that are off,
+images that are real files, and a history of trims."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from xml.sax.saxutils import escape
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from vrtest.host import EmbedHost  # noqa: E402
 
 GIB = 1 << 30
 DAY = 86400
 # libvirt takes any name without a slash and a newline.
 HOSTILE = "<script>document.title='gotcha'<img src=x onerror=alert(1)>\"'& \\x"
 NAMES = ["web", HOSTILE, "\N{RIGHT-TO-LEFT OVERRIDE}txet", "long-" + "n" * 200]
-NODE = """<node><cpu><mhz>2000</mhz><model>x</model><active>2</active><nodes>1</nodes><sockets>1</sockets>
-<cores>2</cores><threads>1</threads></cpu><memory>4194304</memory>{domains}</node>"""
-DOMAIN = """<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><memory>65536</memory>
-<os><type arch='x86_64'>hvm</type></os><devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>
+DOMAIN = """<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory>65536</memory>
+<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>
 <source file='{image}'/><target dev='vda' bus='virtio'/></disk></devices></domain>"""
 
 
@@ -29,21 +32,19 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        domains = ""
+        self.host = EmbedHost(directory)
         for index, name in enumerate(NAMES):
             image = directory / f"{index}.raw"
             with image.open("wb") as file:
                 file.truncate(GIB)
                 file.write(b"x" * (1 << 20) * (index + 1))
-            domains += DOMAIN.format(name=escape(name), uuid=uuid_of(index), image=image)
-        node = directory / "node.xml"
-        node.write_text(NODE.format(domains=domains))
-        self.uri = f"test://{node}"
+            self.host.define(DOMAIN.format(name=escape(name), uuid=uuid_of(index), image=image))
+        self.uri = self.host.uri
         self.state = directory / "state"
         self._remember_trims()
 
-    def command(self, program: str, *words: str) -> list[str]:
-        return [program, "-c", self.uri, "--state-dir", str(self.state), "--run-dir", str(self.directory / "run"), *words]
+    def command(self, program: str, *words: str, uri: str = "") -> list[str]:
+        return [program, "-c", uri or self.uri, "--state-dir", str(self.state), "--run-dir", str(self.directory / "run"), *words]
 
     def _remember_trims(self) -> None:
         """Of the first two domains, once a week: what their images grew by in between came back but for a part."""
