@@ -12,8 +12,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <random>
+#include <thread>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -32,6 +34,9 @@ constexpr absl::string_view kPrefix = ".virt-reclaim-probe-";
 constexpr size_t kMaxExtents = 256;  // the contract's limit
 constexpr size_t kWriteBytes = size_t{1} << 20;
 constexpr size_t kMaxDirectoryEntries = 100000;
+// How long a filesystem may take to free what its journal says is deleted.
+constexpr std::chrono::seconds kFreeingPatience{5};
+constexpr std::chrono::milliseconds kFreeingStep{100};
 // Of an extent whose offset is not where its bytes are, or not only this file's.
 constexpr uint32_t kUselessExtent = FIEMAP_EXTENT_UNKNOWN | FIEMAP_EXTENT_DELALLOC |
                                     FIEMAP_EXTENT_ENCODED | FIEMAP_EXTENT_NOT_ALIGNED |
@@ -220,20 +225,31 @@ absl::StatusOr<DiscardedMarker> DiscardMarker(const TrimTarget& target, absl::st
     return ErrnoStatus(errno, "delete the marker");
   }
   file.Reset();
-  // Measured: before the journal is written, ext4 and btrfs trim nothing of it, XFS sometimes.
-  if (syncfs(directory.get()) != 0) return ErrnoStatus(errno, "syncfs");
-
   DiscardedMarker discarded;
   discarded.whole_filesystem = !ranged;
   const RangePlan plan =
       ranged ? PlanAround(extents) : RangePlan(ReadGeometry(target.filesystem, directory.get()), 0);
-  VR_ASSIGN_OR_RETURN(const FitrimOutcome outcome,
-                      RunFitrim(
-                          directory.get(), plan, {}, [](const FitrimProgress&) {}, stop, call));
-  if (outcome.cancelled) return absl::CancelledError("stopped");
-  discarded.trimmed_bytes = outcome.progress.trimmed_bytes;
-  discarded.error_number = outcome.error_number;
-  return discarded;
+  uint64_t marker_bytes = 0;
+  if (ranged) {
+    for (const MarkerExtent& extent : extents) marker_bytes += extent.length_bytes;
+  }
+  for (const auto limit = std::chrono::steady_clock::now() + kFreeingPatience;;) {
+    // Measured: before the journal is written, ext4 and btrfs trim nothing of it, XFS sometimes.
+    if (syncfs(directory.get()) != 0) return ErrnoStatus(errno, "syncfs");
+    VR_ASSIGN_OR_RETURN(const FitrimOutcome outcome,
+                        RunFitrim(
+                            directory.get(), plan, {}, [](const FitrimProgress&) {}, stop, call));
+    if (outcome.cancelled) return absl::CancelledError("stopped");
+    discarded.trimmed_bytes = outcome.progress.trimmed_bytes;
+    discarded.error_number = outcome.error_number;
+    // A journal is on the disk before its blocks are free: ext4 frees them in the callback of the
+    // commit, which nobody waits for who comes when the commit itself is done (fs/jbd2/commit.c).
+    if (discarded.error_number != 0 || discarded.trimmed_bytes >= marker_bytes / 4 * 3 ||
+        std::chrono::steady_clock::now() >= limit) {
+      return discarded;
+    }
+    std::this_thread::sleep_for(kFreeingStep);
+  }
 }
 
 size_t RemoveLeftMarkers(const FilesystemList& list) {

@@ -49,8 +49,8 @@ struct DiscardedMarker {
   int error_number = 0;
   bool whole_filesystem = false;
 };
-// Deletes it, waits until the filesystem has written that down, and trims. NotFound: no such
-// marker.
+// Deletes it, waits until the filesystem has written that down, and trims; again, for some seconds,
+// while less than the marker is free there. NotFound: no such marker.
 absl::StatusOr<DiscardedMarker> DiscardMarker(const TrimTarget& target, absl::string_view id,
                                               const std::stop_token& stop, FitrimCall call);
 

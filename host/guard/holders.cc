@@ -1,13 +1,16 @@
 #include "host/guard/holders.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
+#include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -125,16 +128,35 @@ void AddSwap(const ImageIdentity& identity, const HolderRoots& roots, Holders& h
   }
 }
 
-// Whether "fe:00:1234" of /proc/locks may be the file. The number of a device without a block
-// device below (btrfs, tmpfs) is another one there than in stat(2): then only the inode's is
-// compared.
-bool MayBeThis(absl::string_view place, const ImageIdentity& identity) {
+// The device number of the filesystem `path` lies on, as /proc/locks prints it: the superblock's.
+// st_dev is another one on btrfs, where each subvolume has its own.
+std::optional<dev_t> FilesystemDevice(const std::string& path, const HolderRoots& roots) {
+  struct statx facts;
+  if (statx(AT_FDCWD, path.c_str(), AT_STATX_DONT_SYNC, STATX_MNT_ID, &facts) != 0 ||
+      (facts.stx_mask & STATX_MNT_ID) == 0) {
+    return std::nullopt;  // before Linux 5.8
+  }
+  const auto table = ReadFile(roots.proc + "/self/mountinfo", kMaxProcFile);
+  if (!table.ok()) return std::nullopt;
+  const std::string id = absl::StrCat(facts.stx_mnt_id);
+  for (const absl::string_view line : absl::StrSplit(*table, '\n')) {
+    const std::vector<std::string> words = absl::StrSplit(line, absl::MaxSplits(' ', 3));
+    if (words.size() < 4 || words[0] != id) continue;
+    unsigned int first = 0;
+    unsigned int second = 0;
+    if (sscanf(words[2].c_str(), "%u:%u", &first, &second) != 2) return std::nullopt;
+    return makedev(first, second);
+  }
+  return std::nullopt;
+}
+
+// Whether "fe:00:1234" of /proc/locks is the file, or may be when the filesystem's number is not
+// known: then the inode's alone is compared.
+bool MayBeThis(absl::string_view place, ino_t inode, std::optional<dev_t> filesystem) {
   const std::vector<std::string> parts = absl::StrSplit(place, ':');
-  if (parts.size() != 3 || parts[2] != absl::StrCat(identity.inode)) return false;
-  const unsigned long first = strtoul(parts[0].c_str(), nullptr, 16);
-  const unsigned long second = strtoul(parts[1].c_str(), nullptr, 16);
-  if (first == 0 || major(identity.device) == 0) return true;
-  return first == major(identity.device) && second == minor(identity.device);
+  if (parts.size() != 3 || parts[2] != absl::StrCat(inode)) return false;
+  return !filesystem || (strtoul(parts[0].c_str(), nullptr, 16) == major(*filesystem) &&
+                         strtoul(parts[1].c_str(), nullptr, 16) == minor(*filesystem));
 }
 
 }  // namespace
@@ -156,20 +178,23 @@ Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots) {
   return holders;
 }
 
-bool HasLease(const ImageIdentity& identity, const HolderRoots& roots) {
+bool HasLease(const std::string& path, const ImageIdentity& identity, const HolderRoots& roots) {
   const auto table = ReadFile(roots.proc + "/locks", kMaxProcFile);
   if (!table.ok()) return false;
   // "1: LEASE  ACTIVE    WRITE 4711 fe:00:1234 0 EOF" (fs/locks.c, lock_get_status)
   const std::string own = absl::StrCat(getpid());
+  std::vector<std::string> places;
   for (const absl::string_view line : absl::StrSplit(*table, '\n')) {
     const std::vector<absl::string_view> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
     if (words.size() < 6 || words[1] != "LEASE" || words[4] == own) continue;
-    if (std::any_of(words.begin() + 4, words.end(),
-                    [&](absl::string_view word) { return MayBeThis(word, identity); })) {
-      return true;
-    }
+    for (size_t i = 4; i < words.size(); ++i) places.emplace_back(words[i]);
   }
-  return false;
+  const auto is_this = [&](std::optional<dev_t> filesystem) {
+    return std::any_of(places.begin(), places.end(), [&](const std::string& place) {
+      return MayBeThis(place, identity.inode, filesystem);
+    });
+  };
+  return is_this(std::nullopt) && is_this(FilesystemDevice(path, roots));
 }
 
 }  // namespace virt_reclaim

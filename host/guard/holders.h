@@ -32,10 +32,11 @@ struct Holders {
 // in the way; for a regular file the lease proves that nobody is. Any thread.
 Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots = {});
 
-// Whether another process holds a lease on the image, from /proc/locks. Opening the image would
-// break it. On btrfs, where the kernel prints another device number there than stat(2), it matches
-// the inode's number alone: says yes rather too often.
-bool HasLease(const ImageIdentity& identity, const HolderRoots& roots = {});
+// Whether another process holds a lease on the image `identity` at `path`, from /proc/locks.
+// Opening the image would break it. Where the kernel does not tell the mount of a file (before
+// Linux 5.8), it matches the inode's number alone: says yes rather too often.
+bool HasLease(const std::string& path, const ImageIdentity& identity,
+              const HolderRoots& roots = {});
 
 }  // namespace virt_reclaim
 

@@ -57,7 +57,7 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
   }
   const ImageIdentity seen = IdentityOf(before);
   // Opening it would break the lease, which is another virt-reclaim's more often than not.
-  if (!device && HasLease(seen, options.roots))
+  if (!device && HasLease(path, seen, options.roots))
     return InUse(path, seen, options.roots, "somebody holds a lease on it");
 
   bool direct = options.direct;

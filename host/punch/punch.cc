@@ -203,7 +203,7 @@ absl::StatusOr<PunchPlan> Puncher::Plan(const std::string& path) {
     GuardOptions asking;
     asking.direct = true;
     VR_RETURN_IF_ERROR(CheckUnused(path, asking));
-  } else if (HasLease(IdentityOf(status))) {
+  } else if (HasLease(path, IdentityOf(status))) {
     return absl::AbortedError(Quoted(path) + " is in use: somebody holds a lease on it");
   }
   VR_ASSIGN_OR_RETURN(const OpenedImage image, OpenForReading(path, true));
@@ -257,7 +257,7 @@ absl::StatusOr<PunchPlan> Puncher::Plan(const std::string& path) {
 absl::StatusOr<PunchResult> Puncher::Measure(const PunchPlan& plan,
                                              const ProgressCallback& progress,
                                              const std::stop_token& stop) {
-  if (HasLease(plan.identity))
+  if (HasLease(plan.path, plan.identity))
     return absl::AbortedError(Quoted(plan.path) + " is in use: somebody holds a lease on it");
   VR_ASSIGN_OR_RETURN(const OpenedImage image, OpenForReading(plan.path, true));
   PunchResult result;
@@ -329,7 +329,7 @@ absl::StatusOr<PunchResult> Puncher::PunchAtomically(const PunchPlan& plan,
   // neither waits nor fails.
   if (!options_.live) {
     VR_RETURN_IF_ERROR(CheckUnused(plan.path, {}));
-  } else if (HasLease(plan.identity)) {
+  } else if (HasLease(plan.path, plan.identity)) {
     return absl::AbortedError(Quoted(plan.path) + " is in use: somebody holds a lease on it");
   }
   VR_ASSIGN_OR_RETURN(const OpenedImage image, OpenForReading(plan.path, false));

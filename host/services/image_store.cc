@@ -39,7 +39,7 @@ constexpr size_t kProbeBytes = 256 * 1024;    // more than any filesystem's bloc
 // often than not, and opening the image would make it stop.
 absl::StatusOr<UniqueFd> OpenForHeader(const std::string& path) {
   struct stat st;
-  if (stat(path.c_str(), &st) == 0 && HasLease(IdentityOf(st)))
+  if (stat(path.c_str(), &st) == 0 && HasLease(path, IdentityOf(st)))
     return absl::AbortedError(absl::StrCat("'", path, "' is in use: somebody holds a lease on it"));
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("open '", path, "'"));

@@ -15,6 +15,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
 #include <vector>
@@ -86,7 +87,7 @@ absl::StatusOr<Sockets> MakeSockets(const std::string& parent) {
 std::vector<std::string> Arguments(const QemuServerOptions& options) {
   Json file = {{"driver", "file"},
                {"node-name", "file"},
-               {"filename", options.path},
+               {"filename", std::filesystem::absolute(options.path).string()},
                {"locking", "on"},
                {"read-only", !options.writable},
                {"discard", "unmap"}};

@@ -7,6 +7,7 @@
 #include <linux/loop.h>
 #include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -193,6 +194,40 @@ TEST_P(RealFilesystemsTest, MarkerIsInTheImageAndThenIsNot) {
   EXPECT_EQ(discarded->error_number, 0);
   EXPECT_LE(filesystem.AllocatedAtRest() + 15 * kMiB, with);
   EXPECT_EQ(RemoveLeftMarkers({{targets->front().filesystem}, false}), 0U);
+}
+
+// A filesystem that frees the marker's blocks a moment after it has written its journal.
+TEST_P(RealFilesystemsTest, MarkerThatIsFreedLateIsTrimmedAgain) {
+  const std::string type = GetParam();
+  const LoopFilesystem filesystem(tree.path(), type, 512 * kMiB, Mkfs(type));
+  ASSERT_TRUE(filesystem.ok());
+  const auto list = ReadFilesystems(RealProbes());
+  ASSERT_TRUE(list.ok()) << list.status();
+  const auto targets = ChooseTargets(*list, {filesystem.mount_point()});
+  ASSERT_TRUE(targets.ok()) << targets.status();
+  const auto marker = WriteMarker(targets->front(), 16 * kMiB, {});
+  ASSERT_TRUE(marker.ok()) << marker.status();
+  const uint64_t with = filesystem.AllocatedAtRest();
+  static int* const calls =
+      static_cast<int*>(mmap(nullptr, sizeof(int), PROT_READ | PROT_WRITE,
+                             MAP_SHARED | MAP_ANONYMOUS, -1, 0));  // the child's and ours
+  ASSERT_NE(calls, MAP_FAILED);
+  *calls = 0;
+  const auto late = [](int fd, uint64_t start, uint64_t& length, uint64_t minimum) {
+    if (++*calls > 2) return KernelFitrim(fd, start, length, minimum);
+    length = 4096;
+    return 0;
+  };
+  const auto discarded = DiscardMarker(targets->front(), marker->id, {}, late);
+  ASSERT_TRUE(discarded.ok()) << discarded.status();
+  // How much of it btrfs has trimmed nobody can tell: it trims all that is free.
+  if (type == "btrfs") {
+    EXPECT_EQ(*calls, 1);
+    return;
+  }
+  EXPECT_EQ(*calls, 3);
+  EXPECT_GE(discarded->trimmed_bytes, 16 * kMiB);
+  EXPECT_LE(filesystem.AllocatedAtRest() + 15 * kMiB, with);
 }
 
 // Holes punched where the kernel calls it free: as much goes as a trim would free, and nothing is

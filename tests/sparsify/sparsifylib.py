@@ -30,8 +30,8 @@ class Program:
     def start(self, *words):
         return subprocess.Popen(self.command(*words), env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def __call__(self, *words, status=0):
-        done = subprocess.run(self.command(*words), env=self.environment, capture_output=True, text=True, timeout=300)
+    def __call__(self, *words, status=0, cwd=None):
+        done = subprocess.run(self.command(*words), env=self.environment, cwd=cwd, capture_output=True, text=True, timeout=300)
         if done.returncode != status:
             raise AssertionError(f"sparsify {words}: status {done.returncode}, not {status}: {done.stdout[-3000:]} {done.stderr}")
         return json.loads(done.stdout)

@@ -1,4 +1,6 @@
+#include <fcntl.h>
 #include <gmock/gmock.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
@@ -33,7 +35,7 @@ struct HoldersTest : ::testing::Test {
 
 TEST_F(HoldersTest, NobodyHoldsIt) {
   EXPECT_THAT(FindHolders(identity, roots).names, IsEmpty());
-  EXPECT_FALSE(HasLease(identity, roots));
+  EXPECT_FALSE(HasLease(image, identity, roots));
 }
 
 TEST_F(HoldersTest, ProcessesAndLoops) {
@@ -69,22 +71,35 @@ TEST_F(HoldersTest, LeaseIsSeenWithoutOpening) {
   };
   const std::string line = place(identity.device);
   tree.Write("proc/locks", "1: OFDLCK ADVISORY READ -1 " + line);
-  EXPECT_FALSE(HasLease(identity, roots));
+  EXPECT_FALSE(HasLease(image, identity, roots));
   tree.Write("proc/locks", "7: LEASE  ACTIVE    WRITE 99 " + line);
-  EXPECT_TRUE(HasLease(identity, roots));
-  // The first files of two filesystems have the same number.
-  ImageIdentity on_disk = identity;
-  on_disk.device = makedev(8, 1);
-  tree.Write("proc/locks", "7: LEASE  ACTIVE    WRITE 99 " + place(makedev(8, 2)));
-  EXPECT_FALSE(HasLease(on_disk, roots));
-  tree.Write("proc/locks", "7: LEASE  ACTIVE    WRITE 99 " + place(makedev(8, 1)));
-  EXPECT_TRUE(HasLease(on_disk, roots));
-  // btrfs prints others.
-  on_disk.device = makedev(0, 55);
-  EXPECT_TRUE(HasLease(on_disk, roots));
+  EXPECT_TRUE(HasLease(image, identity, roots));
   // Our own is nobody else's.
   tree.Write("proc/locks", absl::StrCat("7: LEASE  ACTIVE    READ ", getpid(), " ", line));
-  EXPECT_FALSE(HasLease(identity, roots));
+  EXPECT_FALSE(HasLease(image, identity, roots));
+}
+
+// The first files of two filesystems have the same number, and the kernel prints the superblock's
+// device, which is not st_dev on btrfs.
+TEST_F(HoldersTest, LeaseOnAnotherFilesystemIsNotOurs) {
+  struct statx facts;
+  ASSERT_EQ(statx(AT_FDCWD, image.c_str(), 0, STATX_MNT_ID, &facts), 0);
+  const auto write = [&](const char* ours, const char* printed) {
+    tree.Write("proc/self/mountinfo",
+               absl::StrCat("7 1 0:99 / /other rw - btrfs /dev/sdb rw\n", facts.stx_mnt_id, " 1 ",
+                            ours, " /sub /srv rw - btrfs /dev/sda rw\n"));
+    tree.Write("proc/locks", absl::StrCat("7: LEASE  ACTIVE    WRITE 99 ", printed, ":",
+                                          identity.inode, " 0 EOF\n"));
+  };
+  write("0:55", "00:37");
+  EXPECT_TRUE(HasLease(image, identity, roots));
+  write("0:55", "00:38");
+  EXPECT_FALSE(HasLease(image, identity, roots));
+  write("8:1", "08:02");
+  EXPECT_FALSE(HasLease(image, identity, roots));
+  // Which mount it is on is not known: rather too careful.
+  tree.Write("proc/self/mountinfo", "");
+  EXPECT_TRUE(HasLease(image, identity, roots));
 }
 
 TEST_F(HoldersTest, ManyAreShortened) {
