@@ -45,8 +45,8 @@ th, td { padding: .4rem .6rem; border-bottom: 1px solid var(--line); text-align:
 th { font-weight: 600; color: var(--faint); }
 td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 td.name { overflow-wrap: anywhere; max-width: 16rem; }
-td.name:first-child { min-width: 10rem; }
-code { font-size: .9em; white-space: nowrap; }
+td.name:first-child { min-width: 8rem; }
+code { font-size: .9em; }
 svg { display: block; width: 100%; height: 4.5rem; margin-top: .6rem; }
 svg.small { width: 7rem; height: 1.6rem; margin: 0; }
 polyline { fill: none; stroke: var(--used); stroke-width: 2; vector-effect: non-scaling-stroke; }

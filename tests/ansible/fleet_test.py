@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ CANARY, FAILING, SILENT, ONE_BACK = "host01", "host07", "host22", "host05"
 JUNK = 48 * MIB
 GARBAGE = 6 * MIB
 TARGET_SECONDS = 180
+MOST_SECONDS = 150  # of one playbook
 # ansible-playbook's: 2 some failed, 4 some did not answer.
 FAILED, UNREACHABLE = 2, 4
 RECAP = re.compile(r"^(host\d+)\s+: (.*)$", re.M)
@@ -129,10 +131,22 @@ class Story(unittest.TestCase):
             **os.environ, "ANSIBLE_CONFIG": str(SPACE / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
             "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(SPACE / "home"), "PYTHONDONTWRITEBYTECODE": "1",
         }
-        done = subprocess.run(
-            ["ansible-playbook", playbook, "-e", json.dumps(variables), *words], env=environment, cwd=SPACE, capture_output=True,
-            text=True, check=False, stdin=subprocess.DEVNULL, timeout=300,
-        )
+        command = ["ansible-playbook", playbook, "-e", json.dumps(variables), *words]
+        # Into a file: whatever a playbook leaves behind would hold a pipe open.
+        with (SPACE / "play.log").open("w+", encoding="utf-8") as log:
+            with subprocess.Popen(
+                command, env=environment, cwd=SPACE, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            ) as ansible:
+                try:
+                    status = ansible.wait(MOST_SECONDS)
+                except subprocess.TimeoutExpired:
+                    # Only this PID namespace is seen.
+                    shown = subprocess.run(["ps", "axfo", "pid,stat,wchan:24,etimes,args"], capture_output=True, text=True, check=False)
+                    os.killpg(ansible.pid, signal.SIGKILL)
+                    log.seek(0)
+                    self.fail(f"{what}: hangs\n{log.read()}\n{shown.stdout}")
+            log.seek(0)
+            done = subprocess.CompletedProcess(command, status, log.read(), "")
         self.note(what, begin)
         print(f"{what}: {self.seconds[what]:.1f} s", flush=True)
         return Recap(done)

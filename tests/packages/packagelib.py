@@ -70,8 +70,8 @@ class Debian:
             f"--include={','.join([*packages, *sorted(self.dependencies())])}", *(f"--aptopt={line}" for line in apt_proxies()), SUITE, root, *debian_sources(),
         )
         (root / "packages").mkdir()
-        for package in PACKAGES.glob("*.deb"):
-            shutil.copy(package, root / "packages")
+        for name in NAMES:  # not their debugging symbols
+            shutil.copy(self.package(name), root / "packages")
 
     def inside(self, *command: str) -> str:
         script = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'

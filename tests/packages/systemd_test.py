@@ -103,6 +103,9 @@ class Services(unittest.TestCase):
         cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory(dir="/var/tmp"))) / "root"
         debian = Debian(cls.root, "systemd-sysv", "udev", "dbus", "e2fsprogs", "qemu-system-common", "qemu-utils")
         debian.install()
+        # As the node exporter's package makes it; without it there is nobody to write metrics for.
+        cls.metrics = cls.root / "var" / "lib" / "prometheus" / "node-exporter" / "virt-reclaim.prom"
+        cls.metrics.parent.mkdir(parents=True)
         for job in JOBS:
             # libvirt's own test driver, which needs no daemon.
             cls.drop_in(f"virt-reclaim-{job}.service", "test", "Environment=LIBVIRT_DEFAULT_URI=test:///default")
@@ -174,6 +177,8 @@ class Services(unittest.TestCase):
             with self.subTest(job):
                 result, status = self.start(f"virt-reclaim-{job}.service")
                 self.assertEqual((result, status), ("success", "0"), self.log(f"virt-reclaim-{job}.service"))
+        self.assertIn("\nvirt_reclaim_collect_success 1\n", self.metrics.read_text())
+        self.assertIn('"message_type": "report"', self.container.run("virt-reclaim", "-c", "test:///default", "report", "--json"))
 
     def test_5_timers_start_them(self) -> None:
         timers = [f"virt-reclaim-{job}.timer" for job in JOBS]
@@ -185,7 +190,7 @@ class Services(unittest.TestCase):
     def test_6_purge_stops_them(self) -> None:
         self.container.run("dpkg", "--purge", "virt-reclaim-guestfs", "virt-reclaim", "virt-reclaim-agent", "virt-reclaim-doc")
         self.assertNotIn("virt-reclaim", self.container.run("systemctl", "list-timers", "--all", "--no-pager"))
-        for left in ("etc/virt-reclaim", "var/lib/virt-reclaim", "run/virt-reclaim"):
+        for left in ("etc/virt-reclaim", "var/lib/virt-reclaim", "run/virt-reclaim", self.metrics.relative_to(self.root)):
             self.assertFalse((self.root / left).exists(), left)
 
 
