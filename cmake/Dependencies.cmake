@@ -14,6 +14,7 @@ if(VIRT_RECLAIM_HOST)
   pkg_check_modules(nbd REQUIRED IMPORTED_TARGET libnbd)
   find_package(CLI11 REQUIRED)
   find_package(nlohmann_json REQUIRED)
+  pkg_check_modules(tomlplusplus REQUIRED tomlplusplus)  # its headers only
   pkg_check_modules(ext2fs REQUIRED IMPORTED_TARGET ext2fs)
   pkg_check_modules(blkid REQUIRED IMPORTED_TARGET blkid)
   pkg_check_modules(seccomp REQUIRED IMPORTED_TARGET libseccomp)

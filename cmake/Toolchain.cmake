@@ -16,7 +16,8 @@ endif()
 # Everything of ours links this; generated code does not get the warnings.
 add_library(virt_reclaim_flags INTERFACE)
 target_compile_options(virt_reclaim_flags INTERFACE
-  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Woverloaded-virtual -Wundef -Werror)
+  -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Woverloaded-virtual -Wundef
+  $<$<BOOL:${VIRT_RECLAIM_WERROR}>:-Werror>)
 target_include_directories(virt_reclaim_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_definitions(virt_reclaim_flags INTERFACE
   VIRT_RECLAIM_VERSION="${PROJECT_VERSION}" _FILE_OFFSET_BITS=64)

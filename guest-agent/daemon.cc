@@ -6,6 +6,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdio>
+#include <functional>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "guest-agent/port_finder.h"
 #include "guest-agent/server.h"
 #include "guest-agent/service.h"
+#include "guest-agent/service_manager.h"
 #include "proto/link/bridge.h"
 
 namespace virt_reclaim::agent {
@@ -30,13 +32,17 @@ void Log(absl::string_view message) {
 // Says a thing once, until something else is to be said: a port may be missing for a year.
 class ChangeLog {
  public:
+  explicit ChangeLog(ServiceManager& manager) : manager_(manager) {}
+
   void Say(std::string message) {
     if (message == last_) return;
     Log(message);
+    manager_.Ready(Printable(message));
     last_ = std::move(message);
   }
 
  private:
+  ServiceManager& manager_;
   std::string last_;
 };
 
@@ -82,13 +88,18 @@ absl::StatusOr<std::unique_ptr<link::Port>> FindAndOpen(const DaemonOptions& opt
 int RunDaemon(const DaemonOptions& options, const std::stop_token& stop) {
   // One heap: with one for each of gRPC's threads, what they leave behind is never given back.
   mallopt(M_ARENA_MAX, 1);
+  ServiceManager manager;
   const StopLimit limit(stop);
-  ChangeLog log;
+  ChangeLog log(manager);
+  const link::Heartbeat heartbeat = {manager.alive_every(), manager.alive_every().count() > 0
+                                                                ? [&manager] { manager.Alive(); }
+                                                                : std::function<void()>()};
   AgentService service(AgentService::RealBackend());
   service.CleanUp();
   AgentServer server(service);
   PortWaiter waiter;
   while (!stop.stop_requested()) {
+    manager.Alive();
     auto port = FindAndOpen(options);
     if (!port.ok()) {
       log.Say(std::string(port.status().message()));
@@ -102,11 +113,12 @@ int RunDaemon(const DaemonOptions& options, const std::stop_token& stop) {
       const absl::Status attached = server.Attach(std::move(socket));
       if (!attached.ok()) log.Say(std::string(attached.message()));
     });
-    const absl::Status ended = link.Run(stop);
+    const absl::Status ended = link.Run(stop, heartbeat);
     if (ended.ok()) break;
     log.Say(absl::StrCat("the port is gone: ", ended.message()));
     waiter.Wait(stop);
   }
+  manager.Stopping();
   return 0;
 }
 

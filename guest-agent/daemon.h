@@ -14,7 +14,9 @@ struct DaemonOptions {
 
 // Until stopped. A port that is missing, busy or unplugged is waited for, with one line on stderr
 // for each change; that is the same under systemd (whose BindsTo= stops the unit of a port that
-// went) and under a plain init. Returns an exit status, within a second of the stop.
+// went) and under a plain init. systemd is told when the daemon is ready, what it waits for and, if
+// it asks (WatchdogSec=), that the link is alive. Returns an exit status, within a second of the
+// stop.
 int RunDaemon(const DaemonOptions& options, const std::stop_token& stop);
 
 }  // namespace virt_reclaim::agent

@@ -3,23 +3,33 @@ target_link_libraries(virt_reclaim_fakes PUBLIC virt_reclaim_commands)
 
 virt_reclaim_test(model_test
   SOURCES unit/model_assessment_test.cc unit/model_daily_window_test.cc unit/model_discard_chain_test.cc
-    unit/model_discard_chain_hostile_test.cc unit/model_guest_disks_test.cc unit/model_image_judge_test.cc
-    unit/model_migration_test.cc unit/model_outcome_test.cc unit/model_trim_pace_test.cc
+    unit/model_discard_chain_hostile_test.cc unit/model_growth_test.cc unit/model_guest_disks_test.cc unit/model_image_judge_test.cc
+    unit/model_metrics_test.cc unit/model_migration_test.cc unit/model_outcome_test.cc unit/model_trim_pace_test.cc
   DEPS virt_reclaim_model LABEL unit)
+
+virt_reclaim_test(policy_test
+  SOURCES unit/policy_test.cc
+  DEPS virt_reclaim_policy LABEL unit)
+target_compile_definitions(policy_test PRIVATE POLICY_DATA_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/data/policy"
+  POLICY_EXAMPLE="${CMAKE_SOURCE_DIR}/packaging/config/config.toml"
+  POLICY_MAN_PAGE="${CMAKE_SOURCE_DIR}/docs/man/virt-reclaim-config.5.scd")
 
 virt_reclaim_test(commands_test
   SOURCES unit/allocation_map_test.cc unit/channel_socket_test.cc unit/commands_explain_test.cc unit/commands_migrate_test.cc
     unit/commands_migration_test.cc unit/commands_offline_test.cc unit/commands_plan_file_test.cc
-    unit/commands_report_test.cc unit/commands_sparsify_test.cc unit/commands_sync_domain_test.cc unit/commands_trim_choice_test.cc
+    unit/commands_overview_test.cc unit/commands_report_test.cc unit/commands_run_test.cc unit/commands_sparsify_test.cc
+    unit/commands_sync_domain_test.cc unit/commands_trim_choice_test.cc
     unit/commands_trim_history_test.cc
     unit/commands_trim_test.cc unit/guest_free_map_test.cc unit/host_storage_test.cc unit/image_store_test.cc unit/qemu_guest_agent_test.cc
-    unit/qmp_test.cc unit/report_check_test.cc unit/trim_schedule_test.cc
+    unit/qmp_test.cc unit/report_check_test.cc unit/storage_space_test.cc unit/trim_schedule_test.cc
   DEPS virt_reclaim_fakes LABEL unit)
 
 virt_reclaim_test(program_test
-  SOURCES golden/program_test.cc unit/cli_test.cc
+  SOURCES golden/program_test.cc unit/cli_test.cc unit/completion_test.cc unit/html_report_test.cc unit/run_program_test.cc
   DEPS virt_reclaim_fakes virt_reclaim_cli LABEL golden)
-target_compile_definitions(program_test PRIVATE GOLDEN_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/golden/cli")
+target_compile_definitions(program_test PRIVATE GOLDEN_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/golden/cli"
+  POLICY_DATA_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/data/policy"
+  POLICY_EXAMPLE="${CMAKE_SOURCE_DIR}/packaging/config/config.toml")
 
 virt_reclaim_test(hypervisor_contract_test
   SOURCES contract/hypervisor_contract_test.cc

@@ -55,6 +55,7 @@ class Reader {
   Disk ReadDisk(NodeId disk) const;
   std::vector<ImageSource> ReadBacking(NodeId disk) const;
   std::vector<std::string> ReadMetadata() const;
+  std::string ReadPolicyRun() const;
 
   const Document& document_;
 };
@@ -156,6 +157,18 @@ std::vector<std::string> Reader::ReadMetadata() const {
   return namespaces;
 }
 
+std::string Reader::ReadPolicyRun() const {
+  const NodeId metadata = document_.Child(document_.root(), "metadata");
+  if (metadata == kNoNode) return "";
+  for (NodeId id = document_.node(metadata).first_child; id != kNoNode;
+       id = document_.node(id).next) {
+    const Node& node = document_.node(id);
+    const std::string local = node.name.substr(node.name.find(':') + 1);  // without its prefix
+    if (node.namespace_uri == kPolicyNamespace && local == "policy") return GetOr(id, "run", "?");
+  }
+  return "";
+}
+
 Domain Reader::Read() const {
   Domain domain;
   const NodeId root = document_.root();
@@ -186,6 +199,7 @@ Domain Reader::Read() const {
     }
   }
   domain.metadata_namespaces = ReadMetadata();
+  domain.policy_run = ReadPolicyRun();
   return domain;
 }
 

@@ -17,6 +17,11 @@ namespace virt_reclaim::xml {
 inline constexpr size_t kMaxXmlBytes =
     size_t{1} << 20;  // libvirt's own largest test domain has 1.4 % of that
 
+// Of what a domain's metadata say to virt-reclaim:
+//   virsh metadata DOMAIN --config --uri urn:virt-reclaim:policy:1 --key vr --set "<policy
+//   run='no'/>"
+inline constexpr char kPolicyNamespace[] = "urn:virt-reclaim:policy:1";
+
 struct PciAddress {
   uint32_t domain = 0, bus = 0, slot = 0, function = 0;
   bool operator==(const PciAddress&) const = default;
@@ -80,6 +85,9 @@ struct Domain {
   std::vector<Channel> channels;
   std::vector<DriveAddress> scsi_hostdevs;       // addresses of <hostdev>s on SCSI controllers
   std::vector<std::string> metadata_namespaces;  // namespace URIs of metadata's children
+  // Attribute run of metadata's <policy> in kPolicyNamespace: whether 'virt-reclaim run' may work
+  // on it. "?" when that has no such attribute; empty: there is none.
+  std::string policy_run;
 };
 
 // InvalidArgument: not well-formed, a document type declaration, larger than kMaxXmlBytes, too

@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/byte_size.h"
+#include "base/duration.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "xml-tools/policies.h"
@@ -78,6 +79,15 @@ OptionSpec Word(std::string names, std::string words, std::string CommandLine::*
           }};
 }
 
+// A file that is written; an empty name would look like none.
+OptionSpec OutputFile(std::string names, std::string CommandLine::*member) {
+  return Parsed(std::move(names), "FILE", member,
+                [](const std::string& text) -> absl::StatusOr<std::string> {
+                  if (!text.empty()) return text;
+                  return InvalidArgumentError("the name of a file is missing");
+                });
+}
+
 OptionSpec Policy(const std::string& name, std::string words) {
   return {name, std::move(words), [name](CommandLine& line, const std::string& text) {
             return xml::SetPolicy(name, text, line.rewrite);
@@ -94,20 +104,6 @@ absl::StatusOr<size_t> ParsePerStorage(absl::string_view text) {
   VR_ASSIGN_OR_RETURN(const size_t count, ParseCount(text));
   if (count > 0) return count;
   return InvalidArgumentError("at least 1");
-}
-
-// "5G", or "10%" of the capacity.
-absl::StatusOr<Threshold> ParseThreshold(absl::string_view text) {
-  Threshold threshold;
-  absl::string_view number = text;
-  if (!absl::ConsumeSuffix(&number, "%")) {
-    VR_ASSIGN_OR_RETURN(threshold.bytes, ParseByteSize(text));
-    return threshold;
-  }
-  if (absl::SimpleAtod(number, &threshold.percent) && threshold.percent >= 0 &&
-      threshold.percent <= 100)
-    return threshold;
-  return InvalidArgumentError(StrCat("'", Printable(text), "' is no percentage"));
 }
 
 // "10%,30%": warning and critical.
@@ -252,6 +248,29 @@ absl::Status CheckSparsify(const CommandLine& line) {
   return absl::OkStatus();
 }
 
+absl::Status CheckRun(const CommandLine& line) {
+  if (line.resume && !line.emergency)
+    return InvalidArgumentError("--resume is for what --emergency has made room for");
+  if (line.domains.empty()) return absl::OkStatus();
+  return InvalidArgumentError(
+      "run: the policy says which domains; one by its name: trim, sparsify");
+}
+
+absl::Status CheckConfigCheck(const CommandLine& line) {
+  if (line.domains.empty()) return absl::OkStatus();
+  return InvalidArgumentError("config check: it takes no names; another file: --config");
+}
+
+constexpr char kShells[] = "bash|zsh|fish";
+
+absl::Status CheckCompletion(const CommandLine& line) {
+  const std::vector<std::string> shells = absl::StrSplit(kShells, '|');
+  if (line.domains.size() == 1 &&
+      std::find(shells.begin(), shells.end(), line.domains.front()) != shells.end())
+    return absl::OkStatus();
+  return InvalidArgumentError("completion: write bash, zsh or fish");
+}
+
 // ---- The table.
 
 std::vector<OptionSpec> Join(std::vector<std::vector<OptionSpec>> parts) {
@@ -296,6 +315,13 @@ std::vector<OptionSpec> PowerOptions() {
   };
 }
 
+// Of run and config.
+OptionSpec ConfigOption() {
+  OptionSpec option = Text("--config", "FILE", &CommandLine::config);
+  option.environment = "VIRT_RECLAIM_CONFIG";
+  return option;
+}
+
 OptionSpec PlanFileOption() { return Text("--plan", "FILE", &CommandLine::plan_file); }
 
 std::vector<VerbSpec> MakeVerbs() {
@@ -305,7 +331,8 @@ std::vector<VerbSpec> MakeVerbs() {
        "df",
        "DOMAIN",
        {Flag("--exact", &CommandLine::exact),
-        Parsed("--check", "WARNING,CRITICAL", &CommandLine::check, ParseCheck)},
+        Parsed("--check", "WARNING,CRITICAL", &CommandLine::check, ParseCheck),
+        OutputFile("--html", &CommandLine::html)},
        {}},
       {Verb::kExplain,
        "explain",
@@ -418,6 +445,23 @@ std::vector<VerbSpec> MakeVerbs() {
            Flag("--no-libvirt", &CommandLine::no_libvirt),
        },
        CheckSparsify},
+      {Verb::kRun,
+       "run",
+       "",
+       "",
+       {Word("--job", "trim|sparsify|punch", &CommandLine::job),
+        Flag("--emergency", &CommandLine::emergency), Flag("--resume", &CommandLine::resume),
+        ConfigOption()},
+       CheckRun},
+      {Verb::kConfigCheck, "config check", "", "", {ConfigOption()}, CheckConfigCheck},
+      {Verb::kConfigShow, "config show", "", "DOMAIN", {ConfigOption()}, {}},
+      {Verb::kCompletion, "completion", "", kShells, {}, CheckCompletion},
+      {Verb::kMetrics,
+       "metrics",
+       "",
+       "DOMAIN",
+       {OutputFile("--textfile", &CommandLine::textfile)},
+       {}},
   };
 }
 

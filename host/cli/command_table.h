@@ -25,7 +25,7 @@ struct VerbSpec {
   Verb verb = Verb::kReport;
   std::string words;     // "migrate plan"
   std::string alias;     // of the last word; empty: none
-  std::string argument;  // "DOMAIN" or "FILE"
+  std::string argument;  // "DOMAIN", "FILE", "TARGET", or its words: "bash|zsh|fish"; empty: none
   std::vector<OptionSpec> options;
   // What no option can tell by itself. May be empty.
   std::function<absl::Status(const CommandLine&)> check;

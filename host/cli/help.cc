@@ -16,11 +16,16 @@ verbs:
   migrate verify  look whether migrated guests came back as they were
   migrate rollback   put the old definition back
   migrate status  where each domain's migration stands
+  run             do what the policy says, within its windows and limits: what the timers call
+  config check    look for mistakes in the policy
+  config show     what the policy says, and where
+  metrics         numbers for Prometheus: disks, storages, trims
   agent status    which guests have an agent, and why the others do not answer
   sparsify        give back what stopped guests, or image files, have free inside
   virt-sparsify   the same with the command line, messages and statuses of libguestfs's virt-sparsify, also copying
   punch           make holes of the zero blocks in images and backups
   sync            make a copy equal to an image, in place and sparse: only what differs is written
+  completion      print what a shell needs to complete these words
 
 options, before or after the verb:
   -c, --connect URI   the hypervisor (default: LIBVIRT_DEFAULT_URI, else libvirt's own choice)
@@ -54,6 +59,8 @@ options:
                                  guests that are off are read as 'sparsify --estimate' does
       --check WARNING,CRITICAL   answer as a monitoring plugin: two thresholds of what is reclaimable, such as
                                  20%,40% (of what is allocated) or 50G,200G
+      --html FILE                also write a page: bars of storages and domains, their trend, and when each storage
+                                 is full if images go on growing as they did. One file, without scripts
       --json                     machine-readable output
 
 exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted;
@@ -259,11 +266,70 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, or SRC was written m
              130 interrupted
 )";
 
+constexpr absl::string_view kMetrics = R"(usage: virt-reclaim metrics [OPTIONS] [DOMAIN...]
+
+Prints what report finds, what is remembered of trims, and the space of the storages below the images, as metrics for
+Prometheus. It serves no port: with --textfile the node exporter's textfile collector reads them. The file is replaced as a
+whole; a run that is killed leaves the old one. When libvirt cannot be asked the file says so, and has nothing else.
+
+options:
+      --textfile FILE     write them to FILE, for example /var/lib/prometheus/node-exporter/virt-reclaim.prom
+  -n, --dry-run           print them, even so
+      --json              machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted
+)";
+
 constexpr absl::string_view kAgent = R"(usage: virt-reclaim agent status [OPTIONS] [DOMAIN...]
 
 Which guests have a virt-reclaim-agent, its version and kernel, and for the others the reason why none answers.
 
 exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 5 a domain that was named has no agent to ask, 130 interrupted
+)";
+
+constexpr absl::string_view kRun = R"(usage: virt-reclaim run [OPTIONS]
+
+Does what the policy says (virt-reclaim-config(5)): running domains are trimmed, those that are off sparsified, backups
+punched; each only in its way, over its threshold, in its window. Looks at everything first, then acts within the limits of
+the whole run, and ends with one summary. A mistake in the policy ends it before anything is done, with its place. What one run
+leaves undone the next one does: it may be killed at any time. Two runs of one job at once: the second is refused.
+
+options:
+      --job JOB       only this: trim, sparsify or punch (default: all three). punch needs no libvirt
+      --emergency     a storage is full, or nearly: windows, thresholds, rates and the time of the run do not count. First what
+                      is off, then backups, then what runs. What the policy leaves out stays left out
+      --resume        let domains run on that an I/O error has paused, once there is room; with --emergency, at its end
+      --config FILE   the policy (VIRT_RECLAIM_CONFIG; default /etc/virt-reclaim/config.toml); conf.d/*.toml beside it
+                      are read after it
+  -n, --dry-run       show what would be done, what is expected of it, and what is left out, and why
+      --json          machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage or a mistake in the policy, 3 some failed, 4 done but the host got nothing
+             back, 5 another run has the job, 130 interrupted
+)";
+
+constexpr absl::string_view kConfig = R"(usage: virt-reclaim config check [OPTIONS]
+       virt-reclaim config show [OPTIONS] [DOMAIN...]
+
+check looks for mistakes in the policy (virt-reclaim-config(5)): the first one in a line with file, line and column. show
+prints every value and where it was said: in which file, built in, or in the metadata of the domain. With DOMAIN only what
+counts for that domain, after all rules that fit.
+
+options:
+      --config FILE   the policy (VIRT_RECLAIM_CONFIG; default /etc/virt-reclaim/config.toml); conf.d/*.toml beside it
+                      are read after it
+      --json          machine-readable output
+
+exit status: 0 no mistake, 1 error, 2 wrong usage or a mistake in the policy, 130 interrupted
+)";
+
+constexpr absl::string_view kCompletion = R"(usage: virt-reclaim completion bash|zsh|fish
+
+Prints the shell's completion of virt-reclaim's verbs, options and domains. Packages bring it along; else for bash
+
+  virt-reclaim completion bash >~/.local/share/bash-completion/completions/virt-reclaim
+
+exit status: 0 done, 2 wrong usage
 )";
 
 }  // namespace
@@ -277,6 +343,10 @@ absl::string_view HelpText(absl::string_view verb) {
   if (verb == "punch") return kPunch;
   if (verb == "sync") return kSync;
   if (verb == "sparsify") return kSparsify;
+  if (verb == "run") return kRun;
+  if (verb == "config") return kConfig;
+  if (verb == "completion") return kCompletion;
+  if (verb == "metrics") return kMetrics;
   return kProgram;
 }
 

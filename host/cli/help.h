@@ -6,7 +6,7 @@
 
 namespace virt_reclaim {
 
-// Of "report", "trim", "migrate", "agent"; of the program for anything else.
+// Of a verb's first word: "report", "migrate"; of the program for anything else.
 absl::string_view HelpText(absl::string_view verb);
 
 }  // namespace virt_reclaim

@@ -8,13 +8,13 @@
 #include <utility>
 
 #include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
 #include "host/cli/command_table.h"
+#include "host/cli/completion.h"
 #include "host/cli/help.h"
 
 namespace virt_reclaim {
@@ -99,6 +99,8 @@ class Parser {
     VR_RETURN_IF_ERROR(SetAll());
     const absl::Status checked = verb->check ? verb->check(line_) : absl::OkStatus();
     if (!checked.ok()) return UsageError(checked.message());
+    if (verb->verb == Verb::kCompletion)
+      return PrintAndExit{CompletionScript(line_.domains.front())};
     return line_;
   }
 
@@ -137,7 +139,10 @@ class Parser {
       app = entry;
     }
     if (!verb.alias.empty()) app->alias(verb.alias);
-    app->add_option(verb.argument, verb.argument == "FILE" ? line_.files : line_.domains);
+    // What is one of some words, or not wanted at all, has no name that CLI11 would take.
+    const bool no_name = verb.argument.empty() || absl::StrContains(verb.argument, "|");
+    app->add_option(no_name ? "WORD" : verb.argument,
+                    verb.argument == "FILE" ? line_.files : line_.domains);
     for (const OptionSpec& option : verb.options) Declare(*app, option);
     apps_.emplace_back(&verb, app);
   }
@@ -233,21 +238,6 @@ class Parser {
 absl::StatusOr<std::variant<CommandLine, PrintAndExit>> ParseCommandLine(
     const std::vector<std::string>& arguments) {
   return Parser().Parse(arguments);
-}
-
-absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text) {
-  absl::Duration duration;
-  double seconds = 0;
-  if (absl::SimpleAtod(text, &seconds)) {
-    duration = absl::Seconds(seconds);
-  } else if (!absl::ParseDuration(text, &duration)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", Printable(text), "' is no time: write for example 200ms, 90s or 5m"));
-  }
-  if (duration < absl::ZeroDuration() || duration > absl::Hours(24 * 30)) {
-    return absl::InvalidArgumentError(absl::StrCat("'", Printable(text), "' is out of range"));
-  }
-  return duration;
 }
 
 }  // namespace virt_reclaim

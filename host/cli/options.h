@@ -13,6 +13,7 @@
 #include "host/commands/report_check.h"
 #include "host/commands/trim.h"
 #include "host/model/daily_window.h"
+#include "host/policy/read_policy.h"
 #include "xml-tools/rewrite.h"
 
 namespace virt_reclaim {
@@ -30,6 +31,11 @@ enum class Verb {
   kPunch,
   kSync,
   kSparsify,
+  kRun,
+  kConfigCheck,
+  kConfigShow,
+  kCompletion,  // never runs: its script is printed
+  kMetrics,
 };
 
 struct CommandLine {
@@ -66,6 +72,8 @@ struct CommandLine {
   // Of report.
   bool exact = false;  // report
   std::optional<CheckThresholds> check;
+  std::string html;      // where its page goes; empty: none
+  std::string textfile;  // of metrics; empty: standard output
   // Of trim, beside those above.
   std::optional<TrimWay> way;
   std::string storage;
@@ -94,6 +102,11 @@ struct CommandLine {
   std::string engine = "auto";
   bool replay = false;
   uint64_t least_freed = 0;
+  // Of run and config.
+  std::string config = policy::kStandardPath;
+  std::string job;  // empty: all
+  bool emergency = false;
+  bool resume = false;
 };
 
 // What to print instead of working: --help and --version.
@@ -104,9 +117,6 @@ struct PrintAndExit {
 // InvalidArgument: wrong usage, one line that names the word and what to write instead.
 absl::StatusOr<std::variant<CommandLine, PrintAndExit>> ParseCommandLine(
     const std::vector<std::string>& arguments);
-
-// "90", "90s", "5m", "200ms", "2h": a bare number is seconds.
-absl::StatusOr<absl::Duration> ParseDuration(absl::string_view text);
 
 }  // namespace virt_reclaim
 

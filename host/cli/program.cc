@@ -7,14 +7,18 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
+#include "host/cli/config_program.h"
 #include "host/cli/explain_output.h"
 #include "host/cli/hints.h"
 #include "host/cli/json_output.h"
 #include "host/cli/outcome_output.h"
+#include "host/cli/overview_program.h"
 #include "host/cli/punch_program.h"
+#include "host/cli/run_program.h"
 #include "host/cli/sparsify_program.h"
 #include "host/cli/sync_program.h"
 #include "host/cli/text_output.h"
@@ -96,10 +100,16 @@ class VerbRunner {
         return AgentStatus(services);
       case Verb::kSync:
         return RunSyncDomain(line_, services, progress_, stop_);
+      case Verb::kMetrics:
+        return RunMetrics(line_, services, stop_);
       case Verb::kSparsify:
         return RunSparsify(line_, services, progress_, stop_);
       case Verb::kPunch:
-        break;  // needs no hypervisor
+      case Verb::kRun:
+      case Verb::kConfigCheck:
+      case Verb::kConfigShow:
+      case Verb::kCompletion:
+        break;  // not always with a hypervisor, so not here
     }
     return FailWith(absl::InternalError("unknown verb"), line_.json);
   }
@@ -111,6 +121,10 @@ class VerbRunner {
     options.exact = line_.exact;
     auto report = MakeReport(services, options, stop_);
     if (!report.ok()) return FailWith(report.status(), line_.json);
+    if (!line_.html.empty()) {
+      const absl::Status written = WriteHtmlReport(line_, services, *report);
+      if (!written.ok()) return FailWith(written, line_.json);
+    }
     ProgramResult result;
     result.status = StatusOf(report->domains);
     std::optional<CheckResult> check;
@@ -380,6 +394,9 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
     return {print->text, "", ExitStatus::kDone};
   const CommandLine& line = std::get<CommandLine>(*parsed);
   if (line.verb == Verb::kPunch) return RunPunch(line, progress, stop);
+  if (line.verb == Verb::kRun) return RunPolicy(line, with_services, progress, stop);
+  if (line.verb == Verb::kConfigCheck || line.verb == Verb::kConfigShow)
+    return RunConfig(line, with_services, stop);
   if (line.verb == Verb::kSync && line.sync_domain.empty()) return RunSync(line, progress, stop);
   if (line.codes) return {line.json ? ReasonCodesJson() : ReasonCodesText(), "", ExitStatus::kDone};
   ProgramResult result;
@@ -387,7 +404,8 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
     result = VerbRunner(line, progress, stop, confirm).Run(services);
   });
   if (connected.ok()) return result;
-  result = FailWith(connected, line.json);
+  result = line.verb == Verb::kMetrics ? FailMetrics(line, connected, absl::Now())
+                                       : FailWith(connected, line.json);
   if (line.check) {
     // To a monitor, what cannot be examined is unknown, and everything it reads is the first line.
     result.status = static_cast<ExitStatus>(CheckLevel::kUnknown);

@@ -144,10 +144,10 @@ class Prober {
     if (DisksOf(filesystem).size() > 1 && grown < kEnough)
       return absl::UnavailableError("the marker may have been written to another disk");
     result.reaches = false;
-    result.detail = absl::StrCat(
-        "of a marker of ", FormatByteSize(kMarkerBytes), " the host got back ",
-        FormatByteSize(*full - lowest), "; the image had grown by ", FormatByteSize(grown),
-        ", the guest says it trimmed ", FormatByteSize(discarded.trimmed));
+    result.detail = absl::StrCat("of a marker of ", FormatByteSize(kMarkerBytes),
+                                 " the host got back ", FormatByteSize(*full - lowest),
+                                 "; the image had grown by ", FormatByteSize(grown),
+                                 ", the guest says it trimmed ", FormatByteSize(discarded.trimmed));
     return absl::OkStatus();
   }
 

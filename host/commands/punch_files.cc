@@ -79,6 +79,15 @@ PunchTotal TotalOf(const std::vector<PunchedFile>& files) {
   return total;
 }
 
+void MarkNothingFreed(std::vector<PunchedFile>& files) {
+  const PunchTotal total = TotalOf(files);
+  const bool nothing = total.punched > 0 && total.freed == 0;
+  for (PunchedFile& file : files) {
+    file.outcome.nothing_freed =
+        nothing && file.result.punched_bytes > 0 && file.result.freed_bytes == uint64_t{0};
+  }
+}
+
 absl::StatusOr<std::vector<PunchAction>> FindPunchActions(const PunchFilesOptions& options,
                                                           const std::stop_token& stop) {
   std::vector<PunchAction> actions;
@@ -130,14 +139,7 @@ std::vector<PunchedFile> PunchFiles(const PunchFilesOptions& options,
     if (status.ok()) AddRemarks(file);
     before += action.allocation;
   }
-  // A run over a thousand backups that frees something is no alarm because one of them is shared.
-  const PunchTotal total = TotalOf(files);
-  if (mode == PunchMode::kPunch && total.punched > 0 && total.freed == 0) {
-    for (PunchedFile& file : files) {
-      file.outcome.nothing_freed =
-          file.result.punched_bytes > 0 && file.result.freed_bytes == uint64_t{0};
-    }
-  }
+  if (mode == PunchMode::kPunch) MarkNothingFreed(files);
   return files;
 }
 

@@ -57,6 +57,11 @@ struct PunchFilesProgress {
 absl::StatusOr<std::vector<PunchAction>> FindPunchActions(const PunchFilesOptions& options,
                                                           const std::stop_token& stop);
 
+// That nothing came free is said of files only when that is so of all together: a run over a
+// thousand backups that frees something is no alarm because one of them is shared. PunchFiles does
+// it for its own; who calls that several times does it for all.
+void MarkNothingFreed(std::vector<PunchedFile>& files);
+
 enum class PunchMode {
   kMeasure,  // read, and say what would be punched
   kPunch,

@@ -128,13 +128,14 @@ class DomainTrim {
         guest, may_end ? std::max(end_ - begin, absl::Milliseconds(1)) : left, watch.token(),
         [&](GuestTrimProgress p) {
           watch.LookAtStorage();
-          const absl::Duration so_far = services_.now() - begin;
+          const absl::Duration so_far = std::max(services_.now() - begin, absl::ZeroDuration());
           if (last && last->whole && last->took > so_far) p.left = last->took - so_far;
           if (progress) progress(result_.domain, p);
         },
         result_.filesystems);
     watch.End();
-    result_.took = services_.now() - begin;
+    // Somebody may have set the clock back.
+    result_.took = std::max(services_.now() - begin, absl::ZeroDuration());
     MeasureAfter(result_.took, stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
     Judge(status, may_end && absl::IsDeadlineExceeded(status), watch.trouble(), stop);
   }

@@ -156,13 +156,15 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      "a disk of the domain met an I/O error on the host during the trim"},
     {Reason::kStorageFull, "storage-full",
      "the storage is nearly full, and the trim itself takes up more of it"},
+    {Reason::kPolicyExcludes, "policy-excludes", "the policy leaves it out"},
+    {Reason::kNoRoom, "no-room", "its storage is still full, and would pause it again at once"},
 });
 
 constexpr bool InEnumOrder() {
   for (size_t i = 0; i < kReasons.size(); ++i) {
     if (static_cast<size_t>(kReasons[i].reason) != i) return false;
   }
-  return kReasons.size() == static_cast<size_t>(Reason::kStorageFull) + 1;
+  return kReasons.size() == static_cast<size_t>(Reason::kNoRoom) + 1;
 }
 static_assert(InEnumOrder());
 

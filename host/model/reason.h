@@ -112,6 +112,9 @@ enum class Reason {
   // What ends a trim by itself.
   kIoError,
   kStorageFull,
+  // What 'run' passes over.
+  kPolicyExcludes,
+  kNoRoom,
 };
 
 // What a reason says of a layer of the discard chain (discard_chain.h).

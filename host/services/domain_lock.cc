@@ -27,6 +27,11 @@ absl::StatusOr<DomainLock> DomainLock::TakeImage(const std::string& directory,
                    "image");
 }
 
+absl::StatusOr<DomainLock> DomainLock::TakeJob(const std::string& directory,
+                                               const std::string& job) {
+  return TakeNamed(directory, absl::StrCat("run-", job), "job");
+}
+
 absl::StatusOr<DomainLock> DomainLock::TakeNamed(const std::string& directory,
                                                  const std::string& name, const char* what) {
   VR_RETURN_IF_ERROR(MakeDirectories(directory));

@@ -20,6 +20,8 @@ class DomainLock {
   // The same for an image, by what it is and not by its name. Does not open it.
   static absl::StatusOr<DomainLock> TakeImage(const std::string& directory,
                                               const std::string& path);
+  // The same for a job of 'run', by its name: two timers at once must not plan the same twice.
+  static absl::StatusOr<DomainLock> TakeJob(const std::string& directory, const std::string& job);
 
  private:
   static absl::StatusOr<DomainLock> TakeNamed(const std::string& directory, const std::string& name,

@@ -88,6 +88,13 @@ class Hypervisor {
   virtual absl::Status Shutdown(const std::string& uuid) = 0;
   // Pulls the plug: what the guest has not written is lost.
   virtual absl::Status PowerOff(const std::string& uuid) = 0;
+  // Whether it is paused because one of its disks met an I/O error on the host: of a full storage
+  // (ENOSPC) or another, which libvirt does not tell apart. Its guest has seen nothing of it.
+  virtual absl::StatusOr<bool> IsPausedByIoError(const std::string& /*uuid*/) { return false; }
+  // Lets a paused domain run; QEMU tries again what failed, and may pause it again at once.
+  virtual absl::Status Resume(const std::string& /*uuid*/) {
+    return absl::UnimplementedError("this driver cannot resume domains");
+  }
   // Read and write requests of these disks since the domain started: a sign of life.
   virtual absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
                                                 const std::vector<std::string>& targets) = 0;

@@ -231,6 +231,10 @@ class PosixImageStore : public ImageStore {
     return uint64_t{room.f_bavail} * room.f_frsize;
   }
 
+  absl::StatusOr<StorageSpace> Space(const ImageFile& image) override {
+    return SpaceBelow(image.path);
+  }
+
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
     VR_ASSIGN_OR_RETURN(const std::string real, RealPath(path));
     struct stat here, above;

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "base/range.h"
 #include "host/model/facts.h"
+#include "host/services/storage_space.h"
 
 namespace virt_reclaim {
 
@@ -43,6 +44,9 @@ class ImageStore {
 
   // Bytes that an unprivileged program could still write on the filesystem of `image` (statvfs).
   virtual absl::StatusOr<uint64_t> Room(const ImageFile& image) = 0;
+
+  // The storage of `image`: where it is mounted, how large it is, what is left.
+  virtual absl::StatusOr<StorageSpace> Space(const ImageFile& image) = 0;
 
   // Whether `image` lies on the storage `path`: on the filesystem that is mounted there, or, when
   // it is no mount point, somewhere below that directory. Links are followed. NotFound: no `path`.

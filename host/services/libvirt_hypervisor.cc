@@ -241,6 +241,19 @@ class LibvirtHypervisor : public Hypervisor {
     return virDomainShutdown(domain) == 0 ? absl::OkStatus() : LibvirtStatus("shut down");
   }
 
+  absl::StatusOr<bool> IsPausedByIoError(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    int state = VIR_DOMAIN_NOSTATE;
+    int reason = 0;
+    if (virDomainGetState(domain, &state, &reason, 0) != 0) return LibvirtStatus("read its state");
+    return state == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_IOERROR;
+  }
+
+  absl::Status Resume(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return virDomainResume(domain) == 0 ? absl::OkStatus() : LibvirtStatus("resume");
+  }
+
   absl::Status PowerOff(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     if (virDomainDestroy(domain) == 0) return absl::OkStatus();

@@ -1,4 +1,6 @@
 // The agent's end of the link: serves one host after the other on the caller's thread.
+#include <chrono>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,10 +16,18 @@ class AgentLink::Impl {
       : pump_(std::move(port), {.role = Session::Role::kAgent},
               {.on_open = std::move(on_session), .on_end = [](const std::string&) {}}) {}
 
-  absl::Status Run(const std::stop_token& stop) {
+  absl::Status Run(const std::stop_token& stop, const Heartbeat& heartbeat) {
     VR_RETURN_IF_ERROR(pump_.Init());
     const std::stop_callback wake(stop, [this] { pump_.Wake(); });
-    while (!stop.stop_requested() && pump_.port_error().empty()) pump_.Round(std::nullopt);
+    std::optional<Pump::TimePoint> next;
+    while (!stop.stop_requested() && pump_.port_error().empty()) {
+      const auto now = std::chrono::steady_clock::now();
+      if (heartbeat.beat && (!next || now >= *next)) {
+        heartbeat.beat();
+        next = now + heartbeat.every;
+      }
+      pump_.Round(next);
+    }
     pump_.Goodbye();
     if (pump_.port_error().empty()) return absl::OkStatus();
     return absl::UnavailableError(pump_.port_error());
@@ -33,6 +43,8 @@ AgentLink::AgentLink(std::unique_ptr<Port> port, OnSession on_session)
 AgentLink::~AgentLink() = default;
 
 // NOLINTNEXTLINE(performance-unnecessary-value-param): as std::jthread hands it out
-absl::Status AgentLink::Run(std::stop_token stop) { return impl_->Run(stop); }
+absl::Status AgentLink::Run(std::stop_token stop, const Heartbeat& heartbeat) {
+  return impl_->Run(stop, heartbeat);
+}
 
 }  // namespace virt_reclaim::link

@@ -46,6 +46,13 @@ class HostLink {
   virtual std::string EndReason() const = 0;
 };
 
+// Called on the link's thread at its start and every so often, whether anything happens or not: who
+// watches over the process sees that the link is not stuck.
+struct Heartbeat {
+  std::chrono::milliseconds every{0};
+  std::function<void()> beat;  // empty: none
+};
+
 // The agent's end: session after session over one port.
 class AgentLink {
  public:
@@ -57,8 +64,8 @@ class AgentLink {
   ~AgentLink();
 
   // Serves until stopped (OK) or until the port is gone (Unavailable, with the reason). While no
-  // session is open it sleeps without a timer.
-  absl::Status Run(std::stop_token stop);
+  // session is open it sleeps without a timer but the heartbeat's.
+  absl::Status Run(std::stop_token stop, const Heartbeat& heartbeat = {});
 
  private:
   class Impl;

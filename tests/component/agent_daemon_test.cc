@@ -155,6 +155,93 @@ TEST_F(DaemonTest, WaitsForAPortThatIsNotThere) {
   EXPECT_LT(time, milliseconds(1000));
 }
 
+// Stands in for systemd: what the daemon sends to NOTIFY_SOCKET.
+class Manager {
+ public:
+  explicit Manager(const std::string& path)
+      : socket_(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_un address = {};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof address.sun_path - 1);
+    EXPECT_EQ(bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+    setenv("NOTIFY_SOCKET", path.c_str(), 1);
+  }
+  ~Manager() {
+    unsetenv("NOTIFY_SOCKET");
+    unsetenv("WATCHDOG_USEC");
+  }
+  Manager(const Manager&) = delete;
+  Manager& operator=(const Manager&) = delete;
+
+  // The next message but WATCHDOG=1; empty when none came within 5 s.
+  std::string Next() {
+    const auto until = steady_clock::now() + std::chrono::seconds(5);
+    while (steady_clock::now() < until) {
+      const std::string message = Receive(5000);
+      if (message != "WATCHDOG=1") return message;
+      ++alive;
+    }
+    return "";
+  }
+  std::string Receive(int limit_ms) {
+    pollfd wait = {.fd = socket_.get(), .events = POLLIN, .revents = 0};
+    if (poll(&wait, 1, limit_ms) != 1) return "";
+    char buffer[4096];
+    const ssize_t n = recv(socket_.get(), buffer, sizeof buffer, 0);
+    return {buffer, n < 0 ? 0 : static_cast<size_t>(n)};
+  }
+
+  int alive = 0;
+
+ private:
+  UniqueFd socket_;
+};
+
+TEST_F(DaemonTest, TellsTheServiceManager) {
+  Manager manager(tree.path() + "/notify");
+  Start();
+  const UniqueFd port = Accept();
+  EXPECT_EQ(manager.Next(), "READY=1\nSTATUS=serving");
+  // Nobody asked for a sign of life.
+  EXPECT_EQ(manager.Receive(300), "");
+  EXPECT_EQ(Terminate().first, 0);
+  EXPECT_EQ(manager.Next(), "STOPPING=1");
+  EXPECT_EQ(manager.alive, 0);
+}
+
+TEST_F(DaemonTest, SaysThatItIsAlive) {
+  Manager manager(tree.path() + "/notify");
+  setenv("WATCHDOG_USEC", "400000", 1);
+  Start();
+  const UniqueFd port = Accept();
+  EXPECT_EQ(manager.Next(), "READY=1\nSTATUS=serving");
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(manager.Receive(400), "WATCHDOG=1");
+  // Also to a host.
+  ExpectInfo(link::NewFdPort(UniqueFd(dup(port.get())), true));
+  EXPECT_EQ(manager.Receive(400), "WATCHDOG=1");
+}
+
+TEST_F(DaemonTest, AStoppedDaemonIsNotAlive) {
+  Manager manager(tree.path() + "/notify");
+  setenv("WATCHDOG_USEC", "400000", 1);
+  Start();
+  const UniqueFd port = Accept();
+  EXPECT_EQ(manager.Next(), "READY=1\nSTATUS=serving");
+  kill(agent, SIGSTOP);
+  while (!manager.Receive(300).empty()) {
+  }
+  EXPECT_EQ(manager.Receive(1000), "");
+  kill(agent, SIGCONT);
+  EXPECT_EQ(manager.Receive(1000), "WATCHDOG=1");
+}
+
+TEST_F(DaemonTest, SaysWhatItWaitsFor) {
+  Manager manager(tree.path() + "/notify");
+  path += ".none";
+  Start();
+  EXPECT_THAT(manager.Next(), ::testing::StartsWith("READY=1\nSTATUS="));
+}
+
 TEST_F(DaemonTest, IdleCostsNothing) {
   Start();
   const UniqueFd port = Accept();

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "tests/fakes/fake_backups.h"
+#include "tests/fakes/fake_offline_guest.h"
 
 namespace virt_reclaim {
 namespace {
@@ -67,6 +68,9 @@ class FakeImageStore : public ImageStore {
   }
 
   absl::StatusOr<uint64_t> Room(const ImageFile&) override { return world_.room; }
+  absl::StatusOr<StorageSpace> Space(const ImageFile&) override {
+    return StorageSpace{"0:1", "/images", 2 * world_.room, world_.room};
+  }
 
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
     if (path == "/nowhere") return absl::NotFoundError("find '/nowhere': No such file");
@@ -281,6 +285,22 @@ class FakeHypervisor : public FakeBackups {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<bool> IsPausedByIoError(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    return domain->summary.state == DomainState::kPaused && domain->paused_by_io_error;
+  }
+
+  absl::Status Resume(const std::string& uuid) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    const Effect effect(world_, "resume", *domain);
+    if (domain->summary.state != DomainState::kPaused)
+      return absl::FailedPreconditionError("resume: domain is already running");
+    // Its guest tries to write once more.
+    if (!domain->paused_by_io_error || world_.room >= domain->needs_room)
+      domain->summary.state = DomainState::kRunning;
+    return absl::OkStatus();
+  }
+
   absl::Status PowerOff(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     const Effect effect(world_, "power off", *domain);
@@ -378,35 +398,6 @@ class FakeHypervisor : public FakeBackups {
     if (domain == world_.domains.end()) return absl::NotFoundError("no such domain");
     return &domain->second;
   }
-};
-
-// Tells what the domain says that has the first disk.
-class FakeOfflineGuest : public OfflineGuest {
- public:
-  explicit FakeOfflineGuest(FakeWorld& world) : world_(world) {}
-
-  absl::StatusOr<GuestPreflight> Read(const std::vector<OfflineDisk>& disks, absl::Duration,
-                                      const std::stop_token& stop) override {
-    if (!world_.has_offline_guest) return absl::UnimplementedError("not installed");
-    world_.disks_read = disks;
-    if (world_.while_reading) world_.while_reading();
-    if (stop.stop_requested()) return absl::CancelledError("stopped");
-    for (const auto& [uuid, domain] : world_.domains) {
-      if (domain.inactive_xml.find(disks.at(0).path) != std::string::npos) return domain.offline;
-    }
-    return absl::FailedPreconditionError("no such disk");
-  }
-
-  absl::StatusOr<std::vector<absl::Status>> Trim(const std::vector<OfflineDisk>&,
-                                                 const std::vector<std::string>& devices,
-                                                 absl::Duration, const std::stop_token&) override {
-    if (!world_.has_offline_guest) return absl::UnimplementedError("not installed");
-    for (const std::string& device : devices) world_.calls.push_back("trim " + device);
-    return std::vector<absl::Status>(devices.size());
-  }
-
- private:
-  FakeWorld& world_;
 };
 
 FakeWorld::FakeWorld() {

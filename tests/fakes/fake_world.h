@@ -57,6 +57,8 @@ struct FakeDomain {
   absl::Status begin_backup;  // not OK: BeginBackup fails with it
   uint64_t disk_requests = 0;
   uint64_t bytes_written = 0;
+  bool paused_by_io_error = false;  // when it is paused
+  uint64_t needs_room = 0;          // with less on its storage it is paused again at once
   // How its guest takes a power cycle.
   bool ignores_shutdown = false;
   absl::Duration power_takes;  // to come or to go: libvirt shows what lies between, as it does

@@ -136,6 +136,23 @@ void AddDeepDomain(FakeWorld& world) {
   deep.agent.marker_comes_back = false;
 }
 
+// What run and config read; the origins of its values are in their outputs.
+constexpr char kPolicy[] = R"([limits]
+max-duration = "4h"
+[defaults]
+threshold = "10%"
+[[rule]]
+domains = ["w*"]
+ways = ["qemu-agent"]
+[[rule]]
+domains = ["off"]
+enabled = false
+[[backups]]
+directory = "/nonexistent/backups"
+exclude = ["*.tmp"]
+)";
+constexpr char kWrongPolicy[] = "[defaults]\ntreshold = '5G'\n";
+
 struct Case {
   std::string name;
   std::vector<std::string> arguments;
@@ -151,6 +168,12 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
   FillWorld(world, GetParam().with_qemu_agent);
   if (GetParam().name.find("deep") != std::string::npos) AddDeepDomain(world);
   if (absl::StartsWith(GetParam().name, "sparsify")) AddStopped(world);
+  if (absl::StartsWith(GetParam().name, "run")) AddStopped(world);
+  ASSERT_TRUE(WriteFileDurably(world.directory() + "/policy.toml", kPolicy, 0644).ok());
+  ASSERT_TRUE(WriteFileDurably(world.directory() + "/wrong.toml", kWrongPolicy, 0644).ok());
+  std::vector<std::string> arguments = GetParam().arguments;
+  for (std::string& argument : arguments)
+    argument = absl::StrReplaceAll(argument, {{"DIRECTORY", world.directory()}});
   ProgressLine progress(STDERR_FILENO);
   const auto with_services = [&](const CommandLine& line,
                                  const std::function<void(const Services&)>& use) {
@@ -170,13 +193,13 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
       return *GetParam().answer;
     };
   }
-  const ProgramResult result =
-      RunProgram(GetParam().arguments, with_services, progress, {}, confirm);
+  const ProgramResult result = RunProgram(arguments, with_services, progress, {}, confirm);
   const std::string actual =
       absl::StrReplaceAll(absl::StrCat("$ virt-reclaim ", absl::StrJoin(GetParam().arguments, " "),
                                        "\n", asked, result.out, "--- stderr\n", result.err,
                                        "--- exit status ", static_cast<int>(result.status), "\n"),
-                          {{world.directory(), "DIRECTORY"}});
+                          {{world.directory(), "DIRECTORY"},
+                           {"version=\"" VIRT_RECLAIM_VERSION "\"", "version=\"VERSION\""}});
   const std::string path = absl::StrCat(GOLDEN_DIRECTORY, "/", GetParam().name, ".txt");
   if (std::getenv("VIRT_RECLAIM_UPDATE_GOLDEN") != nullptr) {
     ASSERT_TRUE(WriteFileDurably(path, actual, 0644).ok());
@@ -298,6 +321,12 @@ const std::vector<Case> kCases{
     {"sync-missing-file", {"sync", "/nonexistent/a.raw", "/nonexistent/copy.raw"}},
     {"sync-missing-file-json", {"sync", "--json", "-n", "/nonexistent/a.raw", "/nonexistent/b"}},
     {"help-sparsify", {"sparsify", "--help"}},
+    {"help-completion", {"completion", "--help"}},
+    {"completion-bash", {"completion", "bash"}},
+    {"completion-zsh", {"completion", "zsh"}},
+    {"completion-fish", {"completion", "fish"}},
+    {"completion-no-shell", {"completion"}},
+    {"completion-unknown-shell", {"completion", "csh"}},
     {"sparsify-nothing-named", {"sparsify"}},
     {"sparsify-all-off-and-name", {"sparsify", "--all-off", "web"}},
     {"sparsify-no-libvirt-and-name", {"sparsify", "--no-libvirt", "web"}},
@@ -308,6 +337,34 @@ const std::vector<Case> kCases{
     {"sparsify-json", {"sparsify", "--json", "stopped"}},
     {"sparsify-dry-run", {"sparsify", "-n", "stopped"}},
     {"sparsify-all-off", {"sparsify", "--all-off"}},
+    {"help-run", {"run", "--help"}},
+    {"help-config", {"config", "show", "--help"}},
+    {"run", {"run", "--config=DIRECTORY/policy.toml"}},
+    {"run-json", {"run", "--json", "--config=DIRECTORY/policy.toml"}},
+    {"run-dry-run", {"run", "-n", "--config=DIRECTORY/policy.toml"}},
+    {"run-dry-run-json", {"run", "-n", "--json", "--config=DIRECTORY/policy.toml"}},
+    {"run-job", {"run", "--job=sparsify", "--config=DIRECTORY/policy.toml"}},
+    {"run-bad-job", {"run", "--job=sync"}},
+    {"run-domain", {"run", "web"}},
+    {"run-wrong-policy", {"run", "--config=DIRECTORY/wrong.toml"}},
+    {"run-wrong-policy-json", {"run", "--json", "--config=DIRECTORY/wrong.toml"}},
+    {"run-resume-what", {"run", "--resume"}},
+    {"run-no-policy", {"run", "--config=DIRECTORY/none.toml"}},
+    {"run-connection-down", {"-c", "down:///", "run", "--config=DIRECTORY/policy.toml"}},
+    {"config-check", {"config", "check", "--config=DIRECTORY/policy.toml"}},
+    {"config-check-json", {"config", "check", "--json", "--config=DIRECTORY/policy.toml"}},
+    {"config-check-wrong", {"config", "check", "--config=DIRECTORY/wrong.toml"}},
+    {"config-show", {"config", "show", "--config=DIRECTORY/policy.toml"}},
+    {"config-show-domain", {"config", "show", "web", "--config=DIRECTORY/policy.toml"}},
+    {"config-show-json", {"config", "show", "off", "--json", "--config=DIRECTORY/policy.toml"}},
+    {"config-what", {"config"}},
+    {"help-metrics", {"metrics", "--help"}},
+    {"metrics", {"metrics"}},
+    {"metrics-after-trim", {"metrics"}, {"trim", "new"}},
+    {"metrics-unknown-domain", {"metrics", "wbe"}},
+    {"metrics-connection-down", {"-c", "down:///", "metrics"}},
+    {"metrics-no-directory", {"metrics", "--textfile", "/nonexistent/x.prom"}},
+    {"report-html-no-directory", {"report", "--html=/nonexistent/x.html"}},
     {"agent-status-json", {"agent", "status", "--json", "new"}},
 };
 

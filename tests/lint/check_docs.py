@@ -21,9 +21,14 @@ JSON_SOURCES = (
     "host/cli/json_parts.cc",
     "host/cli/explain_output.cc",
     "host/cli/outcome_output.cc",
+    "host/cli/metrics_output.cc",
     "host/cli/punch_program.cc",
+    "host/cli/run_program.cc",
+    "host/cli/config_program.cc",
 )
 EXITS = "docs/exit-status.md"
+METRICS = "docs/metrics.md"
+METRICS_CC = "host/model/metrics.cc"
 
 MAX_LINES = 500
 # File -> why it may be longer. None is today.
@@ -108,6 +113,11 @@ def check_json(tree: Tree) -> list[Finding]:
     return found + missing(tree, JSON, keys, r"`%s`", "key")
 
 
+def check_metrics(tree: Tree) -> list[Finding]:
+    names = harvest(tree, METRICS_CC, r'(?:Declare|each)\(\s*"([a-z_]+)"')
+    return missing(tree, METRICS, names, r"^\| `virt_reclaim_%s` \|", "metric")
+
+
 def check_obstacles(tree: Tree) -> list[Finding]:
     if not tree.has(AGENT_MAN):
         return []
@@ -163,7 +173,7 @@ def check_texts(tree: Tree) -> list[Finding]:
 
 
 def check(tree: Tree) -> list[Finding]:
-    checks = (check_reasons, check_command_line, check_json, check_obstacles, check_links, check_texts)
+    checks = (check_reasons, check_command_line, check_json, check_metrics, check_obstacles, check_links, check_texts)
     return [finding for each in checks for finding in each(tree)]
 
 
@@ -196,6 +206,8 @@ SAMPLES = [
     Sample("json good", {"host/cli/json_output.cc": JSON_CC, JSON: "## `report`\n`capacity_bytes` `disks`\n"}, None),
     Sample("json key", {"host/cli/json_output.cc": JSON_CC, JSON: "## `report`\n`capacity_bytes`\n"}, "key 'disks'"),
     Sample("json type", {"host/cli/json_output.cc": JSON_CC, JSON: "`capacity_bytes` `disks`\n"}, "message type 'report'"),
+    Sample("metric", {METRICS_CC: 'x.Declare(\n    "disk_bytes", "x"); each("up",', METRICS: "| `virt_reclaim_up` |\n"}, "metric 'disk_bytes'"),
+    Sample("metrics good", {METRICS_CC: 'x.Declare("up", "x");', METRICS: "| `virt_reclaim_up` | | 1 |\n"}, None),
     Sample("obstacle", {PROTO_PATH: PROTO, AGENT_MAN: "crypt\n"}, "obstacle 'dm-crypt'"),
     Sample("obstacle good", {PROTO_PATH: PROTO, AGENT_MAN: "*dm-crypt*\n"}, None),
     Sample("agent's page not there", {PROTO_PATH: PROTO}, None),

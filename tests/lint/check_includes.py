@@ -23,14 +23,15 @@ FLOORS: dict[str, set[str]] = {
     "host/freemap": {"base", "host/freemap"},
     "host/sparsify": {"base", "host/freemap", "host/guard", "host/punch", "host/sparsify"},
     "host/model": {"base", "xml-tools", "host/model"},
+    "host/policy": {"base", "host/model", "host/policy"},
     "host/services": {"base", "proto", "xml-tools", "host/freemap", "host/guard", "host/punch", "host/sync", "host/model", "host/services"},
     "host/commands": {
         "base", "proto", "xml-tools", "host/freemap", "host/guard", "host/punch", "host/sync", "host/sparsify", "host/model",
-        "host/services", "host/commands",
+        "host/policy", "host/services", "host/commands",
     },
     "host/cli": {
         "base", "proto", "xml-tools", "host/freemap", "host/guard", "host/punch", "host/sync", "host/sparsify", "host/model",
-        "host/services", "host/commands", "host/cli",
+        "host/policy", "host/services", "host/commands", "host/cli",
     },
 }
 # May include anything of ours, and nothing of ours may include them.
@@ -48,6 +49,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "blkid/": ("guest-agent/", "host/freemap/signatures.cc", "host/sync/device_signature.cc"),
     "ext2fs/": ("host/freemap/ext_",),
     "seccomp.h": ("host/freemap/sandbox.cc",),
+    "toml++/": ("host/policy/toml_reader.cc",),
     "CLI/": ("host/cli/options.cc",),  # seconds of compile time per file that includes it
 }
 
@@ -138,6 +140,8 @@ SAMPLES = [
     Sample("ext2fs leaks", {"host/services/a.cc": "#include <ext2fs/ext2fs.h>\n"}, "may only be included in host/freemap"),
     Sample("blkid leaks", {"host/freemap/scan.cc": "#include <blkid/blkid.h>\n"}, "may only be included in guest-agent"),
     Sample("parser leaks", {"host/cli/main.cc": "#include <CLI/CLI.hpp>\n"}, "may only be included in host/cli/options.cc"),
+    Sample("policy looks up", {"host/policy/a.cc": '#include "host/services/b.h"\n'}, "host/policy must not include"),
+    Sample("TOML leaks", {"host/policy/policy.cc": "#include <toml++/toml.h>\n"}, "may only be included in host/policy/toml_reader.cc"),
     Sample("relative include", {"base/a.cc": '#include "b.h"\n', "base/b.h": header("base/b.h")}, "by its path from the top"),
     Sample("wrong guard", {"base/a.h": "#ifndef A_H\n#define A_H\n#endif  // A_H\n"}, "header guard must be VIRT_RECLAIM_BASE_A_H_"),
     Sample("pragma once", {"guest-agent/b.h": "#pragma once\n"}, "header guard must be VIRT_RECLAIM_GUEST_AGENT_B_H_"),

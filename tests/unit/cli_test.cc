@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
+#include "base/duration.h"
 #include "base/unique_fd.h"
 #include "host/cli/command_table.h"
 #include "host/cli/help.h"

@@ -43,6 +43,20 @@ constexpr char kLive[] = R"(<domain type='kvm' id='3' xmlns:x='urn:manager'>
   </devices>
 </domain>)";
 
+TEST(XmlDomainTest, ReadsWhatTheMetadataSayToThePolicy) {
+  const auto run = [](const std::string& metadata) {
+    const auto domain = ParseDomain("<domain><metadata>" + metadata + "</metadata></domain>");
+    EXPECT_TRUE(domain.ok()) << domain.status();
+    return domain.ok() ? domain->policy_run : "";
+  };
+  EXPECT_EQ(run("<x:vm xmlns:x='urn:other'/>"), "");
+  EXPECT_EQ(run("<vr:policy xmlns:vr='urn:virt-reclaim:policy:1' run='no'/>"), "no");
+  EXPECT_EQ(run("<a/><policy xmlns='urn:virt-reclaim:policy:1' run='yes'/>"), "yes");
+  EXPECT_EQ(run("<policy xmlns='urn:virt-reclaim:policy:1'/>"), "?");
+  EXPECT_EQ(run("<policy run='no'/>"), "");
+  EXPECT_EQ(run("<vr:other xmlns:vr='urn:virt-reclaim:policy:1' run='no'/>"), "");
+}
+
 TEST(XmlDomainTest, ReadsTheFacts) {
   const auto domain = ParseDomain(kLive);
   ASSERT_TRUE(domain.ok()) << domain.status();

@@ -1,0 +1,370 @@
+// The first half of a run: which rules fit which domain, and what the pipelines would do with it.
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "base/escape.h"
+#include "base/status.h"
+#include "host/commands/collect.h"
+#include "host/commands/run.h"
+
+namespace virt_reclaim {
+namespace {
+
+using policy::DomainSettings;
+using policy::Job;
+
+constexpr size_t kThreads = 8;  // they only wait for libvirt
+// A gentle trim pauses longer than it works (as of the verb trim).
+constexpr absl::Duration kGentleTimeout = absl::Hours(8);
+
+absl::StatusOr<policy::Values> ResolveDomain(const Services& services, const policy::Policy& policy,
+                                             const DomainSummary& domain) {
+  VR_ASSIGN_OR_RETURN(const std::string text,
+                      services.hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive));
+  VR_ASSIGN_OR_RETURN(const xml::Domain definition, xml::ParseDomain(text));
+  policy::DomainTraits traits;
+  traits.name = domain.name;
+  traits.uuid = domain.uuid;
+  traits.metadata_run = definition.policy_run;
+  absl::Status looked;
+  std::optional<DomainFacts> facts;
+  traits.lies_on = [&](const std::string& path) {
+    if (!looked.ok()) return false;
+    if (!facts) {
+      auto collected = CollectDomain(services, domain);
+      looked = collected.status();
+      if (looked.ok()) facts = *std::move(collected);
+    }
+    if (!facts) return false;
+    for (const DiskFacts& disk : facts->disks) {
+      if (disk.chain.empty()) continue;
+      const auto lies = services.images.LiesOn(disk.chain.front(), path);
+      looked.Update(lies.status());
+      if (lies.ok() && *lies) return true;
+    }
+    return false;
+  };
+  policy::Values values = policy::Resolve(policy, traits);
+  // A rule of a storage that cannot be looked at may be the one that forbids it.
+  VR_RETURN_IF_ERROR(looked);
+  return values;
+}
+
+std::vector<absl::StatusOr<policy::Values>> ResolveAll(const Services& services,
+                                                       const policy::Policy& policy,
+                                                       const std::vector<DomainSummary>& domains,
+                                                       const std::stop_token& stop) {
+  std::vector<absl::StatusOr<policy::Values>> values(domains.size());
+  ForEachInParallel(domains.size(), kThreads, [&](size_t i) {
+    values[i] = stop.stop_requested() ? absl::CancelledError("interrupted")
+                                      : ResolveDomain(services, policy, domains[i]);
+  });
+  return values;
+}
+
+TrimOptions TrimOptionsOf(const DomainSettings& settings, const policy::RunLimits& limits,
+                          bool estimate) {
+  TrimOptions options;
+  options.guest.max_rate = settings.max_rate;
+  options.gentle = settings.gentle;
+  if (settings.gentle) options.timeout = kGentleTimeout;
+  if (settings.timeout) options.timeout = *settings.timeout;
+  if (!settings.qemu_agent) options.way = TrimWay::kAgent;
+  if (!settings.agent) options.way = TrimWay::kQemuAgent;
+  options.threshold = settings.threshold;
+  options.min_freed = settings.min_freed;
+  options.window = settings.window;
+  options.per_storage = limits.per_storage;
+  options.estimate = estimate;
+  return options;
+}
+
+SparsifyImagesOptions SparsifyOptionsOf(const DomainSettings& settings) {
+  SparsifyImagesOptions options;
+  options.allow_thick = settings.allow_thick;
+  options.with_bitmaps = settings.with_bitmaps;
+  if (settings.engine == "native") options.choice = SparsifyEngine::kNative;
+  if (settings.engine == "libguestfs") options.choice = SparsifyEngine::kLibguestfs;
+  options.engine.worker.read.strict = settings.strict;
+  options.engine.worker.read.take_swap = !settings.keep_swap;
+  return options;
+}
+
+PunchFilesOptions PunchOptionsOf(const policy::BackupDirectory& backup,
+                                 const policy::BackupSettings& settings) {
+  PunchFilesOptions options;
+  options.paths = {backup.directory.text};
+  options.find = {/*recursive=*/true, settings.one_file_system};  // see IsBelow
+  options.engine.live = settings.live;
+  options.engine.unwritten = settings.unwritten;
+  options.engine.min_hole_bytes = settings.min_hole;
+  options.engine.max_bytes_per_second = settings.max_rate;
+  options.idle = settings.idle;
+  return options;
+}
+
+// Whether what was found lies in a directory below that of the backups. A tree is always walked as
+// a whole: to the verb punch a directory without --recursive is an error.
+bool IsBelow(const PunchAction& action, absl::string_view directory) {
+  while (absl::ConsumeSuffix(&directory, "/")) {
+  }
+  absl::string_view rest = action.path;
+  if (!absl::ConsumePrefix(&rest, directory)) return false;
+  while (absl::ConsumePrefix(&rest, "/")) {
+  }
+  // An error is that of a directory.
+  return absl::StrContains(rest, '/') || (!action.error.ok() && !rest.empty());
+}
+
+// What is polite, not what is careful.
+void Hurry(DomainSettings& settings) {
+  settings.threshold.reset();
+  settings.min_freed.reset();
+  settings.window.reset();
+  settings.gentle = false;
+  settings.max_rate = 0;
+}
+
+void Hurry(policy::BackupSettings& settings) {
+  settings.window.reset();
+  settings.idle = false;
+  settings.max_rate = 0;
+}
+
+class Planner {
+ public:
+  Planner(const Services& services, const policy::Policy& policy, const RunOptions& options,
+          const std::stop_token& stop)
+      : services_(services), policy_(policy), options_(options), stop_(stop) {}
+
+  absl::StatusOr<RunPlan> Plan() {
+    VR_ASSIGN_OR_RETURN(plan_.limits, policy::SettingsOf(policy::LimitSpecs(), policy_.limits));
+    plan_.emergency = options_.emergency;
+    if (options_.emergency) plan_.limits.max_duration.reset();
+    const std::set<Job> of_domains{Job::kTrim, Job::kSparsify, Job::kResume};
+    if (std::any_of(of_domains.begin(), of_domains.end(),
+                    [&](Job job) { return options_.jobs.contains(job); }))
+      VR_RETURN_IF_ERROR(PlanDomains());
+    if (options_.jobs.contains(Job::kPunch)) VR_RETURN_IF_ERROR(PlanPunch());
+    if (stop_.stop_requested()) return absl::CancelledError("interrupted");
+    return std::move(plan_);
+  }
+
+ private:
+  struct Group {
+    DomainSettings settings;
+    std::vector<DomainSummary> domains;
+  };
+  // By the values of all keys, so that what is one call of a pipeline has one set of options.
+  using Groups = std::map<std::string, Group>;
+
+  static std::string KeyOf(const policy::Values& values) {
+    std::string key;
+    for (const auto& [name, value] : values) absl::StrAppend(&key, name, "=", value.text, "\n");
+    return key;
+  }
+
+  void PassOver(Job job, const DomainSummary& domain, Outcome outcome) {
+    RunItem& item = plan_.passed_over.emplace_back();
+    item.job = job;
+    item.name = domain.name;
+    item.is_domain = true;
+    item.outcome = std::move(outcome);
+  }
+
+  void Fail(Job job, const DomainSummary& domain, const absl::Status& error) {
+    Outcome outcome;
+    outcome.kind = OutcomeKind::kFailed;
+    outcome.error = error;
+    PassOver(job, domain, std::move(outcome));
+  }
+
+  void Exclude(Job job, const DomainSummary& domain, const policy::Origin& origin) {
+    Outcome outcome;
+    outcome.kind = OutcomeKind::kSkipped;
+    outcome.reasons = {{Reason::kPolicyExcludes, TextOf(origin)}};
+    PassOver(job, domain, std::move(outcome));
+  }
+
+  // One that is paused or going down is the trim's to pass over, with its reason.
+  Job JobOf(const DomainSummary& domain) {
+    if (domain.state == DomainState::kShutOff) return Job::kSparsify;
+    if (domain.state != DomainState::kPaused || !options_.jobs.contains(Job::kResume))
+      return Job::kTrim;
+    const auto by_error = services_.hypervisor.IsPausedByIoError(domain.uuid);
+    return by_error.ok() && *by_error ? Job::kResume : Job::kTrim;
+  }
+
+  absl::Status PlanDomains() {
+    VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> domains,
+                        SelectDomains(services_.hypervisor, {}));
+    const auto all = ResolveAll(services_, policy_, domains, stop_);
+    if (stop_.stop_requested()) return absl::CancelledError("interrupted");
+    Groups trims;
+    Groups sparsify;
+    for (size_t i = 0; i < domains.size(); ++i) {
+      const Job job = JobOf(domains[i]);
+      if (!options_.jobs.contains(job)) continue;
+      if (!all[i].ok()) {
+        Fail(job, domains[i], all[i].status());
+        continue;
+      }
+      VR_ASSIGN_OR_RETURN(DomainSettings settings,
+                          policy::SettingsOf(policy::DomainSpecs(), *all[i]));
+      if (options_.emergency) Hurry(settings);
+      const bool way =
+          job == Job::kResume ||
+          (job == Job::kSparsify ? settings.sparsify : settings.agent || settings.qemu_agent);
+      if (!settings.enabled || !way) {
+        Exclude(job, domains[i], all[i]->at(settings.enabled ? "ways" : "enabled").origin);
+        continue;
+      }
+      if (job == Job::kResume) {
+        plan_.resume.push_back(domains[i]);
+        continue;
+      }
+      Group& group = (job == Job::kSparsify ? sparsify : trims)[KeyOf(*all[i])];
+      group.settings = settings;
+      group.domains.push_back(domains[i]);
+    }
+    for (const auto& [key, group] : trims) PlanTrims(group);
+    for (const auto& [key, group] : sparsify) PlanSparsifyOf(group);
+    return absl::OkStatus();
+  }
+
+  void PlanTrims(const Group& group) {
+    RunTrims trims;
+    trims.options = TrimOptionsOf(group.settings, plan_.limits, options_.estimate);
+    for (const DomainSummary& domain : group.domains) trims.options.domains.push_back(domain.uuid);
+    auto actions = PlanTrim(services_, trims.options, stop_);
+    if (!actions.ok()) {
+      for (const DomainSummary& domain : group.domains) Fail(Job::kTrim, domain, actions.status());
+      return;
+    }
+    trims.actions = *std::move(actions);
+    // Nobody named them: that one is skipped is no refusal.
+    for (TrimAction& action : trims.actions) action.asked_for = false;
+    plan_.trims.push_back(std::move(trims));
+  }
+
+  void PlanSparsifyOf(const Group& group) {
+    SparsifyImagesOptions options = SparsifyOptionsOf(group.settings);
+    for (const DomainSummary& domain : group.domains) options.targets.push_back(domain.uuid);
+    auto actions = PlanSparsify(services_, options, stop_);
+    if (!actions.ok()) {
+      for (const DomainSummary& domain : group.domains)
+        Fail(Job::kSparsify, domain, actions.status());
+      return;
+    }
+    for (SparsifyAction& action : *actions) {
+      action.outcome.asked_for = false;
+      uint64_t capacity = 0;
+      for (const SparsifyDisk& disk : action.disks) capacity += disk.header.capacity;
+      options.engine.least_bytes =
+          group.settings.threshold ? group.settings.threshold->Of(capacity) : 0;
+      plan_.sparsify.push_back({options, group.settings.window, std::move(action)});
+    }
+  }
+
+  absl::Status PlanPunch() {
+    for (const policy::BackupDirectory& backup : policy_.backups) {
+      VR_ASSIGN_OR_RETURN(policy::BackupSettings settings,
+                          policy::SettingsOf(policy::BackupSpecs(), backup.values));
+      if (options_.emergency) Hurry(settings);
+      const PunchFilesOptions options = PunchOptionsOf(backup, settings);
+      VR_ASSIGN_OR_RETURN(std::vector<PunchAction> actions, FindPunchActions(options, stop_));
+      for (PunchAction& action : actions) {
+        if (policy::IsExcluded(backup, action.path)) continue;
+        if (!settings.recursive && IsBelow(action, backup.directory.text)) continue;
+        action.asked_for = false;
+        plan_.punch.push_back({options, settings.window, std::move(action)});
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const Services& services_;
+  const policy::Policy& policy_;
+  const RunOptions& options_;
+  const std::stop_token& stop_;
+  RunPlan plan_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<DomainPolicy>> ResolvePolicies(const Services& services,
+                                                          const policy::Policy& policy,
+                                                          const std::vector<std::string>& domains,
+                                                          const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
+                      SelectDomains(services.hypervisor, domains));
+  auto all = ResolveAll(services, policy, selected, stop);
+  std::vector<DomainPolicy> policies;
+  for (size_t i = 0; i < selected.size(); ++i) {
+    if (!all[i].ok()) return Annotate(all[i].status(), Printable(selected[i].name));
+    policies.push_back({selected[i], *std::move(all[i])});
+  }
+  return policies;
+}
+
+absl::StatusOr<std::vector<DomainLock>> LockJobs(const Services& services,
+                                                 const std::set<Job>& jobs) {
+  std::vector<DomainLock> locks;
+  for (const Job job : jobs) {
+    const std::string name(Name(job));
+    auto lock = DomainLock::TakeJob(services.lock_directory, name);
+    if (!lock.ok()) return Annotate(lock.status(), name);
+    locks.push_back(*std::move(lock));
+  }
+  return locks;
+}
+
+absl::StatusOr<RunPlan> PlanRun(const Services& services, const policy::Policy& policy,
+                                const RunOptions& options, const std::stop_token& stop) {
+  return Planner(services, policy, options, stop).Plan();
+}
+
+std::vector<RunItem> ItemsOf(const RunPlan& plan) {
+  std::vector<RunItem> items = plan.passed_over;
+  for (const RunTrims& trims : plan.trims) {
+    for (const TrimAction& action : trims.actions) {
+      RunItem& item = items.emplace_back();
+      item.job = Job::kTrim;
+      item.name = action.domain.name;
+      item.is_domain = true;
+      item.expected = action.expected;
+      item.outcome.error = action.error;
+      item.outcome.reasons = action.blockers;
+      if (!action.blockers.empty()) item.outcome.kind = OutcomeKind::kSkipped;
+      if (!action.error.ok()) item.outcome.kind = OutcomeKind::kFailed;
+    }
+  }
+  for (const RunSparsify& step : plan.sparsify) {
+    RunItem& item = items.emplace_back();
+    item.job = Job::kSparsify;
+    item.name = step.action.name;
+    item.is_domain = step.action.is_domain;
+    item.outcome = step.action.outcome;
+  }
+  for (const RunPunch& step : plan.punch) {
+    RunItem& item = items.emplace_back();
+    item.job = Job::kPunch;
+    item.name = step.action.path;
+    item.outcome.error = step.action.error;
+    if (!step.action.error.ok()) item.outcome.kind = OutcomeKind::kFailed;
+  }
+  for (const DomainSummary& domain : plan.resume) {
+    RunItem& item = items.emplace_back();
+    item.job = Job::kResume;
+    item.name = domain.name;
+    item.is_domain = true;
+  }
+  return items;
+}
+
+}  // namespace virt_reclaim

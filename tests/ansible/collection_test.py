@@ -1,0 +1,98 @@
+"""The collection as its users' tools see it: ansible-test's sanity tests that need no download, ansible-doc, ansible-lint, yamllint, a
+build that installs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import ansiblelib
+from vrtest import main
+
+# The others want a virtual environment filled from PyPI. In place of those: yamllint and ansible-doc below, and modules_test.py.
+SANITY = (
+    "action-plugin-docs", "changelog", "compile", "empty-init", "ignores", "line-endings", "no-assert", "no-get-exception",
+    "no-illegal-filenames", "no-main-display", "no-smart-quotes", "pslint", "replace-urlopen", "shebang", "shellcheck", "symlinks",
+    "use-argspec-type-path", "use-compat-six",
+)
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+VALIDATE = Path("ansible_test/_util/controller/sanity/validate-modules/validate.py")
+
+
+class Collection(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        place = cls.enterClassContext(tempfile.TemporaryDirectory(prefix="vr-ansible-"))
+        cls.place = Path(place)
+        cls.collections = ansiblelib.collections_path(cls.place, copied=True)
+        cls.root = cls.collections / "ansible_collections" / "virt_reclaim" / "fleet"
+        cls.environment = {
+            **os.environ, "ANSIBLE_COLLECTIONS_PATH": str(cls.collections), "ANSIBLE_NOCOLOR": "1", "NO_COLOR": "1", "HOME": place,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            # ansible-test looks for the Python it is given there.
+            "PATH": "/usr/bin:/bin:/usr/sbin:/sbin:" + os.environ.get("PATH", ""),
+        }
+
+    def run_in(self, directory: Path, *command: str | Path) -> str:
+        done = subprocess.run(
+            [str(word) for word in command], cwd=directory, env=self.environment, capture_output=True, text=True, check=False,
+            stdin=subprocess.DEVNULL, timeout=180,
+        )
+        self.assertEqual(done.returncode, 0, f"{command}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}")
+        return done.stdout
+
+    def test_sanity(self) -> None:
+        if not (Path(sys.prefix) / "bin" / "ansible-test").exists() and not Path("/usr/bin/ansible-test").exists():
+            self.skipTest("no ansible-test")
+        tests = [word for name in SANITY for word in ("--test", name)]
+        self.run_in(self.root, "ansible-test", "sanity", "--color", "no", "--python", PYTHON, *tests)
+
+    def test_validate_modules(self) -> None:
+        """Run as it is, without the environment that ansible-test would make for it."""
+        import ansible_test
+
+        program = Path(ansible_test.__file__).parents[1] / VALIDATE
+        try:
+            import voluptuous  # noqa: F401
+        except ImportError:
+            self.skipTest("no voluptuous")
+        done = subprocess.run(
+            [sys.executable, program, "--collection", "ansible_collections/virt_reclaim/fleet", "--format", "plain",
+             *[path.relative_to(self.root) for path in sorted(self.root.glob("plugins/modules/*.py"))]],
+            cwd=self.root, env={**self.environment, "PYTHONPATH": f"{self.collections}:{program.parent}"},
+            capture_output=True, text=True, check=False, timeout=180,
+        )
+        findings = [line for line in done.stdout.splitlines() if line.strip()]
+        # As in tests/sanity/ignore-*.txt of the collection.
+        self.assertEqual([line for line in findings if "missing-gplv3-license" not in line], [], done.stderr)
+        self.assertEqual(len(findings), len(list(self.root.glob("plugins/modules/*.py"))), done.stdout + done.stderr)
+
+    def test_ansible_doc(self) -> None:
+        for path in sorted(self.root.glob("plugins/modules/*.py")):
+            text = self.run_in(self.place, "ansible-doc", "-t", "module", f"virt_reclaim.fleet.{path.stem}")
+            self.assertIn("state_dir", text)  # of the fragment
+        for role in ("host", "agent"):
+            self.assertIn("OPTIONS", self.run_in(self.place, "ansible-doc", "-t", "role", f"virt_reclaim.fleet.{role}"))
+
+    def test_lint(self) -> None:
+        self.run_in(self.root, "yamllint", "--strict", ".")
+        self.run_in(self.root, "ansible-lint", "--offline", "--nocolor", "--strict")
+
+    def test_builds_and_installs(self) -> None:
+        self.run_in(self.place, "ansible-galaxy", "collection", "build", self.root, "--output-path", self.place)
+        (archive,) = self.place.glob("virt_reclaim-fleet-*.tar.gz")
+        self.run_in(self.place, "ansible-galaxy", "collection", "install", archive, "-p", self.place / "installed", "--offline")
+        installed = self.place / "installed" / "ansible_collections" / "virt_reclaim" / "fleet"
+        for path in ("playbooks/migrate.yml", "roles/host/tasks/main.yml", "plugins/module_utils/program.py"):
+            self.assertTrue((installed / path).exists(), path)
+
+
+if __name__ == "__main__":
+    ansiblelib.become_ansibles_python()
+    ansiblelib.require("ansible-doc", "ansible-galaxy", "ansible-lint", "yamllint")
+    sys.dont_write_bytecode = True
+    main()

@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""The packages on a fresh Debian 12: installed, used, upgraded, removed, purged. Needs root, and the packages that
+scripts/build-packages makes."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import unittest
+from pathlib import Path
+
+from packagelib import JOBS, NAMES, Debian, require, run
+
+TIMERS = [f"virt-reclaim-{job}.timer" for job in JOBS]
+AGENT_NEEDS = {"libblkid1", "libc6", "libmount1"}
+# What apt, dpkg and their like write for themselves.
+NOT_OURS = re.compile(
+    r"/(proc|sys|dev|tmp|run|packages)(/|$)|/var/(cache|log|lib/apt|lib/dpkg|lib/systemd/deb-systemd-helper-(enabled|masked)$)|/etc/ld.so.cache$"
+)
+
+
+class Install(unittest.TestCase):
+    debian: Debian
+    root: Path
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory(dir="/var/tmp"))) / "root"
+        cls.debian = Debian(cls.root, "systemd", "udev", "e2fsprogs")
+        # systemd's own, of its first boot.
+        (cls.root / "var" / "lib" / "systemd" / "timers").mkdir(exist_ok=True)
+        cls.before = cls.snapshot()
+
+    @classmethod
+    def inside(cls, *command: str) -> str:
+        return cls.debian.inside(*command)
+
+    @classmethod
+    def snapshot(cls) -> set[str]:
+        paths = set()
+        for directory, subdirectories, files in os.walk(cls.root):
+            for name in [*subdirectories, *files]:
+                path = f"{directory}/{name}"[len(str(cls.root)) :]
+                if not NOT_OURS.match(path):
+                    paths.add(path)
+        return paths
+
+    def test_1_the_agent_needs_next_to_nothing(self) -> None:
+        self.assertEqual({entry.split()[0] for entry in self.debian.depends("virt-reclaim-agent")}, AGENT_NEEDS)
+
+    def test_2_installed(self) -> None:
+        self.debian.install()
+        self.assertEqual(self.inside("dpkg", "--audit"), "")
+        for program in ("virt-reclaim", "virt-reclaim-xml", "virt-reclaim-agent"):
+            self.assertRegex(self.inside(program, "--version"), rf"^{program} \d")
+        wanted = self.root / "etc" / "systemd" / "system" / "timers.target.wants"
+        self.assertEqual([path.name for path in wanted.glob("virt-reclaim*")], [], "a timer enabled by itself")
+
+    def test_3_used(self) -> None:
+        self.inside("virt-reclaim", "--connect", "test:///default", "report")
+        self.inside(
+            "sh", "-exc",
+            "cd /tmp; head -c 64M /dev/urandom >disk; mke2fs -q -F -t ext4 -E nodiscard disk; before=$(stat -c %b disk)\n"
+            "virt-reclaim sparsify --no-libvirt --allow-thick ./disk; [ $(stat -c %b disk) -lt $before ]; e2fsck -fn disk",
+        )
+        self.inside("systemctl", "enable", *TIMERS)
+        # As the services leave them behind.
+        for path in ("var/lib/virt-reclaim/x", "var/lib/systemd/timers/stamp-virt-reclaim-trim.timer"):
+            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / path).touch()
+
+    def test_4_upgraded(self) -> None:
+        for name in NAMES:
+            with tempfile.TemporaryDirectory() as directory:
+                run("dpkg-deb", "--raw-extract", self.debian.package(name), f"{directory}/x")
+                control = Path(directory) / "x" / "DEBIAN" / "control"
+                text = re.sub(r"^Version: .*$", "Version: 0.9999", control.read_text(), flags=re.M)
+                control.write_text(re.sub(r"virt-reclaim \(= .*?\)", "virt-reclaim (= 0.9999)", text))
+                run("dpkg-deb", "--root-owner-group", "--build", f"{directory}/x", self.root / "packages" / f"{name}-next.deb")
+        self.inside("sh", "-c", "dpkg --install /packages/*-next.deb")
+        wanted = self.root / "etc" / "systemd" / "system" / "timers.target.wants"
+        self.assertEqual(sorted(path.name for path in wanted.glob("virt-reclaim*")), sorted(TIMERS))
+
+    def test_5_removed(self) -> None:
+        self.inside("dpkg", "--remove", *NAMES)
+        self.assertEqual([path for path in self.snapshot() if "/bin/virt-reclaim" in path], [])
+        self.assertTrue((self.root / "var" / "lib" / "virt-reclaim").exists(), "what migrations may need is kept")
+
+    def test_6_purge_leaves_nothing(self) -> None:
+        self.inside("dpkg", "--purge", *NAMES)
+        self.assertEqual(sorted(path for path in self.snapshot() - self.before if not path.startswith("/tmp")), [])
+
+
+if __name__ == "__main__":
+    require()
+    unittest.main(verbosity=2, failfast=True)

@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""The services where there is a systemd: the packages on a fresh Debian 12 that boots in a container. Each job's hardening lets it
+do its work, each timer runs, each service of the host ends well. Needs root, systemd-nspawn and the packages that
+scripts/build-packages makes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+from typing import BinaryIO
+
+from packagelib import ALONE, JOBS, Debian, require, run
+
+CGROUPS = Path("/sys/fs/cgroup")
+NAME = f"virt-reclaim-test-{os.getpid()}"
+SECONDS = 60.0
+MIB = 1 << 20
+
+
+def hierarchies() -> list[Path]:
+    """Where systemd in a container wants a cgroup of its own: cgroup v2, and beside it what a mixed system has."""
+    if (CGROUPS / "cgroup.procs").exists():
+        return [CGROUPS]
+    return [path for path in (CGROUPS / "unified", CGROUPS / "systemd") if (path / "cgroup.procs").exists()]
+
+
+class Container:
+    def __init__(self, root: Path) -> None:
+        self.groups = [hierarchy / NAME for hierarchy in hierarchies()]
+        for group in self.groups:
+            group.mkdir()
+        enter = "".join(f'echo $$ >"{group}/cgroup.procs"; ' for group in self.groups)
+        with (root.parent / "console").open("wb") as console:
+            self.process = self.boot(root, enter, console)
+        self.leader = ""
+        self.wait(self.has_leader)
+        self.wait(lambda: self.status("systemctl", "is-system-running")[1].strip() in ("running", "degraded"))
+
+    @staticmethod
+    def boot(root: Path, enter: str, console: BinaryIO) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [
+                *ALONE[:3], "sh", "-c", enter + 'exec "$@"', "sh", "systemd-nspawn", f"--directory={root}", "--boot", "--register=no",
+                "--keep-unit", "--private-network", "--console=pipe", "--quiet",
+                # For the free map worker; what nspawn allows by itself is older than landlock.
+                "--system-call-filter=landlock_create_ruleset landlock_restrict_self",
+            ],
+            env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"}, stdin=subprocess.DEVNULL,
+            stdout=console, stderr=subprocess.STDOUT,
+        )
+
+    def wait(self, condition) -> None:  # noqa: ANN001
+        end = time.monotonic() + SECONDS
+        while not condition():
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise AssertionError("the container does not boot")
+            time.sleep(0.2)
+
+    def has_leader(self) -> bool:
+        """Its systemd: the child of nspawn in another PID namespace."""
+        for children in Path(f"/proc/{self.process.pid}/task").glob("*/children"):
+            for child in children.read_text().split():
+                if os.readlink(f"/proc/{child}/ns/pid") != os.readlink("/proc/self/ns/pid"):
+                    self.leader = child
+        return bool(self.leader)
+
+    def status(self, *command: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["nsenter", "--target", self.leader, "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", *command],
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors="replace", timeout=300, check=False,
+        )
+        return done.returncode, done.stdout
+
+    def run(self, *command: str) -> str:
+        status, output = self.status(*command)
+        if status != 0:
+            raise AssertionError(f"{command}: status {status}\n{output[-4000:]}")
+        return output
+
+    def close(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for group in self.groups:
+            for directory, _, _ in sorted(os.walk(group), reverse=True):
+                try:
+                    os.rmdir(directory)
+                except OSError:
+                    pass
+
+
+class Services(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory(dir="/var/tmp"))) / "root"
+        debian = Debian(cls.root, "systemd-sysv", "udev", "dbus", "e2fsprogs", "qemu-system-common", "qemu-utils")
+        debian.install()
+        # As the node exporter's package makes it; without it there is nobody to write metrics for.
+        cls.metrics = cls.root / "var" / "lib" / "prometheus" / "node-exporter" / "virt-reclaim.prom"
+        cls.metrics.parent.mkdir(parents=True)
+        for job in JOBS:
+            # libvirt's own test driver, which needs no daemon.
+            cls.drop_in(f"virt-reclaim-{job}.service", "test", "Environment=LIBVIRT_DEFAULT_URI=test:///default")
+        cls.container = Container(cls.root)
+        cls.addClassCleanup(cls.container.close)
+
+    @classmethod
+    def drop_in(cls, unit: str, name: str, lines: str) -> None:
+        directory = cls.root / "etc" / "systemd" / "system" / f"{unit}.d"
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"{name}.conf").write_text(f"[Service]\n{lines}\n")
+
+    def start(self, unit: str) -> tuple[str, str]:
+        """Its result and exit status, after a start that waits for its end."""
+        self.container.status("systemctl", "start", unit)
+        shown = self.container.run("systemctl", "show", "--property=Result,ExecMainStatus", unit)
+        values = dict(line.split("=", 1) for line in shown.splitlines())
+        return values["Result"], values["ExecMainStatus"]
+
+    def log(self, unit: str) -> str:
+        return self.container.status("journalctl", "--no-pager", "--unit", unit)[1]
+
+    def instead(self, unit: str, command: str) -> None:
+        """`command` in the unit's place and under its hardening."""
+        self.drop_in(unit, "instead", f"ExecStart=\nExecStart={command}")
+        self.addCleanup((self.root / "etc/systemd/system" / f"{unit}.d" / "instead.conf").unlink)
+        self.container.run("systemctl", "daemon-reload")
+        self.assertEqual(self.start(unit), ("success", "0"), self.log(unit))
+
+    def test_1_punch_works_under_its_hardening(self) -> None:
+        backups = self.root / "srv" / "backup"
+        backups.mkdir(parents=True)
+        (backups / "zeros").write_bytes(bytes(4 * MIB))
+        os.chown(backups / "zeros", 1234, 1234)
+        os.chmod(backups / "zeros", 0o600)
+        before = os.stat(backups / "zeros")
+        self.instead("virt-reclaim-punch.service", "/usr/bin/virt-reclaim punch --idle /srv/backup/zeros")
+        after = os.stat(backups / "zeros")
+        self.assertEqual(after.st_blocks, 0, self.log("virt-reclaim-punch.service"))
+        self.assertEqual((after.st_size, after.st_mtime_ns), (before.st_size, before.st_mtime_ns))
+
+    def test_2_sparsify_works_under_its_hardening(self) -> None:
+        images = self.root / "srv" / "images"
+        images.mkdir(parents=True)
+        raw, qcow2 = images / "a.raw", images / "b.qcow2"
+        raw.write_bytes(os.urandom(64 * MIB))
+        run("mke2fs", "-q", "-F", "-t", "ext4", "-E", "nodiscard", raw)
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, qcow2)
+        for image in (raw, qcow2):
+            os.chown(image, 1234, 1234)
+            os.chmod(image, 0o600)
+        before = [os.stat(image).st_blocks for image in (raw, qcow2)]
+        self.instead(
+            "virt-reclaim-sparsify.service",
+            "/usr/bin/virt-reclaim sparsify --no-libvirt --allow-thick /srv/images/a.raw /srv/images/b.qcow2",
+        )
+        for image, blocks in zip((raw, qcow2), before, strict=True):
+            self.assertLess(os.stat(image).st_blocks, blocks / 2, f"{image.name}\n{self.log('virt-reclaim-sparsify.service')}")
+        run("e2fsck", "-fn", raw)
+        run("qemu-img", "check", "-q", qcow2)
+
+    def test_3_trim_and_report_work_under_their_hardening(self) -> None:
+        self.instead("virt-reclaim-trim.service", "/usr/bin/virt-reclaim trim --dry-run")
+        self.instead("virt-reclaim-metrics.service", "/usr/bin/virt-reclaim report --json")
+
+    def test_4_each_service_ends_well(self) -> None:
+        self.container.run("systemctl", "daemon-reload")
+        for job in JOBS:
+            with self.subTest(job):
+                result, status = self.start(f"virt-reclaim-{job}.service")
+                self.assertEqual((result, status), ("success", "0"), self.log(f"virt-reclaim-{job}.service"))
+        self.assertIn("\nvirt_reclaim_collect_success 1\n", self.metrics.read_text())
+        self.assertIn('"message_type": "report"', self.container.run("virt-reclaim", "-c", "test:///default", "report", "--json"))
+
+    def test_5_timers_start_them(self) -> None:
+        timers = [f"virt-reclaim-{job}.timer" for job in JOBS]
+        self.container.run("systemctl", "enable", "--now", *timers)
+        listed = self.container.run("systemctl", "list-timers", "--no-pager", "virt-reclaim-*")
+        for timer in timers:
+            self.assertIn(timer, listed)
+
+    def test_6_purge_stops_them(self) -> None:
+        self.container.run("dpkg", "--purge", "virt-reclaim-guestfs", "virt-reclaim", "virt-reclaim-agent", "virt-reclaim-doc")
+        self.assertNotIn("virt-reclaim", self.container.run("systemctl", "list-timers", "--all", "--no-pager"))
+        for left in ("etc/virt-reclaim", "var/lib/virt-reclaim", "run/virt-reclaim", self.metrics.relative_to(self.root)):
+            self.assertFalse((self.root / left).exists(), left)
+
+
+if __name__ == "__main__":
+    require("systemd-nspawn", "nsenter", "qemu-img", "mke2fs")
+    unittest.main(verbosity=2)

@@ -1,0 +1,129 @@
+#!/usr/bin/env python3
+"""The units as systemd reads them: nothing unknown in them, an exposure of at most 2.0 (systemd-analyze security), each job
+of the host with its timer. Starts nothing. Whether the jobs work under it is shown where there is a systemd: install_test."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+UNITS = ROOT / "packaging" / "systemd"
+EXAMPLES = ROOT / "packaging" / "examples"
+JOBS = ("trim", "sparsify", "punch", "metrics")
+THRESHOLD = 20  # ten times the score
+# Unit -> why it may be more exposed.
+EXPOSED = {"virt-reclaim-agent-worker@.service": "runs update-initramfs and dracut, which do whatever they like"}
+SKIPPED = 77
+
+
+def run(*command: str, path: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"} | ({"SYSTEMD_UNIT_PATH": path} if path else {})
+    return subprocess.run(
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+class Units(unittest.TestCase):
+    def setUp(self) -> None:
+        self.directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def test_nothing_is_unknown_to_systemd(self) -> None:
+        """With programs that are there, and without manual pages, which are not installed here."""
+        for unit in [*UNITS.iterdir(), EXAMPLES / "block-copy-watch.service"]:
+            text = re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", unit.read_text(), flags=re.M)
+            (self.directory / unit.name).write_text(re.sub(r"^Documentation=.*\n", "", text, flags=re.M))
+        names = [str(path) for path in sorted(self.directory.iterdir())]
+        verified = run("systemd-analyze", "verify", *names, path=f"{self.directory}:/lib/systemd/system")
+        ours = [line for line in verified.stderr.splitlines() if "virt-reclaim" in line or "block-copy" in line]
+        self.assertEqual(ours, [], verified.stderr)
+
+    def test_little_is_exposed(self) -> None:
+        for unit in sorted(UNITS.glob("*.service")):
+            with self.subTest(unit.name):
+                limit = "100" if unit.name in EXPOSED else str(THRESHOLD)
+                judged = run("systemd-analyze", "security", "--offline=true", f"--threshold={limit}", str(unit))
+                self.assertEqual(judged.returncode, 0, judged.stdout[-200:])
+
+    def test_each_exception_has_a_comment(self) -> None:
+        """A line that opens something again comes right after a comment, or after lines that do."""
+        opening = re.compile(r"^(CapabilityBoundingSet|DevicePolicy|MemoryDenyWriteExecute=no|SystemCallFilter=(?![~@]|@system-service$))")
+        for unit in sorted(UNITS.glob("*.service")):
+            explained = False
+            for line in unit.read_text().splitlines():
+                if line.startswith("#"):
+                    explained = True
+                elif opening.match(line):
+                    self.assertTrue(explained, f"{unit.name}: {line}")
+                    explained = False
+                else:
+                    explained = explained and bool(line)
+
+    def test_each_job_has_a_timer(self) -> None:
+        for job in JOBS:
+            timer = (UNITS / f"virt-reclaim-{job}.timer").read_text()
+            self.assertTrue((UNITS / f"virt-reclaim-{job}.service").is_file())
+            calendar = re.search(r"^OnCalendar=(.*)$", timer, re.M)
+            assert calendar is not None
+            self.assertEqual(run("systemd-analyze", "calendar", calendar[1]).returncode, 0, calendar[1])
+            # A fleet does not start at once, and each host always at its own time.
+            self.assertIn("RandomizedDelaySec=", timer)
+            self.assertIn("FixedRandomDelay=yes", timer)
+
+    def test_the_directories_are_the_programs_own(self) -> None:
+        for job in JOBS:
+            text = (UNITS / f"virt-reclaim-{job}.service").read_text()
+            for line in ("RuntimeDirectory=virt-reclaim", "RuntimeDirectoryPreserve=yes", "StateDirectory=virt-reclaim"):
+                self.assertIn(line + "\n", text, job)
+
+    def test_the_hook_says_nothing_and_never_fails(self) -> None:
+        """libvirt would take its output for a new definition, and its failure for a no to the migration."""
+        programs = self.directory / "bin"
+        programs.mkdir()
+        log = self.directory / "log"
+        (programs / "systemd-run").write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>"{log}"\necho noise; exit 1\n')
+        (programs / "systemd-run").chmod(0o755)
+        for operation, calls in (("prepare", 0), ("started", 0), ("migrate", 1)):
+            log.unlink(missing_ok=True)
+            done = subprocess.run(
+                [EXAMPLES / "libvirt-hook-qemu", "-my web", operation, "begin", "-"], input="<domain/>",
+                env={"PATH": f"{programs}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=30, check=False,
+            )
+            self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "", ""), operation)
+            lines = log.read_text().splitlines() if log.exists() else []
+            self.assertEqual(len(lines), calls, operation)
+            if calls:
+                self.assertTrue(lines[0].endswith(r"systemctl start --no-block virt-reclaim-trim@\x2dmy\x20web.service"), lines[0])
+
+    def test_block_copies_are_recognized(self) -> None:
+        programs = self.directory / "bin"
+        programs.mkdir()
+        log = self.directory / "log"
+        events = (
+            "event 'block-job' for domain 'it's web': Block Copy for /i/a.qcow2 completed",
+            "event 'block-job' for domain 'other': Block Copy for /i/b.qcow2 ready",
+            "event 'block-job' for domain 'third': Active Block Commit for /i/c.qcow2 completed",
+        )
+        lines = "".join(f'echo "{event}"\n' for event in events)
+        (programs / "virsh").write_text("#!/bin/sh\n" + lines)
+        (programs / "systemctl").write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>"{log}"\n')
+        for program in programs.iterdir():
+            program.chmod(0o755)
+        done = subprocess.run(
+            [EXAMPLES / "block-copy-watch"], stdin=subprocess.DEVNULL, env={"PATH": f"{programs}:/usr/bin:/bin"},
+            capture_output=True, text=True, timeout=30, check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(log.read_text(), "start --no-block virt-reclaim-trim@it\\x27s\\x20web.service\n")
+
+
+if __name__ == "__main__":
+    if shutil.which("systemd-analyze") is None:
+        print("SKIP: systemd-analyze is missing", file=sys.stderr)
+        sys.exit(SKIPPED)
+    unittest.main(verbosity=2)

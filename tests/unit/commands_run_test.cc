@@ -1,0 +1,422 @@
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "host/commands/run.h"
+#include "host/policy/toml_reader.h"
+#include "host/services/trim_history.h"
+#include "tests/unit/trim_fixture.h"
+
+namespace virt_reclaim {
+namespace {
+
+using policy::Job;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+
+const std::set<Job> kAll{Job::kTrim, Job::kSparsify, Job::kPunch};
+
+// "trim web: done 480 MiB", with the codes of what is to be said.
+std::string Line(const RunItem& item) {
+  std::string line = absl::StrCat(Name(item.job), " ", item.name, ": ", Name(item.outcome.kind));
+  for (const Blocker& reason : item.outcome.reasons)
+    absl::StrAppend(&line, " ", Code(reason.reason));
+  if (item.freed) absl::StrAppend(&line, " ", FormatSignedByteSize(*item.freed));
+  return line;
+}
+
+std::vector<std::string> Lines(const std::vector<RunItem>& items) {
+  std::vector<std::string> lines;
+  for (const RunItem& item : items) lines.push_back(Line(item));
+  return lines;
+}
+
+class RunTest : public TrimTest {
+ protected:
+  RunTest() {
+    sparsify::SparsifyResult found;
+    found.disks.push_back(
+        {kGiB, 4096, 600 * kMiB, 200 * kMiB, 400 * kMiB, 400 * kMiB, 0, 1, false});
+    sparsify::FilesystemResult& filesystem = found.filesystems.emplace_back();
+    filesystem.found.type = "ext4";
+    filesystem.found.place = "partition 1";
+    world_.sparsify = found;
+  }
+
+  FakeDomain& AddOff(const std::string& name) {
+    FakeDomain& domain = Add(name);
+    domain.summary.state = DomainState::kShutOff;
+    return domain;
+  }
+
+  // A file of 8 MiB zeroes, all of them on the disk.
+  std::string AddBackup(const std::string& name) {
+    const std::string path = absl::StrCat(world_.directory(), "/", name);
+    std::filesystem::create_directories(std::filesystem::path(path).parent_path());
+    const int fd = open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    const std::string zeroes(8 * kMiB, '\0');
+    EXPECT_EQ(write(fd, zeroes.data(), zeroes.size()), static_cast<ssize_t>(zeroes.size()));
+    fsync(fd);
+    close(fd);
+    return path;
+  }
+
+  std::vector<RunItem> RunIt(const std::string& toml, const std::set<Job>& jobs = kAll,
+                             bool emergency = false, const std::stop_token& stop = {}) {
+    policy::Policy policy;
+    const absl::Status added = policy::AddToml("a.toml", toml, policy);
+    EXPECT_TRUE(added.ok()) << added;
+    const Services services = world_.services();
+    const auto plan = PlanRun(services, policy, {jobs, false, emergency}, stop);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    if (!plan.ok()) return {};
+    return ExecuteRun(services, *plan, {}, stop);
+  }
+  std::vector<std::string> LinesOf(const std::string& toml, const std::set<Job>& jobs = kAll) {
+    return Lines(RunIt(toml, jobs));
+  }
+
+  static ExitStatus StatusOf(const std::vector<RunItem>& items) {
+    std::vector<Outcome> outcomes;
+    for (const RunItem& item : items) outcomes.push_back(item.outcome);
+    return ExitStatusOf(outcomes);
+  }
+};
+
+TEST_F(RunTest, EachDomainByTheWayOfItsState) {
+  Add("web");
+  AddOff("old");
+  Add("halted").summary.state = DomainState::kPaused;
+  const auto items = RunIt("");
+  EXPECT_THAT(Lines(items), ElementsAre("trim halted: skipped paused", "trim web: done 480 MiB",
+                                        "sparsify old: done 400 MiB"));
+  EXPECT_EQ(StatusOf(items), ExitStatus::kDone);
+  const RunTotal total = TotalOf(items, Job::kTrim);
+  EXPECT_EQ(total.done, 1u);
+  EXPECT_EQ(total.skipped, 1u);
+  EXPECT_EQ(total.freed, static_cast<int64_t>(480 * kMiB));
+}
+
+TEST_F(RunTest, OnlyTheJobThatWasAskedFor) {
+  Add("web");
+  AddOff("old");
+  EXPECT_THAT(LinesOf("", {Job::kTrim}), ElementsAre("trim web: done 480 MiB"));
+  EXPECT_THAT(LinesOf("", {Job::kSparsify}), ElementsAre("sparsify old: done 400 MiB"));
+  EXPECT_THAT(LinesOf("", {Job::kPunch}), IsEmpty());
+}
+
+TEST_F(RunTest, APlanChangesNothing) {
+  Add("web");
+  AddOff("old");
+  const std::string file = AddBackup("backups/a.raw");
+  policy::Policy policy;
+  ASSERT_TRUE(
+      policy::AddToml("a.toml",
+                      absl::StrCat("[[backups]]\ndirectory = '", world_.directory(), "/backups'\n"),
+                      policy)
+          .ok());
+  const auto plan = PlanRun(world_.services(), policy, {kAll, true}, {});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const std::vector<RunItem> items = ItemsOf(*plan);
+  EXPECT_THAT(Lines(items), ElementsAre("trim web: done", "sparsify old: done",
+                                        absl::StrCat("punch ", file, ": done")));
+  EXPECT_TRUE(items[0].expected.has_value());
+  EXPECT_THAT(world_.calls, IsEmpty());
+  EXPECT_THAT(world_.trimmed_with, IsEmpty());
+  struct stat status;
+  ASSERT_EQ(stat(file.c_str(), &status), 0);
+  EXPECT_GE(status.st_blocks * 512, static_cast<int64_t>(8 * kMiB));
+}
+
+TEST_F(RunTest, WhatThePolicyLeavesOutIsSaidAndNoFailure) {
+  Add("web");
+  Add("db");
+  const auto items = RunIt(
+      "[[rule]]\ndomains = ['db']\nenabled = false\n"
+      "[[rule]]\ndomains = ['web']\nways = ['sparsify']\n");
+  EXPECT_THAT(Lines(items),
+              ElementsAre("trim db: skipped policy-excludes", "trim web: skipped policy-excludes"));
+  EXPECT_EQ(items[0].outcome.reasons[0].detail, "a.toml:3:1");
+  EXPECT_EQ(items[1].outcome.reasons[0].detail, "a.toml:6:1");
+  EXPECT_EQ(StatusOf(items), ExitStatus::kDone);
+}
+
+TEST_F(RunTest, MetadataTakeADomainOutOrIn) {
+  const auto add = [&](const std::string& name, const std::string& run) {
+    FakeDomain& domain = Add(name);
+    domain.live_xml = absl::StrReplaceAll(
+        domain.live_xml,
+        {{"</name>", absl::StrCat("</name><metadata><vr:policy xmlns:vr='", xml::kPolicyNamespace,
+                                  "' run='", run, "'/></metadata>")}});
+  };
+  add("in", "yes");
+  add("out", "no");
+  Add("says-nothing");
+  EXPECT_THAT(LinesOf("", {Job::kTrim}),
+              ElementsAre("trim out: skipped policy-excludes", "trim in: done 480 MiB",
+                          "trim says-nothing: done 480 MiB"));
+  EXPECT_THAT(LinesOf("[defaults]\nenabled = false\n", {Job::kTrim}),
+              testing::Contains("trim says-nothing: skipped policy-excludes"));
+}
+
+TEST_F(RunTest, RulesOfAStorage) {
+  Add("fast", "/fast");
+  Add("slow", "/slow");
+  EXPECT_THAT(LinesOf("[[rule]]\nstorage = ['/slow']\nenabled = false\n"),
+              ElementsAre("trim slow: skipped policy-excludes", "trim fast: done 480 MiB"));
+}
+
+TEST_F(RunTest, AStorageThatCannotBeLookedAtMayBeTheOneThatForbids) {
+  Add("web");
+  const auto items = RunIt("[[rule]]\nstorage = ['/nowhere']\nenabled = false\n");
+  ASSERT_EQ(items.size(), 1u);
+  EXPECT_EQ(items[0].outcome.kind, OutcomeKind::kFailed);
+  EXPECT_THAT(world_.trimmed_with, IsEmpty());
+}
+
+TEST_F(RunTest, SettingsReachThePipelines) {
+  Add("web");
+  Add("db");
+  RunIt("[[rule]]\ndomains = ['db']\nmax-rate = '100M'\ngentle = true\n");
+  ASSERT_EQ(world_.trimmed_with.size(), 2u);
+  const bool first = world_.trimmed_with[0].max_rate > 0;
+  EXPECT_EQ(world_.trimmed_with[first ? 0 : 1].max_rate, 100 * kMiB);
+  EXPECT_EQ(world_.trimmed_with[first ? 1 : 0].max_rate, 0u);
+  EXPECT_GT(world_.trimmed_with[first ? 0 : 1].pause_percent,
+            world_.trimmed_with[first ? 1 : 0].pause_percent);
+}
+
+TEST_F(RunTest, UnderTheThresholdNothingIsDone) {
+  Add("web");
+  EXPECT_THAT(LinesOf("[defaults]\nthreshold = '90%'\n"),
+              ElementsAre("trim web: skipped below-threshold"));
+}
+
+TEST_F(RunTest, NothingIsBegunInAClosedWindow) {
+  Add("web");
+  AddOff("old");
+  const std::string file = AddBackup("backups/a.raw");
+  const absl::TimeZone zone = absl::LocalTimeZone();
+  const int hour = zone.At(world_.Now()).cs.hour();
+  const std::string closed =
+      absl::StrCat("window = '", (hour + 2) % 24, ":00-", (hour + 3) % 24, ":00'\n");
+  const auto items = RunIt(absl::StrCat("[defaults]\n", closed, "[[backups]]\ndirectory = '",
+                                        world_.directory(), "/backups'\n", closed));
+  EXPECT_THAT(Lines(items), ElementsAre("trim web: skipped outside-window",
+                                        "sparsify old: skipped outside-window",
+                                        absl::StrCat("punch ", file, ": skipped outside-window")));
+  EXPECT_EQ(StatusOf(items), ExitStatus::kDone);
+}
+
+TEST_F(RunTest, InAnEmergencyWhatIsOffComesFirstAndNothingIsTooLittle) {
+  Add("web");
+  Add("db");
+  AddOff("old");
+  EXPECT_THAT(Lines(RunIt("[limits]\nmax-duration = '1s'\n[defaults]\nthreshold = '90%'\n"
+                          "[[rule]]\ndomains = ['db']\nenabled = false\n",
+                          kAll, /*emergency=*/true)),
+              ElementsAre("trim db: skipped policy-excludes", "sparsify old: done 400 MiB",
+                          "trim web: done 480 MiB"));
+}
+
+TEST_F(RunTest, AfterItsTimeNothingIsBegun) {
+  Add("a").agent.takes = absl::Minutes(10);
+  Add("b").agent.takes = absl::Minutes(10);
+  AddOff("old");
+  EXPECT_THAT(LinesOf("[limits]\nmax-duration = '5m'\n"
+                      "[[rule]]\ndomains = ['b']\ngentle = true\n"),
+              testing::IsSupersetOf({"sparsify old: skipped time-over"}));
+}
+
+TEST_F(RunTest, BackupsArePunchedButThoseLeftOut) {
+  const std::string file = AddBackup("backups/web/a.raw");
+  AddBackup("backups/web/b.tmp");
+  const auto items = RunIt(absl::StrCat("[[backups]]\ndirectory = '", world_.directory(),
+                                        "/backups'\nexclude = ['*.tmp']\nidle = false\n"));
+  ASSERT_EQ(items.size(), 1u);
+  EXPECT_EQ(items[0].name, file);
+  // Where the temporary directory cannot have holes, that is said.
+  if (items[0].outcome.kind == OutcomeKind::kDone) {
+    EXPECT_GE(items[0].freed.value_or(0), static_cast<int64_t>(7 * kMiB));
+  }
+}
+
+TEST_F(RunTest, OnlyWhatLiesInTheDirectoryItself) {
+  const std::string file = AddBackup("backups/a.raw");
+  AddBackup("backups/web/b.raw");
+  const auto items = RunIt(absl::StrCat("[[backups]]\ndirectory = '", world_.directory(),
+                                        "/backups/'\nrecursive = false\nidle = false\n"));
+  ASSERT_EQ(items.size(), 1u);
+  EXPECT_EQ(items[0].name, file);
+}
+
+TEST_F(RunTest, ADirectoryThatIsGoneFailsAlone) {
+  Add("web");
+  const auto items = RunIt("[[backups]]\ndirectory = '/nonexistent/backups'\n");
+  EXPECT_THAT(Lines(items),
+              ElementsAre("trim web: done 480 MiB", "punch /nonexistent/backups: failed"));
+  EXPECT_EQ(StatusOf(items), ExitStatus::kSomeFailed);
+}
+
+TEST_F(RunTest, AStopCancelsWhatIsLeft) {
+  Add("web");
+  std::stop_source source;
+  policy::Policy policy;
+  const auto plan = PlanRun(world_.services(), policy, {kAll}, source.get_token());
+  ASSERT_TRUE(plan.ok());
+  source.request_stop();
+  const auto items = ExecuteRun(world_.services(), *plan, {}, source.get_token());
+  EXPECT_THAT(Lines(items), ElementsAre("trim web: cancelled"));
+  EXPECT_EQ(StatusOf(items), ExitStatus::kInterrupted);
+  EXPECT_TRUE(
+      absl::IsCancelled(PlanRun(world_.services(), policy, {kAll}, source.get_token()).status()));
+}
+
+TEST_F(RunTest, TwoTimersAtOnce) {
+  const Services services = world_.services();
+  {
+    const auto first = LockJobs(services, {Job::kTrim});
+    ASSERT_TRUE(first.ok()) << first.status();
+    const auto second = LockJobs(services, kAll);
+    EXPECT_TRUE(absl::IsAborted(second.status()));
+    EXPECT_EQ(std::string(second.status().message()),
+              "trim: another virt-reclaim is working on this job");
+    EXPECT_TRUE(LockJobs(services, {Job::kPunch}).ok());
+  }
+  EXPECT_TRUE(LockJobs(services, kAll).ok());
+}
+
+TEST_F(RunTest, AStateDirectoryThatCannotBeWrittenIsSaidAndNoMore) {
+  Add("web");
+  Services services = world_.services();
+  services.state_directory = "/proc/nonexistent";
+  const auto plan = PlanRun(services, {}, {{Job::kTrim}}, {});
+  ASSERT_TRUE(plan.ok());
+  const auto items = ExecuteRun(services, *plan, {}, {});
+  EXPECT_THAT(Lines(items), ElementsAre("trim web: done 480 MiB"));
+  EXPECT_FALSE(items[0].remembered.ok());
+}
+
+TEST_F(RunTest, ARunDirectoryThatCannotBeWrittenEndsItBeforeAnything) {
+  Services services = world_.services();
+  services.lock_directory = "/proc/nonexistent";
+  const auto locks = LockJobs(services, {Job::kPunch});
+  EXPECT_FALSE(locks.ok());
+  EXPECT_THAT(std::string(locks.status().message()), HasSubstr("/proc/nonexistent"));
+}
+
+TEST_F(RunTest, AClockThatIsSetBackInTheMiddle) {
+  Add("a").agent.while_trimming = [&] { world_.Sleep(-absl::Hours(30)); };
+  Add("b");
+  AddOff("old");
+  EXPECT_THAT(
+      LinesOf("[limits]\nmax-duration = '1h'\n"),
+      ElementsAre("trim a: done 480 MiB", "trim b: done 480 MiB", "sparsify old: done 400 MiB"));
+  const auto trims =
+      TrimHistory(world_.services().state_directory, world_.services().hypervisor.Uri())
+          .Read(Uuid("a"));
+  ASSERT_EQ(trims.size(), 1u);
+  EXPECT_GE(trims[0].took, absl::ZeroDuration());
+}
+
+TEST_F(RunTest, WhatAFullStorageHasPausedRunsOnWhenThereIsRoom) {
+  const auto add = [&](const std::string& name, bool by_io_error) -> FakeDomain& {
+    FakeDomain& domain = Add(name);
+    domain.summary.state = DomainState::kPaused;
+    domain.paused_by_io_error = by_io_error;
+    return domain;
+  };
+  FakeDomain& full = add("full", true);
+  FakeDomain& by_hand = add("by-hand", false);
+  FakeDomain& out = add("out", true);
+  const std::string policy = "[[rule]]\ndomains = ['out']\nenabled = false\n";
+  const std::set<Job> jobs{Job::kTrim, Job::kResume};
+  world_.room = 255 * kMiB;
+  const auto none = RunIt(policy, jobs, /*emergency=*/true);
+  EXPECT_THAT(Lines(none),
+              ElementsAre("resume out: skipped policy-excludes", "trim by-hand: skipped paused",
+                          "resume full: skipped no-room"));
+  EXPECT_EQ(StatusOf(none), ExitStatus::kRefused);
+  EXPECT_EQ(full.summary.state, DomainState::kPaused);
+
+  world_.room = kGiB;
+  const auto items = RunIt(policy, jobs, /*emergency=*/true);
+  EXPECT_EQ(Lines(items).back(), "resume full: done");
+  EXPECT_EQ(StatusOf(items), ExitStatus::kDone);
+  EXPECT_EQ(full.summary.state, DomainState::kRunning);
+  EXPECT_EQ(by_hand.summary.state, DomainState::kPaused);
+  EXPECT_EQ(out.summary.state, DomainState::kPaused);
+}
+
+TEST_F(RunTest, ADomainThatIsPausedAgainHasFailed) {
+  FakeDomain& domain = Add("greedy");
+  domain.summary.state = DomainState::kPaused;
+  domain.paused_by_io_error = true;
+  domain.needs_room = 2 * kGiB;
+  world_.room = kGiB;
+  const auto items = RunIt("", {Job::kResume}, /*emergency=*/true);
+  EXPECT_THAT(Lines(items), ElementsAre("resume greedy: failed"));
+  EXPECT_THAT(std::string(items.front().outcome.error.message()), HasSubstr("paused it again"));
+}
+
+TEST_F(RunTest, NobodyIsResumedWithoutBeingAsked) {
+  FakeDomain& domain = Add("full");
+  domain.summary.state = DomainState::kPaused;
+  domain.paused_by_io_error = true;
+  EXPECT_THAT(Lines(RunIt("", kAll, /*emergency=*/true)), ElementsAre("trim full: skipped paused"));
+  EXPECT_EQ(domain.summary.state, DomainState::kPaused);
+}
+
+TEST_F(RunTest, KilledAnywhereTheNextRunGoesOn) {
+  Add("web");
+  const auto run = [&] {
+    world_.AddImage("/images/web.raw", kGiB, 600 * kMiB);
+    const Services services = world_.services();
+    const auto locks = LockJobs(services, {Job::kTrim});
+    ASSERT_TRUE(locks.ok()) << locks.status();
+    const auto plan = PlanRun(services, {}, {{Job::kTrim}}, {});
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_THAT(Lines(ExecuteRun(services, *plan, {}, {})), ElementsAre("trim web: done 480 MiB"));
+  };
+  constexpr int kMostPoints = 1000;
+  for (int point = 1; point < kMostPoints; ++point) {
+    world_.crash_in = point;
+    bool crashed = false;
+    try {
+      run();
+    } catch (const FakeCrash&) {
+      crashed = true;
+    }
+    world_.crash_in = 0;
+    if (!crashed) {
+      EXPECT_GT(point, 1);
+      return;  // there is no later point
+    }
+    run();
+  }
+  ADD_FAILURE() << "it does not end";
+}
+
+TEST_F(RunTest, WhatCountsForADomain) {
+  Add("web");
+  Add("db");
+  policy::Policy policy;
+  ASSERT_TRUE(
+      policy::AddToml("a.toml", "[[rule]]\ndomains = ['db']\nengine = 'native'\n", policy).ok());
+  const auto policies = ResolvePolicies(world_.services(), policy, {"db"}, {});
+  ASSERT_TRUE(policies.ok()) << policies.status();
+  ASSERT_EQ(policies->size(), 1u);
+  EXPECT_EQ(policies->front().values.at("engine").text, "native");
+  EXPECT_TRUE(absl::IsNotFound(ResolvePolicies(world_.services(), policy, {"dx"}, {}).status()));
+}
+
+}  // namespace
+}  // namespace virt_reclaim
