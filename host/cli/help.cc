@@ -47,15 +47,16 @@ constexpr absl::string_view kReport = R"(usage: virt-reclaim report [OPTIONS] [D
 
 For every disk: capacity (what the guest sees), allocation (what it occupies on the host, like du), what the
 guest's mounted filesystems use, what could come back (an estimate), and what keeps discards from the host.
-Reads no disk contents. A number that is not known is shown as '-'. The domains with the most to be had come
-first. Once a domain has been trimmed, SINCE TRIM says what its images have grown by.
+Reads no disk contents but with --exact. A number that is not known is shown as '-'. The domains with the most
+to be had come first. Once a domain has been trimmed, SINCE TRIM says what its images have grown by.
 
 Guests are asked through virt-reclaim-agent; one that is silent is given up after 2 seconds.
 
 options:
       --exact                    compare where each guest is free with what its images occupy, in place of an estimate
                                  from the amounts alone. Guests may have to read their bitmaps. Only of ext4 and XFS
-                                 right on a disk or a partition; the others are estimated as always
+                                 right on a disk or a partition; the others are estimated as always. The disks of
+                                 guests that are off are read as 'sparsify --estimate' does
       --check WARNING,CRITICAL   answer as a monitoring plugin: two thresholds of what is reclaimable, such as
                                  20%,40% (of what is allocated) or 50G,200G
       --html FILE                also write a page: bars of storages and domains, their trend, and when each storage

@@ -77,42 +77,70 @@ absl::Status NoSuchDomain(const std::string& name, const std::vector<DomainSumma
       absl::StrCat("no domain '", Printable(name), "' on '", uri, "'", guess));
 }
 
-// Where the guest is free, per target; only of disks of which every filesystem tells.
-std::map<std::string, std::vector<DiskRun>> ReadFreeMaps(
-    GuestAgent& agent, const DomainFacts& facts, const GuestFacts& guest,
-    const std::map<std::string, std::string>& matches, const std::stop_token& stop) {
-  constexpr absl::Duration kTimeout = absl::Seconds(30);  // for each: it may read from the disk
-  constexpr uint64_t kLeastRun = 4096;
-  std::map<std::string, std::vector<DiskRun>> free;
-  for (const DiskFacts& disk : facts.disks) {
-    if (!disk.guest || disk.chain.empty()) continue;
-    std::vector<DiskRun> runs;
-    bool all = true;
-    for (const GuestFilesystem& filesystem : guest.filesystems) {
-      const std::vector<std::string> disks = DisksOf(filesystem);
-      const bool is_here = std::any_of(disks.begin(), disks.end(), [&](const std::string& name) {
-        const auto match = matches.find(name);
-        return match != matches.end() && match->second == disk.xml.target;
-      });
-      if (!is_here) continue;
-      if (disks.size() != 1 || filesystem.mount_points.empty()) all = false;
-      if (!all) break;
-      const auto map =
-          agent.ReadFreeMap(filesystem.mount_points.front(),
-                            std::max(disk.chain.front().granularity, kLeastRun), kTimeout, stop);
-      all = map.ok() && map->disk == disks.front();
-      if (!all) break;
-      runs.insert(runs.end(), map->runs.begin(), map->runs.end());
+// Where the guest is free, per target; only of disks of which every filesystem tells. Other verbs
+// wait for this domain meanwhile, and a guest may name thousands of filesystems, so all of it has
+// one limit of time and one of size.
+class FreeMapReader {
+ public:
+  FreeMapReader(const Services& services, GuestAgent& agent, const GuestFacts& guest,
+                const std::map<std::string, std::string>& matches, const std::stop_token& stop)
+      : services_(services), agent_(agent), guest_(guest), matches_(matches), stop_(stop) {}
+
+  std::map<std::string, std::vector<Range>> Read(const DomainFacts& facts) {
+    std::map<std::string, std::vector<Range>> free;
+    for (const DiskFacts& disk : facts.disks) {
+      if (!disk.guest || disk.chain.empty()) continue;
+      if (auto ranges = ReadDisk(disk)) free[disk.xml.target] = *std::move(ranges);
     }
-    std::sort(runs.begin(), runs.end(),
-              [](const DiskRun& a, const DiskRun& b) { return a.offset < b.offset; });
-    const auto overlap = std::adjacent_find(
-        runs.begin(), runs.end(),
-        [](const DiskRun& a, const DiskRun& b) { return a.offset + a.length > b.offset; });
-    if (all && overlap == runs.end()) free[disk.xml.target] = std::move(runs);
+    return free;
   }
-  return free;
-}
+
+ private:
+  static constexpr absl::Duration kPatience = absl::Seconds(60);  // it may read from the disk
+  static constexpr size_t kMaxRanges = size_t{1} << 20;           // 16 MiB
+  static constexpr uint64_t kLeastRun = 4096;
+
+  bool IsOn(const std::vector<std::string>& disks, const std::string& target) const {
+    return std::any_of(disks.begin(), disks.end(), [&](const std::string& name) {
+      const auto match = matches_.find(name);
+      return match != matches_.end() && match->second == target;
+    });
+  }
+
+  std::optional<std::vector<Range>> ReadDisk(const DiskFacts& disk) {
+    std::vector<Range> all;
+    for (const GuestFilesystem& filesystem : guest_.filesystems) {
+      const std::vector<std::string> disks = DisksOf(filesystem);
+      if (!IsOn(disks, disk.xml.target)) continue;
+      const absl::Duration left = limit_ - services_.now();
+      if (disks.size() != 1 || filesystem.mount_points.empty() || left <= absl::ZeroDuration())
+        return std::nullopt;
+      const auto map =
+          agent_.ReadFreeMap(filesystem.mount_points.front(),
+                             std::max(disk.chain.front().granularity, kLeastRun), left, stop_);
+      if (!map.ok() || map->disk != disks.front()) return std::nullopt;
+      ranges_ += map->runs.size();
+      if (ranges_ > kMaxRanges) return std::nullopt;
+      all.insert(all.end(), map->runs.begin(), map->runs.end());
+    }
+    std::sort(all.begin(), all.end(),
+              [](const Range& a, const Range& b) { return a.begin < b.begin; });
+    std::vector<Range> joined;
+    for (const Range& range : all) {
+      if (!joined.empty() && range.begin < joined.back().end) return std::nullopt;  // cannot be
+      AppendJoined(joined, range);
+    }
+    return joined;
+  }
+
+  const Services& services_;
+  GuestAgent& agent_;
+  const GuestFacts& guest_;
+  const std::map<std::string, std::string>& matches_;
+  const std::stop_token& stop_;
+  const absl::Time limit_ = services_.now() + kPatience;
+  size_t ranges_ = 0;
+};
 
 }  // namespace
 
@@ -198,7 +226,7 @@ AgentAccess OpenAgentLocked(const Services& services, const DomainFacts& domain,
 
 std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts, GuestUse use,
                                    absl::Duration timeout, const std::stop_token& stop) {
-  std::map<std::string, std::vector<DiskRun>> free;
+  std::map<std::string, std::vector<Range>> free;
   {
     AgentAccess access = OpenAgent(services, facts, timeout, stop);
     if (!access.session) {
@@ -216,13 +244,16 @@ std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts,
         disk.guest = found->second;
     }
     if (use == GuestUse::kExact)
-      free = ReadFreeMaps(*access.session->agent, facts, guest, matches, stop);
+      free = FreeMapReader(services, *access.session->agent, guest, matches, stop).Read(facts);
   }
   for (DiskFacts& disk : facts.disks) {
     const auto found = free.find(disk.xml.target);
     if (found == free.end()) continue;
     const auto bytes = services.images.AllocatedWithin(disk.chain.front(), found->second, stop);
-    if (bytes.ok()) disk.free_and_allocated = *bytes;
+    if (!bytes.ok()) continue;
+    // On a filesystem that compresses, the image's extents are longer than what they occupy.
+    const ImageFile& top = disk.chain.front();
+    disk.free_and_allocated = std::min(*bytes, top.usage.allocation.value_or(*bytes));
   }
   return std::nullopt;
 }

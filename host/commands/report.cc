@@ -1,11 +1,13 @@
 #include "host/commands/report.h"
 
 #include <algorithm>
+#include <map>
 #include <set>
 #include <utility>
 
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/commands/sparsify_images.h"
 #include "host/services/trim_history.h"
 
 namespace virt_reclaim {
@@ -53,6 +55,60 @@ ReportedDomain ReportDomain(const Services& services, const DomainSummary& summa
   return reported;
 }
 
+// What the free map of a stopped guest's disk says of it. A volume over several disks is not told
+// apart here.
+void TakeMap(const sparsify::SparsifyResult& found, size_t index, ReportedDisk& disk) {
+  GuestDiskUse use;
+  uint64_t known = 0;
+  bool any = false;
+  bool mapped = false;
+  for (const sparsify::FilesystemResult& filesystem : found.filesystems) {
+    if (filesystem.found.disk != index || filesystem.found.refusal != freemap::Refusal::kNone)
+      continue;
+    any = true;
+    mapped = mapped || filesystem.found.mapped;
+    const uint64_t size = filesystem.found.facts.size_bytes;
+    use.free += filesystem.found.free_bytes;
+    use.used += size - std::min(size, filesystem.found.free_bytes);
+    known += size;
+  }
+  if (!any) return;
+  const uint64_t size = found.disks[index].size_bytes;
+  use.unknown = size - std::min(size, known);
+  use.obstacle = GuestObstacle::kNone;
+  if (!mapped) disk.facts.guest = std::move(use);
+  disk.facts.free_and_allocated = found.disks[index].reclaimable_bytes;
+  disk.assessment.reclaimable = disk.facts.free_and_allocated;
+  disk.assessment.from = ReclaimableFrom::kFreeMap;
+}
+
+// Guests that are off: what sparsify would find on their disks. What it refuses stays unknown.
+void ReadStopped(const Services& services, std::vector<ReportedDomain>& domains,
+                 const std::stop_token& stop) {
+  SparsifyImagesOptions options;
+  options.choice = SparsifyEngine::kNative;
+  options.allow_thick = options.with_bitmaps = true;  // nothing is written
+  std::map<std::string, ReportedDomain*> by_name;
+  for (ReportedDomain& domain : domains) {
+    if (domain.summary.state != DomainState::kShutOff || domain.disks.empty()) continue;
+    options.targets.push_back(domain.summary.uuid);
+    by_name[domain.summary.name] = &domain;
+  }
+  if (options.targets.empty()) return;
+  const auto actions = PlanSparsify(services, options, stop);
+  if (!actions.ok()) return;
+  for (const SparsifiedTarget& target :
+       ExecuteSparsify(services, options, *actions, sparsify::Mode::kMeasure, nullptr, stop)) {
+    const auto domain = by_name.find(target.name);
+    if (!target.result || domain == by_name.end()) continue;
+    for (size_t i = 0; i < target.disks.size(); ++i) {
+      for (ReportedDisk& disk : domain->second->disks) {
+        if (disk.facts.xml.target == target.disks[i].target) TakeMap(*target.result, i, disk);
+      }
+    }
+  }
+}
+
 ReportTotal Sum(const std::vector<ReportedDomain>& domains) {
   ReportTotal total;
   std::set<std::pair<uint64_t, uint64_t>> seen;
@@ -66,12 +122,12 @@ ReportTotal Sum(const std::vector<ReportedDomain>& domains) {
         if (seen.insert({file.device, file.inode}).second)
           total.allocation += file.usage.allocation.value_or(0);
       }
-      if (disk.facts.guest) {
-        ++total.disks_with_guest;
-        total.guest_used += disk.facts.guest->used;
-        if (disk.assessment.from == ReclaimableFrom::kFreeMap) ++total.disks_exact;
-        total.reclaimable += disk.assessment.reclaimable.value_or(0);
-      }
+      const bool exact = disk.assessment.from == ReclaimableFrom::kFreeMap;
+      if (!disk.facts.guest && !exact) continue;
+      ++total.disks_with_guest;
+      if (disk.facts.guest) total.guest_used += disk.facts.guest->used;
+      if (exact) ++total.disks_exact;
+      total.reclaimable += disk.assessment.reclaimable.value_or(0);
     }
   }
   return total;
@@ -99,6 +155,8 @@ absl::StatusOr<Report> MakeReport(const Services& services, const ReportOptions&
     if (!stop.stop_requested())
       report.domains[i] = ReportDomain(services, selected[i], options, stop);
   });
+  if (options.exact && services.sparsify && services.hypervisor.ImagesAreLocal())
+    ReadStopped(services, report.domains, stop);
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
   report.total = Sum(report.domains);
   std::stable_sort(

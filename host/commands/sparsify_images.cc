@@ -214,11 +214,13 @@ void AddRemarks(sparsify::Mode mode, SparsifiedTarget& target) {
   uint64_t reclaimable = 0;
   uint64_t given = 0;
   uint64_t shared = 0;
+  uint64_t leaks = 0;
   bool nothing_freed = true;
   for (const sparsify::DiskResult& disk : result.disks) {
     reclaimable += disk.reclaimable_bytes;
     given += disk.given_back_bytes;
     shared += disk.shared_bytes;
+    leaks += disk.repaired_leaks;
     nothing_freed = nothing_freed && disk.freed_bytes() == uint64_t{0};
   }
   if (result.interrupted) {
@@ -234,6 +236,7 @@ void AddRemarks(sparsify::Mode mode, SparsifiedTarget& target) {
   } else if (reclaimable == 0 && target.appliance.empty()) {
     reasons.push_back({Reason::kNothingReclaimable, ""});
   }
+  if (leaks > 0) reasons.push_back({Reason::kLeaksRepaired, absl::StrCat(leaks, " clusters")});
   if (shared > 0) reasons.push_back({Reason::kSharedExtents, FormatByteSize(shared)});
   target.outcome.nothing_freed = mode == sparsify::Mode::kSparsify && given > 0 && nothing_freed;
 }

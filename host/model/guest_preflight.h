@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "host/model/disk_run.h"
+#include "base/range.h"
 
 namespace virt_reclaim {
 
@@ -108,10 +108,10 @@ struct GuestMarker {
   std::string disk;
 };
 
-// Where a filesystem is free, on the guest's disk `disk` (its kernel name): sorted, distinct runs.
+// Where a filesystem is free, on the guest's disk `disk` (its kernel name): sorted and disjoint.
 struct GuestFreeMap {
   std::string disk;
-  std::vector<DiskRun> runs;
+  std::vector<Range> runs;
 };
 
 struct GuestMarkerDiscard {

@@ -137,6 +137,8 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
     {Reason::kShareable, "shareable", "several domains may write to the disk at once"},
     {Reason::kFilesystemRefused, "filesystem-refused",
      "what is free in a filesystem cannot be trusted, so it is left alone"},
+    {Reason::kLeaksRepaired, "leaks-repaired",
+     "clusters that a run before this one lost when it was killed are the image's again"},
     {Reason::kToolMissing, "tool-missing", "a program that is needed for it is not installed"},
     {Reason::kDiscardNotProved, "discard-not-proved",
      "a marker was written, deleted and trimmed in the guest, and the host did not get it back",

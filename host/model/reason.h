@@ -98,6 +98,7 @@ enum class Reason {
   kImageBacksOthers,
   kShareable,
   kFilesystemRefused,
+  kLeaksRepaired,
   kToolMissing,
   // After its power cycle.
   kDiscardNotProved,

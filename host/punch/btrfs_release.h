@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/range.h"
 #include "host/punch/data_map.h"
-#include "host/punch/range.h"
 
 namespace virt_reclaim::punch {
 

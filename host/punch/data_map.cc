@@ -47,16 +47,25 @@ void Append(std::vector<Extent>& extents, const Extent& extent) {
   extents.push_back(extent);
 }
 
+absl::Status CheckLimits(size_t extents, const DataMapOptions& options) {
+  if (options.stop.stop_requested()) return absl::CancelledError("interrupted");
+  if (extents > options.max_extents)
+    return absl::ResourceExhaustedError("the file is too fragmented for its map");
+  return absl::OkStatus();
+}
+
 // Calls `found` for each extent. Unimplemented when the filesystem has no FIEMAP.
-absl::Status ForEachExtent(int fd, uint64_t size,
+absl::Status ForEachExtent(int fd, uint64_t size, const DataMapOptions& options,
                            const std::function<void(const fiemap_extent&)>& found) {
   std::vector<std::byte> buffer(sizeof(fiemap) + kBatch * sizeof(fiemap_extent));
   auto* map = reinterpret_cast<fiemap*>(buffer.data());
+  size_t extents = 0;
   for (uint64_t at = 0; at < size;) {
+    VR_RETURN_IF_ERROR(CheckLimits(extents, options));
     memset(map, 0, sizeof *map);
     map->fm_start = at;
     map->fm_length = size - at;
-    map->fm_flags = FIEMAP_FLAG_SYNC;
+    map->fm_flags = options.sync ? FIEMAP_FLAG_SYNC : 0;
     map->fm_extent_count = kBatch;
     if (ioctl(fd, FS_IOC_FIEMAP, map) != 0) {
       if (errno == EINTR) continue;
@@ -65,6 +74,7 @@ absl::Status ForEachExtent(int fd, uint64_t size,
       return ErrnoStatus(errno, "FIEMAP");
     }
     if (map->fm_mapped_extents == 0) break;
+    extents += map->fm_mapped_extents;
     bool last = false;
     for (uint32_t i = 0; i < map->fm_mapped_extents; ++i) {
       const fiemap_extent& extent = map->fm_extents[i];
@@ -81,16 +91,18 @@ absl::Status ForEachExtent(int fd, uint64_t size,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<Extent>> ByFiemap(int fd, uint64_t size) {
+absl::StatusOr<std::vector<Extent>> ByFiemap(int fd, uint64_t size, const DataMapOptions& options) {
   std::vector<Extent> extents;
-  VR_RETURN_IF_ERROR(ForEachExtent(
-      fd, size, [&](const fiemap_extent& found) { Append(extents, FromFiemap(found, size)); }));
+  VR_RETURN_IF_ERROR(ForEachExtent(fd, size, options, [&](const fiemap_extent& found) {
+    Append(extents, FromFiemap(found, size));
+  }));
   return extents;
 }
 
-absl::StatusOr<std::vector<Extent>> BySeek(int fd, uint64_t size) {
+absl::StatusOr<std::vector<Extent>> BySeek(int fd, uint64_t size, const DataMapOptions& options) {
   std::vector<Extent> extents;
   for (uint64_t at = 0; at < size;) {
+    VR_RETURN_IF_ERROR(CheckLimits(extents.size(), options));
     const off_t data = lseek(fd, static_cast<off_t>(at), SEEK_DATA);
     if (data < 0 && errno == ENXIO) break;  // holes up to the end
     if (data < 0 && errno == EINVAL) {      // no SEEK_DATA: everything may be data
@@ -109,14 +121,15 @@ absl::StatusOr<std::vector<Extent>> BySeek(int fd, uint64_t size) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<Extent>> ReadDataMap(int fd, uint64_t size_bytes) {
-  auto extents = ByFiemap(fd, size_bytes);
-  if (absl::IsUnimplemented(extents.status())) return BySeek(fd, size_bytes);
+absl::StatusOr<std::vector<Extent>> ReadDataMap(int fd, uint64_t size_bytes,
+                                                const DataMapOptions& options) {
+  auto extents = ByFiemap(fd, size_bytes, options);
+  if (absl::IsUnimplemented(extents.status())) return BySeek(fd, size_bytes, options);
   return extents;
 }
 
 absl::StatusOr<std::vector<Range>> ReadDataRanges(int fd, uint64_t size_bytes) {
-  VR_ASSIGN_OR_RETURN(const std::vector<Extent> extents, BySeek(fd, size_bytes));
+  VR_ASSIGN_OR_RETURN(const std::vector<Extent> extents, BySeek(fd, size_bytes, {}));
   std::vector<Range> ranges;
   for (const Extent& extent : extents) AppendJoined(ranges, extent.range);
   return ranges;
@@ -124,7 +137,7 @@ absl::StatusOr<std::vector<Range>> ReadDataRanges(int fd, uint64_t size_bytes) {
 
 absl::StatusOr<std::vector<SharedExtent>> ReadSharedExtents(int fd, uint64_t size_bytes) {
   std::vector<SharedExtent> extents;
-  VR_RETURN_IF_ERROR(ForEachExtent(fd, size_bytes, [&](const fiemap_extent& found) {
+  VR_RETURN_IF_ERROR(ForEachExtent(fd, size_bytes, {}, [&](const fiemap_extent& found) {
     constexpr uint32_t kHarmless = FIEMAP_EXTENT_SHARED | FIEMAP_EXTENT_LAST | FIEMAP_EXTENT_MERGED;
     if ((found.fe_flags & FIEMAP_EXTENT_SHARED) == 0 || (found.fe_flags & ~kHarmless) != 0) return;
     extents.push_back({{found.fe_logical, found.fe_logical + found.fe_length}, found.fe_physical});

@@ -3,11 +3,13 @@
 #ifndef VIRT_RECLAIM_HOST_PUNCH_DATA_MAP_H_
 #define VIRT_RECLAIM_HOST_PUNCH_DATA_MAP_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <stop_token>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "host/punch/range.h"
+#include "base/range.h"
 
 namespace virt_reclaim::punch {
 
@@ -27,12 +29,19 @@ struct Extent {
   bool operator==(const Extent&) const = default;
 };
 
+struct DataMapOptions {
+  bool sync = true;               // FIEMAP_FLAG_SYNC
+  size_t max_extents = SIZE_MAX;  // ResourceExhausted beyond
+  std::stop_token stop;           // Cancelled
+};
+
 // The extents of the regular file `fd` of `size_bytes`, sorted and cut at its end. Makes the kernel
-// write dirty pages of the file first (FIEMAP_FLAG_SYNC): an extent that is unwritten but has dirty
+// write dirty pages of the file first: an extent that is unwritten but has dirty
 // pages would otherwise pass for preallocation. SEEK_DATA knows neither unwritten (after a read it
 // calls them data on ext4 and XFS) nor compressed nor shared extents: all is data there. Any
 // descriptor open for reading; moves its position. Any thread.
-absl::StatusOr<std::vector<Extent>> ReadDataMap(int fd, uint64_t size_bytes);
+absl::StatusOr<std::vector<Extent>> ReadDataMap(int fd, uint64_t size_bytes,
+                                                const DataMapOptions& options = {});
 
 // Where the file may have anything but zeroes, by SEEK_DATA: what is not listed reads as zeroes.
 // Sorted, joined. All of it where the filesystem cannot tell. Any descriptor open for reading;

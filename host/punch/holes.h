@@ -9,8 +9,8 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "base/range.h"
 #include "host/guard/image_guard.h"
-#include "host/punch/range.h"
 
 namespace virt_reclaim::punch {
 

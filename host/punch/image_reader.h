@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/range.h"
 #include "host/punch/plan.h"
-#include "host/punch/range.h"
 
 namespace virt_reclaim::punch {
 

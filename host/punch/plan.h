@@ -7,8 +7,8 @@
 #include <span>
 #include <vector>
 
+#include "base/range.h"
 #include "host/punch/data_map.h"
-#include "host/punch/range.h"
 
 namespace virt_reclaim::punch {
 

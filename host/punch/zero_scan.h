@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "host/punch/range.h"
+#include "base/range.h"
 
 namespace virt_reclaim::punch {
 

@@ -10,24 +10,19 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "host/model/disk_run.h"
+#include "base/range.h"
 #include "host/model/facts.h"
 
 namespace virt_reclaim {
 
-// Of this image alone, not of its backing files: sorted, distinct runs of the disk. A raw file by
+// Of this image alone, not of its backing files: sorted, disjoint ranges of the disk. A raw file by
 // FIEMAP, or SEEK_DATA where the filesystem has none, without making the kernel write anything;
 // other formats by qemu-img. Unimplemented: a block device, no qemu-img.
-absl::StatusOr<std::vector<DiskRun>> ReadAllocationMap(const ImageFile& image,
-                                                       const std::stop_token& stop);
+absl::StatusOr<std::vector<Range>> ReadAllocationMap(const ImageFile& image,
+                                                     const std::stop_token& stop);
 
 // What `qemu-img map --output=json` printed of an image without its backing file.
-absl::StatusOr<std::vector<DiskRun>> ParseQemuMap(absl::string_view json);
-
-// Bytes that lie in both of two sorted lists of distinct runs; each piece rounded inwards to
-// multiples of `granularity`.
-uint64_t BytesInBoth(const std::vector<DiskRun>& a, const std::vector<DiskRun>& b,
-                     uint64_t granularity);
+absl::StatusOr<std::vector<Range>> ParseQemuMap(absl::string_view json);
 
 }  // namespace virt_reclaim
 

@@ -217,7 +217,7 @@ absl::StatusOr<GuestFreeMap> FromProto(const v1::ReadFreeMapResponse& proto) {
     const uint64_t gap = proto.gap_sectors(i);
     const uint64_t length = proto.length_sectors(i);
     if (gap > kMaxSector || length > kMaxSector || at > kMaxSector || length == 0) return nonsense;
-    map.runs.push_back({(at + gap) * kSector, length * kSector});
+    map.runs.push_back({(at + gap) * kSector, (at + gap + length) * kSector});
     at += gap + length;
   }
   return map;

@@ -269,10 +269,11 @@ class PosixImageStore : public ImageStore {
     return storage;
   }
 
-  absl::StatusOr<uint64_t> AllocatedWithin(const ImageFile& image, const std::vector<DiskRun>& free,
+  absl::StatusOr<uint64_t> AllocatedWithin(const ImageFile& image, const std::vector<Range>& free,
                                            const std::stop_token& stop) override {
-    VR_ASSIGN_OR_RETURN(const std::vector<DiskRun> allocated, ReadAllocationMap(image, stop));
-    return BytesInBoth(free, allocated, std::max(image.granularity, kLeastGranularity));
+    VR_ASSIGN_OR_RETURN(const std::vector<Range> allocated, ReadAllocationMap(image, stop));
+    return TotalBytes(
+        Intersect(RoundInwards(free, std::max(image.granularity, kLeastGranularity)), allocated));
   }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {

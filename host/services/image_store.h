@@ -11,7 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "host/model/disk_run.h"
+#include "base/range.h"
 #include "host/model/facts.h"
 #include "host/services/storage_space.h"
 
@@ -59,7 +59,7 @@ class ImageStore {
   // free: each rounded inwards to the image's granularity. Of qcow2 and the like by `qemu-img map`,
   // which reads their tables and takes no lock. Unimplemented: it cannot be known.
   virtual absl::StatusOr<uint64_t> AllocatedWithin(const ImageFile& image,
-                                                   const std::vector<DiskRun>& free,
+                                                   const std::vector<Range>& free,
                                                    const std::stop_token& stop) = 0;
 
   // Sum of what the files occupy now (st_blocks * 512). Unavailable when one is gone.

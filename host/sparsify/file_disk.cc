@@ -150,8 +150,8 @@ class FileDisk final : public OpenedDisk {
     std::vector<Range> ranges;
     shared_.clear();
     for (const punch::Extent& extent : extents) {
-      punch::AppendJoined(ranges, extent.range);
-      if (extent.shared) punch::AppendJoined(shared_, extent.range);
+      AppendJoined(ranges, extent.range);
+      if (extent.shared) AppendJoined(shared_, extent.range);
     }
     // A granule that is allocated in part comes free as a whole.
     allocated_ = RoundOutwards(ranges, facts_.granularity, facts_.size_bytes);

@@ -62,7 +62,7 @@ int TakeExtents(void* data, const char* context, uint64_t offset, uint32_t* entr
     for (size_t i = 0; i + 1 < count; i += 2) {
       const uint64_t begin = answer.at;
       answer.at = std::min(answer.at + entries[i], answer.end);
-      if (answer.wanted(entries[i + 1])) punch::AppendJoined(*answer.ranges, {begin, answer.at});
+      if (answer.wanted(entries[i + 1])) AppendJoined(*answer.ranges, {begin, answer.at});
     }
   }
   return 0;

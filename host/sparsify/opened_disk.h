@@ -42,6 +42,7 @@ struct DiskFacts {
   uint64_t size_bytes = 0;         // what the guest sees
   uint64_t granularity = 0;        // bytes that come free together; a power of two
   bool allocation_is_own = false;  // Allocation() leaves out what is shared
+  uint64_t repaired_leaks = 0;     // clusters that a run before this one lost when it was killed
 };
 
 // One thread, always the same.

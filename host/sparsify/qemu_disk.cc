@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -55,8 +56,9 @@ class QemuDisk final : public OpenedDisk {
     }
     mark_ =
         absl::StrCat(tools.run_directory, "/unfinished-", identity_.device, "-", identity_.inode);
-    if (mode_ == Mode::kSparsify && access(mark_.c_str(), F_OK) == 0)
-      VR_RETURN_IF_ERROR(RepairLeaks());
+    if (mode_ == Mode::kSparsify && access(mark_.c_str(), F_OK) == 0) {
+      VR_ASSIGN_OR_RETURN(facts_.repaired_leaks, RepairLeaks());
+    }
     VR_ASSIGN_OR_RETURN(QemuServer server,
                         QemuServer::Start({tools.qemu_storage_daemon, tools.run_directory,
                                            spec_.path, spec_.format, mode_ == Mode::kSparsify}));
@@ -135,21 +137,25 @@ class QemuDisk final : public OpenedDisk {
 
   // QEMU was killed while it gave clusters back: some may still be counted that nobody uses. Only a
   // run like this one leaves a mark, so that nobody's other leaks are touched unasked.
-  absl::Status RepairLeaks() {
+  // Returns the clusters that were lost.
+  absl::StatusOr<uint64_t> RepairLeaks() {
     CommandLimits limits;
     limits.deadline = kRepairLimit;
     limits.keep_end = true;
-    VR_ASSIGN_OR_RETURN(
-        const CommandResult result,
-        RunCommand({kQemuImg, "check", "-q", "-r", "leaks", "-f", spec_.format, spec_.path},
-                   limits));
+    limits.separate_errors = true;
+    VR_ASSIGN_OR_RETURN(const CommandResult result,
+                        RunCommand({kQemuImg, "check", "--output=json", "-r", "leaks", "-f",
+                                    spec_.format, spec_.path},
+                                   limits));
     if (result.exit_status == 0) {
       unlink(mark_.c_str());
-      return absl::OkStatus();
+      const auto said = nlohmann::json::parse(result.output, nullptr, /*allow_exceptions=*/false);
+      if (!said.is_object()) return absl::InternalError("qemu-img check did not print JSON");
+      return said.value("leaks-fixed", uint64_t{0});
     }
     return absl::FailedPreconditionError(
         absl::StrCat(Quoted(spec_.path), ": qemu-img check, after a run that was killed: ",
-                     Printable(absl::StripAsciiWhitespace(result.output), size_t{1} << 10)));
+                     Printable(absl::StripAsciiWhitespace(result.errors), size_t{1} << 10)));
   }
 
   // Nobody but our own server has it.

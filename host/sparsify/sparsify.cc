@@ -76,6 +76,7 @@ class Run {
       result.granularity = granularity;
       result.before = disk.Allocation();
       result.before_is_own = disk.facts().allocation_is_own;
+      result.repaired_leaks = disk.facts().repaired_leaks;
       result.reclaimable_bytes = TotalBytes(data_.back());
       result.shared_bytes = TotalBytes(Intersect(data_.back(), disk.shared()));
       total += result.reclaimable_bytes;

@@ -40,7 +40,8 @@ struct DiskResult {
   uint64_t given_back_bytes = 0;   // of these; not what came free, which is `before` minus `after`
   uint64_t shared_bytes = 0;       // of these: frees nothing until the other sharer lets go
   uint64_t requests = 0;
-  bool before_is_own = false;  // `before` and `after` leave out what is shared
+  uint64_t repaired_leaks = 0;  // clusters that a run before this one lost when it was killed
+  bool before_is_own = false;   // `before` and `after` leave out what is shared
 
   // Measured; never negative, and without what others still share.
   std::optional<uint64_t> freed_bytes() const;

@@ -110,7 +110,7 @@ class Copier::Worker {
     const uint64_t unit = copier_.options_.unit_bytes;
     for (Step& step : steps) {
       if (step.kind != StepKind::kCopy || !copier_.clone_) continue;
-      const Range whole = {step.range.begin, punch::RoundDown(step.range.end, unit)};
+      const Range whole = {step.range.begin, RoundDown(step.range.end, unit)};
       if (whole.begin % unit != 0 || whole.begin >= whole.end) continue;
       VR_ASSIGN_OR_RETURN(const bool cloned,
                           copier_.destination_->Clone(copier_.source_.file(), whole));
@@ -130,10 +130,10 @@ class Copier::Worker {
     std::vector<Range> from_source;
     std::vector<Range> from_copy;
     for (const Step& step : steps) {
-      if (step.kind != StepKind::kZero) punch::AppendJoined(from_source, step.range);
+      if (step.kind != StepKind::kZero) AppendJoined(from_source, step.range);
       if (step.kind == StepKind::kCompare ||
           (step.kind == StepKind::kZero && copier_.options_.look_below_holes)) {
-        punch::AppendJoined(from_copy, step.range);
+        AppendJoined(from_copy, step.range);
       }
     }
     for (const Range& range : from_source) copier_.read_ += range.size();
@@ -146,8 +146,8 @@ class Copier::Worker {
 
   void Judge(const Step& step) {
     if (step.kind == StepKind::kZero && !copier_.options_.look_below_holes) {
-      punch::AppendJoined(found_.zero_runs, step.range);
-      punch::AppendJoined(found_.zero_differing, step.range);
+      AppendJoined(found_.zero_runs, step.range);
+      AppendJoined(found_.zero_differing, step.range);
       return;
     }
     if (step.kind != StepKind::kZero && copier_.options_.digest)
@@ -160,17 +160,16 @@ class Copier::Worker {
     const uint64_t bytes = block.size();
     const bool zero = kind == StepKind::kZero || IsZeroBlock(source_->At(block.begin), bytes);
     if (kind == StepKind::kCopy) {
-      if (!zero) punch::AppendJoined(found_.differing, block);
+      if (!zero) AppendJoined(found_.differing, block);
       return;
     }
     if (!zero) {
       if (memcmp(source_->At(block.begin), copy_->At(block.begin), bytes) != 0)
-        punch::AppendJoined(found_.differing, block);
+        AppendJoined(found_.differing, block);
       return;
     }
-    punch::AppendJoined(found_.zero_runs, block);
-    if (!IsZeroBlock(copy_->At(block.begin), bytes))
-      punch::AppendJoined(found_.zero_differing, block);
+    AppendJoined(found_.zero_runs, block);
+    if (!IsZeroBlock(copy_->At(block.begin), bytes)) AppendJoined(found_.zero_differing, block);
   }
 
   absl::Status Put(Range range) {
@@ -190,9 +189,8 @@ class Copier::Worker {
   bool Frees(Range run) const {
     if (copier_.options_.look_below_holes) return false;
     const uint64_t unit = copier_.options_.unit_bytes;
-    const uint64_t end =
-        run.end == copier_.source_.size_bytes() ? punch::RoundUp(run.end, unit) : run.end;
-    return punch::RoundUp(run.begin, unit) + unit <= end;
+    const uint64_t end = run.end == copier_.source_.size_bytes() ? RoundUp(run.end, unit) : run.end;
+    return RoundUp(run.begin, unit) + unit <= end;
   }
 
   absl::Status MakeZeroes() {

@@ -165,7 +165,7 @@ absl::Status Destination::FindAbilities() {
   punches_ = facts.punches == punch::Ability::kYes;
   if (facts.punches != punch::Ability::kUnknown) return absl::OkStatus();
   // No nameless file could be made to try it on. Behind the end there is nothing to lose.
-  const uint64_t behind = punch::RoundUp(size_, unit_);
+  const uint64_t behind = RoundUp(size_, unit_);
   const int error = Punch(fd_, {behind, behind + unit_});
   punches_ = error == 0;
   if (error != 0 && error != EOPNOTSUPP && error != ENOSYS && error != ENODEV)
@@ -210,7 +210,7 @@ void Destination::UseCache(int more) {
 }
 
 absl::Status Destination::WriteDirect(Range range, const unsigned char* data, bool cached) {
-  const Range whole = {range.begin, punch::RoundDown(range.end, kBlockBytes)};
+  const Range whole = {range.begin, RoundDown(range.end, kBlockBytes)};
   // Around the cache each write waits for the disk and tears the pages out of all mappings. The
   // flag is the descriptor's: a thread beside this one may read or write the other way meanwhile,
   // which is as right, as all of it is aligned.
@@ -243,7 +243,7 @@ absl::Status Destination::Zero(Range run, std::span<const Range> differing) {
     VR_RETURN_IF_ERROR(BeforeChange());
     const uint64_t bytes = part.size();
     // The rest of the last block lies behind the end of the source.
-    if (part.end == wanted_ && !is_device()) part.end = punch::RoundUp(part.end, unit_);
+    if (part.end == wanted_ && !is_device()) part.end = RoundUp(part.end, unit_);
     const int error = Punch(fd_, part);
     if (error == 0) {
       punched_ += bytes;

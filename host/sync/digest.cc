@@ -86,7 +86,7 @@ absl::StatusOr<uint64_t> ReadBack(int fd, bool device, uint64_t size_bytes, cons
                                   const std::stop_token& stop) {
   std::vector<Range> data;
   if (device) {
-    punch::AppendJoined(data, {0, size_bytes});
+    AppendJoined(data, {0, size_bytes});
   } else {
     VR_ASSIGN_OR_RETURN(data, punch::ReadDataRanges(fd, size_bytes));
   }

@@ -73,7 +73,7 @@ class NbdReader final : public PieceReader {
 
   absl::Status Load(std::span<const Range> need) override {
     if (buffer_.memory() == nullptr) return absl::ResourceExhaustedError("no memory");
-    start_ = punch::RoundDown(need.front().begin, kPieceBytes);
+    start_ = RoundDown(need.front().begin, kPieceBytes);
     std::vector<int64_t> cookies;
     for (size_t i = 0; i < need.size();) {
       Range stretch = need[i++];
@@ -123,7 +123,7 @@ struct Extents {
         // Answers may overlap what is known: the allocation is asked for on, the bitmap said more.
         Range left = range;
         if (!ranges.empty()) left.begin = std::max(left.begin, ranges.back().end);
-        punch::AppendJoined(ranges, left);
+        AppendJoined(ranges, left);
       }
       offset = range.end;
       if (ranges.size() > kMostRanges) return -1;
@@ -145,7 +145,7 @@ absl::StatusOr<Extents> AskExtents(nbd_handle* link, uint64_t size, const NbdExp
     return absl::NotFoundError(absl::StrCat("the server has no '", Printable(where.bitmap), "'"));
   if (!tells && marks) return absl::UnimplementedError("the server tells no extents");
   if (!tells) {
-    punch::AppendJoined(extents.data, {0, size});
+    AppendJoined(extents.data, {0, size});
     return extents;
   }
   for (uint64_t at = 0; at < size;) {

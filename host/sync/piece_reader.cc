@@ -39,7 +39,7 @@ class FileReader final : public PieceReader {
  private:
   // A whole window at once, for all its pieces: each mapping that goes costs every processor.
   bool Map(Range hull) {
-    const uint64_t window = punch::RoundDown(hull.begin, kWindowBytes);
+    const uint64_t window = RoundDown(hull.begin, kWindowBytes);
     if (map_ == nullptr || map_start_ != window) {
       Unmap();
       void* memory =
@@ -65,13 +65,13 @@ class FileReader final : public PieceReader {
     unsigned char* const memory = buffer_->memory();
     if (memory == nullptr) return absl::ResourceExhaustedError("no memory");
     at_ = memory;
-    start_ = punch::RoundDown(need.front().begin, kPieceBytes);
+    start_ = RoundDown(need.front().begin, kPieceBytes);
     for (size_t i = 0; i < need.size();) {
       Range stretch = need[i++];
       while (i < need.size() && need[i].begin - stretch.end <= kGapBytes)
         stretch.end = need[i++].end;
-      const uint64_t to = punch::RoundUp(stretch.end, kBlockBytes);
-      uint64_t at = punch::RoundDown(stretch.begin, kBlockBytes);
+      const uint64_t to = RoundUp(stretch.end, kBlockBytes);
+      uint64_t at = RoundDown(stretch.begin, kBlockBytes);
       while (at < to) {
         const ssize_t n = punch::ReadAt(fd_, memory + (at - start_), to - at, at);
         if (n < 0) {

@@ -24,15 +24,15 @@ bool OnRealtimeDevice(int fd) {
 
 }  // namespace
 
-std::vector<punch::Range> SamePlaces(std::span<const punch::SharedExtent> one,
-                                     std::span<const punch::SharedExtent> other) {
-  std::vector<punch::Range> same;
+std::vector<Range> SamePlaces(std::span<const punch::SharedExtent> one,
+                              std::span<const punch::SharedExtent> other) {
+  std::vector<Range> same;
   size_t i = 0;
   size_t j = 0;
   while (i < one.size() && j < other.size()) {
-    const punch::Range a = one[i].range;
-    const punch::Range b = other[j].range;
-    const punch::Range both = {std::max(a.begin, b.begin), std::min(a.end, b.end)};
+    const Range a = one[i].range;
+    const Range b = other[j].range;
+    const Range both = {std::max(a.begin, b.begin), std::min(a.end, b.end)};
     if (both.begin < both.end &&
         one[i].physical + (both.begin - a.begin) == other[j].physical + (both.begin - b.begin)) {
       AppendJoined(same, both);
@@ -62,7 +62,7 @@ bool OnSameDisk(int one, int other) {
          memcmp(info_a.fsid, info_b.fsid, sizeof info_a.fsid) == 0;
 }
 
-std::vector<punch::Range> SameExtents(int one, int other, uint64_t size_bytes) {
+std::vector<Range> SameExtents(int one, int other, uint64_t size_bytes) {
   if (!OnSameDisk(one, other)) return {};
   const auto a = punch::ReadSharedExtents(one, size_bytes);
   const auto b = punch::ReadSharedExtents(other, size_bytes);

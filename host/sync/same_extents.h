@@ -11,8 +11,8 @@
 namespace virt_reclaim::sync {
 
 // Where `one` and `other` (both sorted) have the same place of the disk at the same offset. Pure.
-std::vector<punch::Range> SamePlaces(std::span<const punch::SharedExtent> one,
-                                     std::span<const punch::SharedExtent> other);
+std::vector<Range> SamePlaces(std::span<const punch::SharedExtent> one,
+                              std::span<const punch::SharedExtent> other);
 
 // Whether places on the disk that FIEMAP tells of the regular files `one` and `other` are
 // comparable: both on the same XFS or btrfs, and not on a realtime device. Others share nothing
@@ -21,7 +21,7 @@ bool OnSameDisk(int one, int other);
 
 // SamePlaces of two open regular files, empty where they are not comparable or it cannot be known.
 // Dirty pages of both are written first.
-std::vector<punch::Range> SameExtents(int one, int other, uint64_t size_bytes);
+std::vector<Range> SameExtents(int one, int other, uint64_t size_bytes);
 
 }  // namespace virt_reclaim::sync
 

@@ -46,7 +46,7 @@ class FileSource final : public Source {
   absl::StatusOr<std::vector<Range>> Data() override {
     if (!guard_.is_device()) return punch::ReadDataRanges(guard_.fd(), size_);
     std::vector<Range> all;
-    punch::AppendJoined(all, {0, size_});
+    AppendJoined(all, {0, size_});
     return all;
   }
 

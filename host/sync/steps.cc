@@ -5,23 +5,12 @@
 namespace virt_reclaim::sync {
 namespace {
 
-std::vector<Range> Widened(std::span<const Range> ranges, uint64_t size) {
-  std::vector<Range> wide;
-  for (const Range& range : ranges) {
-    Range whole = {punch::RoundDown(range.begin, kBlockBytes),
-                   std::min(punch::RoundUp(range.end, kBlockBytes), size)};
-    if (!wide.empty()) whole.begin = std::max(whole.begin, wide.back().end);
-    AppendJoined(wide, whole);
-  }
-  return wide;
-}
-
 std::vector<Range> Narrowed(std::span<const Range> ranges, uint64_t size) {
   std::vector<Range> narrow;
   for (const Range& range : ranges) {
     const uint64_t end = std::min(range.end, size);
-    AppendJoined(narrow, {punch::RoundUp(range.begin, kBlockBytes),
-                          end == size ? size : punch::RoundDown(end, kBlockBytes)});
+    AppendJoined(narrow, {RoundUp(range.begin, kBlockBytes),
+                          end == size ? size : RoundDown(end, kBlockBytes)});
   }
   return narrow;
 }
@@ -67,11 +56,11 @@ void Add(StepPlan& plan, StepKind kind, Range range) {
 
 StepPlan MakeSteps(const StepInput& input) {
   const uint64_t size = input.size_bytes;
-  const std::vector<Range> source = Widened(input.source, size);
-  const std::vector<Range> destination = Widened(input.destination, size);
+  const std::vector<Range> source = RoundOutwards(input.source, kBlockBytes, size);
+  const std::vector<Range> destination = RoundOutwards(input.destination, kBlockBytes, size);
   const std::vector<Range> same = Narrowed(input.same, size);
   std::vector<Range> only = {{0, size}};
-  if (input.only != nullptr) only = Widened(*input.only, size);
+  if (input.only != nullptr) only = RoundOutwards(*input.only, kBlockBytes, size);
   Cursor in_source(source);
   Cursor in_destination(destination);
   Cursor in_same(same);

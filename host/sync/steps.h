@@ -7,11 +7,9 @@
 #include <span>
 #include <vector>
 
-#include "host/punch/range.h"
+#include "base/range.h"
 
 namespace virt_reclaim::sync {
-
-using punch::Range;
 
 inline constexpr uint64_t kBlockBytes = 4096;                 // what is compared and written
 inline constexpr uint64_t kWindowBytes = uint64_t{16} << 20;  // what one thread takes

@@ -122,9 +122,9 @@ absl::StatusOr<std::vector<Range>> DataOfCopy(int fd, bool device, uint64_t copy
   std::vector<Range> data;
   if (fd < 0) return data;
   // Of a copy that ends within a block that block is not there as a whole.
-  if (copy_bytes < source_bytes) copy_bytes = punch::RoundDown(copy_bytes, kBlockBytes);
+  if (copy_bytes < source_bytes) copy_bytes = RoundDown(copy_bytes, kBlockBytes);
   if (!device) return punch::ReadDataRanges(fd, copy_bytes);
-  punch::AppendJoined(data, {0, source_bytes});
+  AppendJoined(data, {0, source_bytes});
   return data;
 }
 

@@ -7,7 +7,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
-#include "host/services/allocation_map.h"
 #include "tests/fakes/fake_backups.h"
 #include "tests/fakes/fake_offline_guest.h"
 
@@ -91,11 +90,12 @@ class FakeImageStore : public ImageStore {
     return storage;
   }
 
-  absl::StatusOr<uint64_t> AllocatedWithin(const ImageFile& image, const std::vector<DiskRun>& free,
+  absl::StatusOr<uint64_t> AllocatedWithin(const ImageFile& image, const std::vector<Range>& free,
                                            const std::stop_token&) override {
     const auto allocated = world_.allocated.find(image.path);
     if (allocated == world_.allocated.end()) return absl::UnimplementedError("not known");
-    return BytesInBoth(free, allocated->second, std::max<uint64_t>(image.granularity, 1));
+    return TotalBytes(
+        Intersect(RoundInwards(free, std::max<uint64_t>(image.granularity, 1)), allocated->second));
   }
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
@@ -151,6 +151,7 @@ class FakeGuestAgent : public GuestAgent {
 
   absl::StatusOr<GuestFreeMap> ReadFreeMap(const std::string& mount_point, uint64_t, absl::Duration,
                                            std::stop_token) override {
+    world_.Sleep(agent_.free_map_takes);
     const auto map = agent_.free_maps.find(mount_point);
     if (map == agent_.free_maps.end()) return absl::FailedPreconditionError("no such map");
     return map->second;

@@ -31,7 +31,8 @@ struct FakeAgent {
   std::map<std::string, std::string> image_of;
   bool marker_comes_back = true;
   std::map<std::string, GuestFreeMap> free_maps;  // by mount point
-  absl::StatusOr<GuestPreflight> preflight;       // of a modern guest that names nothing by path
+  absl::Duration free_map_takes;
+  absl::StatusOr<GuestPreflight> preflight;  // of a modern guest that names nothing by path
   FakeAgent();
 };
 
@@ -96,11 +97,11 @@ class FakeWorld {
   Services services();
   const std::string& directory() const { return directory_; }
 
-  std::map<std::string, FakeDomain> domains;              // by UUID
-  std::map<std::string, Usage> images;                    // by path
-  std::map<std::string, std::vector<DiskRun>> allocated;  // by path: where; absent: nobody knows
-  std::map<std::string, uint64_t> devices;                // by path of an image: st_dev; else 1
-  std::set<std::string> replaced;                         // images that are another file by now
+  std::map<std::string, FakeDomain> domains;            // by UUID
+  std::map<std::string, Usage> images;                  // by path
+  std::map<std::string, std::vector<Range>> allocated;  // by path: where; absent: nobody knows
+  std::map<std::string, uint64_t> devices;              // by path of an image: st_dev; else 1
+  std::set<std::string> replaced;                       // images that are another file by now
   bool can_punch = true;
   uint64_t room = uint64_t{1} << 40;                                  // bytes free on every storage
   absl::StatusOr<absl::Duration> punch_cost = absl::Microseconds(1);  // per MiB

@@ -147,7 +147,8 @@ class SharedLibvirtd(unittest.TestCase):
 
     def fill_and_free(self, junk: int = JUNK) -> None:
         self.guest.run(
-            f"for dir in /mnt/*; do head -c {junk} /dev/zero >$dir/junk; done; sync; rm /mnt/*/junk; sync", seconds=200
+            f"for dir in /mnt/*; do dd if=/dev/zero of=$dir/junk bs=1M count={junk // MIB}; done; sync; rm /mnt/*/junk; sync",
+            seconds=200,
         )
 
     def start_trim(self) -> subprocess.Popen[str]:

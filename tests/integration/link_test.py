@@ -181,7 +181,7 @@ class Link(unittest.TestCase):
     def dirty_disks(self) -> None:
         """Gives the next trim something to do."""
         self.guest.run(
-            "for dir in /mnt/*; do head -c 33554432 /dev/zero >$dir/junk; done; sync; rm /mnt/*/junk; sync", seconds=200
+            "for dir in /mnt/*; do dd if=/dev/zero of=$dir/junk bs=1M count=32; done; sync; rm /mnt/*/junk; sync", seconds=200
         )
 
     def start_trim(self) -> subprocess.Popen[str]:

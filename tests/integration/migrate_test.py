@@ -75,7 +75,8 @@ class OnHost:
         self.assertEqual(again.status, DONE, str(again))
         self.assertEqual(again.json["domains"][0]["changes"], [])
         self.assertEqual(self.reclaim.run("migrate", "verify", "web").status, DONE)
-        self.guest.run(f"for dir in /mnt/*; do head -c {JUNK} /dev/zero >$dir/junk; done; sync; rm /mnt/*/junk; sync")
+        write = f"dd if=/dev/zero of=$dir/junk bs=1M count={JUNK // MIB}"
+        self.guest.run(f"for dir in /mnt/*; do {write}; done; sync; rm /mnt/*/junk; sync")
         trim = self.reclaim.run("trim", "web")
         self.assertEqual(trim.status, DONE, str(trim))
         for disk in trim.json["domains"][0]["disks"]:

@@ -106,6 +106,13 @@ class Sparsify(unittest.TestCase):
     def test_4_all_disks_of_a_stopped_domain(self) -> None:
         planned = self.reclaim.run("sparsify", "--dry-run", "web").json
         before = [path.stat().st_blocks * 512 for path in (self.raw, self.qcow2)]
+        digests = [self.sha256(path) for path in (self.raw, self.qcow2)]
+        (reported,) = self.reclaim.run("report", "--exact", "web").json["domains"]
+        self.assertEqual([self.sha256(path) for path in (self.raw, self.qcow2)], digests)
+        for disk in reported["disks"]:
+            self.assertEqual(disk["reclaimable_from"], "free-map")
+        promised = sum(disk["reclaimable_bytes"] for disk in reported["disks"])
+        self.assertEqual(promised, planned["total"]["reclaimable_bytes"])
         reply = self.reclaim.run("sparsify", "web")
         self.assertEqual(reply.status, DONE, reply)
         target = reply.json["targets"][0]

@@ -74,8 +74,8 @@ mkfs.ext4 -q -F /mnt/outer/file
 mount -t ext4 -o loop /mnt/outer/file /mnt/inner
 """
 FILL = f"""
-for name in ext4 xfs btrfs lvm twice ro inner; do head -c {JUNK} /dev/zero >/mnt/$name/junk; done
-head -c {SIZES['full']} /dev/zero >/mnt/full/junk && exit 1
+for name in ext4 xfs btrfs lvm twice ro inner; do dd if=/dev/zero of=/mnt/$name/junk bs=1M count={JUNK // MIB}; done
+dd if=/dev/zero of=/mnt/full/junk bs=1M count={SIZES['full'] // MIB} && exit 1
 sync
 for name in ext4 xfs btrfs lvm twice ro inner; do rm /mnt/$name/junk; done
 sync
@@ -216,7 +216,8 @@ class Matrix(unittest.TestCase):
     def test_8_the_guest_of_a_killed_host_stops_at_its_piece_and_the_next_run_goes_on(self) -> None:
         disk = self.guest.disk("ext4")
         empty = disk.allocation()
-        self.guest.run(f"head -c {LARGE_JUNK} /dev/zero >/mnt/ext4/junk; sync; rm /mnt/ext4/junk; sync", seconds=300)
+        write = f"dd if=/dev/zero of=/mnt/ext4/junk bs=1M count={LARGE_JUNK // MIB}"
+        self.guest.run(f"{write}; sync; rm /mnt/ext4/junk; sync", seconds=300)
         full = disk.allocation()
         self.assertGreater(full - empty, LARGE_JUNK - SLACK)
         # Pieces of 128 MiB, so that there are five and more with a pause after each.

@@ -47,7 +47,9 @@ def kill_once(judge, program, path, format_, options, at_work, delay, server_too
         if errors:
             raise AssertionError("qemu-img check finds errors")
     judge.check(path, format_)
-    program(path)
+    said = program(path)["targets"][0]["reasons"]
+    if leaks != ("leaks-repaired" in said):
+        raise AssertionError(f"leaks: {leaks}, and the rerun says {said}")
     judge.check(path, format_)
     left = allocated(path)
     if format_ == "qcow2" and any(qcow2_errors(path)):

@@ -1,4 +1,4 @@
-// Where an image has storage: of real files, of qemu-img's words, and what two maps have in common.
+// Where an image has storage: of real files, of qemu-img's words.
 #include "host/services/allocation_map.h"
 
 #include <fcntl.h>
@@ -54,7 +54,7 @@ TEST_F(AllocationMapTest, OfARawFile) {
   Write(path, kUnit, kUnit);
   Write(path, 15 * kUnit, kUnit);
   EXPECT_THAT(ReadAllocationMap(Image(path, "raw"), {}).value(),
-              ElementsAre(DiskRun{kUnit, kUnit}, DiskRun{15 * kUnit, kUnit}));
+              ElementsAre(Range{kUnit, 2 * kUnit}, Range{15 * kUnit, 16 * kUnit}));
   // libvirt never probes: no format means raw.
   EXPECT_EQ(ReadAllocationMap(Image(path, ""), {}).value().size(), 2u);
 }
@@ -75,7 +75,7 @@ TEST_F(AllocationMapTest, OfAQcow2Image) {
                    "' 64M && qemu-io -c 'write 1M 2M' -c 'write 32M 64k' '", path, "' >/dev/null");
   ASSERT_EQ(system(make.c_str()), 0);
   EXPECT_THAT(ReadAllocationMap(Image(path, "qcow2"), {}).value(),
-              ElementsAre(DiskRun{kUnit, 2 * kUnit}, DiskRun{32 * kUnit, 64 << 10}));
+              ElementsAre(Range{kUnit, 3 * kUnit}, Range{32 * kUnit, 32 * kUnit + (64 << 10)}));
 }
 
 TEST(ParseQemuMap, PreallocatedZeroesCountBackingFilesDoNot) {
@@ -85,7 +85,7 @@ TEST(ParseQemuMap, PreallocatedZeroesCountBackingFilesDoNot) {
         {"start": 15, "length": 5, "depth": 0, "present": true, "zero": true, "data": false, "offset": 300},
         {"start": 20, "length": 5, "depth": 0, "present": true, "zero": false, "data": true}])")
                   .value(),
-              ElementsAre(DiskRun{0, 10}, DiskRun{15, 10}));
+              ElementsAre(Range{0, 10}, Range{15, 25}));
 }
 
 TEST(ParseQemuMap, NonsenseIsRefused) {
@@ -95,16 +95,6 @@ TEST(ParseQemuMap, NonsenseIsRefused) {
         R"([{"start": 18446744073709551615, "length": 1, "data": true}])"}) {
     EXPECT_FALSE(ParseQemuMap(text).ok()) << text;
   }
-}
-
-TEST(BytesInBoth, EachPieceIsRoundedInwards) {
-  EXPECT_EQ(BytesInBoth({{0, 100}}, {{0, 100}}, 1), 100u);
-  EXPECT_EQ(BytesInBoth({{0, 100}}, {{0, 100}}, 64), 64u);
-  EXPECT_EQ(BytesInBoth({{1, 127}}, {{0, 200}}, 64), 64u);
-  EXPECT_EQ(BytesInBoth({{0, 10}, {20, 10}, {40, 10}}, {{5, 40}}, 1), 5u + 10 + 5);
-  EXPECT_EQ(BytesInBoth({{5, 40}}, {{0, 10}, {20, 10}, {40, 10}}, 1), 5u + 10 + 5);
-  EXPECT_EQ(BytesInBoth({}, {{0, 10}}, 1), 0u);
-  EXPECT_EQ(BytesInBoth({{0, 63}, {64, 63}}, {{0, 200}}, 64), 0u);
 }
 
 }  // namespace

@@ -48,19 +48,65 @@ TEST(MakeReport, BothMapsAreCompared) {
     return first;
   };
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "the guest has no map";
-  domain.agent.free_maps["/"] = {"vda", {{10 * kMiB, 20 * kMiB}, {500 * kMiB, 500 * kMiB}}};
+  domain.agent.free_maps["/"] = {"vda", {{10 * kMiB, 30 * kMiB}, {500 * kMiB, 1000 * kMiB}}};
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "the image has none";
-  world.allocated["/images/a.raw"] = {{0, 15 * kMiB}, {25 * kMiB, 500 * kMiB}};
+  world.allocated["/images/a.raw"] = {{0, 15 * kMiB}, {25 * kMiB, 525 * kMiB}};
   EXPECT_EQ(disk(true).assessment.reclaimable, (5 + 5 + 25) * kMiB);
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kFreeMap);
   EXPECT_EQ(disk(false).assessment.reclaimable, 500 * kMiB) << "nobody asked";
+  // The host's filesystem compresses: no more can come back than the image occupies.
+  world.images.at("/images/a.raw").allocation = 12 * kMiB;
+  EXPECT_EQ(disk(true).assessment.reclaimable, 12 * kMiB);
+  world.images.at("/images/a.raw").allocation = 600 * kMiB;
+  // A guest that takes its time.
+  domain.agent.free_map_takes = absl::Seconds(61);
+  domain.agent.facts.filesystems.push_back(FilesystemOn("vda", 5, "/data", kMiB, kMiB));
+  domain.agent.free_maps["/data"] = {"vda", {{1001 * kMiB, 1002 * kMiB}}};
+  EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "60 s for all of them";
+  domain.agent.free_map_takes = absl::Seconds(25);
+  EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kFreeMap);
+  domain.agent.facts.filesystems.pop_back();
+  domain.agent.free_maps.erase("/data");
   // Another filesystem of the same disk that does not tell.
   domain.agent.facts.filesystems.push_back(FilesystemOn("vda", 5, "/data", kMiB, kMiB));
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs);
-  domain.agent.free_maps["/data"] = {"vda", {{505 * kMiB, kMiB}}};
+  domain.agent.free_maps["/data"] = {"vda", {{505 * kMiB, 506 * kMiB}}};
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "they cannot overlap";
-  domain.agent.free_maps["/data"] = {"vdb", {{1000 * kMiB, kMiB}}};
+  domain.agent.free_maps["/data"] = {"vdb", {{1000 * kMiB, 1001 * kMiB}}};
   EXPECT_EQ(disk(true).assessment.from, ReclaimableFrom::kStatfs) << "that is another disk";
+}
+
+TEST(MakeReport, StoppedGuestsAreReadFromTheirDisks) {
+  FakeWorld world;
+  world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+  world.AddDomain(
+      DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", "/images/a.raw", "unmap"}}, ""),
+      DomainState::kShutOff);
+  sparsify::SparsifyResult found;
+  found.disks.emplace_back().size_bytes = kGiB;
+  found.disks[0].reclaimable_bytes = 450 * kMiB;
+  freemap::Filesystem& filesystem = found.filesystems.emplace_back().found;
+  filesystem.type = "ext4";
+  filesystem.facts.size_bytes = 1000 * kMiB;
+  filesystem.free_bytes = 900 * kMiB;
+  world.sparsify = found;
+  ReportOptions options;
+  EXPECT_EQ(MakeReport(world.services(), options, {}).value().total.disks_with_guest, 0u);
+  options.exact = true;
+  const Report report = MakeReport(world.services(), options, {}).value();
+  const ReportedDisk& disk = report.domains[0].disks.at(0);
+  EXPECT_EQ(disk.assessment.reclaimable, 450 * kMiB);
+  EXPECT_EQ(disk.assessment.from, ReclaimableFrom::kFreeMap);
+  EXPECT_EQ(disk.facts.guest->used, 100 * kMiB);
+  EXPECT_EQ(disk.facts.guest->unknown, 24 * kMiB);
+  EXPECT_EQ(report.total.reclaimable, 450 * kMiB);
+  EXPECT_EQ(report.total.disks_exact, 1u);
+  EXPECT_THAT(world.calls, testing::IsEmpty());
+
+  world.sparsify->filesystems[0].found.refusal = freemap::Refusal::kDirtyJournal;
+  EXPECT_EQ(MakeReport(world.services(), options, {}).value().total.disks_with_guest, 0u);
+  world.sparsify = absl::UnimplementedError("no holes there");
+  EXPECT_EQ(MakeReport(world.services(), options, {}).value().total.disks_exact, 0u);
 }
 
 TEST(MakeReport, SharedImageCountsOnceAndUnknownIsNotZero) {

@@ -21,7 +21,7 @@ agent::v1::ReadFreeMapResponse Response(const std::vector<uint64_t>& gaps,
 TEST(GuestFreeMap, RunsAreCountedFromTheEndOfTheOneBefore) {
   const GuestFreeMap map = FromProto(Response({2048, 8}, {16, 4})).value();
   EXPECT_EQ(map.disk, "vda\\x1b");
-  EXPECT_THAT(map.runs, ElementsAre(DiskRun{2048 * 512, 16 * 512}, DiskRun{2072 * 512, 4 * 512}));
+  EXPECT_THAT(map.runs, ElementsAre(Range{2048 * 512, 2064 * 512}, Range{2072 * 512, 2076 * 512}));
 }
 
 TEST(GuestFreeMap, WhatCannotBeIsRefused) {

@@ -27,23 +27,5 @@ TEST(FreeGranulesTest, RunsOfNeighboursAreJoined) {
   EXPECT_THAT(FreeGranules(runs, 0, 4096), ElementsAre(Range{4096, 8192}));
 }
 
-TEST(IntersectTest, WhatIsInBoth) {
-  const std::vector<Range> free = {{0, 10}, {20, 30}, {40, 50}};
-  EXPECT_THAT(Intersect(free, std::vector<Range>{{5, 25}, {29, 45}}),
-              ElementsAre(Range{5, 10}, Range{20, 25}, Range{29, 30}, Range{40, 45}));
-  EXPECT_THAT(Intersect(free, {}), IsEmpty());
-  EXPECT_THAT(Intersect(free, std::vector<Range>{{10, 20}, {30, 40}, {50, 60}}), IsEmpty());
-}
-
-TEST(RoundOutwardsTest, JoinsAndEndsWithTheDisk) {
-  EXPECT_THAT(RoundOutwards(std::vector<Range>{{1, 2}, {5, 6}, {17, 18}, {30, 33}}, 8, 36),
-              ElementsAre(Range{0, 8}, Range{16, 36}));
-}
-
-TEST(TotalBytesTest, Sums) {
-  EXPECT_EQ(TotalBytes(std::vector<Range>{{1, 3}, {10, 20}}), 12u);
-  EXPECT_EQ(TotalBytes({}), 0u);
-}
-
 }  // namespace
 }  // namespace virt_reclaim::sparsify

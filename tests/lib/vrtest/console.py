@@ -43,12 +43,14 @@ class Console:
         self._received = b""
 
     def wait_until_up(self, seconds: float) -> None:
-        """Says hello until the guest answers; what it says before its shell runs is lost, and that is no harm."""
+        """Says hello until the guest answers. Much of it waits in the line until its shell runs; an answer to any will do."""
         deadline = time.monotonic() + seconds
+        hellos: set[str] = set()
         while time.monotonic() < deadline:
             try:
-                if self._exchange("true", 10, wait=HELLO_EVERY_SECONDS).status == 0:
-                    return
+                hellos.add(self._send("HELLO"))
+                self._answer(hellos, HELLO_EVERY_SECONDS)
+                return
             except TimedOut:
                 pass
             except OSError:
@@ -58,20 +60,26 @@ class Console:
 
     def run(self, script: str, *, seconds: float = 120, check: bool = True) -> CommandResult:
         """Runs a shell script in the guest; its stdout and stderr come back together."""
-        result = self._exchange(script, seconds, wait=seconds + GRACE_SECONDS)
+        encoded = base64.b64encode(script.encode()).decode()
+        number = self._send("RUN", f" {max(1, round(seconds))} {encoded}")
+        result = self._answer({number}, seconds + GRACE_SECONDS)
         if check and result.status != 0:
             raise CommandFailed(f"in the guest: '{script}' exited with {result.status}: {result.output.strip()}")
         return result
 
-    def _exchange(self, script: str, seconds: float, *, wait: float) -> CommandResult:
-        number = next(self._ids)
-        encoded = base64.b64encode(script.encode()).decode()
+    def _send(self, word: str, arguments: str = "") -> str:
+        """The id of the request."""
+        number = str(next(self._ids))
         # The empty line first ends whatever half of one lies in the guest's buffer.
-        self._connected().sendall(f"\nRUN {number} {max(1, round(seconds))} {encoded}\n".encode())
-        deadline = time.monotonic() + wait
+        self._connected().sendall(f"\n{word} {number}{arguments}\n".encode())
+        return number
+
+    def _answer(self, numbers: set[str], seconds: float) -> CommandResult:
+        """To any of these requests."""
+        deadline = time.monotonic() + seconds
         while True:
             words = self._read_line(deadline).split(" ")
-            if len(words) == 4 and words[0] == "DONE" and words[1] == str(number):
+            if len(words) == 4 and words[0] == "DONE" and words[1] in numbers:
                 output = base64.b64decode(words[3]).decode(errors="replace")
                 return CommandResult(int(words[2]), output)
 

@@ -30,10 +30,12 @@ log_outputs = "3:file:{directory}/libvirtd.log"
 # What libvirtd knows no other place for.
 START = """
 set -e
-for place in /run /etc/libvirt /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
+for place in /run /etc/libvirt /var/lib/libvirt /var/log/libvirt; do
   mkdir -p $place
   mount -t tmpfs -o mode=0755 tmpfs $place
 done
+mkdir -p /var/cache/libvirt
+mount --bind {directory}/cache /var/cache/libvirt
 mkdir /run/lock  # of channels in use
 cp {directory}/qemu.conf /etc/libvirt/
 exec libvirtd --listen --config {directory}/libvirtd.conf --pid-file {directory}/libvirtd.pid
@@ -44,7 +46,8 @@ class DaemonHost(Host):
     def __init__(self, space: Workspace) -> None:
         self._socket = space.path / "sockets" / "libvirt-sock"
         self._socket.parent.mkdir()
-        super().__init__(space.path, "qemu+unix:///system?socket=" + quote(str(self._socket), safe="/"))
+        uri = "qemu+unix:///system?socket=" + quote(str(self._socket), safe="/")
+        super().__init__(space.path, uri, space.path / "cache" / "qemu" / "capabilities")
         port = _free_port()
         self.far_uri = f"qemu+tcp://127.0.0.1:{port}/system"
         (space.path / "qemu.conf").write_text(QEMU_CONF)

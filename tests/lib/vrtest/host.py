@@ -8,6 +8,7 @@ https://libvirt.org/drvqemu.html, 'embedded'. daemon.py has the other kind, a li
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -35,9 +36,24 @@ class DomainProblem(Exception):
 class Host:
     """What every hypervisor of ours can do; `uri` opens it."""
 
-    def __init__(self, directory: Path, uri: str) -> None:
+    def __init__(self, directory: Path, uri: str, capabilities: Path) -> None:
+        """capabilities: where libvirt keeps what QEMU told of itself. To ask takes seconds; it knows when it has to again."""
         self.directory = directory
         self.uri = uri
+        self._capabilities = capabilities
+        capabilities.mkdir(parents=True)
+        for known in _known_capabilities(self).glob("*.xml"):
+            shutil.copyfile(known, capabilities / known.name)
+
+    def _keep_capabilities(self) -> None:
+        directory = _known_capabilities(self)
+        directory.mkdir(parents=True, exist_ok=True)
+        for found in self._capabilities.glob("*.xml"):
+            content, known = found.read_bytes(), directory / found.name
+            if not known.exists() or known.read_bytes() != content:
+                new = known.with_suffix(f".{os.getpid()}")
+                new.write_bytes(content)
+                new.rename(known)
 
     def environment(self) -> dict[str, str]:
         """For every program that opens the URI: libvirt logs to stderr as soon as it is a driver itself, and what
@@ -67,6 +83,7 @@ class Host:
         path = self.directory / "define.xml"
         path.write_text(xml)
         self.virsh("define", path)
+        self._keep_capabilities()
 
     def state(self, domain: str) -> str:
         """'running', 'shut off', 'paused', ..."""
@@ -118,7 +135,14 @@ class EmbedHost(Host):
         self.root = directory / "libvirt"
         (self.root / "etc").mkdir(parents=True)
         (self.root / "etc" / "qemu.conf").write_text(QEMU_CONF)
-        super().__init__(directory, "qemu:///embed?root=" + quote(str(self.root), safe="/"))
+        super().__init__(
+            directory, "qemu:///embed?root=" + quote(str(self.root), safe="/"), self.root / "cache" / "qemu" / "capabilities"
+        )
+
+
+def _known_capabilities(host: Host) -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "virt-reclaim" / "capabilities" / type(host).__name__
 
 
 def _end_virsh(virsh: subprocess.Popen[str]) -> None:
