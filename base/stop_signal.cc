@@ -28,6 +28,7 @@ StopSignal::StopSignal() {
     for (int received = 0; sigwait(&set, &received) == 0;) {
       if (received == SIGUSR1) return;
       if (source_.stop_requested()) _exit(kInterrupted);
+      received_ = received;
       source_.request_stop();
     }
   });

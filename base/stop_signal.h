@@ -6,6 +6,7 @@
 
 #include <signal.h>
 
+#include <atomic>
 #include <stop_token>
 #include <thread>
 
@@ -21,9 +22,12 @@ class StopSignal {
   StopSignal& operator=(const StopSignal&) = delete;
 
   std::stop_token token() const { return source_.get_token(); }
+  // The first signal; 0: none came yet. Any thread.
+  int received() const { return received_; }
 
  private:
   std::stop_source source_;
+  std::atomic<int> received_ = 0;
   std::jthread waiter_;
 };
 

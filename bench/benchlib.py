@@ -28,13 +28,24 @@ class Skip(Exception):
 
 @dataclass
 class Row:
-    """One line of the table. A ratio is ours over the peer's within one round; below 1 we are the better one."""
+    """One line of the table. A ratio is ours over the peer's within one round; below 1 we are the better one.
+
+    What `scripts/bench --judge` looks at: `value`, or the median of the ratios where it is not given, may be `limit` at most."""
 
     what: str
     ours: str
     peer: str = "-"
     ratios: list[float] = field(default_factory=list)
     rounds: int = 1
+    limit: float | None = None
+    value: float | None = None
+
+    def verdict(self) -> str | None:
+        """What is wrong with the row; None: nothing, or nobody said what would be."""
+        if self.limit is None or (self.value is None and not self.ratios):
+            return None
+        value = statistics.median(self.ratios) if self.value is None else self.value
+        return f"{self.what}: {value:.2f}, and not at most {self.limit:.2f}" if value > self.limit else None
 
     def cells(self) -> list[str]:
         ratio = "-"

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
+#include "base/journal.h"
 #include "guest-agent/port_finder.h"
 #include "guest-agent/server.h"
 #include "guest-agent/service.h"
@@ -24,25 +25,33 @@ namespace {
 
 constexpr std::chrono::milliseconds kStopLimit{900};
 
-void Log(absl::string_view message) {
-  const std::string line = absl::StrCat("virt-reclaim-agent: ", Printable(message), "\n");
-  fputs(line.c_str(), stderr);
-}
+// In the journal (docs/journal.md); for ever.
+constexpr absl::string_view kStateMessage = "a595a9c2d0cb40ab992fcee54054bffa";
 
 // Says a thing once, until something else is to be said: a port may be missing for a year.
 class ChangeLog {
  public:
   explicit ChangeLog(ServiceManager& manager) : manager_(manager) {}
 
-  void Say(std::string message) {
+  // `state`: one word.
+  void Say(JournalPriority priority, absl::string_view state, std::string message) {
     if (message == last_) return;
-    Log(message);
-    manager_.Ready(Printable(message));
+    const std::string text = Printable(message);
+    Log({kStateMessage, priority, text, {{"VIRT_RECLAIM_STATE", std::string(state)}}});
+    manager_.Ready(text);
     last_ = std::move(message);
   }
 
  private:
+  void Log(const JournalEntry& entry) {
+    // Opened for each: an idle agent has no socket.
+    if (is_journal_ && Journal(kProgram).Send(entry)) return;
+    fputs(absl::StrCat(kProgram, ": ", entry.message, "\n").c_str(), stderr);
+  }
+
+  static constexpr absl::string_view kProgram = "virt-reclaim-agent";
   ServiceManager& manager_;
+  const bool is_journal_ = IsJournal(STDERR_FILENO);
   std::string last_;
 };
 
@@ -102,20 +111,22 @@ int RunDaemon(const DaemonOptions& options, const std::stop_token& stop) {
     manager.Alive();
     auto port = FindAndOpen(options);
     if (!port.ok()) {
-      log.Say(std::string(port.status().message()));
+      log.Say(JournalPriority::kNotice, "waiting", std::string(port.status().message()));
       waiter.Wait(stop);
       continue;
     }
-    log.Say("serving");
+    log.Say(JournalPriority::kInfo, "serving", "serving");
     // The link's ends close with it, before the server goes: a peer that never reads would hold up
     // the server's end.
     link::AgentLink link(*std::move(port), [&](UniqueFd socket) {
       const absl::Status attached = server.Attach(std::move(socket));
-      if (!attached.ok()) log.Say(std::string(attached.message()));
+      if (!attached.ok())
+        log.Say(JournalPriority::kWarning, "refused", std::string(attached.message()));
     });
     const absl::Status ended = link.Run(stop, heartbeat);
     if (ended.ok()) break;
-    log.Say(absl::StrCat("the port is gone: ", ended.message()));
+    log.Say(JournalPriority::kNotice, "port-gone",
+            absl::StrCat("the port is gone: ", ended.message()));
     waiter.Wait(stop);
   }
   manager.Stopping();

@@ -90,7 +90,7 @@ bool Rest(const FitrimOptions& options, std::chrono::nanoseconds took, uint64_t 
 [[noreturn]] void TrimInChild(const RangePlan& plan, const FitrimOptions& options,
                               FitrimCall call) {
   Report report;
-  TrimRange range = plan.At(0);
+  TrimRange range = plan.At(plan.First());
   while (true) {
     uint64_t length = range.length;
     const auto begin = steady_clock::now();

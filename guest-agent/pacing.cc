@@ -24,6 +24,7 @@ constexpr uint64_t kPressedPercent = 40;
 
 milliseconds PauseAfter(const Pace& pace, nanoseconds took, uint64_t bytes) {
   milliseconds pause = pace.pause;
+  if (pace.least_pause != nullptr) pause = std::max(pause, milliseconds(pace.least_pause->load()));
   if (pace.pause_percent > 0 && took >= kUnnoticed) {
     // A range that takes days does not overflow: only its first minute counts.
     const nanoseconds counted = std::min<nanoseconds>(took, kMaxPause);

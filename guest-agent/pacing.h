@@ -5,6 +5,7 @@
 #ifndef VIRT_RECLAIM_GUEST_AGENT_PACING_H_
 #define VIRT_RECLAIM_GUEST_AGENT_PACING_H_
 
+#include <atomic>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -20,6 +21,8 @@ struct Pace {
   uint32_t pause_percent = 0;          // of what the range took; at most kMaxPausePercent
   uint64_t bytes_per_second = 0;       // of what the filesystem says it trimmed; 0: no limit
   bool back_off = false;               // rest on while others wait for their disks
+  // Milliseconds at least, after every range, which may change meanwhile (shared_pause.h); null: 0.
+  const std::atomic<uint32_t>* least_pause = nullptr;
 };
 
 // The rest after a range that took `took` and trimmed `bytes`. A range that nobody noticed (below 2

@@ -75,7 +75,7 @@ std::optional<Geometry> Ext4Geometry(const Filesystem& filesystem) {
 
 }  // namespace
 
-RangePlan::RangePlan(const Geometry& geometry, uint64_t chunk_bytes)
+RangePlan::RangePlan(const Geometry& geometry, uint64_t chunk_bytes, uint64_t start)
     : offset_(geometry.offset_bytes), size_(geometry.size_bytes) {
   const uint64_t unit = geometry.unit_bytes;
   if (unit == 0) return;
@@ -84,6 +84,10 @@ RangePlan::RangePlan(const Geometry& geometry, uint64_t chunk_bytes)
   wish = std::max(wish, size_ / kMaxRanges);
   const uint64_t units = wish / unit + (wish % unit != 0 ? 1 : 0);
   step_ = units > kEverything / unit ? 0 : units * unit;
+  if (step_ > 0 && start > offset_ && start < size_) {
+    const uint64_t before = (start - offset_) / unit;
+    first_ = before == 0 ? 0 : offset_ + before * unit;
+  }
 }
 
 TrimRange RangePlan::At(uint64_t start) const {

@@ -36,12 +36,14 @@ struct TrimRange {
 class RangePlan {
  public:
   // `chunk_bytes`: as TrimRequest.chunk_bytes; rounded up to units. No plan has more than 2^20
-  // ranges.
-  RangePlan(const Geometry& geometry, uint64_t chunk_bytes);
+  // ranges. `start`: where to begin, rounded down to units; beyond the end: at 0.
+  RangePlan(const Geometry& geometry, uint64_t chunk_bytes, uint64_t start = 0);
   // This one range, and nothing after it.
   explicit RangePlan(const TrimRange& only) : only_(only) {}
 
-  // The range that starts at `start` (0, or where the one before ended).
+  // Where the first range starts.
+  uint64_t First() const { return first_; }
+  // The range that starts at `start` (First(), or where the one before ended).
   TrimRange At(uint64_t start) const;
   // The start of the range after `range`; empty when that was the last.
   std::optional<uint64_t> After(const TrimRange& range) const;
@@ -50,6 +52,7 @@ class RangePlan {
   uint64_t step_ = 0;  // 0: one range
   uint64_t offset_ = 0;
   uint64_t size_ = 0;
+  uint64_t first_ = 0;
   TrimRange only_;  // length 0: there are more
 };
 

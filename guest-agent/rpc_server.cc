@@ -176,6 +176,14 @@ struct ListMethod {
     return service.ListFilesystems();
   }
 };
+struct SetTrimPauseMethod {
+  using Request = v1::SetTrimPauseRequest;
+  using Response = v1::SetTrimPauseResponse;
+  static constexpr auto kRequest = &v1::Agent::AsyncService::RequestSetTrimPause;
+  static auto Call(AgentService& service, const Request& request, const std::stop_source&) {
+    return service.SetTrimPause(request);
+  }
+};
 struct PreflightMethod {
   using Request = v1::PreflightRequest;
   using Response = v1::PreflightResponse;
@@ -279,6 +287,7 @@ class RpcServerImpl final : public RpcServer {
     if (server_ == nullptr) return false;
     InfoCall::Await(context_);
     UnaryCall<ListMethod>::Await(context_);
+    UnaryCall<SetTrimPauseMethod>::Await(context_);
     UnaryCall<PreflightMethod>::Await(context_);
     UnaryCall<WriteMarkerMethod>::Await(context_);
     UnaryCall<DiscardMarkerMethod>::Await(context_);

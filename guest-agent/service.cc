@@ -35,6 +35,16 @@ absl::Status CheckMountPoint(const std::string& point) {
   return absl::InvalidArgumentError("a mount point is an absolute path of at most 4096 bytes");
 }
 
+absl::StatusOr<milliseconds> ReadPause(const google::protobuf::Duration& pause) {
+  // Before anything is multiplied: a Duration holds far more than a clock does.
+  if (pause.seconds() < 0 || pause.seconds() > 60 || pause.nanos() < 0 ||
+      pause.nanos() > 999'999'999) {
+    return absl::InvalidArgumentError("the pause must be between 0 and 60 seconds");
+  }
+  return std::chrono::ceil<milliseconds>(std::chrono::seconds(pause.seconds()) +
+                                         std::chrono::nanoseconds(pause.nanos()));
+}
+
 absl::StatusOr<TrimOptions> ReadOptions(const v1::TrimRequest& request) {
   if (request.mount_points_size() > kMaxNamedMountPoints) {
     return absl::InvalidArgumentError(
@@ -43,17 +53,11 @@ absl::StatusOr<TrimOptions> ReadOptions(const v1::TrimRequest& request) {
   for (const std::string& point : request.mount_points()) {
     VR_RETURN_IF_ERROR(CheckMountPoint(point));
   }
+  if (request.has_start()) VR_RETURN_IF_ERROR(CheckMountPoint(request.start().mount_point()));
   TrimOptions options;
   options.minimum_bytes = request.minimum_bytes();
   options.chunk_bytes = request.chunk_bytes();
-  const google::protobuf::Duration& pause = request.pause();
-  // Before anything is multiplied: a Duration holds far more than a clock does.
-  if (pause.seconds() < 0 || pause.seconds() > 60 || pause.nanos() < 0 ||
-      pause.nanos() > 999'999'999) {
-    return absl::InvalidArgumentError("the pause must be between 0 and 60 seconds");
-  }
-  options.pace.pause = std::chrono::ceil<milliseconds>(std::chrono::seconds(pause.seconds()) +
-                                                       std::chrono::nanoseconds(pause.nanos()));
+  VR_ASSIGN_OR_RETURN(options.pace.pause, ReadPause(request.pause()));
   options.pace.pause_percent = request.pause_percent();
   options.pace.bytes_per_second = request.max_bytes_per_second();
   options.pace.back_off = request.back_off();
@@ -179,12 +183,18 @@ absl::StatusOr<v1::ReadFreeMapResponse> AgentService::ReadFreeMap(
 absl::Status AgentService::Trim(const v1::TrimRequest& request,
                                 const std::function<bool(const v1::TrimEvent&)>& write,
                                 std::stop_source stop) {
-  VR_ASSIGN_OR_RETURN(const auto options, ReadOptions(request));
+  VR_ASSIGN_OR_RETURN(auto options, ReadOptions(request));
   if (!TakePlace(stop)) return absl::AbortedError(kPlaceTaken);
+  least_pause_.Set(milliseconds(0));
+  options.pace.least_pause = least_pause_.value();
   const absl::Cleanup leave = [this] { LeavePlace(); };
   VR_ASSIGN_OR_RETURN(const auto list, backend_.read_filesystems());
-  VR_ASSIGN_OR_RETURN(const auto targets, ChooseTargets(list, {request.mount_points().begin(),
-                                                               request.mount_points().end()}));
+  VR_ASSIGN_OR_RETURN(auto targets, ChooseTargets(list, {request.mount_points().begin(),
+                                                         request.mount_points().end()}));
+  if (request.has_start())
+    BeginAt(
+        {request.start().mount_point(), request.start().offset_bytes(), request.start().after()},
+        targets);
   const auto trimmed = [&](const TrimTarget& target) {
     if (options.minimum_bytes == 0) freed_.Trimmed(target.filesystem, target.mount_point);
   };
@@ -193,6 +203,15 @@ absl::Status AgentService::Trim(const v1::TrimRequest& request,
   if (totals.cancelled) return absl::CancelledError("the trim was stopped");
   observer.OnSummary(totals);
   return absl::OkStatus();
+}
+
+absl::StatusOr<v1::SetTrimPauseResponse> AgentService::SetTrimPause(
+    const v1::SetTrimPauseRequest& request) {
+  VR_ASSIGN_OR_RETURN(const milliseconds pause, ReadPause(request.least_pause()));
+  if (pause > kMaxPause)
+    return absl::InvalidArgumentError("the pause must be between 0 and 60 seconds");
+  least_pause_.Set(pause);
+  return v1::SetTrimPauseResponse();
 }
 
 template <typename Request, typename Response>

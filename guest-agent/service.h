@@ -17,6 +17,7 @@
 #include "guest-agent/freed_meter.h"
 #include "guest-agent/guest_calls.h"
 #include "guest-agent/guest_info.h"
+#include "guest-agent/shared_pause.h"
 #include "virt_reclaim/agent/v1/agent.pb.h"
 
 namespace virt_reclaim::agent {
@@ -50,6 +51,9 @@ class AgentService {
   absl::Status Trim(const v1::TrimRequest& request,
                     const std::function<bool(const v1::TrimEvent&)>& write, std::stop_source stop);
 
+  // Of the trim under way, from its next pause on. InvalidArgument: not between 0 and 60 s.
+  absl::StatusOr<v1::SetTrimPauseResponse> SetTrimPause(const v1::SetTrimPauseRequest& request);
+
   // Aborted: a trim, a marker's call or a fix is under way; a preflight waits for nobody.
   absl::StatusOr<v1::PreflightResponse> Preflight(const v1::PreflightRequest& request,
                                                   std::stop_source stop);
@@ -75,6 +79,7 @@ class AgentService {
   const Backend backend_;
   GuestInfoReader info_;
   FreedMeter freed_;
+  SharedPause least_pause_;
   std::mutex mutex_;
   std::condition_variable place_free_;
   std::optional<std::stop_source> running_;  // of the call that has the place

@@ -35,6 +35,14 @@ std::string Normalized(std::string path) {
   return path;
 }
 
+// The host knows names as the contract escapes them.
+bool IsMountedAt(const Filesystem& filesystem, const std::string& name) {
+  const auto& points = filesystem.mount_points;
+  return std::any_of(points.begin(), points.end(), [&](const std::string& point) {
+    return point == name || Utf8(point) == name;
+  });
+}
+
 TrimFinished TrimOne(const TrimTarget& target, const TrimOptions& options, TrimObserver& observer,
                      uint32_t index, const std::stop_token& stop, FitrimCall call) {
   TrimFinished finished;
@@ -59,7 +67,8 @@ TrimFinished TrimOne(const TrimTarget& target, const TrimOptions& options, TrimO
   if (target.filesystem.type != "btrfs" && status.st_dev != target.filesystem.device)
     return fail(ESTALE);
 
-  const RangePlan plan(ReadGeometry(target.filesystem, fd.get()), options.chunk_bytes);
+  const RangePlan plan(ReadGeometry(target.filesystem, fd.get()), options.chunk_bytes,
+                       target.start_bytes);
   const auto outcome = RunFitrim(
       fd.get(), plan, {options.minimum_bytes, options.pace},
       [&](const FitrimProgress& progress) { observer.OnProgress(target, index, progress); }, stop,
@@ -86,14 +95,9 @@ absl::StatusOr<std::vector<TrimTarget>> ChooseTargets(
   std::set<const Filesystem*> chosen;
   for (const std::string& name : mount_points) {
     const std::string wanted = Normalized(name);
-    const auto found = std::find_if(
-        list.filesystems.begin(), list.filesystems.end(), [&](const Filesystem& filesystem) {
-          const auto& points = filesystem.mount_points;
-          return std::any_of(points.begin(), points.end(), [&](const std::string& point) {
-            return point == wanted ||
-                   Utf8(point) == wanted;  // the host knows names as the contract escapes them
-          });
-        });
+    const auto found =
+        std::find_if(list.filesystems.begin(), list.filesystems.end(),
+                     [&](const Filesystem& filesystem) { return IsMountedAt(filesystem, wanted); });
     if (found == list.filesystems.end()) {
       return absl::NotFoundError(absl::StrCat("'", Printable(name), "' is not a mount point"));
     }
@@ -101,6 +105,15 @@ absl::StatusOr<std::vector<TrimTarget>> ChooseTargets(
       targets.push_back({*found, found->mount_points.front(), true});
   }
   return targets;
+}
+
+void BeginAt(const TrimPosition& start, std::vector<TrimTarget>& targets) {
+  const auto found = std::find_if(targets.begin(), targets.end(), [&](const TrimTarget& target) {
+    return IsMountedAt(target.filesystem, start.mount_point);
+  });
+  if (found == targets.end() || (start.after && found + 1 == targets.end())) return;
+  if (!start.after) found->start_bytes = start.offset_bytes;
+  targets.erase(targets.begin(), start.after ? found + 1 : found);
 }
 
 bool WillBeSkipped(const TrimTarget& target) {

@@ -24,10 +24,18 @@ struct TrimOptions {
 // The numbers are those of agent.proto's TrimResult.
 enum class TrimResult { kDone = 1, kSkipped = 2, kFailed = 3, kCancelled = 4 };
 
+// Where an earlier trim ended.
+struct TrimPosition {
+  std::string mount_point;    // any of the filesystem's, as the contract writes it; empty: none
+  uint64_t offset_bytes = 0;  // in it
+  bool after = false;         // it was trimmed to its end
+};
+
 struct TrimTarget {
   Filesystem filesystem;
-  std::string mount_point;  // the one that is opened
-  bool named = false;       // by the user: tried even where the automatic choice would not
+  std::string mount_point;   // the one that is opened
+  bool named = false;        // by the user: tried even where the automatic choice would not
+  uint64_t start_bytes = 0;  // what lies before was trimmed before
 };
 
 struct TrimFinished {
@@ -62,6 +70,10 @@ struct TrimTotals {
 // NotFound: a name that is no mount point.
 absl::StatusOr<std::vector<TrimTarget>> ChooseTargets(const FilesystemList& list,
                                                       const std::vector<std::string>& mount_points);
+
+// Leaves out what was trimmed before `start`. A filesystem that is not there any more, or the end
+// of the last one: everything stays.
+void BeginAt(const TrimPosition& start, std::vector<TrimTarget>& targets);
 
 // True when the target is not even tried: its obstacle stands for sure, or it was not named and has
 // one.

@@ -48,7 +48,6 @@ OptionSpec Texts(std::string names, std::string value,
           /*repeats=*/true};
 }
 
-// By a function that makes a value of the text.
 template <typename T, typename Parse>
 OptionSpec Parsed(std::string names, std::string value, T CommandLine::*member, Parse parse) {
   return {std::move(names), std::move(value),
@@ -243,6 +242,9 @@ absl::Status CheckSparsify(const CommandLine& line) {
   if (line.no_libvirt && (domain || line.all_off))
     return InvalidArgumentError(
         "--no-libvirt: then there are no domains; an image file has a '/' in it: ./web.qcow2");
+  const bool one_image = line.domains.size() == 1 && !domain && !line.all_off;
+  if (!line.copy.empty() && (!one_image || line.least_freed > 0))
+    return InvalidArgumentError("--output: of one image file or device, without --threshold");
   if (line.replay && line.engine == "native")
     return InvalidArgumentError("--replay: journals are replayed by libguestfs only");
   return absl::OkStatus();
@@ -434,6 +436,7 @@ std::vector<VerbSpec> MakeVerbs() {
            Flag("--all-off", &CommandLine::all_off),
            Text("--storage", "DIR", &CommandLine::storage),
            Flag("--estimate", &CommandLine::dry_run),
+           OutputFile("--output", &CommandLine::copy),
            Word("--format", "raw|qcow2", &CommandLine::image_format),
            Size("--threshold", &CommandLine::least_freed),
            Word("--engine", "auto|native|libguestfs", &CommandLine::engine),

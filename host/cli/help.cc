@@ -177,6 +177,7 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but discards 
 
 constexpr absl::string_view kSparsify = R"(usage: virt-reclaim sparsify [OPTIONS] DOMAIN|IMAGE...
        virt-reclaim sparsify [OPTIONS] --all-off
+       virt-reclaim sparsify [OPTIONS] --output FILE IMAGE
 
 Gives back to the host what the filesystems of stopped domains, or in image files, have free. An argument with a '/' is an
 image file or block device, any other a domain. In place, without starting an appliance: virt-reclaim reads the free maps
@@ -190,6 +191,7 @@ internal snapshots, backing files, data files, encryption or persistent bitmaps.
 options:
       --all-off          all domains that are off
       --storage PATH     only domains with an image below PATH; when a filesystem is mounted there, on it
+      --output FILE      make a sparse copy in FILE instead, which must not be there yet
       --format FORMAT    of image files: raw or qcow2 (default: what libvirt says, else by their first bytes)
       --threshold SIZE   do nothing where less than this would come free
       --engine WHICH     auto (default): libguestfs's appliance for filesystems that are not known here; native; libguestfs

@@ -1,8 +1,10 @@
 #include "host/cli/hints.h"
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "host/model/facts.h"
 
 namespace virt_reclaim {
 namespace {
@@ -40,18 +42,39 @@ std::optional<std::string> HintFor(Reason reason, const HintContext& context) {
     case Reason::kPowerCyclePending:
       return absl::StrCat("shut it down and start it: ", Program("virsh", context, "shutdown"),
                           ", then ", Program("virsh", context, "start"));
+    case Reason::kNoDisks:
+      return absl::StrCat("it has nothing to give; what it has: ",
+                          Program("virsh", context, "domblklist"));
+    case Reason::kImageMissing:
+      return absl::StrCat(Program("virsh", context, "domblklist"),
+                          " names its images: put the missing one back in its place, or change the "
+                          "definition");
+    case Reason::kNoLocalImage:
+      return "a trim helps all the same; what it frees, the storage's own tools tell, or "
+             "virt-reclaim on the machine where the image is a file";
     case Reason::kNotRunning:
       return absl::StrCat("start it: ", Program("virsh", context, "start"));
     case Reason::kPaused:
       return absl::StrCat("let it run: ", Program("virsh", context, "resume"));
     case Reason::kAgentNotConnected:
-      return "start virt-reclaim-agent in the guest, see virt-reclaim-agent(8)";
+      return "install virt-reclaim-agent in the guest ('apt install virt-reclaim-agent' or 'dnf "
+             "install virt-reclaim-agent', and it starts), or start it there, see "
+             "virt-reclaim-agent(8)";
     case Reason::kNoPort:
     case Reason::kNoController:
       return "add a channel named org.virt_reclaim.agent.v1, see virt-reclaim(1), AGENT CHANNEL";
     default:
       return std::nullopt;
   }
+}
+
+std::optional<std::string> HintForTrim(const Blocker& blocker, const HintContext& context) {
+  const bool off =
+      blocker.reason == Reason::kNotRunning && (blocker.detail == Name(DomainState::kShutOff) ||
+                                                blocker.detail == Name(DomainState::kCrashed));
+  if (!off) return HintFor(blocker.reason, context);
+  return absl::StrCat("it is off: ", Program("virt-reclaim", context, "sparsify"),
+                      " gives back what is free in its images");
 }
 
 std::optional<std::string> FixFor(const Blocker& blocker, const HintContext& context,
@@ -97,6 +120,19 @@ std::optional<std::string> FixFor(const Blocker& blocker, const HintContext& con
       return absl::StrCat(
           "where the images below are no longer needed: ",
           Program("virsh", context, absl::StrCat("blockcommit --active --pivot --path ", disk)));
+    case Reason::kReadOnly:
+      if (!absl::StartsWith(blocker.detail, "/"))
+        return "where the guest may write to it, take <readonly/> out of the disk's definition";
+      return absl::StrCat("in the guest: 'mount -o remount,rw ", ShellQuote(blocker.detail),
+                          "', then trim; what is never written has nothing new to give");
+    case Reason::kNotADisk:
+      return "a cdrom or floppy has nothing to give; a LUN that is passed through gives space back "
+             "as "
+             "device='disk' in place of 'lun'";
+    case Reason::kFilesystemNotSupported:
+      return absl::StrCat("while the domain is off, ",
+                          Program("virt-reclaim", context, "sparsify --dry-run"),
+                          " tells whether that filesystem can be read from outside");
     case Reason::kDiscardNotProved:
       return "look below the image, and for arguments that the domain hands straight to QEMU";
     default:

@@ -21,6 +21,9 @@ struct HintContext {
 // Empty when there is nothing to advise.
 std::optional<std::string> HintFor(Reason reason, const HintContext& context);
 
+// The same for a trim that was not begun: a guest that is off has another way.
+std::optional<std::string> HintForTrim(const Blocker& blocker, const HintContext& context);
+
 // The same for what `explain` found, of one disk, where one disk or one device makes a difference.
 // `target` is the disk's.
 std::optional<std::string> FixFor(const Blocker& blocker, const HintContext& context,

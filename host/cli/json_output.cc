@@ -234,6 +234,7 @@ std::string MigratePlanJson(const std::vector<MigrateAction>& plan, bool diff) {
     entry["warnings"] = RefusalsJson(action.warnings);
     entry["needs_power_cycle"] = NeedsPowerCycle(action);
     entry["power_cycle_pending"] = action.power_cycle_pending;
+    entry["goes_on"] = action.goes_on;
     if (diff && !action.changes.empty()) {
       // Its line ends stay; every other control character is made printable by the JSON writer.
       entry["diff"] = xml::UnifiedDiff(action.before, action.after, "now", "migrated");

@@ -16,11 +16,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/journal.h"
 #include "base/standard_fds.h"
 #include "base/status.h"
 #include "base/stop_signal.h"
 #include "host/cli/backup_watcher.h"
 #include "host/cli/program.h"
+#include "host/cli/run_directory.h"
 #include "host/cli/virt_sparsify_program.h"
 
 namespace virt_reclaim {
@@ -65,8 +67,11 @@ void FillIn(const CommandLine& line, sparsify::SparsifyOptions& options) {
                    line.run_directory};
 }
 
-absl::Status WithRealServices(const CommandLine& line,
+absl::Status WithRealServices(const CommandLine& given,
                               const std::function<void(const Services&)>& use) {
+  VR_ASSIGN_OR_RETURN(const RunDirectory run_directory, RunDirectory::Choose(given.run_directory));
+  CommandLine line = given;
+  line.run_directory = run_directory.path();
   std::optional<BackupWatcher> watcher;
   if (line.verb == Verb::kSync && !line.dry_run && !line.clean) watcher.emplace(line);
   VR_ASSIGN_OR_RETURN(const auto hypervisor, Connect(line));
@@ -116,6 +121,18 @@ bool AskOnTerminal(const std::string& question, const std::stop_token& stop) {
   return answer == "y\n" || answer == "yes\n";
 }
 
+// What is said to the journal with fields is not said to it a second time as text.
+void WriteToJournal(ProgramResult& result) {
+  if (result.journal.empty() || !IsJournal(STDERR_FILENO)) return;
+  Journal journal("virt-reclaim");
+  for (const JournalEntry& entry : result.journal) {
+    if (!journal.Send(entry)) return;
+  }
+  journal.Settle();
+  result.err.clear();
+  if (result.journal_says_out && IsJournal(STDOUT_FILENO)) result.out.clear();
+}
+
 // Behind the verb virt-sparsify, or of a program that is called so; empty: neither.
 std::optional<std::vector<std::string>> VirtSparsifyArguments(int argc, char** argv) {
   const absl::string_view name = argc > 0 ? argv[0] : "";
@@ -132,11 +149,16 @@ int Main(int argc, char** argv) {
          0);  // a hostile guest could fill the terminal with gRPC's own log
   const StopSignal stop_signal;
   if (const auto arguments = VirtSparsifyArguments(argc, argv)) {
-    return RunVirtSparsify(
-        *arguments, WithRealServices,
-        {[](absl::string_view text) { WriteAll(STDOUT_FILENO, std::string(text)); },
-         [](absl::string_view text) { WriteAll(STDERR_FILENO, std::string(text)); }},
-        stop_signal.token());
+    VirtSparsifyStreams streams;
+    streams.out = [](absl::string_view text) { WriteAll(STDOUT_FILENO, std::string(text)); };
+    streams.err = [](absl::string_view text) { WriteAll(STDERR_FILENO, std::string(text)); };
+    streams.terminated = [&] { return stop_signal.received() == SIGTERM; };
+    if (isatty(STDIN_FILENO) == 1) {
+      streams.wait_for_return = [&](absl::string_view text) {
+        AskOnTerminal(std::string(text), stop_signal.token());
+      };
+    }
+    return RunVirtSparsify(*arguments, WithRealServices, streams, stop_signal.token());
   }
   ProgramResult result;
   {
@@ -150,6 +172,7 @@ int Main(int argc, char** argv) {
     result = RunProgram({argv + 1, argv + argc}, WithRealServices, progress, stop_signal.token(),
                         confirm);
   }
+  WriteToJournal(result);
   const bool written = WriteAll(STDOUT_FILENO, result.out);
   const int why = errno;
   WriteAll(STDERR_FILENO, result.err);

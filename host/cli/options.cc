@@ -92,7 +92,9 @@ class Parser {
     if (version_) return PrintAndExit{absl::StrCat("virt-reclaim ", VIRT_RECLAIM_VERSION, "\n")};
     if (help_) return PrintAndExit{std::string(HelpText(GroupName()))};
     VR_RETURN_IF_ERROR(parsed);
-    const std::vector<std::string> extras = root_.remaining(true);
+    // The mark after which nothing is an option stays among what is left over.
+    std::vector<std::string> extras = root_.remaining(true);
+    std::erase(extras, "--");
     if (!extras.empty()) return UnknownWord(root_, extras.front());
     VR_ASSIGN_OR_RETURN(const VerbSpec* const verb, FindVerb());
     line_.verb = verb->verb;
@@ -193,10 +195,23 @@ class Parser {
       found = verb;
       count += app->count();
     }
-    if (groups.size() > 1 || count > 1) return UsageError("two verbs: one call takes one");
+    if (groups.size() > 1 || count > 1) return TwoVerbs();
     if (found != nullptr) return found;
     if (groups.empty()) return UsageError("no verb: write for example 'virt-reclaim report'");
     return UsageError(WhatOf(*groups.begin()));
+  }
+
+  absl::Status TwoVerbs() const {
+    std::vector<std::string> said;
+    for (const CLI::App* group : root_.get_subcommands()) {
+      const std::vector<CLI::App*> verbs = group->get_subcommands();
+      if (verbs.empty()) said.push_back(group->get_name());
+      for (const CLI::App* verb : verbs)
+        said.push_back(absl::StrCat(group->get_name(), " ", verb->get_name()));
+    }
+    said.resize(2, said.front());
+    return UsageError(
+        absl::StrCat("two verbs, '", said[0], "' and '", said[1], "': one call takes one"));
   }
 
   // "migrate what? write 'migrate plan', apply or status".

@@ -100,6 +100,7 @@ struct CommandLine {
   bool all_off = false, strict = false, keep_swap = false, with_bitmaps = false, no_libvirt = false;
   std::string image_format;  // empty: not said
   std::string engine = "auto";
+  std::string copy;  // of sparsify; empty: in place
   bool replay = false;
   uint64_t least_freed = 0;
   // Of run and config.

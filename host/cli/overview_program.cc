@@ -6,6 +6,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/cli/html_report.h"
+#include "host/cli/journal_output.h"
 #include "host/cli/metrics_output.h"
 #include "host/commands/overview.h"
 #include "host/model/metrics.h"
@@ -50,11 +51,13 @@ ProgramResult RunMetrics(const CommandLine& line, const Services& services,
   std::vector<Outcome> outcomes;
   for (const ReportedDomain& domain : report->domains) outcomes.push_back(domain.outcome);
   result.status = ExitStatusOf(outcomes);
+  if (!line.textfile.empty() && GoesToJournal(line)) AddMetrics(overview, result);
   if (line.json) return result;
   for (const OverviewDomain& domain : overview.domains) {
     if (!domain.examined)
       absl::StrAppend(&result.err, domain.name, ": failed: ", domain.error, "\n");
   }
+  if (GoesToJournal(line)) AddLines(result.err, result);
   return result;
 }
 

@@ -4,8 +4,10 @@
 #include <array>
 #include <set>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "base/escape.h"
@@ -14,6 +16,7 @@
 #include "host/cli/config_program.h"
 #include "host/cli/explain_output.h"
 #include "host/cli/hints.h"
+#include "host/cli/journal_output.h"
 #include "host/cli/json_output.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/overview_program.h"
@@ -32,11 +35,13 @@ class Hints {
  public:
   explicit Hints(const CommandLine& line) : connect_(line.connect) {}
   void Add(const DomainSummary& domain, const std::vector<Blocker>& blockers) {
-    for (const Blocker& blocker : blockers) {
-      const auto hint = HintFor(blocker.reason, {connect_, domain.name});
-      if (hint)
-        lines_.insert(absl::StrCat("hint: ", Printable(domain.name), ": ", Printable(*hint), "\n"));
-    }
+    for (const Blocker& blocker : blockers)
+      AddLine(domain, HintFor(blocker.reason, {connect_, domain.name}));
+  }
+  // Of a trim that was not begun.
+  void AddForTrim(const DomainSummary& domain, const std::vector<Blocker>& blockers) {
+    for (const Blocker& blocker : blockers)
+      AddLine(domain, HintForTrim(blocker, {connect_, domain.name}));
   }
   std::string Text() const {
     constexpr size_t kMost = 10;  // a fleet with one illness needs no hundred hints
@@ -50,6 +55,11 @@ class Hints {
   }
 
  private:
+  void AddLine(const DomainSummary& domain, const std::optional<std::string>& hint) {
+    if (hint)
+      lines_.insert(absl::StrCat("hint: ", Printable(domain.name), ": ", Printable(*hint), "\n"));
+  }
+
   std::string connect_;
   std::set<std::string> lines_;
 };
@@ -142,6 +152,8 @@ class VerbRunner {
       for (const ReportedDomain& domain : report->domains) {
         if (domain.agent) explain(domain.summary, "", *domain.agent);
         if (domain.agent) hints.Add(domain.summary, {*domain.agent});
+        for (const Blocker& reason : domain.outcome.reasons) explain(domain.summary, "", reason);
+        hints.Add(domain.summary, domain.outcome.reasons);
         for (const ReportedDisk& disk : domain.disks) {
           if (IsOther(disk.facts.xml)) continue;
           for (const Blocker& blocker : disk.assessment.blockers)
@@ -197,7 +209,12 @@ class VerbRunner {
   }
 
   ProgramResult Trim(const Services& services) {
-    const TrimOptions options = TrimOptionsOf(line_);
+    TrimOptions options = TrimOptionsOf(line_);
+    if (!line_.json) {
+      options.first_begins = [&](const DomainSummary& domain, std::optional<uint64_t> expected) {
+        progress_.Say(FirstTrimLine(domain, expected));
+      };
+    }
     auto plan = PlanTrim(services, options, stop_);
     if (!plan.ok()) return FailWith(plan.status(), line_.json);
     ProgramResult result;
@@ -211,12 +228,13 @@ class VerbRunner {
         stop_);
     result.status = StatusOf(domains);
     result.out = line_.json ? TrimJson(domains) : TrimText(domains);
+    AddResults(domains, line_.json, result);
     if (line_.json) return result;
     Hints hints(line_);
     std::string not_remembered;
     result.err = Explanations([&](auto explain) {
       for (const TrimmedDomain& domain : domains) {
-        if (domain.outcome.asked_for) hints.Add(domain.domain, domain.outcome.reasons);
+        if (domain.outcome.asked_for) hints.AddForTrim(domain.domain, domain.outcome.reasons);
         if (!domain.remembered.ok())
           not_remembered = absl::StrCat(
               "the history cannot be written: ", Printable(domain.remembered.message()), "\n");
@@ -226,7 +244,9 @@ class VerbRunner {
         }
       }
     });
-    result.err += not_remembered + hints.Text();
+    const std::string rest = not_remembered + hints.Text();
+    result.err += rest;
+    AddLines(rest, result);  // the explanations are those of the results
     return result;
   }
 
@@ -312,14 +332,23 @@ class VerbRunner {
 
   // Asks whoever sits at the terminal; nothing to do needs no question.
   bool Confirmed(const std::vector<MigrateAction>& plan) const {
-    const auto to_do = std::count_if(plan.begin(), plan.end(), [](const MigrateAction& action) {
-      return OutcomeOf(action).kind == OutcomeKind::kDone && !action.changes.empty();
-    });
-    if (to_do == 0) return true;
-    const std::string how =
-        line_.power_cycle == "shutdown" ? ", and shut down and start those that run" : "";
-    return confirm_(absl::StrCat(MigratePlanText(plan, line_.diff), "\nChange ", to_do,
-                                 to_do == 1 ? " domain" : " domains", how, "? [y/N] "));
+    const auto count = [&](bool changes) {
+      return std::count_if(plan.begin(), plan.end(), [&](const MigrateAction& action) {
+        return HasWork(action) && changes == !action.changes.empty();
+      });
+    };
+    std::vector<std::string> what;
+    if (const auto n = count(true); n > 0)
+      what.push_back(absl::StrCat("change ", n, n == 1 ? " domain" : " domains"));
+    if (const auto n = count(false); n > 0)
+      what.push_back(
+          absl::StrCat("go on with ", n, n == 1 ? " migration" : " migrations", " begun before"));
+    if (what.empty()) return true;
+    if (line_.power_cycle == "shutdown") what.emplace_back("shut down and start those that run");
+    std::string question = absl::StrJoin(what, what.size() > 2 ? ", " : ", and ");
+    if (what.size() > 2) question.insert(question.rfind(", ") + 2, "and ");
+    question[0] = absl::ascii_toupper(static_cast<unsigned char>(question[0]));
+    return confirm_(absl::StrCat(MigratePlanText(plan, line_.diff), "\n", question, "? [y/N] "));
   }
 
   // verify, rollback, status: of migrations that apply began.
@@ -384,22 +413,20 @@ ProgramResult FailWith(const absl::Status& status, bool json) {
   return result;
 }
 
-ProgramResult RunProgram(const std::vector<std::string>& arguments,
-                         const WithServices& with_services, ProgressLine& progress,
-                         const std::stop_token& stop, const Confirm& confirm) {
-  auto parsed = ParseCommandLine(arguments);
-  const bool json = std::find(arguments.begin(), arguments.end(), "--json") != arguments.end();
-  if (!parsed.ok()) return FailWith(parsed.status(), json);
-  if (const auto* print = std::get_if<PrintAndExit>(&*parsed))
-    return {print->text, "", ExitStatus::kDone};
-  const CommandLine& line = std::get<CommandLine>(*parsed);
+namespace {
+
+ProgramResult RunLine(const CommandLine& line, const WithServices& with_services,
+                      ProgressLine& progress, const std::stop_token& stop, const Confirm& confirm) {
   if (line.verb == Verb::kPunch) return RunPunch(line, progress, stop);
   if (line.verb == Verb::kRun) return RunPolicy(line, with_services, progress, stop);
   if (line.verb == Verb::kConfigCheck || line.verb == Verb::kConfigShow)
     return RunConfig(line, with_services, stop);
   if (line.verb == Verb::kSync && line.sync_domain.empty()) return RunSync(line, progress, stop);
-  if (line.codes) return {line.json ? ReasonCodesJson() : ReasonCodesText(), "", ExitStatus::kDone};
   ProgramResult result;
+  if (line.codes) {
+    result.out = line.json ? ReasonCodesJson() : ReasonCodesText();
+    return result;
+  }
   const absl::Status connected = with_services(line, [&](const Services& services) {
     result = VerbRunner(line, progress, stop, confirm).Run(services);
   });
@@ -415,6 +442,26 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
   }
   const auto hint = HintForConnection(connected, line.connect);
   if (hint && !line.json) result.err += absl::StrCat("hint: ", *hint, "\n");
+  return result;
+}
+
+}  // namespace
+
+ProgramResult RunProgram(const std::vector<std::string>& arguments,
+                         const WithServices& with_services, ProgressLine& progress,
+                         const std::stop_token& stop, const Confirm& confirm) {
+  auto parsed = ParseCommandLine(arguments);
+  const bool json = std::find(arguments.begin(), arguments.end(), "--json") != arguments.end();
+  if (!parsed.ok()) return FailWith(parsed.status(), json);
+  ProgramResult result;
+  if (const auto* print = std::get_if<PrintAndExit>(&*parsed)) {
+    result.out = print->text;
+    return result;
+  }
+  const CommandLine& line = std::get<CommandLine>(*parsed);
+  result = RunLine(line, with_services, progress, stop, confirm);
+  // One that could not begin.
+  if (result.journal.empty() && GoesToJournal(line)) AddLines(result.err, result);
   return result;
 }
 

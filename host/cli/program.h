@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/journal.h"
 #include "host/cli/options.h"
 #include "host/cli/progress.h"
 #include "host/commands/services.h"
@@ -21,6 +22,10 @@ struct ProgramResult {
   std::string out;  // stdout
   std::string err;  // stderr: hints and warnings
   ExitStatus status = ExitStatus::kDone;
+  // All that `err` says, and what was done, with fields; for the journal, where stderr is one.
+  // Empty for verbs that no timer calls.
+  std::vector<JournalEntry> journal;
+  bool journal_says_out = false;  // `out`, too, has nothing that is not in `journal`
 };
 
 // What a run that could not begin says: one line on stderr, and JSON where that is asked for.

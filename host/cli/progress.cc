@@ -68,6 +68,12 @@ void ProgressLine::Show(const std::string& text) {
   Draw(Printable(text));
 }
 
+void ProgressLine::Say(absl::string_view line) {
+  const std::lock_guard lock(mutex_);
+  Clear();
+  WriteAll(fd_, absl::StrCat(line, "\n"));
+}
+
 void ProgressLine::Draw(std::string line) {
   const size_t width = Columns(fd_) - 1;
   if (line.size() > width) line.resize(width);

@@ -24,6 +24,8 @@ class ProgressLine {
   void Show(const DomainSummary& domain, absl::string_view what);
   // Any text, at most ten times a second.
   void Show(const std::string& text);
+  // A line that stays, terminal or not. Must be printable.
+  void Say(absl::string_view line);
 
  private:
   // The mutex is held.

@@ -10,6 +10,7 @@
 #include "base/io.h"
 #include "base/status.h"
 #include "host/cli/files_progress.h"
+#include "host/cli/journal_output.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/text_table.h"
 #include "host/commands/punch_files.h"
@@ -74,6 +75,8 @@ Json FileJson(const PunchedFile& file) {
   json["freed_bytes"] = result.freed_bytes ? Json(*result.freed_bytes) : Json(nullptr);
   json["unwritten_bytes"] = file.skipped.unwritten_bytes;
   json["compressed_bytes"] = file.skipped.compressed_bytes;
+  json["compressed_cluster_bytes"] = file.skipped.compressed_cluster_bytes;
+  json["interrupted"] = result.interrupted;
   json["mtime_kept"] = result.mtime_kept;
   return json;
 }
@@ -140,6 +143,7 @@ ProgramResult RunPunch(const CommandLine& line, ProgressLine& progress,
   for (const PunchedFile& file : files) outcomes.push_back(file.outcome);
   result.status = ExitStatusOf(outcomes);
   result.out = line.json ? OutputJson(files, line.dry_run) : OutputText(files, line.dry_run);
+  if (GoesToJournal(line)) AddResults(files, line.json, result);
   return result;
 }
 

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "host/cli/files_progress.h"
 #include "host/cli/hints.h"
+#include "host/cli/journal_output.h"
 #include "host/cli/json_parts.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/text_table.h"
@@ -77,12 +78,6 @@ std::string TotalText(const RunReport& report) {
       absl::StrJoin(jobs, ", "), "\n");
 }
 
-// Of a thousand backups only those that there is something to say of.
-bool IsWorthALine(const RunItem& item, bool dry_run) {
-  if (item.is_domain || dry_run || item.outcome.kind != OutcomeKind::kDone) return true;
-  return item.freed.value_or(0) != 0 || !item.outcome.reasons.empty();
-}
-
 std::string OutputText(const RunReport& report) {
   TextTable table;
   table.AddColumn("JOB");
@@ -91,7 +86,7 @@ std::string OutputText(const RunReport& report) {
   if (!report.dry_run) table.AddColumn("FREED", Align::kRight);
   table.AddColumn("RESULT");
   for (const RunItem& item : report.items) {
-    if (!IsWorthALine(item, report.dry_run)) continue;
+    if (!report.dry_run && !IsWorthALine(item)) continue;
     std::vector<std::string> row = {std::string(Name(item.job)), Printable(item.name),
                                     item.expected ? FormatByteSize(*item.expected) : "-"};
     if (!report.dry_run) row.push_back(Signed(item.freed));
@@ -204,10 +199,12 @@ ProgramResult RunPolicy(const CommandLine& line, const WithServices& with_servic
     if (!report.domains.ok())
       absl::StrAppend(&result.err, "virt-reclaim: no domain was looked at: ",
                       Printable(report.domains.message()), "\n");
+    if (GoesToJournal(line)) AddResults(report.items, line.json, result);
   }
   const auto hint =
       HintForConnection(report.domains.ok() ? connected : report.domains, line.connect);
   if (hint && !line.json) absl::StrAppend(&result.err, "hint: ", *hint, "\n");
+  if (GoesToJournal(line)) AddLines(result.err, result);
   return result;
 }
 

@@ -1,13 +1,17 @@
 #include "host/cli/sparsify_program.h"
 
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
+#include "host/cli/journal_output.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/text_table.h"
+#include "host/commands/sparsify_copy.h"
 #include "host/commands/sparsify_images.h"
 
 namespace virt_reclaim {
@@ -25,8 +29,7 @@ SparsifyImagesOptions OptionsOf(const CommandLine& line) {
   options.allow_thick = line.allow_thick;
   options.with_bitmaps = line.with_bitmaps;
   options.replay = line.replay;
-  if (line.engine == "native") options.choice = SparsifyEngine::kNative;
-  if (line.engine == "libguestfs") options.choice = SparsifyEngine::kLibguestfs;
+  options.choice = SparsifyEngineOf(line.engine);
   options.engine.worker.read.strict = line.strict;
   options.engine.worker.read.take_swap = !line.keep_swap;
   options.engine.least_bytes = line.least_freed;
@@ -87,6 +90,11 @@ Json TargetJson(const SparsifiedTarget& target) {
   for (size_t i = 0; i < target.disks.size(); ++i) {
     const bool known = target.result && i < target.result->disks.size();
     json["disks"].push_back(DiskJson(target.disks[i], known ? &target.result->disks[i] : nullptr));
+  }
+  if (!target.output.empty()) {
+    json["output"] = Printable(target.output);
+    json["output_allocation_bytes"] = Number(target.output_bytes);
+    json["not_kept"] = target.lost;
   }
   json["filesystems"] = Json::array();
   if (!target.result) return json;
@@ -169,7 +177,43 @@ std::string OutputText(const std::vector<SparsifiedTarget>& targets, bool dry_ru
       AddFilesystems(target, table);
     }
   }
-  return absl::StrCat(text, "\n", table.Render());
+  absl::StrAppend(&text, "\n", table.Render());
+  for (const SparsifiedTarget& target : targets) {
+    if (target.output.empty()) continue;
+    absl::StrAppend(&text, "\ncopy: '", Printable(target.output), "'");
+    if (target.output_bytes) absl::StrAppend(&text, ", ", FormatByteSize(*target.output_bytes));
+    absl::StrAppend(&text, "\n");
+    if (!target.lost.empty())
+      absl::StrAppend(&text, "not kept: ", absl::StrJoin(target.lost, ", "), "\n");
+  }
+  return text;
+}
+
+}  // namespace
+
+namespace {
+
+// --output: the source stays as it is.
+std::vector<SparsifiedTarget> MakeCopy(const CommandLine& line, const Services& services,
+                                       const SparsifyImagesOptions& images, ProgressLine& progress,
+                                       const std::stop_token& stop) {
+  SparsifyCopyOptions options;
+  options.source = line.domains[0];
+  options.source_format = images.format;
+  options.output = line.copy;
+  const char* temporary = getenv("TMPDIR");
+  options.temporary_directory = temporary == nullptr || *temporary == '\0' ? "/tmp" : temporary;
+  options.choice = images.choice;
+  options.replay = images.replay;
+  options.engine = images.engine;
+  SparsifyTargetProgress now = {options.source, 1, 1, {}};
+  return {SparsifyInto(
+      services, options,
+      [&](const sparsify::SparsifyProgress& made) {
+        now.disks = made;
+        progress.Show(ProgressText(now));
+      },
+      stop)};
 }
 
 }  // namespace
@@ -177,17 +221,23 @@ std::string OutputText(const std::vector<SparsifiedTarget>& targets, bool dry_ru
 ProgramResult RunSparsify(const CommandLine& line, const Services& services, ProgressLine& progress,
                           const std::stop_token& stop) {
   const SparsifyImagesOptions options = OptionsOf(line);
-  const auto actions = PlanSparsify(services, options, stop);
-  if (!actions.ok()) return FailWith(actions.status(), line.json);
-  const std::vector<SparsifiedTarget> targets = ExecuteSparsify(
-      services, options, *actions,
-      line.dry_run ? sparsify::Mode::kMeasure : sparsify::Mode::kSparsify,
-      [&](const SparsifyTargetProgress& now) { progress.Show(ProgressText(now)); }, stop);
+  std::vector<SparsifiedTarget> targets;
+  if (line.copy.empty() || line.dry_run) {
+    const auto actions = PlanSparsify(services, options, stop);
+    if (!actions.ok()) return FailWith(actions.status(), line.json);
+    targets = ExecuteSparsify(
+        services, options, *actions,
+        line.dry_run ? sparsify::Mode::kMeasure : sparsify::Mode::kSparsify,
+        [&](const SparsifyTargetProgress& now) { progress.Show(ProgressText(now)); }, stop);
+  } else {
+    targets = MakeCopy(line, services, options, progress, stop);
+  }
   ProgramResult result;
   std::vector<Outcome> outcomes;
   for (const SparsifiedTarget& target : targets) outcomes.push_back(target.outcome);
   result.status = ExitStatusOf(outcomes);
   result.out = line.json ? OutputJson(targets, line.dry_run) : OutputText(targets, line.dry_run);
+  if (GoesToJournal(line)) AddResults(targets, line.json, result);
   return result;
 }
 

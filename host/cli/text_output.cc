@@ -166,6 +166,12 @@ std::string CheckLine(const CheckResult& check) {
   return absl::StrCat(Name(check.level), " - ", check.text, " | ", check.performance_data, "\n");
 }
 
+std::string FirstTrimLine(const DomainSummary& domain, std::optional<uint64_t> expected) {
+  return absl::StrCat(Printable(domain.name), ": its first trim, expected ",
+                      expected ? absl::StrCat("about ", FormatByteSize(*expected))
+                               : std::string("nobody knows how much"));
+}
+
 std::string TrimPlanText(const std::vector<TrimAction>& plan) {
   TextTable table;
   table.AddColumn("DOMAIN");
@@ -230,7 +236,9 @@ std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff) {
     }
     if (NeedsPowerCycle(action))
       table.AddRow({name, "", "power cycle", "it runs, and goes on as it is until then"});
-    if (action.power_cycle_pending) {
+    if (action.goes_on) {
+      table.AddRow({name, "", "goes on", "its migration was begun before, and is not over"});
+    } else if (action.power_cycle_pending) {
       table.AddRow({name, "", "nothing to do", BlockerText({Reason::kPowerCyclePending, ""})});
     } else if (action.changes.empty() && action.blockers.empty() && action.error.ok()) {
       table.AddRow({name, "", "nothing to do", ""});

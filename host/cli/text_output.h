@@ -16,6 +16,8 @@ namespace virt_reclaim {
 std::string ReportText(const Report& report);
 // "WARNING - reclaimable ... | reclaimable=..."
 std::string CheckLine(const CheckResult& check);
+// Before the first trim of a domain: what it is expected to bring.
+std::string FirstTrimLine(const DomainSummary& domain, std::optional<uint64_t> expected);
 std::string TrimPlanText(const std::vector<TrimAction>& plan);
 std::string TrimText(const std::vector<TrimmedDomain>& domains);
 std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff);

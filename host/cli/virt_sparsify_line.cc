@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 
 namespace virt_reclaim {
 namespace {
@@ -115,6 +116,21 @@ std::string LongOptions() {
   return text;
 }
 
+// Options that it never had, and guides name all the same.
+std::string HintFor(absl::string_view word) {
+  while (absl::ConsumePrefix(&word, "-")) {
+  }
+  const absl::string_view name = word.substr(0, word.find('='));
+  if (name == "no-zero")
+    return "virt-sparsify: there is no --no-zero: '--ignore FILESYSTEM' leaves one as it is\n";
+  if (name == "overwrite")
+    return "virt-sparsify: there is no --overwrite: outdisk is always overwritten\n";
+  return "";
+}
+
+// The word that getopt_long has just looked at.
+size_t LastWord() { return optind > 0 ? static_cast<size_t>(optind) - 1 : 0; }
+
 // One run over the words.
 class Parser {
  public:
@@ -130,7 +146,7 @@ class Parser {
       const int found = getopt_long_only(static_cast<int>(words.size()), argv.data(), "o:qVvx",
                                          kOptions, nullptr);
       if (found == -1) break;
-      if (found == '?') return VirtSparsifyEnd{"", kTry, 1};
+      if (found == '?') return VirtSparsifyEnd{"", kTry + HintFor(argv[LastWord()]), 1};
       if (auto end = Take(found, optarg == nullptr ? "" : optarg)) return *std::move(end);
     }
     for (size_t i = static_cast<size_t>(optind); i < words.size(); ++i)

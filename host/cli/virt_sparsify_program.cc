@@ -3,24 +3,21 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <system_error>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
-#include "base/escape.h"
+#include "absl/strings/str_join.h"
 #include "base/status.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/virt_sparsify_line.h"
+#include "host/cli/virt_sparsify_speaker.h"
+#include "host/cli/virt_sparsify_tmp.h"
+#include "host/commands/sparsify_copy.h"
 #include "host/commands/sparsify_images.h"
-#include "host/sparsify/overlay.h"
 
 namespace virt_reclaim {
 namespace {
@@ -42,54 +39,6 @@ std::string FreeGroupOf(const Filesystem& found) {
   return found.mapped && at != std::string::npos ? found.place.substr(0, at) : "";
 }
 
-// Says things as virt-sparsify does: with the seconds since the start, or as JSON.
-class Speaker {
- public:
-  Speaker(const VirtSparsifyLine& line, const VirtSparsifyStreams& streams)
-      : line_(line), streams_(streams), begin_(std::chrono::steady_clock::now()) {}
-
-  void Message(const std::string& text) const {
-    Json("message", text);
-    if (line_.quiet) return;
-    const std::chrono::duration<double> since = std::chrono::steady_clock::now() - begin_;
-    streams_.out(absl::StrFormat("[%6.1f] %s\n", since.count(), Printable(text)));
-  }
-  void Warning(const std::string& text) const {
-    Json("warning", text);
-    streams_.out(absl::StrCat("virt-sparsify: warning: ", Printable(text), "\n"));
-  }
-  void Info(const std::string& text) const {
-    Json("info", text);
-    if (!line_.quiet) streams_.out(absl::StrCat("virt-sparsify: ", text, "\n"));
-  }
-  // Returns the status.
-  int Error(const std::string& text) const {
-    Json("error", text);
-    streams_.err(VirtSparsifyError(Printable(text), !(line_.verbose && line_.trace)));
-    return 1;
-  }
-
- private:
-  void Json(const char* type, const std::string& text) const {
-    if (!line_.machine_readable) return;
-    const std::string now =
-        absl::FormatTime("%Y-%m-%dT%H:%M:%E9S+00:00", absl::Now(), absl::UTCTimeZone());
-    const nlohmann::ordered_json quoted = Printable(text);
-    const std::string document =
-        absl::StrCat("{ \"message\": ", quoted.dump(), ", \"timestamp\": \"", now,
-                     "\", \"type\": \"", type, "\" }\n");
-    if (line_.machine_output == "stream:stderr") {
-      streams_.err(document);
-    } else if (line_.machine_output.empty() || line_.machine_output == "stream:stdout") {
-      streams_.out(document);
-    }
-  }
-
-  const VirtSparsifyLine& line_;
-  const VirtSparsifyStreams& streams_;
-  const std::chrono::steady_clock::time_point begin_;
-};
-
 // An image file is what has a '/' in it.
 std::string AsPath(const std::string& disk) {
   return absl::StrContains(disk, '/') ? disk : absl::StrCat("./", disk);
@@ -103,14 +52,16 @@ std::string Absolute(const std::string& path) {
 
 class Run {
  public:
-  Run(const VirtSparsifyLine& line, const Services& services, const Speaker& speaker,
-      const std::stop_token& stop)
-      : line_(line), services_(services), speaker_(speaker), stop_(stop) {}
+  Run(const VirtSparsifyLine& line, const Services& services, VirtSparsifySpeaker& speaker,
+      const VirtSparsifyStreams& streams, const std::stop_token& stop)
+      : line_(line), services_(services), speaker_(speaker), streams_(streams), stop_(stop) {}
 
   int Do() {
-    if (!line_.zero.empty())
-      return speaker_.Error(
-          "--zero is not done by virt-reclaim yet: run libguestfs's virt-sparsify for it");
+    if (!line_.keys.empty() || line_.keys_from_stdin) {
+      speaker_.Warning(
+          "keys are not used: what LUKS has encrypted stays as it is (libguestfs's virt-sparsify "
+          "opens it)");
+    }
     return line_.in_place ? InPlace() : Copy();
   }
 
@@ -127,6 +78,16 @@ class Run {
     return engine;
   }
 
+  // What is ignored is not zeroed either.
+  std::vector<std::string> Zeroed() const {
+    std::vector<std::string> devices = line_.zero;
+    std::erase_if(devices, [&](const std::string& device) {
+      return std::any_of(line_.ignore.begin(), line_.ignore.end(),
+                         [&](const std::string& ignored) { return Canonical(ignored) == device; });
+    });
+    return devices;
+  }
+
   void SayFilesystems(const sparsify::SparsifyResult& result,
                       const std::map<size_t, absl::Status>& appliance, bool in_place) const {
     for (size_t i = 0; i < result.filesystems.size(); ++i) {
@@ -135,7 +96,9 @@ class Run {
       const std::string group = FreeGroupOf(found);
       const auto by_appliance = appliance.find(i);
       const bool trimmed = by_appliance != appliance.end() && by_appliance->second.ok();
-      if (found.refusal == Refusal::kNone || trimmed) {
+      if (IsNamed(found, Zeroed())) {
+        speaker_.Message(absl::StrCat("Zeroing ", name));
+      } else if (found.refusal == Refusal::kNone || trimmed) {
         speaker_.Message(!group.empty()
                              ? absl::StrCat(in_place ? "Discard space" : "Fill free space",
                                             " in volgroup ", group, in_place ? "" : " with zero")
@@ -144,8 +107,10 @@ class Run {
                                     : absl::StrCat("Fill free space in ", name, " with zero"));
       } else if (found.refusal != Refusal::kNotAsked &&
                  (found.refusal != Refusal::kUnknown || !found.type.empty())) {
-        speaker_.Warning(absl::StrCat(name.empty() ? found.place : name, " (", found.type,
-                                      ") is left alone: ", found.reason));
+        speaker_.Warning(absl::StrCat(
+            name.empty() ? found.place : name, " (", found.type, ") is left alone: ", found.reason,
+            by_appliance == appliance.end() ? "" : "; libguestfs: ",
+            by_appliance == appliance.end() ? "" : by_appliance->second.message()));
       }
     }
   }
@@ -157,6 +122,7 @@ class Run {
     options.with_bitmaps = true;
     options.allow_thick = true;
     options.replay = true;
+    options.zero = Zeroed();
     options.engine = Engine();
     const auto actions = PlanSparsify(services_, options, stop_);
     if (!actions.ok()) return speaker_.Error(std::string(actions.status().message()));
@@ -173,16 +139,21 @@ class Run {
                            blocker.detail, "’ format files"));
       }
     }
+    const auto progress = [&](const SparsifyTargetProgress& now) {
+      if (now.disks.total_bytes > 0) speaker_.Progress(now.disks.done_bytes, now.disks.total_bytes);
+    };
     const auto targets =
-        ExecuteSparsify(services_, options, *actions, sparsify::Mode::kSparsify, {}, stop_);
+        ExecuteSparsify(services_, options, *actions, sparsify::Mode::kSparsify, progress, stop_);
     const SparsifiedTarget& target = targets.front();
     if (target.result) SayFilesystems(*target.result, target.appliance, true);
+    if (const absl::Status failed = ApplianceFailure(target.appliance); !failed.ok())
+      return speaker_.Error(absl::StrCat("libguestfs error: ", failed.message()));
     return InPlaceStatus(target);
   }
 
   int InPlaceStatus(const SparsifiedTarget& target) const {
     const Outcome& outcome = target.outcome;
-    if (outcome.kind == OutcomeKind::kCancelled) return speaker_.Error("quit (^C) at user request");
+    if (outcome.kind == OutcomeKind::kCancelled) return Interrupted();
     if (outcome.kind == OutcomeKind::kFailed)
       return speaker_.Error(std::string(outcome.error.message()));
     if (outcome.kind == OutcomeKind::kSkipped) {
@@ -210,6 +181,13 @@ class Run {
     return 0;
   }
 
+  int Interrupted() const {
+    if (streams_.terminated == nullptr || !streams_.terminated())
+      return speaker_.Error("quit (^C) at user request");
+    speaker_.Plain("virt-sparsify: Exiting on signal SIGTERM\n");
+    return 1;
+  }
+
   // What is wrong with input or output, found before any work is done.
   std::optional<std::string> CheckFiles(const std::string& input, const std::string& output) const {
     struct stat in;
@@ -235,30 +213,28 @@ class Run {
     return std::nullopt;
   }
 
-  // Where the overlay's metadata goes.
-  absl::StatusOr<std::string> TemporaryDirectory() const {
+  // Whether there is room for the overlay. Empty: go on; else the status to end with. What the
+  // image occupies is the most that anybody could write of it.
+  std::optional<int> CheckRoom(const std::string& directory, const std::string& input,
+                               uint64_t capacity) const {
+    using Check = VirtSparsifyLine::CheckTmpdir;
     struct stat status;
-    if (line_.tmp.empty()) {
-      const char* set = getenv("TMPDIR");
-      const std::string directory = set == nullptr ? "/tmp" : set;
-      if (stat(directory.c_str(), &status) != 0) {
-        return absl::NotFoundError(
-            absl::StrCat("libguestfs error: converting path to absolute path: TMPDIR: ", directory,
-                         ": realpath: No such file or directory"));
-      }
-      return directory;
+    if (line_.check_tmpdir == Check::kIgnore || stat(input.c_str(), &status) != 0)
+      return std::nullopt;
+    const uint64_t needed =
+        S_ISBLK(status.st_mode) ? capacity : static_cast<uint64_t>(status.st_blocks) * 512;
+    const std::string text = TooLittleSpace(directory, needed);
+    if (text.empty()) return std::nullopt;
+    speaker_.Warning(text);
+    if (line_.check_tmpdir == Check::kFail) {
+      speaker_.Plain("Exiting because --check-tmpdir=fail was set.\n");
+      return 2;
     }
-    if (absl::StartsWith(line_.tmp, "prebuilt:") || stat(line_.tmp.c_str(), &status) != 0 ||
-        !S_ISDIR(status.st_mode)) {
-      // A block device or a prebuilt overlay is for the space that zeros take; none are written
-      // here.
-      if (absl::StartsWith(line_.tmp, "prebuilt:") ||
-          (stat(line_.tmp.c_str(), &status) == 0 && S_ISBLK(status.st_mode)))
-        return std::string("/tmp");
-      return absl::InvalidArgumentError(
-          "--tmp parameter must point to a directory, block device or prebuilt file");
+    if (line_.check_tmpdir == Check::kWarn && streams_.wait_for_return) {
+      streams_.wait_for_return("Press RETURN to continue or ^C to quit.\n");
+      if (stop_.stop_requested()) return Interrupted();
     }
-    return line_.tmp;
+    return std::nullopt;
   }
 
   int Copy() {
@@ -267,20 +243,43 @@ class Run {
     if (const auto wrong = CheckFiles(input, output)) return speaker_.Error(*wrong);
     const auto header = services_.images.ReadHeader(input, line_.format);
     if (!header.ok()) return speaker_.Error(std::string(header.status().message()));
-    const std::string format = line_.convert.empty() ? header->format : line_.convert;
-    if (line_.compress && format == "raw") {
+    if (line_.compress && (line_.convert.empty() ? header->format : line_.convert) == "raw") {
       return speaker_.Error(
           "--compress cannot be used for raw output.  Remove this option or use --convert qcow2.");
     }
-    const auto directory = TemporaryDirectory();
-    if (!directory.ok()) return speaker_.Error(std::string(directory.status().message()));
-    speaker_.Message(
-        absl::StrCat("Create overlay file in ", *directory, " to protect source disk"));
-    const absl::Status copied =
-        CopyBy(Absolute(input), header->format, *directory,
-               {Absolute(output), format, line_.qemu_options, line_.compress});
-    if (absl::IsCancelled(copied)) return speaker_.Error("quit (^C) at user request");
-    if (!copied.ok()) return speaker_.Error(std::string(copied.message()));
+    const auto tmp = ChooseTmp(line_.tmp, services_.images);
+    if (!tmp.ok()) return speaker_.Error(std::string(tmp.status().message()));
+    if (tmp->prebuilt.empty() && tmp->device.empty()) {
+      if (const auto status = CheckRoom(tmp->directory, input, header->capacity)) return *status;
+    }
+    if (!tmp->device.empty())
+      speaker_.Info(
+          absl::StrCat("--tmp ", tmp->device, " is left as it is: no space for zeros is needed"));
+    SparsifyCopyOptions options;
+    options.source = input;
+    options.source_format = line_.format;
+    options.output = output;
+    options.output_format = line_.convert;
+    options.qemu_options = line_.qemu_options;
+    options.compress = line_.compress;
+    options.temporary_directory = tmp->directory;
+    options.prebuilt = tmp->prebuilt;
+    options.replay = true;
+    options.zero = Zeroed();
+    options.engine = Engine();
+    const auto plan = PlanSparsifyCopy(services_, options, stop_);
+    if (absl::IsCancelled(plan.status())) return Interrupted();
+    if (!plan.ok()) return speaker_.Error(std::string(plan.status().message()));
+    if (!plan->lost.empty())
+      speaker_.Warning(absl::StrCat("the copy does not keep: ", absl::StrJoin(plan->lost, ", ")));
+    const SparsifyCopyEvents events = {
+        [&](CopyStep step, const SparsifiedCopy& made) { return SayStep(step, *tmp, made); },
+        [&](const sparsify::SparsifyProgress& now) {
+          speaker_.Progress(now.done_bytes, now.total_bytes);
+        }};
+    const auto made = ExecuteSparsifyCopy(services_, options, *plan, events, stop_);
+    if (absl::IsCancelled(made.status())) return Interrupted();
+    if (!made.ok()) return speaker_.Error(std::string(made.status().message()));
     speaker_.Message("Sparsify operation completed with no errors.");
     speaker_.Info(
         "Before deleting the old disk, carefully check that the target disk boots and works "
@@ -288,31 +287,32 @@ class Run {
     return 0;
   }
 
-  absl::Status CopyBy(const std::string& input, const std::string& format,
-                      const std::string& directory, const sparsify::Overlay::Output& output) const {
-    VR_ASSIGN_OR_RETURN(sparsify::Overlay overlay,
-                        sparsify::Overlay::Make(input, format, directory, stop_));
-    speaker_.Message("Examine source disk");
-    VR_ASSIGN_OR_RETURN(const sparsify::SparsifyResult result,
-                        services_.zero_free(overlay, Engine(), {}, stop_));
-    std::map<size_t, absl::Status> appliance;
-    const std::vector<ApplianceJob> jobs = ApplianceJobs(result, SparsifyEngine::kAuto, true);
-    if (!jobs.empty() && services_.offline_guest != nullptr) {
-      std::vector<std::string> devices;
-      for (const ApplianceJob& job : jobs) devices.push_back(job.device);
-      const auto trimmed = services_.offline_guest->Trim({{"qcow2", overlay.path()}}, devices,
-                                                         absl::Hours(1), stop_);
-      for (size_t i = 0; i < jobs.size(); ++i)
-        appliance[jobs[i].filesystem] = trimmed.ok() ? (*trimmed)[i] : trimmed.status();
+  absl::Status SayStep(CopyStep step, const VirtSparsifyTmp& tmp,
+                       const SparsifiedCopy& made) const {
+    switch (step) {
+      case CopyStep::kOverlay:
+        speaker_.Message(
+            tmp.prebuilt.empty()
+                ? absl::StrCat("Create overlay file in ", tmp.directory, " to protect source disk")
+                : absl::StrCat("Using prebuilt file ", tmp.prebuilt, " as overlay"));
+        break;
+      case CopyStep::kExamine:
+        speaker_.Message("Examine source disk");
+        break;
+      case CopyStep::kExamined:
+        SayFilesystems(made.result, made.appliance, false);
+        return Annotate(ApplianceFailure(made.appliance), "libguestfs error");
+      case CopyStep::kConvert:
+        speaker_.Message("Copy to destination and make sparse");
+        break;
     }
-    SayFilesystems(result, appliance, false);
-    speaker_.Message("Copy to destination and make sparse");
-    return overlay.Convert(output, stop_);
+    return absl::OkStatus();
   }
 
   const VirtSparsifyLine& line_;
   const Services& services_;
-  const Speaker& speaker_;
+  VirtSparsifySpeaker& speaker_;
+  const VirtSparsifyStreams& streams_;
   const std::stop_token& stop_;
 };
 
@@ -327,14 +327,20 @@ int RunVirtSparsify(const std::vector<std::string>& arguments, const WithService
     return end->status;
   }
   const auto& line = std::get<VirtSparsifyLine>(parsed);
-  const Speaker speaker(line, streams);
+  auto made = VirtSparsifySpeaker::Make(line, streams);
+  if (!made.ok()) {
+    streams.err(VirtSparsifyError(std::string(made.status().message()), true));
+    return 1;
+  }
+  VirtSparsifySpeaker& speaker = *made;
   CommandLine common;
   common.verb = Verb::kSparsify;
   common.domains = {AsPath(line.disks[0])};
   if (const char* directory = getenv("VIRT_RECLAIM_RUN_DIR")) common.run_directory = directory;
   int status = 1;
-  const absl::Status connected = with_services(
-      common, [&](const Services& services) { status = Run(line, services, speaker, stop).Do(); });
+  const absl::Status connected = with_services(common, [&](const Services& services) {
+    status = Run(line, services, speaker, streams, stop).Do();
+  });
   return connected.ok() ? status : speaker.Error(std::string(connected.message()));
 }
 

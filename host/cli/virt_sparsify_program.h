@@ -16,6 +16,10 @@ namespace virt_reclaim {
 // Where its texts go, at once: scripts wait for them.
 struct VirtSparsifyStreams {
   std::function<void(absl::string_view)> out, err;
+  // Whether it was SIGTERM that asked for the stop; empty: it was not.
+  std::function<bool()> terminated = nullptr;
+  // Prints what it gets and waits for a line, or a stop; empty: there is no terminal to ask on.
+  std::function<void(absl::string_view)> wait_for_return = nullptr;
 };
 
 // Returns the status to end with: 0 done, 1 failed, 2 too little temporary space, 3 discards are

@@ -15,6 +15,7 @@ using freemap::Refusal;
 // That a Linux kernel trims. NTFS is none of them: an appliance trims one that hibernates.
 constexpr absl::string_view kTypes[] = {"ext2", "ext3", "ext4", "xfs",    "btrfs",
                                         "vfat", "f2fs", "jfs",  "nilfs2", "exfat"};
+constexpr absl::Duration kApplianceTimeout = absl::Hours(1);
 constexpr uint32_t kLetters = 26;  // /dev/sda to /dev/sdz
 
 bool IsPlainName(absl::string_view name) {
@@ -34,6 +35,12 @@ bool IsForAppliance(const freemap::Filesystem& found, SparsifyEngine engine, boo
 
 }  // namespace
 
+SparsifyEngine SparsifyEngineOf(absl::string_view word) {
+  if (word == "native") return SparsifyEngine::kNative;
+  if (word == "libguestfs") return SparsifyEngine::kLibguestfs;
+  return SparsifyEngine::kAuto;
+}
+
 std::string DeviceOf(const freemap::Filesystem& found) {
   absl::string_view place = found.place;
   if (found.mapped) {
@@ -52,17 +59,58 @@ std::string DeviceOf(const freemap::Filesystem& found) {
   return absl::StrCat(disk, place);
 }
 
+bool IsNamed(const freemap::Filesystem& found, const std::vector<std::string>& devices) {
+  if (absl::EndsWith(found.type, "_member") || (found.type.empty() && found.place == "disk"))
+    return false;
+  const std::string device = DeviceOf(found);
+  return !device.empty() && std::find(devices.begin(), devices.end(), device) != devices.end();
+}
+
 std::vector<ApplianceJob> ApplianceJobs(const sparsify::SparsifyResult& result,
-                                        SparsifyEngine engine, bool replay) {
+                                        SparsifyEngine engine, bool replay,
+                                        const std::vector<std::string>& zero) {
   std::vector<ApplianceJob> jobs;
-  if (engine == SparsifyEngine::kNative) return jobs;
+  const bool doubtful = std::any_of(
+      result.filesystems.begin(), result.filesystems.end(),
+      [](const auto& filesystem) { return filesystem.found.refusal == Refusal::kState; });
   for (size_t i = 0; i < result.filesystems.size(); ++i) {
     const freemap::Filesystem& found = result.filesystems[i].found;
-    if (found.refusal == Refusal::kState) return {};
-    if (!IsForAppliance(found, engine, replay)) continue;
-    if (const std::string device = DeviceOf(found); !device.empty()) jobs.push_back({i, device});
+    const std::string device = DeviceOf(found);
+    if (IsNamed(found, zero)) {
+      jobs.push_back({i, device, true});
+    } else if (engine != SparsifyEngine::kNative && !doubtful && !device.empty() &&
+               IsForAppliance(found, engine, replay)) {
+      jobs.push_back({i, device});
+    }
   }
   return jobs;
+}
+
+absl::StatusOr<std::map<size_t, absl::Status>> RunApplianceJobs(
+    const Services& services, const std::vector<OfflineDisk>& disks,
+    const std::vector<ApplianceJob>& jobs, const std::stop_token& stop) {
+  std::vector<OfflineJob> wanted;
+  for (const ApplianceJob& job : jobs) wanted.push_back({job.device, job.zero});
+  const auto done = services.offline_guest == nullptr
+                        ? absl::UnimplementedError("virt-reclaim-guestfs is not installed")
+                        : services.offline_guest->Trim(disks, wanted, kApplianceTimeout, stop);
+  if (absl::IsCancelled(done.status())) return done.status();
+  std::map<size_t, absl::Status> statuses;
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    absl::Status status = done.ok() ? (*done)[i] : done.status();
+    // What was named is not passed over.
+    if (jobs[i].zero && !status.ok()) status = absl::FailedPreconditionError(status.message());
+    statuses[jobs[i].filesystem] = status;
+  }
+  return statuses;
+}
+
+absl::Status ApplianceFailure(const std::map<size_t, absl::Status>& appliance) {
+  for (const auto& [filesystem, status] : appliance) {
+    if (!status.ok() && !absl::IsUnavailable(status) && !absl::IsUnimplemented(status))
+      return status;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace virt_reclaim

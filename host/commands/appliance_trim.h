@@ -5,9 +5,15 @@
 #define VIRT_RECLAIM_HOST_COMMANDS_APPLIANCE_TRIM_H_
 
 #include <cstddef>
+#include <map>
+#include <stop_token>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "host/commands/services.h"
 #include "host/sparsify/sparsify.h"
 
 namespace virt_reclaim {
@@ -17,18 +23,39 @@ enum class SparsifyEngine {
   kNative,      // nothing else
   kLibguestfs,  // the appliance for all that it may touch
 };
+// By its word: "auto", "native", "libguestfs"; others, which nobody lets through, are auto. Pure.
+SparsifyEngine SparsifyEngineOf(absl::string_view word);
 
 struct ApplianceJob {
   size_t filesystem = 0;  // index in the result
   std::string device;     // as libguestfs names it: /dev/sda1, /dev/GROUP/VOLUME
+  bool zero = false;      // it becomes zeroes as a whole
 };
 
 // How libguestfs names where it lies; empty: it has no name there. Pure.
 std::string DeviceOf(const freemap::Filesystem& found);
 
-// Pure. Empty when a hibernated system, or anything else in a doubtful state, is on the disks.
+// Whether it lies on one of `devices`, by their very names, and is what libguestfs lists as a
+// filesystem: no disk with partitions, no part of a volume group or RAID. Pure.
+bool IsNamed(const freemap::Filesystem& found, const std::vector<std::string>& devices);
+
+// Pure. Nothing is trimmed when a hibernated system, or anything else in a doubtful state, is on
+// the disks. Those of `zero` are zeroed whatever is on them.
 std::vector<ApplianceJob> ApplianceJobs(const sparsify::SparsifyResult& result,
-                                        SparsifyEngine engine, bool replay);
+                                        SparsifyEngine engine, bool replay,
+                                        const std::vector<std::string>& zero = {});
+
+// Has them done on `disks`, all of one guest, which is off and in nobody's use: what became of
+// each, by index of the filesystem. Cancelled. Blocks.
+absl::StatusOr<std::map<size_t, absl::Status>> RunApplianceJobs(
+    const Services& services, const std::vector<OfflineDisk>& disks,
+    const std::vector<ApplianceJob>& jobs, const std::stop_token& stop);
+
+// By which libguestfs's virt-sparsify ends with an error: its appliance does not start, or fails in
+// the middle of a filesystem. One that cannot be mounted, or has no trim, it passes over; and where
+// our program for it is not installed, native's word stands. OK: none of `appliance`, by index of
+// the filesystem, is such a one. Pure.
+absl::Status ApplianceFailure(const std::map<size_t, absl::Status>& appliance);
 
 }  // namespace virt_reclaim
 

@@ -189,6 +189,15 @@ absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const Domain
   return facts;
 }
 
+ImageStorage StorageOf(const Services& services, const xml::ImageSource& source) {
+  const bool is_path = source.type == "file" || source.type == "block";
+  if (is_path && !source.path.empty() && services.hypervisor.ImagesAreLocal())
+    return services.images.Storage(source);
+  ImageStorage storage;
+  storage.unknown = source.path.empty() ? "there is no image" : "not on this machine";
+  return storage;
+}
+
 std::optional<Blocker> AgentObstacle(const DomainFacts& domain) {
   if (domain.summary.state != DomainState::kRunning) return StateBlocker(domain.summary.state);
   const xml::Channel* channel = AgentChannel(domain.live);

@@ -34,6 +34,9 @@ struct DomainFacts {
 absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const DomainSummary& summary,
                                           Hypervisor::Xml kind = Hypervisor::Xml::kLive);
 
+// What lies below an image. Of one that is no file or device of this machine that is not known.
+ImageStorage StorageOf(const Services& services, const xml::ImageSource& source);
+
 // A session with a domain's agent, while the domain's lock is held.
 struct AgentSession {
   std::optional<DomainLock> lock;     // empty: the caller has it

@@ -1,6 +1,8 @@
 // Do discards of a guest reach the host? Proved end to end, for each disk: the agent writes a
-// marker into a filesystem, deletes it and trims it, and the allocation of the disk's images must
-// fall by what the marker had taken. Writes to the guest's filesystem, a file of its own, and takes
+// marker into a filesystem, deletes it and trims it, and the host must get it back. Of a raw image,
+// where the guest can tell where its marker lies, that very place must become a hole, whatever else
+// is discarded meanwhile; else the allocation of the disk's images must fall by 90 % of it, twice.
+// Writes to the guest's filesystem, a file of its own, and takes
 // it away again.
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_DISCARD_PROBE_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_DISCARD_PROBE_H_

@@ -93,7 +93,7 @@ class DomainExplainer {
       if (!IsWanted(disk.xml)) continue;
       ExplainedDisk explained;
       explained.image = disk.xml.source.path;
-      explained.chain = JudgeDiscardChain(facts_, disk, StorageOf(disk));
+      explained.chain = JudgeDiscardChain(facts_, disk, StorageOf(services_, disk.xml.source));
       result_.disks.push_back(std::move(explained));
     }
     if (options_.probe) Probe(access);
@@ -171,16 +171,6 @@ class DomainExplainer {
       }
     }
     if (result_.agent) facts_.guest_unknown = {*result_.agent};
-  }
-
-  ImageStorage StorageOf(const DiskFacts& disk) const {
-    const xml::ImageSource& source = disk.xml.source;
-    const bool is_path = source.type == "file" || source.type == "block";
-    if (is_path && !source.path.empty() && services_.hypervisor.ImagesAreLocal())
-      return services_.images.Storage(source);
-    ImageStorage storage;
-    storage.unknown = source.path.empty() ? "there is no image" : "not on this machine";
-    return storage;
   }
 
   void Probe(const AgentAccess& access) {

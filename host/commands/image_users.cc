@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
 #include "base/status.h"
 
 namespace virt_reclaim {
@@ -18,6 +20,19 @@ std::optional<std::tuple<uint64_t, uint64_t, uint64_t>> KeyOf(const std::string&
 }
 
 }  // namespace
+
+std::optional<Blocker> NotOff(const Services& services, const DomainSummary& domain) {
+  const std::string name = Printable(domain.name);
+  const auto state = services.hypervisor.State(domain.uuid);
+  if (!state.ok()) return Blocker{Reason::kRunning, absl::StrCat(name, ": state not known")};
+  if (*state == DomainState::kPaused) return Blocker{Reason::kPaused, name};
+  if (*state != DomainState::kShutOff)
+    return Blocker{Reason::kRunning, absl::StrCat(name, ": ", Name(*state))};
+  const auto saved = services.hypervisor.HasManagedSave(domain.uuid);
+  if (saved.ok() && !*saved) return std::nullopt;
+  if (!saved.ok() && absl::IsUnimplemented(saved.status())) return std::nullopt;
+  return Blocker{Reason::kManagedSave, name};
+}
 
 void ImageUsers::Add(const std::string& path, const ImageUse& use) {
   const auto key = KeyOf(path);

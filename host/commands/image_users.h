@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <stop_token>
 #include <string>
 #include <tuple>
@@ -12,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "host/commands/services.h"
+#include "host/model/reason.h"
 
 namespace virt_reclaim {
 
@@ -40,6 +42,10 @@ class ImageUsers {
 
   std::map<Key, std::vector<ImageUse>> uses_;
 };
+
+// Why the memory of `domain`, which runs, is paused or saved, may be newer than its images. Empty:
+// it is off.
+std::optional<Blocker> NotOff(const Services& services, const DomainSummary& domain);
 
 }  // namespace virt_reclaim
 

@@ -175,6 +175,19 @@ absl::Status JudgeImages(const Services& services, const MigrateOptions& options
   return absl::OkStatus();
 }
 
+// What the journal of the domain asks for. One that cannot be read stops apply before it acts.
+bool GoesOn(const Services& services, const MigrateOptions& options, const MigrateAction& action) {
+  const MigrationStore store(services.state_directory, services.hypervisor.Uri());
+  const auto latest = store.Latest(action.domain.uuid);
+  if (!latest.ok() || !*latest || IsOver((*latest)->place().step)) return false;
+  // It waits for a power cycle, or for a change that is made anew.
+  if ((*latest)->place().step == MigrationStep::kDefined) {
+    return action.changes.empty() && options.power_cycle == PowerCycle::kShutdown &&
+           action.domain.state == DomainState::kRunning;
+  }
+  return true;
+}
+
 absl::Status PlanInto(const Services& services, const MigrateOptions& options,
                       PunchTests& punch_tests, const std::stop_token& stop, MigrateAction& action) {
   VR_ASSIGN_OR_RETURN(
@@ -186,6 +199,7 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
   }
   if (!action.changes.empty())
     VR_RETURN_IF_ERROR(JudgeImages(services, options, punch_tests, action));
+  action.goes_on = GoesOn(services, options, action);
   if (action.changes.empty()) {
     action.power_cycle_pending = LiveIsOlder(services, options, action);
     return absl::OkStatus();
@@ -290,13 +304,22 @@ absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const Migrat
                                           const std::string& text) {
   xml::RewriteOptions rewrite = options.rewrite;
   rewrite.excluded = excluded;
-  if (rewrite.machine == xml::MachinePolicy::kLatest ||
-      rewrite.machine == xml::MachinePolicy::kNamed) {
-    VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(text));
-    VR_ASSIGN_OR_RETURN(rewrite.known_machines,
-                        services.hypervisor.MachineTypes(domain.arch, domain.type));
+  const auto raises = [](const xml::Rewritten& rewritten) {
+    return std::any_of(rewritten.changes.begin(), rewritten.changes.end(),
+                       [](const xml::Change& change) { return change.what == "machine"; });
+  };
+  const bool raise_no_further = rewrite.machine == xml::MachinePolicy::kAuto;
+  xml::Rewritten plain;
+  if (raise_no_further || rewrite.machine == xml::MachinePolicy::kKeep) {
+    VR_ASSIGN_OR_RETURN(plain, xml::Rewrite(text, rewrite));
+    if (!raise_no_further || !raises(plain)) return plain;
   }
-  return xml::Rewrite(text, rewrite);
+  VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(text));
+  VR_ASSIGN_OR_RETURN(rewrite.known_machines,
+                      services.hypervisor.MachineTypes(domain.arch, domain.type));
+  VR_ASSIGN_OR_RETURN(xml::Rewritten known, xml::Rewrite(text, rewrite));
+  // A host that has none that would do is the preflight's to refuse, by the name of the type.
+  return raise_no_further && !raises(known) ? plain : known;
 }
 
 absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
@@ -326,6 +349,11 @@ Outcome OutcomeOf(const MigrateAction& action) {
     outcome.reasons = action.blockers;
   }
   return outcome;
+}
+
+bool HasWork(const MigrateAction& action) {
+  return OutcomeOf(action).kind == OutcomeKind::kDone &&
+         (!action.changes.empty() || action.goes_on);
 }
 
 bool NeedsPowerCycle(const MigrateAction& action) {

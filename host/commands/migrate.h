@@ -69,6 +69,7 @@ struct MigrateAction {
   absl::Status error;                  // not OK: it could not be examined
   bool asked_for = false;              // the user named this domain
   bool power_cycle_pending = false;    // the running domain still works under an older definition
+  bool goes_on = false;                // apply takes a migration further that was begun before
 };
 
 struct MigratedDomain {
@@ -110,6 +111,9 @@ absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
 // What the plan says, for the exit status: a domain that cannot be examined has failed, one with
 // blockers is skipped.
 Outcome OutcomeOf(const MigrateAction& action);
+
+// Whether apply would do anything to the domain.
+bool HasWork(const MigrateAction& action);
 // The change would wait for a power cycle.
 bool NeedsPowerCycle(const MigrateAction& action);
 

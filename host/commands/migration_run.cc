@@ -7,7 +7,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/commands/collect.h"
-#include "host/model/guest_disks.h"
+#include "host/commands/expected_mounts.h"
 #include "host/model/same_definition.h"
 #include "host/services/state_path.h"
 
@@ -29,43 +29,6 @@ constexpr absl::Duration kDeathWatch = absl::Seconds(10);
 
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToInt64Seconds(duration), " s");
-}
-
-// What lies on a disk and can be told apart; tmpfs and the like come and go. Each under every
-// place it is mounted at.
-std::vector<ExpectedMount> MountsOf(const DomainFacts& domain,
-                                    std::vector<GuestFilesystem> filesystems) {
-  GuestFacts guest;
-  guest.filesystems = std::move(filesystems);
-  const auto targets = MatchGuestDisks(domain.live, guest);
-  std::vector<ExpectedMount> mounts;
-  for (const GuestFilesystem& filesystem : guest.filesystems) {
-    if (filesystem.devices.empty()) continue;
-    std::string image;
-    if (const auto disks = DisksOf(filesystem); disks.size() == 1) {
-      const auto target = targets.find(disks.front());
-      for (const DiskFacts& disk : domain.disks) {
-        if (target != targets.end() && disk.xml.target == target->second)
-          image = disk.xml.source.path;
-      }
-    }
-    for (const std::string& mount_point : filesystem.mount_points)
-      mounts.push_back({mount_point, filesystem.type, filesystem.uuid, image});
-  }
-  return mounts;
-}
-
-// Bind mounts come and go with whoever needs them.
-std::vector<ExpectedMount> OncePerFilesystem(const std::vector<ExpectedMount>& mounts) {
-  std::vector<ExpectedMount> once;
-  for (const ExpectedMount& mount : mounts) {
-    const bool again = std::any_of(once.begin(), once.end(), [&](const ExpectedMount& other) {
-      return !mount.uuid.empty() && other.uuid == mount.uuid && other.type == mount.type &&
-             other.image == mount.image;
-    });
-    if (!again) once.push_back(mount);
-  }
-  return once;
 }
 
 }  // namespace
@@ -95,8 +58,10 @@ absl::Status MigrationRun::Append(MigrationStep step, std::string detail) {
 absl::Status MigrationRun::Continue(const std::stop_token& stop) {
   waits_ = false;
   while (!waits_ && !IsOver(place().step)) {
-    // A definition is never left half made; everything else may wait for the next call.
-    if (stop.stop_requested() && place().step != MigrationStep::kUndoing)
+    // A definition is never left half made, and one that is made was not interrupted; everything
+    // else may wait for the next call.
+    const MigrationStep step = place().step;
+    if (stop.stop_requested() && step != MigrationStep::kUndoing && step != MigrationStep::kDefined)
       return absl::CancelledError("interrupted");
     VR_RETURN_IF_ERROR(Step(stop));
   }
@@ -108,7 +73,7 @@ absl::Status MigrationRun::Step(const std::stop_token& stop) {
     case MigrationStep::kBegun:
       return Append(MigrationStep::kDefining);
     case MigrationStep::kDefining:
-      return DefineNew();
+      return DefineNew(stop);
     case MigrationStep::kDefined:
       return LeaveDefined(stop);
     case MigrationStep::kStopping:
@@ -133,7 +98,7 @@ absl::Status MigrationRun::Step(const std::stop_token& stop) {
 
 // ---- Forward.
 
-absl::Status MigrationRun::DefineNew() {
+absl::Status MigrationRun::DefineNew(const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
   VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
   VR_ASSIGN_OR_RETURN(const std::string current,
@@ -151,6 +116,8 @@ absl::Status MigrationRun::DefineNew() {
     MigrationRecord record;
     record.step = MigrationStep::kDefined;
     record.after_digest = Digest(stored);
+    // Somebody else may power-cycle it, and then ask whether it came back as it was.
+    if (!options_.power_cycle) LookBefore(record, stop);
     return Append(std::move(record));
   }
   if (current != old_xml) {
@@ -167,8 +134,8 @@ absl::Status MigrationRun::LeaveDefined(const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
   waits_ = true;
   if (!options_.power_cycle || state != DomainState::kRunning) return absl::OkStatus();
-  DomainFacts facts;
-  VR_ASSIGN_OR_RETURN(facts, CollectDomain(services_, {"", uuid_, state, true}));
+  if (stop.stop_requested()) return absl::CancelledError("interrupted");
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services_, {"", uuid_, state, true}));
   VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
   VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(new_xml));
   VR_ASSIGN_OR_RETURN(const auto activity, services_.hypervisor.Activity(uuid_, facts.live));
@@ -181,14 +148,22 @@ absl::Status MigrationRun::LeaveDefined(const std::stop_token& stop) {
   MigrationRecord record;
   record.step = MigrationStep::kStopping;
   record.was_running = true;
-  if (auto access = OpenAgentLocked(services_, facts, kAgentTimeout, stop); access.session) {
-    auto filesystems = access.session->agent->ListFilesystems(kAgentTimeout, stop);
-    record.had_agent = filesystems.ok();
-    if (filesystems.ok())
-      record.mounts = OncePerFilesystem(MountsOf(facts, *std::move(filesystems)));
-  }
+  LookBefore(record, stop);
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
   return Append(std::move(record));
+}
+
+void MigrationRun::LookBefore(MigrationRecord& record, const std::stop_token& stop) {
+  const auto state = services_.hypervisor.State(uuid_);
+  if (!state.ok() || *state != DomainState::kRunning) return;
+  const auto facts = CollectDomain(services_, {"", uuid_, *state, true});
+  if (!facts.ok()) return;
+  AgentAccess access = OpenAgentLocked(services_, *facts, kAgentTimeout, stop);
+  if (!access.session) return;
+  auto filesystems = access.session->agent->ListFilesystems(kAgentTimeout, stop);
+  record.had_agent = filesystems.ok();
+  if (filesystems.ok())
+    record.mounts = OncePerFilesystem(MountsOf(*facts, *std::move(filesystems)));
 }
 
 absl::Status MigrationRun::Stop(const std::stop_token& stop) {
@@ -258,15 +233,16 @@ absl::StatusOr<std::string> MigrationRun::Verify(const std::stop_token& stop) {
   while (true) {
     if (stop.stop_requested()) return absl::CancelledError("interrupted");
     VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
-    if (state == DomainState::kPaused && services_.now() < begin + kStarting) {
-      services_.sleep(kPoll);  // so libvirt calls one whose start is not over, too
+    // So libvirt calls one whose start is not over, too; and a full storage is somebody's to mend.
+    if (state == DomainState::kPaused && services_.now() < std::max(deadline, begin + kStarting)) {
+      services_.sleep(kPoll);
       continue;
     }
     if (state != DomainState::kRunning) {
       return absl::UnavailableError(
           absl::StrCat("the domain is ", Name(state), " instead of running"));
     }
-    if (!place().had_agent) return std::string("not verified: no agent answered before, either");
+    if (!place().had_agent) return std::string("no agent answered before its power cycle, either");
     auto still_missing = MissingMount(stop);
     if (still_missing.ok() && still_missing->empty()) return std::string();
     missing = still_missing.ok() ? absl::StrCat(*still_missing, " is not mounted")
@@ -302,17 +278,10 @@ absl::StatusOr<std::string> MigrationRun::MissingMount(const std::stop_token& st
   VR_ASSIGN_OR_RETURN(std::vector<GuestFilesystem> filesystems,
                       access.session->agent->ListFilesystems(kAgentTimeout, stop));
   const std::vector<ExpectedMount> found = MountsOf(facts, std::move(filesystems));
-  for (const ExpectedMount& mount : place().mounts) {
-    const auto is_it = [&](const ExpectedMount& other) {
-      // A clone of the disk has the same UUID.
-      return other.uuid == mount.uuid && other.type == mount.type &&
-             other.mount_point == mount.mount_point &&
-             (other.image == mount.image || other.image.empty() || mount.image.empty());
-    };
-    if (std::none_of(found.begin(), found.end(), is_it))
-      return absl::StrCat("'", mount.mount_point, "' (", mount.uuid, ")");
-  }
-  return std::string();
+  const std::vector<ExpectedMount> expected = place().mounts;
+  const ExpectedMount* missing = FindMissing(expected, found);
+  return missing == nullptr ? std::string()
+                            : absl::StrCat("'", missing->mount_point, "' (", missing->uuid, ")");
 }
 
 // ---- Back.
@@ -360,6 +329,7 @@ absl::Status MigrationRun::StartOld(const std::stop_token& stop) {
     if (absl::IsCancelled(verified.status())) return verified.status();
     if (!verified.ok()) {
       absl::StrAppend(&remark, "; with the old definition: ", verified.status().message());
+      if (failure_.ok()) failure_ = Annotate(verified.status(), "with the old definition");
     }
   }
   return Append(MigrationStep::kRolledBack, Printable(remark));
@@ -465,25 +435,33 @@ absl::Status MigrationRun::ShutDownAndWait(const std::stop_token& stop) {
   }
 }
 
-// A guest that lives is asked to go; only one that we started and that is dead loses its power.
+// A guest that lives is asked to go; only one that we started and that is dead loses its power: no
+// agent answers, and its disks stand still. What cannot be told, and one that is paused, counts as
+// alive.
 absl::Status MigrationRun::StopForRollback(const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const bool off, IsOff());
   if (off) return absl::OkStatus();
   if (place().may_power_off) {
     VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
-    const bool answers = state == DomainState::kRunning && MissingMount(stop).ok();
+    if (state == DomainState::kCrashed) return services_.hypervisor.PowerOff(uuid_);
     const auto before = DiskRequests();
-    const absl::Time watch_end = services_.now() + kDeathWatch;
-    bool lives = answers;
-    while (!lives && services_.now() < watch_end) {
+    bool lives = state != DomainState::kRunning || !before.ok() || MissingMount(stop).ok() ||
+                 AnswersPing(stop);
+    for (const absl::Time end = services_.now() + kDeathWatch; !lives && services_.now() < end;) {
       if (stop.stop_requested()) return absl::CancelledError("interrupted");
       services_.sleep(kPoll * 4);
       const auto now = DiskRequests();
-      lives = before.ok() && now.ok() && *now != *before;
+      lives = !now.ok() || *now != *before;
     }
     if (!lives) return services_.hypervisor.PowerOff(uuid_);
   }
   return ShutDownAndWait(stop);
+}
+
+bool MigrationRun::AnswersPing(const std::stop_token& stop) {
+  return services_.hypervisor
+      .QemuAgentCommand(uuid_, R"({"execute":"guest-ping"})", kAgentTimeout, stop)
+      .ok();
 }
 
 absl::StatusOr<uint64_t> MigrationRun::DiskRequests() {

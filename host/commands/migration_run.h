@@ -60,7 +60,7 @@ class MigrationRun {
   absl::Status Append(MigrationStep step, std::string detail = "");
   absl::Status Append(MigrationRecord record);
   absl::Status Step(const std::stop_token& stop);
-  absl::Status DefineNew();
+  absl::Status DefineNew(const std::stop_token& stop);
   absl::Status LeaveDefined(const std::stop_token& stop);
   absl::Status Stop(const std::stop_token& stop);
   absl::Status StartNew();
@@ -69,6 +69,8 @@ class MigrationRun {
   absl::Status PutBack(const std::stop_token& stop);
   absl::Status StartOld(const std::stop_token& stop);
 
+  // What the guest is like, when it runs and has an agent.
+  void LookBefore(MigrationRecord& record, const std::stop_token& stop);
   absl::StatusOr<std::string> Current();
   absl::StatusOr<bool> IsOff();
   // The domain runs, and under the new definition.
@@ -81,6 +83,8 @@ class MigrationRun {
   absl::Status StopForRollback(const std::stop_token& stop);
   // Empty: every mount of before is there.
   absl::StatusOr<std::string> MissingMount(const std::stop_token& stop);
+  // qemu-guest-agent answers.
+  bool AnswersPing(const std::stop_token& stop);
   absl::StatusOr<uint64_t> DiskRequests();
 
   const Services& services_;

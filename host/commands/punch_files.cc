@@ -50,6 +50,8 @@ void AddRemarks(PunchedFile& file) {
     reasons.push_back({Reason::kPreallocated, FormatByteSize(file.skipped.unwritten_bytes)});
   if (file.skipped.compressed_bytes > 0)
     reasons.push_back({Reason::kCompressedExtents, FormatByteSize(file.skipped.compressed_bytes)});
+  if (const uint64_t bytes = file.skipped.compressed_cluster_bytes; bytes > 0)
+    reasons.push_back({Reason::kCompressedClusters, FormatByteSize(bytes)});
 }
 
 absl::Status PunchInto(punch::Puncher& puncher, PunchMode mode,

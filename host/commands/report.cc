@@ -78,7 +78,9 @@ void TakeMap(const sparsify::SparsifyResult& found, size_t index, ReportedDisk& 
   use.obstacle = GuestObstacle::kNone;
   if (!mapped) disk.facts.guest = std::move(use);
   disk.facts.free_and_allocated = found.disks[index].reclaimable_bytes;
-  disk.assessment.reclaimable = disk.facts.free_and_allocated;
+  disk.assessment.held = disk.facts.free_and_allocated;
+  const bool keeps = !disk.facts.chain.empty() && disk.facts.chain.front().internal_snapshots > 0;
+  disk.assessment.reclaimable = keeps ? std::nullopt : disk.assessment.held;
   disk.assessment.from = ReclaimableFrom::kFreeMap;
 }
 
@@ -112,6 +114,8 @@ void ReadStopped(const Services& services, std::vector<ReportedDomain>& domains,
 ReportTotal Sum(const std::vector<ReportedDomain>& domains) {
   ReportTotal total;
   std::set<std::pair<uint64_t, uint64_t>> seen;
+  // Of images that several disks have on top: the least that one of them promises.
+  std::map<std::pair<uint64_t, uint64_t>, uint64_t> promised;
   for (const ReportedDomain& domain : domains) {
     for (const ReportedDisk& disk : domain.disks) {
       if (IsOther(disk.facts.xml)) continue;
@@ -127,9 +131,17 @@ ReportTotal Sum(const std::vector<ReportedDomain>& domains) {
       ++total.disks_with_guest;
       if (disk.facts.guest) total.guest_used += disk.facts.guest->used;
       if (exact) ++total.disks_exact;
-      total.reclaimable += disk.assessment.reclaimable.value_or(0);
+      const uint64_t reclaimable = disk.assessment.reclaimable.value_or(0);
+      if (disk.facts.chain.empty()) {
+        total.reclaimable += reclaimable;
+        continue;
+      }
+      const ImageFile& top = disk.facts.chain.front();
+      const auto [entry, is_new] = promised.try_emplace({top.device, top.inode}, reclaimable);
+      if (!is_new) entry->second = std::min(entry->second, reclaimable);
     }
   }
+  for (const auto& [image, bytes] : promised) total.reclaimable += bytes;
   return total;
 }
 

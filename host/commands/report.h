@@ -38,7 +38,8 @@ struct ReportedDomain {
   absl::Duration since_trim = absl::ZeroDuration();
 };
 
-// Sums over what is known; an image that several disks share counts once.
+// Sums over what is known; an image that several disks share counts once, in `allocation` wherever
+// it is in a chain, in `reclaimable` where it is on top, since only that gives back.
 struct ReportTotal {
   uint64_t capacity = 0, allocation = 0, guest_used = 0, reclaimable = 0;
   size_t disks = 0;

@@ -17,6 +17,160 @@ namespace {
 
 using policy::Job;
 
+Outcome Skipped(Blocker reason) {
+  Outcome outcome;
+  outcome.kind = OutcomeKind::kSkipped;
+  outcome.reasons.push_back(std::move(reason));
+  return outcome;
+}
+
+class Run {
+ public:
+  Run(const Services& services, const RunPlan& plan, const RunProgress& progress,
+      const std::stop_token& stop)
+      : services_(services),
+        plan_(plan),
+        progress_(progress),
+        stop_(stop),
+        end_(plan.limits.max_duration ? services.now() + *plan.limits.max_duration
+                                      : absl::InfiniteFuture()),
+        items_(plan.passed_over) {}
+
+  std::vector<RunItem> Execute() {
+    if (!plan_.emergency) TrimAll();
+    size_t target = 0;
+    for (const SparsifyStep& step : plan_.sparsify) Sparsify(step, ++target);
+    Punch();
+    if (plan_.emergency) TrimAll();
+    for (const DomainSummary& domain : plan_.resume) Resume(domain);
+    return std::move(items_);
+  }
+
+ private:
+  void TrimAll() {
+    for (const RunTrims& trims : plan_.trims) Trim(trims);
+  }
+
+  void Trim(const RunTrims& trims) {
+    TrimOptions options = trims.options;
+    if (end_ != absl::InfiniteFuture())
+      options.max_duration = std::max(end_ - services_.now(), absl::ZeroDuration());
+    std::vector<TrimAction> actions = trims.actions;
+    for (TrimAction& action : actions) {
+      for (const uint64_t storage : action.storages) {
+        if (!action.blockers.empty()) break;
+        if (auto reason = TroubleOn(storage)) {
+          action.blockers.push_back(*std::move(reason));
+          action.asked_for = true;  // nobody chose to leave it out
+        }
+      }
+    }
+    const std::vector<TrimmedDomain> domains =
+        ExecuteTrim(services_, options, actions, progress_.trim, stop_);
+    for (size_t i = 0; i < domains.size(); ++i) {
+      items_.push_back(ItemOf(domains[i]));
+      if (!domains[i].outcome.trouble) continue;
+      for (const uint64_t storage : actions[i].storages)
+        in_trouble_.try_emplace(storage, Printable(domains[i].domain.name));
+    }
+  }
+
+  std::optional<Blocker> TroubleOn(uint64_t storage) const {
+    const auto found = in_trouble_.find(storage);
+    if (found == in_trouble_.end()) return std::nullopt;
+    return Blocker{Reason::kStorageStopped, absl::StrCat("domain ", found->second)};
+  }
+
+  // Why something is not begun now.
+  std::optional<Blocker> NotNow(const std::optional<DailyWindow>& window) const {
+    const absl::Time now = services_.now();
+    if (window && !IsOpen(*window, now, absl::LocalTimeZone()))
+      return Blocker{Reason::kOutsideWindow, ""};
+    if (now >= end_) return Blocker{Reason::kTimeOver, ""};
+    return std::nullopt;
+  }
+
+  std::optional<Blocker> TroubleBelow(const SparsifyAction& action) const {
+    for (const SparsifyDisk& disk : action.disks) {
+      struct stat status;
+      if (in_trouble_.empty() || stat(disk.spec.path.c_str(), &status) != 0) continue;
+      if (auto reason = TroubleOn(status.st_dev)) return reason;
+    }
+    return std::nullopt;
+  }
+
+  void Sparsify(const SparsifyStep& step, size_t number) {
+    SparsifyAction action = step.action;
+    if (action.outcome.kind == OutcomeKind::kDone && !stop_.stop_requested()) {
+      if (auto reason = NotNow(step.window)) {
+        action.outcome = Skipped(*std::move(reason));
+      } else if (auto trouble = TroubleBelow(action)) {
+        action.outcome = Skipped(*std::move(trouble));
+        action.outcome.asked_for = true;
+      }
+    }
+    const auto show = [&](SparsifyTargetProgress now) {
+      now.target = number;
+      now.targets = plan_.sparsify.size();
+      if (progress_.sparsify) progress_.sparsify(now);
+    };
+    for (const SparsifiedTarget& target :
+         ExecuteSparsify(services_, step.options, {action}, sparsify::Mode::kSparsify, show, stop_))
+      items_.push_back(ItemOf(target));
+  }
+
+  void Resume(const DomainSummary& domain) {
+    if (!stop_.stop_requested()) {
+      items_.push_back(ResumeDomain(services_, domain));
+      return;
+    }
+    RunItem& item = items_.emplace_back();
+    item.job = Job::kResume;
+    item.name = domain.name;
+    item.is_domain = true;
+    item.outcome.kind = OutcomeKind::kCancelled;
+  }
+
+  void Punch() {
+    uint64_t before = 0;
+    PunchFilesProgress now;
+    now.files = plan_.punch.size();
+    for (const PunchStep& step : plan_.punch) now.allocation += step.action.allocation;
+    const punch::SteadyClock clock = [] { return std::chrono::steady_clock::now(); };
+    std::vector<PunchedFile> files;
+    for (const PunchStep& step : plan_.punch) {
+      ++now.file;
+      const auto show = [&](const PunchFilesProgress& made) {
+        now.path = made.path;
+        now.done = before + made.done;
+        if (progress_.punch) progress_.punch(now);
+      };
+      auto reason = NotNow(step.window);
+      if (reason && step.action.error.ok() && !stop_.stop_requested()) {
+        PunchedFile& file = files.emplace_back();
+        file.path = step.action.path;
+        file.outcome = Skipped(*std::move(reason));
+      } else {
+        auto one = PunchFiles(step.options, {step.action}, PunchMode::kPunch, clock, show, stop_);
+        std::move(one.begin(), one.end(), std::back_inserter(files));
+      }
+      before += step.action.allocation;
+    }
+    MarkNothingFreed(files);
+    for (const PunchedFile& file : files) items_.push_back(ItemOf(file));
+  }
+
+  const Services& services_;
+  const RunPlan& plan_;
+  const RunProgress& progress_;
+  const std::stop_token& stop_;
+  const absl::Time end_;
+  std::vector<RunItem> items_;
+  std::map<uint64_t, std::string> in_trouble_;  // storage, and the domain that met it
+};
+
+}  // namespace
+
 RunItem ItemOf(const TrimmedDomain& domain) {
   RunItem item;
   item.job = Job::kTrim;
@@ -63,159 +217,10 @@ RunItem ItemOf(const PunchedFile& file) {
   return item;
 }
 
-Outcome Skipped(Blocker reason) {
-  Outcome outcome;
-  outcome.kind = OutcomeKind::kSkipped;
-  outcome.reasons.push_back(std::move(reason));
-  return outcome;
+bool IsWorthALine(const RunItem& item) {
+  if (item.is_domain || item.outcome.kind != OutcomeKind::kDone) return true;
+  return item.freed.value_or(0) != 0 || !item.outcome.reasons.empty();
 }
-
-class Run {
- public:
-  Run(const Services& services, const RunPlan& plan, const RunProgress& progress,
-      const std::stop_token& stop)
-      : services_(services),
-        plan_(plan),
-        progress_(progress),
-        stop_(stop),
-        end_(plan.limits.max_duration ? services.now() + *plan.limits.max_duration
-                                      : absl::InfiniteFuture()),
-        items_(plan.passed_over) {}
-
-  std::vector<RunItem> Execute() {
-    if (!plan_.emergency) TrimAll();
-    size_t target = 0;
-    for (const RunSparsify& step : plan_.sparsify) Sparsify(step, ++target);
-    Punch();
-    if (plan_.emergency) TrimAll();
-    for (const DomainSummary& domain : plan_.resume) Resume(domain);
-    return std::move(items_);
-  }
-
- private:
-  void TrimAll() {
-    for (const RunTrims& trims : plan_.trims) Trim(trims);
-  }
-
-  void Trim(const RunTrims& trims) {
-    TrimOptions options = trims.options;
-    if (end_ != absl::InfiniteFuture())
-      options.max_duration = std::max(end_ - services_.now(), absl::ZeroDuration());
-    std::vector<TrimAction> actions = trims.actions;
-    for (TrimAction& action : actions) {
-      for (const uint64_t storage : action.storages) {
-        if (!action.blockers.empty()) break;
-        if (auto reason = TroubleOn(storage)) {
-          action.blockers.push_back(*std::move(reason));
-          action.asked_for = true;  // nobody chose to leave it out
-        }
-      }
-    }
-    const std::vector<TrimmedDomain> domains =
-        ExecuteTrim(services_, options, actions, progress_.trim, stop_);
-    for (size_t i = 0; i < domains.size(); ++i) {
-      items_.push_back(ItemOf(domains[i]));
-      if (!domains[i].trouble) continue;
-      for (const uint64_t storage : actions[i].storages)
-        in_trouble_.try_emplace(storage, Printable(domains[i].domain.name));
-    }
-  }
-
-  std::optional<Blocker> TroubleOn(uint64_t storage) const {
-    const auto found = in_trouble_.find(storage);
-    if (found == in_trouble_.end()) return std::nullopt;
-    return Blocker{Reason::kStorageStopped, absl::StrCat("domain ", found->second)};
-  }
-
-  // Why something is not begun now.
-  std::optional<Blocker> NotNow(const std::optional<DailyWindow>& window) const {
-    const absl::Time now = services_.now();
-    if (window && !IsOpen(*window, now, absl::LocalTimeZone()))
-      return Blocker{Reason::kOutsideWindow, ""};
-    if (now >= end_) return Blocker{Reason::kTimeOver, ""};
-    return std::nullopt;
-  }
-
-  std::optional<Blocker> TroubleBelow(const SparsifyAction& action) const {
-    for (const SparsifyDisk& disk : action.disks) {
-      struct stat status;
-      if (in_trouble_.empty() || stat(disk.spec.path.c_str(), &status) != 0) continue;
-      if (auto reason = TroubleOn(status.st_dev)) return reason;
-    }
-    return std::nullopt;
-  }
-
-  void Sparsify(const RunSparsify& step, size_t number) {
-    SparsifyAction action = step.action;
-    if (action.outcome.kind == OutcomeKind::kDone && !stop_.stop_requested()) {
-      if (auto reason = NotNow(step.window)) {
-        action.outcome = Skipped(*std::move(reason));
-      } else if (auto trouble = TroubleBelow(action)) {
-        action.outcome = Skipped(*std::move(trouble));
-        action.outcome.asked_for = true;
-      }
-    }
-    const auto show = [&](SparsifyTargetProgress now) {
-      now.target = number;
-      now.targets = plan_.sparsify.size();
-      if (progress_.sparsify) progress_.sparsify(now);
-    };
-    for (const SparsifiedTarget& target :
-         ExecuteSparsify(services_, step.options, {action}, sparsify::Mode::kSparsify, show, stop_))
-      items_.push_back(ItemOf(target));
-  }
-
-  void Resume(const DomainSummary& domain) {
-    if (!stop_.stop_requested()) {
-      items_.push_back(ResumeDomain(services_, domain));
-      return;
-    }
-    RunItem& item = items_.emplace_back();
-    item.job = Job::kResume;
-    item.name = domain.name;
-    item.is_domain = true;
-    item.outcome.kind = OutcomeKind::kCancelled;
-  }
-
-  void Punch() {
-    uint64_t before = 0;
-    PunchFilesProgress now;
-    now.files = plan_.punch.size();
-    for (const RunPunch& step : plan_.punch) now.allocation += step.action.allocation;
-    const punch::SteadyClock clock = [] { return std::chrono::steady_clock::now(); };
-    std::vector<PunchedFile> files;
-    for (const RunPunch& step : plan_.punch) {
-      ++now.file;
-      const auto show = [&](const PunchFilesProgress& made) {
-        now.path = made.path;
-        now.done = before + made.done;
-        if (progress_.punch) progress_.punch(now);
-      };
-      auto reason = NotNow(step.window);
-      if (reason && step.action.error.ok() && !stop_.stop_requested()) {
-        PunchedFile& file = files.emplace_back();
-        file.path = step.action.path;
-        file.outcome = Skipped(*std::move(reason));
-      } else {
-        auto one = PunchFiles(step.options, {step.action}, PunchMode::kPunch, clock, show, stop_);
-        std::move(one.begin(), one.end(), std::back_inserter(files));
-      }
-      before += step.action.allocation;
-    }
-    MarkNothingFreed(files);
-    for (const PunchedFile& file : files) items_.push_back(ItemOf(file));
-  }
-
-  const Services& services_;
-  const RunPlan& plan_;
-  const RunProgress& progress_;
-  const std::stop_token& stop_;
-  const absl::Time end_;
-  std::vector<RunItem> items_;
-  std::map<uint64_t, std::string> in_trouble_;  // storage, and the domain that met it
-};
-
-}  // namespace
 
 std::vector<RunItem> ExecuteRun(const Services& services, const RunPlan& plan,
                                 const RunProgress& progress, const std::stop_token& stop) {

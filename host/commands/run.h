@@ -41,19 +41,27 @@ struct RunItem {
   absl::Status remembered;           // not OK: a trim's history could not be written
 };
 
+// What a verb of a job came to.
+RunItem ItemOf(const TrimmedDomain& domain);
+RunItem ItemOf(const SparsifiedTarget& target);
+RunItem ItemOf(const PunchedFile& file);
+
+// Of a thousand backups only those that there is something to say of.
+bool IsWorthALine(const RunItem& item);
+
 // Domains with equal settings.
 struct RunTrims {
   TrimOptions options;
   std::vector<TrimAction> actions;
 };
 
-struct RunSparsify {
+struct SparsifyStep {
   SparsifyImagesOptions options;
   std::optional<DailyWindow> window;
   SparsifyAction action;
 };
 
-struct RunPunch {
+struct PunchStep {
   PunchFilesOptions options;
   std::optional<DailyWindow> window;
   PunchAction action;
@@ -65,8 +73,8 @@ struct RunPlan {
   policy::RunLimits limits;
   std::vector<RunItem> passed_over;  // or could not be looked at
   std::vector<RunTrims> trims;
-  std::vector<RunSparsify> sparsify;
-  std::vector<RunPunch> punch;
+  std::vector<SparsifyStep> sparsify;
+  std::vector<PunchStep> punch;
   std::vector<DomainSummary> resume;
 };
 

@@ -80,6 +80,7 @@ TrimOptions TrimOptionsOf(const DomainSettings& settings, const policy::RunLimit
   options.min_freed = settings.min_freed;
   options.window = settings.window;
   options.per_storage = limits.per_storage;
+  options.max_duration = limits.max_duration;  // counts from the run's beginning, see run.cc
   options.estimate = estimate;
   return options;
 }
@@ -88,8 +89,7 @@ SparsifyImagesOptions SparsifyOptionsOf(const DomainSettings& settings) {
   SparsifyImagesOptions options;
   options.allow_thick = settings.allow_thick;
   options.with_bitmaps = settings.with_bitmaps;
-  if (settings.engine == "native") options.choice = SparsifyEngine::kNative;
-  if (settings.engine == "libguestfs") options.choice = SparsifyEngine::kLibguestfs;
+  options.choice = SparsifyEngineOf(settings.engine);
   options.engine.worker.read.strict = settings.strict;
   options.engine.worker.read.take_swap = !settings.keep_swap;
   return options;
@@ -344,14 +344,14 @@ std::vector<RunItem> ItemsOf(const RunPlan& plan) {
       if (!action.error.ok()) item.outcome.kind = OutcomeKind::kFailed;
     }
   }
-  for (const RunSparsify& step : plan.sparsify) {
+  for (const SparsifyStep& step : plan.sparsify) {
     RunItem& item = items.emplace_back();
     item.job = Job::kSparsify;
     item.name = step.action.name;
     item.is_domain = step.action.is_domain;
     item.outcome = step.action.outcome;
   }
-  for (const RunPunch& step : plan.punch) {
+  for (const PunchStep& step : plan.punch) {
     RunItem& item = items.emplace_back();
     item.job = Job::kPunch;
     item.name = step.action.path;

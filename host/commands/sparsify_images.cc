@@ -1,6 +1,9 @@
 #include "host/commands/sparsify_images.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <memory>
 #include <system_error>
@@ -15,58 +18,18 @@
 #include "host/commands/collect.h"
 #include "host/commands/image_users.h"
 #include "host/guard/image_guard.h"
+#include "host/guard/image_identity.h"
 #include "host/model/image_judge.h"
 #include "host/services/domain_lock.h"
 
 namespace virt_reclaim {
 namespace {
 
-constexpr absl::Duration kApplianceTimeout = absl::Hours(1);
-
 bool IsPath(absl::string_view target) { return absl::StrContains(target, '/'); }
-
-// What stands in the way is a reason; what went wrong is an error.
-void SetOutcome(const absl::Status& status, Outcome& outcome) {
-  const std::string message = Printable(status.message());
-  const auto skip = [&](Reason reason) {
-    outcome.kind = OutcomeKind::kSkipped;
-    outcome.reasons.push_back({reason, message});
-  };
-  if (status.ok()) {
-    outcome.kind = OutcomeKind::kDone;
-  } else if (absl::IsAborted(status)) {
-    skip(Reason::kImageInUse);
-  } else if (absl::IsUnimplemented(status)) {
-    skip(Reason::kStorageCannotPunch);
-  } else if (absl::IsUnavailable(status)) {
-    skip(Reason::kToolMissing);
-  } else if (absl::IsFailedPrecondition(status)) {
-    skip(Reason::kImageRefused);
-  } else if (absl::IsCancelled(status)) {
-    outcome.kind = OutcomeKind::kCancelled;
-  } else {
-    outcome.kind = OutcomeKind::kFailed;
-    outcome.error = status;
-  }
-}
 
 void Refuse(SparsifyAction& action, Blocker blocker) {
   action.outcome.kind = OutcomeKind::kSkipped;
   action.outcome.reasons.push_back(std::move(blocker));
-}
-
-// Whose memory, running or saved, may be newer than the images.
-std::optional<Blocker> NotOff(const Services& services, const DomainSummary& domain) {
-  const std::string name = Printable(domain.name);
-  const auto state = services.hypervisor.State(domain.uuid);
-  if (!state.ok()) return Blocker{Reason::kRunning, absl::StrCat(name, ": state not known")};
-  if (*state == DomainState::kPaused) return Blocker{Reason::kPaused, name};
-  if (*state != DomainState::kShutOff)
-    return Blocker{Reason::kRunning, absl::StrCat(name, ": ", Name(*state))};
-  const auto saved = services.hypervisor.HasManagedSave(domain.uuid);
-  if (saved.ok() && !*saved) return std::nullopt;
-  if (!saved.ok() && absl::IsUnimplemented(saved.status())) return std::nullopt;
-  return Blocker{Reason::kManagedSave, name};
 }
 
 // Whether an image of the domain lies there. One that cannot be looked at is not left out: it says
@@ -115,7 +78,7 @@ class Planner {
     }
     const auto facts = CollectDomain(services_, domain, Hypervisor::Xml::kInactive);
     if (!facts.ok()) {
-      SetOutcome(facts.status(), action.outcome);
+      SetSparsifyOutcome(facts.status(), action.outcome);
       return action;
     }
     for (const DiskFacts& disk : facts->disks) AddDisk(action, disk.xml);
@@ -160,7 +123,7 @@ class Planner {
     }
     if (action.outcome.kind != OutcomeKind::kDone) return;
     const auto header = services_.images.ReadHeader(path, format);
-    if (!header.ok()) return SetOutcome(header.status(), action.outcome);
+    if (!header.ok()) return SetSparsifyOutcome(header.status(), action.outcome);
     for (Blocker& blocker : JudgeForSparsify(*header, FileAllocation(path), options_.allow_thick,
                                              options_.with_bitmaps)) {
       blocker.detail = absl::StrCat(label, blocker.detail);
@@ -190,27 +153,10 @@ std::string PlaceOf(const SparsifiedTarget& target, const freemap::Filesystem& f
   return absl::StrCat(Printable(target.disks[found.disk].target), " ", place);
 }
 
-// What was left alone although there may be something to gain: not gaps and unknown contents, which
-// nearly every disk has.
 void AddRemarks(sparsify::Mode mode, SparsifiedTarget& target) {
   const sparsify::SparsifyResult& result = *target.result;
   std::vector<Blocker>& reasons = target.outcome.reasons;
-  size_t read = 0;
-  for (size_t i = 0; i < result.filesystems.size(); ++i) {
-    const freemap::Filesystem& found = result.filesystems[i].found;
-    const auto appliance = target.appliance.find(i);
-    if (appliance != target.appliance.end() && !appliance->second.ok()) {
-      reasons.push_back({Reason::kFilesystemRefused,
-                         absl::StrCat(PlaceOf(target, found),
-                                      ": libguestfs: ", Printable(appliance->second.message()))});
-    } else if (found.refusal == freemap::Refusal::kNone || appliance != target.appliance.end()) {
-      ++read;
-    } else if (found.refusal != freemap::Refusal::kNotAsked &&
-               (found.refusal != freemap::Refusal::kUnknown || !found.type.empty())) {
-      reasons.push_back({Reason::kFilesystemRefused,
-                         absl::StrCat(PlaceOf(target, found), ": ", Printable(found.reason))});
-    }
-  }
+  const size_t read = AddRefusals(target);
   uint64_t reclaimable = 0;
   uint64_t given = 0;
   uint64_t shared = 0;
@@ -241,37 +187,57 @@ void AddRemarks(sparsify::Mode mode, SparsifiedTarget& target) {
   target.outcome.nothing_freed = mode == sparsify::Mode::kSparsify && given > 0 && nothing_freed;
 }
 
-// What the native engine leaves to libguestfs. Without it, native's word stands.
+// Which files and devices they are, whatever is written to them. What cannot be looked at is none.
+std::vector<ImageIdentity> IdentitiesOf(const std::vector<sparsify::DiskSpec>& disks) {
+  std::vector<ImageIdentity> identities;
+  for (const sparsify::DiskSpec& disk : disks) {
+    struct stat status;
+    const bool known = stat(disk.path.c_str(), &status) == 0;
+    identities.push_back(known ? IdentityOf(status) : ImageIdentity{});
+  }
+  return identities;
+}
+
+absl::Status CheckSame(const ImageIdentity& planned, const std::string& path) {
+  struct stat status;
+  if (stat(path.c_str(), &status) != 0)
+    return ErrnoStatus(errno, absl::StrCat("stat '", Printable(path), "'"));
+  const ImageIdentity found = IdentityOf(status);
+  if (found.device == planned.device && found.inode == planned.inode &&
+      found.block_device == planned.block_device)
+    return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("'", Printable(path), "' was replaced by another file meanwhile"));
+}
+
+// What the native engine leaves to libguestfs, which opens `images` by their names. Without it,
+// native's word stands.
 absl::Status TrimByAppliance(const Services& services, const SparsifyImagesOptions& options,
-                             sparsify::Mode mode, const std::function<absl::Status()>& still_off,
+                             sparsify::Mode mode, const std::vector<ImageIdentity>& images,
+                             const std::function<absl::Status()>& still_off,
                              const std::stop_token& stop, SparsifiedTarget& target) {
   const std::vector<ApplianceJob> jobs =
-      ApplianceJobs(*target.result, options.choice, options.replay);
+      ApplianceJobs(*target.result, options.choice, options.replay, options.zero);
   if (jobs.empty()) return absl::OkStatus();
   if (mode == sparsify::Mode::kMeasure) {
     for (const ApplianceJob& job : jobs) target.appliance[job.filesystem] = absl::OkStatus();
     return absl::OkStatus();
   }
   std::vector<OfflineDisk> disks;
-  std::vector<std::string> devices;
   for (const SparsifyDisk& disk : target.disks) {
     std::error_code error;
     const std::string path = std::filesystem::absolute(disk.spec.path, error);
     if (error) return absl::InternalError(error.message());
     disks.push_back({disk.spec.format, path});
+    VR_RETURN_IF_ERROR(CheckSame(images[disks.size() - 1], path));
     GuardOptions asking;
     asking.intent = ImageIntent::kResize;
     VR_RETURN_IF_ERROR(CheckUnused(path, asking));
   }
-  for (const ApplianceJob& job : jobs) devices.push_back(job.device);
   VR_RETURN_IF_ERROR(still_off());
-  const auto trimmed = services.offline_guest == nullptr
-                           ? absl::UnimplementedError("virt-reclaim-guestfs is not installed")
-                           : services.offline_guest->Trim(disks, devices, kApplianceTimeout, stop);
-  if (absl::IsCancelled(trimmed.status())) return trimmed.status();
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    target.appliance[jobs[i].filesystem] = trimmed.ok() ? (*trimmed)[i] : trimmed.status();
-  }
+  auto done = RunApplianceJobs(services, disks, jobs, stop);
+  for (size_t i = 0; i < disks.size(); ++i) VR_RETURN_IF_ERROR(CheckSame(images[i], disks[i].path));
+  VR_ASSIGN_OR_RETURN(target.appliance, std::move(done));
   for (size_t i = 0; i < target.disks.size(); ++i) {
     const auto chain = services.images.Chain({"file", "raw", target.disks[i].spec.path}, {});
     if (chain.ok() && !chain->empty())
@@ -310,16 +276,63 @@ absl::Status DoOne(const Services& services, const SparsifyImagesOptions& option
     return absl::OkStatus();
   };
   VR_RETURN_IF_ERROR(still_off());
+  const std::vector<ImageIdentity> images = IdentitiesOf(specs);
   const bool native = options.choice != SparsifyEngine::kLibguestfs;
   VR_ASSIGN_OR_RETURN(target.result,
                       services.sparsify(specs, native ? mode : sparsify::Mode::kMeasure,
                                         options.engine, still_off, progress, stop));
   const sparsify::SparsifyResult& result = *target.result;
   if (result.interrupted || result.cancelled || result.too_little) return absl::OkStatus();
-  return TrimByAppliance(services, options, mode, still_off, stop, target);
+  return TrimByAppliance(services, options, mode, images, still_off, stop, target);
 }
 
 }  // namespace
+
+void SetSparsifyOutcome(const absl::Status& status, Outcome& outcome) {
+  const std::string message = Printable(status.message());
+  const auto skip = [&](Reason reason) {
+    outcome.kind = OutcomeKind::kSkipped;
+    outcome.reasons.push_back({reason, message});
+  };
+  if (status.ok()) {
+    outcome.kind = OutcomeKind::kDone;
+  } else if (absl::IsAborted(status)) {
+    skip(Reason::kImageInUse);
+  } else if (absl::IsUnimplemented(status)) {
+    skip(Reason::kStorageCannotPunch);
+  } else if (absl::IsUnavailable(status)) {
+    skip(Reason::kToolMissing);
+  } else if (absl::IsFailedPrecondition(status)) {
+    skip(Reason::kImageRefused);
+  } else if (absl::IsCancelled(status)) {
+    outcome.kind = OutcomeKind::kCancelled;
+  } else {
+    outcome.kind = OutcomeKind::kFailed;
+    outcome.error = status;
+  }
+}
+
+size_t AddRefusals(SparsifiedTarget& target) {
+  const sparsify::SparsifyResult& result = *target.result;
+  std::vector<Blocker>& reasons = target.outcome.reasons;
+  size_t read = 0;
+  for (size_t i = 0; i < result.filesystems.size(); ++i) {
+    const freemap::Filesystem& found = result.filesystems[i].found;
+    const auto appliance = target.appliance.find(i);
+    if (appliance != target.appliance.end() && !appliance->second.ok()) {
+      reasons.push_back({Reason::kFilesystemRefused,
+                         absl::StrCat(PlaceOf(target, found),
+                                      ": libguestfs: ", Printable(appliance->second.message()))});
+    } else if (found.refusal == freemap::Refusal::kNone || appliance != target.appliance.end()) {
+      ++read;
+    } else if (found.refusal != freemap::Refusal::kNotAsked &&
+               (found.refusal != freemap::Refusal::kUnknown || !found.type.empty())) {
+      reasons.push_back({Reason::kFilesystemRefused,
+                         absl::StrCat(PlaceOf(target, found), ": ", Printable(found.reason))});
+    }
+  }
+  return read;
+}
 
 absl::StatusOr<std::vector<SparsifyAction>> PlanSparsify(const Services& services,
                                                          const SparsifyImagesOptions& options,
@@ -376,7 +389,7 @@ std::vector<SparsifiedTarget> ExecuteSparsify(
       now.disks = made;
       if (progress) progress(now);
     };
-    SetOutcome(DoOne(services, options, action, mode, step, stop, target), target.outcome);
+    SetSparsifyOutcome(DoOne(services, options, action, mode, step, stop, target), target.outcome);
     if (target.result && target.outcome.kind == OutcomeKind::kDone) AddRemarks(mode, target);
   }
   return targets;

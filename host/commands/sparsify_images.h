@@ -25,7 +25,8 @@ struct SparsifyImagesOptions {
   bool allow_thick = false;
   bool with_bitmaps = false;  // also images with persistent bitmaps
   SparsifyEngine choice = SparsifyEngine::kAuto;
-  bool replay = false;  // the appliance may replay journals
+  bool replay = false;            // the appliance may replay journals
+  std::vector<std::string> zero;  // devices that the appliance zeroes as a whole: "/dev/sda1"
   sparsify::SparsifyOptions engine;
 };
 
@@ -56,6 +57,9 @@ struct SparsifiedTarget {
   Outcome outcome;
   std::vector<SparsifyDisk> disks;
   std::optional<sparsify::SparsifyResult> result;  // absent: nothing was read
+  std::string output;  // of a copy: where it is, and what it occupies; else empty
+  std::optional<uint64_t> output_bytes;
+  std::vector<std::string> lost;  // what it does not keep of its source's form
   // What libguestfs's appliance did, by index of the filesystem; OK in kMeasure: what it would do.
   std::map<size_t, absl::Status> appliance;
 };
@@ -73,6 +77,13 @@ std::vector<SparsifiedTarget> ExecuteSparsify(
     const std::vector<SparsifyAction>& actions, sparsify::Mode mode,
     const std::function<void(const SparsifyTargetProgress&)>& progress,
     const std::stop_token& stop);
+
+// What stands in the way is a reason; what went wrong is an error.
+void SetSparsifyOutcome(const absl::Status& status, Outcome& outcome);
+
+// Notes what was left alone although there may be something to gain: not gaps and unknown contents,
+// which nearly every disk has. Returns how many filesystems were not left alone.
+size_t AddRefusals(SparsifiedTarget& target);
 
 // Sums over all targets; freed of those of which it is known.
 struct SparsifyTotal {

@@ -2,7 +2,11 @@
 #include "host/commands/trim.h"
 
 #include <algorithm>
+#include <functional>
+#include <list>
+#include <map>
 #include <mutex>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -80,6 +84,9 @@ absl::StatusOr<std::optional<TrimAction>> PlanDomain(const Services& services,
   const std::vector<TrimRecord> trims =
       TrimHistory(services.state_directory, services.hypervisor.Uri()).Read(domain.uuid);
   if (!trims.empty()) action.last = trims.back();
+  for (const TrimRecord& trim : trims) {
+    if (trim.complete || trim.status == Name(OutcomeKind::kFailed)) action.turn = trim.began;
+  }
   if (!options.estimate || !action.blockers.empty() || action.way != TrimWay::kAgent) return action;
   // An agent that does not answer is the trim's to report.
   AskGuestUse(services, *facts, GuestUse::kCheap, options.agent_timeout, stop);
@@ -123,22 +130,14 @@ class TrimRun {
       result.outcome.asked_for |= reason->reason == Reason::kStorageStopped;
       result.outcome.reasons.push_back(*std::move(reason));
     } else {
-      result = TrimDomain(services_, options_, action, end_, costs_, progress_, stop_);
-      if (result.trouble) Stop(action);
+      result = Trim(action);
     }
     return result;
   }
 
  private:
   std::optional<Blocker> WhyNotBegun(const TrimAction& action) {
-    {
-      const std::lock_guard lock(mutex_);
-      for (const uint64_t storage : action.storages) {
-        const auto found = in_trouble_.find(storage);
-        if (found != in_trouble_.end())
-          return Blocker{Reason::kStorageStopped, absl::StrCat("domain ", found->second)};
-      }
-    }
+    if (auto trouble = TroubleOf(action)) return trouble;
     const absl::Time now = services_.now();
     if (options_.window && !IsOpen(*options_.window, now, absl::LocalTimeZone()))
       return Blocker{Reason::kOutsideWindow, ""};
@@ -146,10 +145,53 @@ class TrimRun {
     return std::nullopt;
   }
 
-  void Stop(const TrimAction& action) {
+  // Until it is done, or somebody presses Ctrl-C, or another meets trouble on one of its storages.
+  TrimmedDomain Trim(const TrimAction& action) {
+    std::stop_source stop;
+    const std::function<void()> end = [&] { stop.request_stop(); };
+    const std::stop_callback forward(stop_, end);
+    std::list<std::stop_callback<std::function<void()>>> storages;
+    for (const uint64_t storage : action.storages) storages.emplace_back(TokenOf(storage), end);
+    const auto on_trouble = [&] {
+      storages.clear();  // its own trouble is no stop
+      Stop(action);
+    };
+    TrimmedDomain result = TrimDomain(services_, options_, action, {end_, costs_, on_trouble},
+                                      progress_, stop.get_token());
+    if (result.outcome.kind != OutcomeKind::kCancelled || stop_.stop_requested()) return result;
+    const bool begun = result.took > absl::ZeroDuration() || !result.filesystems.empty();
+    result.outcome.kind = begun ? OutcomeKind::kDone : OutcomeKind::kSkipped;
+    result.outcome.asked_for = true;  // nobody chose to leave it out
+    if (auto trouble = TroubleOf(action)) result.outcome.reasons.push_back(*std::move(trouble));
+    return result;
+  }
+
+  std::stop_token TokenOf(uint64_t storage) {
     const std::lock_guard lock(mutex_);
-    for (const uint64_t storage : action.storages)
-      in_trouble_.try_emplace(storage, Printable(action.domain.name));
+    return stops_[storage].get_token();
+  }
+
+  // The trouble that another has met on a storage of this one.
+  std::optional<Blocker> TroubleOf(const TrimAction& action) {
+    const std::lock_guard lock(mutex_);
+    for (const uint64_t storage : action.storages) {
+      const auto found = in_trouble_.find(storage);
+      if (found != in_trouble_.end())
+        return Blocker{Reason::kStorageStopped, absl::StrCat("domain ", found->second)};
+    }
+    return std::nullopt;
+  }
+
+  void Stop(const TrimAction& action) {
+    std::vector<std::stop_source> stops;
+    {
+      const std::lock_guard lock(mutex_);
+      for (const uint64_t storage : action.storages) {
+        in_trouble_.try_emplace(storage, Printable(action.domain.name));
+        stops.push_back(stops_[storage]);
+      }
+    }
+    for (std::stop_source& stop : stops) stop.request_stop();
   }
 
   const Services& services_;
@@ -160,6 +202,7 @@ class TrimRun {
   absl::Time end_ = absl::InfiniteFuture();
   std::mutex mutex_;
   std::map<uint64_t, std::string> in_trouble_;  // storage, and the domain that met it
+  std::map<uint64_t, std::stop_source> stops_;  // what runs on a storage
 };
 
 }  // namespace
@@ -179,6 +222,10 @@ absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
     VR_RETURN_IF_ERROR(action.status());
     if (*action) plan.push_back(**std::move(action));
   }
+  if (options.window || options.max_duration) {
+    std::stable_sort(plan.begin(), plan.end(),
+                     [](const TrimAction& a, const TrimAction& b) { return a.turn < b.turn; });
+  }
   return plan;
 }
 
@@ -186,10 +233,15 @@ std::vector<TrimmedDomain> ExecuteTrim(const Services& services, const TrimOptio
                                        const std::vector<TrimAction>& plan,
                                        const TrimProgress& progress, const std::stop_token& stop) {
   std::vector<Storages> storages;
-  for (const TrimAction& action : plan) storages.push_back(action.storages);
+  std::set<size_t> alone;  // a first trim may have the backlog of years
+  for (const TrimAction& action : plan) {
+    if (!action.last) alone.insert(storages.size());
+    storages.push_back(action.storages);
+  }
   std::vector<TrimmedDomain> results(plan.size());
   TrimRun run(services, options, progress, stop);
-  RunPerStorage(storages, options.per_storage, [&](size_t i) { results[i] = run.Run(plan[i]); });
+  RunPerStorage(
+      storages, options.per_storage, [&](size_t i) { results[i] = run.Run(plan[i]); }, alone);
   return results;
 }
 

@@ -3,9 +3,9 @@
 //
 // Freed is the sum over every image of a disk's backing chain of st_blocks * 512, before minus
 // after. The measurement waits for the storage to settle: it is repeated until nothing has changed
-// for a twentieth of what the trim took (100 ms to 1 s), for at most 30 s. With most guests QEMU
-// has punched all holes when FITRIM returns; XFS of newer kernels returns while its discards are
-// still under way (measured with Linux 6.18: a quarter of them).
+// for a part of what the trim took (QuietAfter), for at most 30 s. With most guests QEMU has
+// punched all holes when FITRIM returns; XFS of newer kernels returns while its discards are still
+// under way (measured with Linux 6.18: a quarter of them).
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_TRIM_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_TRIM_H_
 
@@ -38,13 +38,17 @@ struct TrimOptions {
   // How much must be reclaimable in a domain, by estimate; percent: of the capacity of its disks.
   std::optional<Threshold> threshold;
   std::optional<uint64_t> min_freed;  // bytes that the guest must have freed since its last trim
-  size_t per_storage = 1;             // trims at once on one storage
+  // Trims at once on one storage. The first trim of a domain that is remembered is alone there.
+  size_t per_storage = 1;
   std::optional<DailyWindow> window;  // local time
   // Chunk and pauses by what a punch costs; else those of `guest` as they are.
   bool paced = true;
   bool gentle = false;                         // with `paced`: no other I/O is to notice
   std::optional<absl::Duration> max_duration;  // of all trims together
   bool estimate = false;                       // the plan asks the guests what is to be had
+  // Told of each domain's first trim right before it begins: what it may bring, when that is known.
+  // From several threads. May be empty.
+  std::function<void(const DomainSummary&, std::optional<uint64_t> expected)> first_begins;
 };
 
 // The plan for one domain: trim it, or why not.
@@ -53,10 +57,11 @@ struct TrimAction {
   bool asked_for = false;      // named, not only matched
   std::optional<TrimWay> way;  // as planned; may turn out to be another
   Storages storages;
-  std::optional<uint64_t> expected;  // estimate; absent: not known
-  std::optional<TrimRecord> last;    // its last trim; absent: none is remembered
-  std::vector<Blocker> blockers;     // not empty: the domain is skipped
-  absl::Status error;                // not OK: it could not be examined
+  std::optional<uint64_t> expected;        // estimate; absent: not known
+  std::optional<TrimRecord> last;          // its last trim; absent: none is remembered
+  absl::Time turn = absl::InfinitePast();  // of its last trim that was complete, or failed
+  std::vector<Blocker> blockers;           // not empty: the domain is skipped
+  absl::Status error;                      // not OK: it could not be examined
 };
 
 struct TrimmedDisk {
@@ -67,7 +72,8 @@ struct TrimmedDisk {
   bool guest_not_supported = false;  // the guest said that the disk takes no discards
   std::optional<int64_t> freed;      // measured; absent: cannot be measured
   std::optional<uint64_t> allocation_before, allocation_after;
-  std::vector<Blocker> reasons;  // why nothing was freed
+  std::optional<uint64_t> written;  // by the guest meanwhile, bytes; absent: not known
+  std::vector<Blocker> reasons;     // why nothing was freed
 };
 
 struct TrimmedDomain {
@@ -83,18 +89,19 @@ struct TrimmedDomain {
   std::optional<TrimWay> way;                // absent: no agent was asked
   std::optional<absl::Duration> punch_cost;  // per MiB, of its slowest storage; absent: not known
   std::optional<TrimPace> pace;              // absent: not paced
-  bool trouble = false;  // an I/O error, or the domain was paused: the storage is to be left alone
 };
 
 using TrimProgress = std::function<void(const DomainSummary&, const GuestTrimProgress&)>;
 
+// Where there may be no time for all (a window, a limit), whoever waits longest comes first.
 absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
                                                  const TrimOptions& options,
                                                  const std::stop_token& stop);
 
-// Domains on different storages side by side, never more than `per_storage` on one; a bad one is an
-// outcome, not an end, but one that meets trouble stops its storages. After a stop request the rest
-// is cancelled. `progress` may be called from several threads. Results are in the order of `plan`.
+// Domains on different storages side by side, never more than `per_storage` on one, and a first
+// trim alone; a bad one is an outcome, not an end, but one that meets trouble stops its storages,
+// with what runs there. After a stop request the rest is cancelled. `progress` may be called from
+// several threads. Results are in the order of `plan`.
 std::vector<TrimmedDomain> ExecuteTrim(const Services& services, const TrimOptions& options,
                                        const std::vector<TrimAction>& plan,
                                        const TrimProgress& progress, const std::stop_token& stop);

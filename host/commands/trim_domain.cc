@@ -9,28 +9,22 @@
 #include "base/byte_size.h"
 #include "base/saturating_add.h"
 #include "base/status.h"
+#include "host/commands/trim_latency.h"
+#include "host/commands/trim_position.h"
+#include "host/commands/trim_verdict.h"
 #include "host/commands/trim_watch.h"
 #include "host/model/assessment.h"
-#include "host/model/discard_chain.h"
 #include "host/model/guest_disks.h"
 #include "host/services/trim_history.h"
 
 namespace virt_reclaim {
 namespace {
 
-// How long nothing may change before the storage counts as settled: a part of what the trim took,
-// because a slow store is slow to finish too.
-constexpr int kSettlePart = 20;
-constexpr absl::Duration kMinSettle = absl::Milliseconds(100);
-constexpr absl::Duration kMaxSettle = absl::Seconds(1);
 constexpr int kSettledAfter = 4;  // equal measurements in a row
 constexpr absl::Duration kSettleLimit = absl::Seconds(30);
 // After an interrupt: a guest's kernel finishes the discards that are under way, for a second and
 // more, and whoever pressed Ctrl-C does not wait for that.
 constexpr absl::Duration kInterruptedSettleLimit = absl::Milliseconds(400);
-// Less than this is filesystem bookkeeping, not space that a trim could bring back: one qcow2
-// cluster of the largest size, 8 times.
-constexpr uint64_t kWorthTrimming = 16 * kMiB;
 
 // A question to qemu-guest-agent costs milliseconds, of one that is hung seconds.
 constexpr absl::Duration kLookAgainAfter = absl::Milliseconds(500);
@@ -58,13 +52,12 @@ bool IsIoError(const GuestTrim& trim) {
 class DomainTrim {
  public:
   DomainTrim(const Services& services, const TrimOptions& options, const TrimAction& action,
-             absl::Time end, PunchCosts& costs)
+             const TrimShared& shared)
       : services_(services),
         options_(options),
         action_(action),
         deadline_(services.now() + options.timeout),
-        end_(end),
-        costs_(costs) {
+        shared_(shared) {
     result_.domain = action.domain;
     result_.outcome.asked_for = action.asked_for;
   }
@@ -95,8 +88,12 @@ class DomainTrim {
     result_.expected = ExpectedOf(facts_);
     if (auto blocker = TooLittle()) return Refuse(*blocker);
     if (auto blocker = TooLate(action_.last)) return Refuse(*blocker);
-    const GuestTrimOptions paced = Paced();
+    GuestTrimOptions paced = Paced();
+    if (TrimsAll()) paced.start = StartOf(action_.last, guest_);
+    went_on_ = paced.start.has_value();
     if (services_.now() - looked_ > kLookAgainAfter && IsBusy()) return std::move(result_);
+    if (!action_.last && options_.first_begins)
+      options_.first_begins(result_.domain, result_.expected);
     Trim(agent, paced, action_.last, progress, stop);
     Remember();
     return std::move(result_);
@@ -119,25 +116,51 @@ class DomainTrim {
   void Trim(GuestAgent& agent, const GuestTrimOptions& guest, const std::optional<TrimRecord>& last,
             const TrimProgress& progress, const std::stop_token& stop) {
     TrimWatch watch(services_, facts_, stop);
+    std::optional<TrimLatency> latency;
+    // Where a punch could not be measured, nothing else beside the image is.
+    if (result_.pace && result_.punch_cost) latency.emplace(services_, facts_, agent);
     const absl::Time begin = services_.now();
     began_ = begin;
     const absl::Duration left = Left();
     // qemu-guest-agent could not be stopped.
-    const bool may_end = result_.way == TrimWay::kAgent && end_ < begin + left;
+    const bool may_end = result_.way == TrimWay::kAgent && shared_.end < begin + left;
     const absl::Status status = agent.Trim(
-        guest, may_end ? std::max(end_ - begin, absl::Milliseconds(1)) : left, watch.token(),
+        guest, may_end ? std::max(shared_.end - begin, absl::Milliseconds(1)) : left, watch.token(),
         [&](GuestTrimProgress p) {
           watch.LookAtStorage();
+          if (latency) latency->Look();
           const absl::Duration so_far = std::max(services_.now() - begin, absl::ZeroDuration());
-          if (last && last->whole && last->took > so_far) p.left = last->took - so_far;
+          if (last && last->whole && !went_on_ && last->took > so_far) p.left = last->took - so_far;
+          reached_ = p;
           if (progress) progress(result_.domain, p);
         },
         result_.filesystems);
     watch.End();
+    const bool time_over = may_end && absl::IsDeadlineExceeded(status);
+    LookForTrouble(status.ok() || time_over || stop.stop_requested(), watch);
     // Somebody may have set the clock back.
     result_.took = std::max(services_.now() - begin, absl::ZeroDuration());
     MeasureAfter(result_.took, stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
-    Judge(status, may_end && absl::IsDeadlineExceeded(status), watch.trouble(), stop);
+    Judge(status, time_over, watch.trouble(), stop);
+  }
+
+  // Only such trims begin where another ended.
+  bool TrimsAll() const {
+    return options_.guest.mount_points.empty() && result_.way == TrimWay::kAgent;
+  }
+
+  // Where the next trim is to go on.
+  std::optional<TrimRecordPosition> Next() const {
+    const auto as_before = action_.last ? action_.last->next : std::nullopt;
+    if (!TrimsAll()) return as_before;
+    const Outcome& outcome = result_.outcome;
+    const bool cut_short =
+        outcome.kind == OutcomeKind::kCancelled ||
+        std::any_of(outcome.reasons.begin(), outcome.reasons.end(),
+                    [](const Blocker& blocker) { return blocker.reason == Reason::kTimeOver; });
+    if (!cut_short) return std::nullopt;
+    if (reached_) return PositionOf(*reached_, result_.filesystems, guest_);
+    return went_on_ ? as_before : std::nullopt;
   }
 
   // For the next trim, and for people. The domain's lock is held.
@@ -147,8 +170,10 @@ class DomainTrim {
     record.took = result_.took;
     record.way = std::string(Name(*result_.way));
     record.status = std::string(Name(result_.outcome.kind));
-    record.whole = result_.outcome.kind == OutcomeKind::kDone && result_.outcome.reasons.empty() &&
-                   options_.guest.mount_points.empty();
+    record.complete = result_.outcome.kind == OutcomeKind::kDone &&
+                      result_.outcome.reasons.empty() && options_.guest.mount_points.empty();
+    record.whole = record.complete && !went_on_;
+    record.next = Next();
     record.expected = result_.expected;
     record.trimmed = result_.trimmed;
     record.freed = result_.freed;
@@ -210,7 +235,7 @@ class DomainTrim {
   GuestTrimOptions Paced() {
     GuestTrimOptions guest = options_.guest;
     if (!options_.paced || result_.way != TrimWay::kAgent) return guest;
-    result_.punch_cost = costs_.Of(facts_.disks);
+    result_.punch_cost = shared_.costs.Of(facts_.disks);
     result_.pace = PaceFor(result_.punch_cost, options_.gentle);
     guest.chunk = result_.pace->chunk;
     guest.pause_percent = result_.pace->pause_percent;
@@ -242,7 +267,7 @@ class DomainTrim {
   // is time.
   std::optional<Blocker> TooLate(const std::optional<TrimRecord>& last) const {
     if (result_.way != TrimWay::kQemuAgent || !last || !last->whole) return std::nullopt;
-    if (services_.now() + last->took <= end_) return std::nullopt;
+    if (services_.now() + last->took <= shared_.end) return std::nullopt;
     return Blocker{Reason::kTimeOver,
                    absl::StrCat("the last trim took ",
                                 absl::FormatDuration(absl::Trunc(last->took, absl::Seconds(1))))};
@@ -261,8 +286,15 @@ class DomainTrim {
         if (auto before = Measure(services_, result_.domain, disk); before.ok())
           trimmed.allocation_before = *before;
       }
+      written_before_[trimmed.target] = WrittenTo(trimmed.target);
       result_.disks.push_back(std::move(trimmed));
     }
+  }
+
+  // Since the domain started; only differences of it mean something.
+  std::optional<uint64_t> WrittenTo(const std::string& target) const {
+    const auto bytes = services_.hypervisor.BytesWritten(result_.domain.uuid, {target});
+    return bytes.ok() ? std::optional<uint64_t>(*bytes) : std::nullopt;
   }
 
   // Takes the allocation of every disk; true when none differs from the last time.
@@ -280,13 +312,16 @@ class DomainTrim {
 
   void MeasureAfter(absl::Duration trim_took, absl::Duration patience) {
     const absl::Time limit = services_.now() + patience;
-    const absl::Duration quiet = std::clamp(trim_took / kSettlePart, kMinSettle, kMaxSettle);
+    const absl::Duration quiet = QuietAfter(trim_took, guest_.filesystems);
     MeasureOnce();
     for (int equal = 0; equal < kSettledAfter && services_.now() < limit;) {
       services_.sleep(quiet / kSettledAfter);
       equal = MeasureOnce() ? equal + 1 : 0;
     }
     for (TrimmedDisk& disk : result_.disks) {
+      const auto before = written_before_[disk.target];
+      const auto after = WrittenTo(disk.target);
+      if (before && after && *after >= *before) disk.written = *after - *before;
       if (!disk.allocation_before || !disk.allocation_after) continue;
       disk.freed = static_cast<int64_t>(*disk.allocation_before) -
                    static_cast<int64_t>(*disk.allocation_after);
@@ -322,72 +357,30 @@ class DomainTrim {
     }
   }
 
-  // Names why a disk that a filesystem of the guest lies on gave nothing back. True when it should
-  // have.
-  bool ExplainDisk(TrimmedDisk& disk) const {
-    if (!disk.trimmed || disk.freed.value_or(0) > 0) return false;
-    const DiskFacts& facts = FactsOf(disk.target);
-    const Assessment assessment = Assess(facts_.live, facts);
-    disk.reasons = assessment.blockers;
-    if (!disk.reasons.empty()) return true;
-    const auto culprit = CulpritOf(facts);
-    if (culprit && culprit->verdict == LayerVerdict::kDrops) {
-      disk.reasons = culprit->reasons;
-      return true;
-    }
-    if (assessment.reclaimable.value_or(0) < kWorthTrimming) {
-      disk.reasons.push_back({Reason::kNothingReclaimable, ""});
-      return false;
-    }
-    if (culprit) {
-      disk.reasons = culprit->reasons;
-      return true;
-    }
-    const bool remembered = *disk.trimmed == 0 && HasOnlyExt4(disk.target);
-    disk.reasons.push_back({remembered ? Reason::kTrimRemembered : Reason::kUnexplained, ""});
-    return true;
-  }
-
-  // The layer that `explain` would name. Looks at the image's storage.
-  std::optional<Layer> CulpritOf(const DiskFacts& facts) const {
-    if (facts.chain.empty()) return std::nullopt;
+  // Names why disks gave nothing back. True when one should have.
+  bool ExplainDisks() {
     ChainFacts chain;
     chain.live = facts_.live;
     chain.guest = guest_;
     chain.guest_to_target = guest_to_target_;
-    const DiscardChain judged =
-        JudgeDiscardChain(chain, facts, services_.images.Storage(facts.xml.source));
-    const Layer* culprit = judged.FirstCulprit();
-    return culprit == nullptr ? std::nullopt : std::optional<Layer>(*culprit);
-  }
-
-  // ext4 hands a block group down once, until something is freed in it; XFS and btrfs report all
-  // their free space at each trim.
-  bool HasOnlyExt4(const std::string& target) const {
-    return std::all_of(guest_.filesystems.begin(), guest_.filesystems.end(),
-                       [&](const GuestFilesystem& filesystem) {
-                         const auto on_it = [&](const GuestDevice& device) {
-                           const auto found = guest_to_target_.find(device.name);
-                           return found != guest_to_target_.end() && found->second == target;
-                         };
-                         return filesystem.type == "ext4" ||
-                                std::none_of(filesystem.devices.begin(), filesystem.devices.end(),
-                                             on_it);
-                       });
+    bool should_have = false;
+    for (TrimmedDisk& disk : result_.disks) {
+      TrimVerdict verdict = JudgeTrimmedDisk(services_, chain, FactsOf(disk.target), disk);
+      disk.reasons = std::move(verdict.reasons);
+      should_have |= verdict.should_have;
+    }
+    return should_have;
   }
 
   void Judge(const absl::Status& status, bool time_over, const std::optional<Blocker>& trouble,
              const std::stop_token& stop) {
     AddGuestNumbers();
-    bool should_have = false;
-    for (TrimmedDisk& disk : result_.disks) should_have |= ExplainDisk(disk);
+    const bool should_have = ExplainDisks();
     const auto failed = std::find_if(result_.filesystems.begin(), result_.filesystems.end(),
                                      [](const GuestTrim& trim) {
                                        return trim.result == GuestTrimResult::kFailed &&
                                               !BlockerOf(trim.obstacle, trim.obstacle_device);
                                      });
-    result_.trouble =
-        trouble || std::any_of(result_.filesystems.begin(), result_.filesystems.end(), IsIoError);
     if (trouble) {
       result_.outcome.kind = OutcomeKind::kFailed;
       result_.outcome.error =
@@ -405,31 +398,41 @@ class DomainTrim {
     } else if (!status.ok()) {
       result_.outcome.kind = OutcomeKind::kFailed;
       result_.outcome.error = status;
-      LookForPause();
+      if (paused_)
+        result_.outcome.error = absl::UnavailableError(
+            absl::StrCat("the domain was paused during the trim: ", status.message()));
     } else {
       result_.outcome.nothing_freed = should_have && result_.freed.value_or(0) <= 0;
     }
   }
 
-  // A disk that meets an error on the host pauses the domain, with libvirt's default policy.
-  void LookForPause() {
-    const auto state = services_.hypervisor.State(result_.domain.uuid);
-    if (!state.ok() || *state != DomainState::kPaused) return;
-    result_.trouble = true;
-    result_.outcome.error = absl::UnavailableError(
-        absl::StrCat("the domain was paused during the trim: ", result_.outcome.error.message()));
+  // Before anything is measured: whoever else is on the storage is to stop at once. A disk that
+  // meets an error on the host pauses the domain, with libvirt's default policy.
+  void LookForTrouble(bool ended_well, TrimWatch& watch) {
+    if (!ended_well) {
+      const auto state = services_.hypervisor.State(result_.domain.uuid);
+      paused_ = state.ok() && *state == DomainState::kPaused;
+    }
+    result_.outcome.trouble =
+        paused_ || watch.trouble() ||
+        std::any_of(result_.filesystems.begin(), result_.filesystems.end(), IsIoError);
+    if (result_.outcome.trouble && shared_.on_trouble) shared_.on_trouble();
   }
 
   const Services& services_;
   const TrimOptions& options_;
   const TrimAction& action_;
-  const absl::Time deadline_, end_;
+  const absl::Time deadline_;
+  const TrimShared& shared_;
   absl::Time began_ = absl::InfinitePast();   // the guest's trim
   absl::Time looked_ = absl::InfinitePast();  // for what forbids a trim
-  PunchCosts& costs_;
+  bool went_on_ = false;                      // began where the trim before was cut short
+  std::optional<GuestTrimProgress> reached_;
+  bool paused_ = false;  // by the end of the guest's trim
   DomainFacts facts_;
   GuestFacts guest_;
   std::map<std::string, std::string> guest_to_target_;
+  std::map<std::string, std::optional<uint64_t>> written_before_;  // by target
   TrimmedDomain result_;
 };
 
@@ -478,9 +481,9 @@ std::optional<absl::Duration> PunchCosts::Of(const std::vector<DiskFacts>& disks
 }
 
 TrimmedDomain TrimDomain(const Services& services, const TrimOptions& options,
-                         const TrimAction& action, absl::Time end, PunchCosts& costs,
+                         const TrimAction& action, const TrimShared& shared,
                          const TrimProgress& progress, const std::stop_token& stop) {
-  return DomainTrim(services, options, action, end, costs).Run(progress, stop);
+  return DomainTrim(services, options, action, shared).Run(progress, stop);
 }
 
 }  // namespace virt_reclaim

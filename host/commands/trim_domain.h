@@ -4,6 +4,7 @@
 #define VIRT_RECLAIM_HOST_COMMANDS_TRIM_DOMAIN_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -34,10 +35,20 @@ std::optional<uint64_t> ExpectedOf(const DomainFacts& facts);
 // Why --threshold leaves the domain out; empty also when it is not known how much there is.
 std::optional<Blocker> BelowThreshold(const DomainFacts& facts, const TrimOptions& options);
 
-// `end`: when the time for all trims is over; the one under way then stops after the piece it is
-// at, and keeps what it freed. What forbids a trim is looked for again first.
+// What the trim of a domain has to do with all others of one call.
+struct TrimShared {
+  // When the time for all trims is over; the one under way then stops after the piece it is at, and
+  // keeps what it freed.
+  absl::Time end;
+  PunchCosts& costs;
+  // Called once, as soon as trouble is known: the storages of the domain are to be left alone. On
+  // the thread of TrimDomain.
+  std::function<void()> on_trouble;
+};
+
+// What forbids a trim is looked for again first.
 TrimmedDomain TrimDomain(const Services& services, const TrimOptions& options,
-                         const TrimAction& action, absl::Time end, PunchCosts& costs,
+                         const TrimAction& action, const TrimShared& shared,
                          const TrimProgress& progress, const std::stop_token& stop);
 
 }  // namespace virt_reclaim

@@ -17,8 +17,8 @@ constexpr size_t kMostThreads = 16;
 
 class Schedule {
  public:
-  Schedule(const std::vector<Storages>& items, size_t limit)
-      : items_(items), limit_(std::max<size_t>(limit, 1)), waiting_(items.size()) {
+  Schedule(const std::vector<Storages>& items, size_t limit, const std::set<size_t>& alone)
+      : items_(items), limit_(std::max<size_t>(limit, 1)), alone_(alone), waiting_(items.size()) {
     std::iota(waiting_.begin(), waiting_.end(), size_t{0});
   }
 
@@ -34,17 +34,19 @@ class Schedule {
 
   void End(size_t item) {
     const std::lock_guard lock(mutex_);
-    for (const uint64_t storage : items_[item]) --used_[storage];
+    for (const uint64_t storage : items_[item]) used_[storage] -= SlotsOf(item);
     changed_.notify_all();
   }
 
  private:
+  size_t SlotsOf(size_t item) const { return alone_.contains(item) ? limit_ : 1; }
+
   std::optional<size_t> TakeFirstPossible() {
     Storages spoken_for;  // by an item that waits further up
     for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
       const Storages& wanted = items_[*it];
       const bool possible = std::all_of(wanted.begin(), wanted.end(), [&](uint64_t storage) {
-        return used_[storage] < limit_ && !spoken_for.contains(storage);
+        return used_[storage] + SlotsOf(*it) <= limit_ && !spoken_for.contains(storage);
       });
       if (!possible) {
         spoken_for.insert(wanted.begin(), wanted.end());
@@ -52,7 +54,7 @@ class Schedule {
       }
       const size_t item = *it;
       waiting_.erase(it);
-      for (const uint64_t storage : wanted) ++used_[storage];
+      for (const uint64_t storage : wanted) used_[storage] += SlotsOf(item);
       return item;
     }
     return std::nullopt;
@@ -60,6 +62,7 @@ class Schedule {
 
   const std::vector<Storages>& items_;
   const size_t limit_;
+  const std::set<size_t>& alone_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::list<size_t> waiting_;
@@ -69,11 +72,11 @@ class Schedule {
 }  // namespace
 
 void RunPerStorage(const std::vector<Storages>& items, size_t limit,
-                   const std::function<void(size_t)>& work) {
+                   const std::function<void(size_t)>& work, const std::set<size_t>& alone) {
   Storages all;
   for (const Storages& item : items) all.insert(item.begin(), item.end());
   const size_t slots = std::max<size_t>(all.size(), 1) * std::max<size_t>(limit, 1);
-  Schedule schedule(items, limit);
+  Schedule schedule(items, limit, alone);
   const auto run = [&] {
     while (const auto item = schedule.Begin()) {
       work(*item);

@@ -19,9 +19,10 @@ using Storages = std::set<uint64_t>;
 // thread), never with more than `limit` items at once on any storage. An item takes a slot on all
 // its storages at once or waits, so that no two can wait for each other; on each storage items
 // begin in their order, so that one on many storages is not put off for ever. Returns when all are
-// done. `work` must not throw. `limit` 0 counts as 1.
+// done. `work` must not throw. `limit` 0 counts as 1. Items of `alone` share no storage with any
+// other while they run.
 void RunPerStorage(const std::vector<Storages>& items, size_t limit,
-                   const std::function<void(size_t)>& work);
+                   const std::function<void(size_t)>& work, const std::set<size_t>& alone = {});
 
 }  // namespace virt_reclaim
 

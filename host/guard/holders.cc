@@ -21,11 +21,12 @@
 #include "base/escape.h"
 #include "base/handle.h"
 #include "base/io.h"
+#include "base/mount_table.h"
 
 namespace virt_reclaim {
 namespace {
 
-constexpr size_t kMaxProcFile = 16 << 20;  // /proc/locks, mountinfo of a large host
+constexpr size_t kMaxProcFile = 16 << 20;  // /proc/locks of a large host
 constexpr size_t kMaxNames = 8;            // a message, not a list
 
 using Directory = Handle<DIR, closedir>;
@@ -90,12 +91,11 @@ void AddLoops(const ImageIdentity& identity, const HolderRoots& roots, Holders& 
 }
 
 void AddMounts(const std::string& number, const HolderRoots& roots, Holders& holders) {
-  const auto table = ReadFile(roots.proc + "/self/mountinfo", kMaxProcFile);
-  if (!table.ok()) return;
-  for (const absl::string_view line : absl::StrSplit(*table, '\n')) {
-    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ');
-    if (words.size() > 4 && words[2] == number)
-      holders.names.push_back(absl::StrCat("mounted at '", Printable(words[4]), "'"));
+  const auto mounts = ReadMountTable(roots.proc + "/self/mountinfo");
+  if (!mounts.ok()) return;
+  for (const Mount& mount : *mounts) {
+    if (mount.device == number)
+      holders.names.push_back(absl::StrCat("mounted at '", Printable(mount.mount_point), "'"));
   }
 }
 
@@ -136,18 +136,15 @@ std::optional<dev_t> FilesystemDevice(const std::string& path, const HolderRoots
       (facts.stx_mask & STATX_MNT_ID) == 0) {
     return std::nullopt;  // before Linux 5.8
   }
-  const auto table = ReadFile(roots.proc + "/self/mountinfo", kMaxProcFile);
-  if (!table.ok()) return std::nullopt;
-  const std::string id = absl::StrCat(facts.stx_mnt_id);
-  for (const absl::string_view line : absl::StrSplit(*table, '\n')) {
-    const std::vector<std::string> words = absl::StrSplit(line, absl::MaxSplits(' ', 3));
-    if (words.size() < 4 || words[0] != id) continue;
-    unsigned int first = 0;
-    unsigned int second = 0;
-    if (sscanf(words[2].c_str(), "%u:%u", &first, &second) != 2) return std::nullopt;
-    return makedev(first, second);
-  }
-  return std::nullopt;
+  const auto mounts = ReadMountTable(roots.proc + "/self/mountinfo");
+  if (!mounts.ok()) return std::nullopt;
+  const auto mount = std::find_if(mounts->begin(), mounts->end(),
+                                  [&](const Mount& each) { return each.id == facts.stx_mnt_id; });
+  unsigned int first = 0;
+  unsigned int second = 0;
+  if (mount == mounts->end() || sscanf(mount->device.c_str(), "%u:%u", &first, &second) != 2)
+    return std::nullopt;
+  return makedev(first, second);
 }
 
 // Whether "fe:00:1234" of /proc/locks is the file, or may be when the filesystem's number is not

@@ -78,12 +78,16 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
   }
 
   ImageGuard guard(std::move(fd), direct, options.reading ? F_RDLCK : F_WRLCK);
-  // A read-only caller only asks: its locks would make a domain fail that starts meanwhile.
+  // A read-only caller only asks: its locks would make a domain fail that starts meanwhile. So
+  // would those of anybody without the lease, so of a file they come after it: who opens it then
+  // waits.
   const bool ask = options.read_only || (options.reading && !device);
-  const absl::Status locks =
-      ask ? CheckImageLocks(guard.fd(), options.intent) : LockImage(guard.fd(), options.intent);
-  if (absl::IsAborted(locks)) return InUse(path, early, options.roots, locks.message());
-  if (!locks.ok()) return Annotate(locks, name);
+  const auto checked = [&](const absl::Status& locks) {
+    if (absl::IsAborted(locks)) return InUse(path, early, options.roots, locks.message());
+    return Annotate(locks, name);
+  };
+  VR_RETURN_IF_ERROR(checked(device && !ask ? LockImage(guard.fd(), options.intent)
+                                            : CheckImageLocks(guard.fd(), options.intent)));
   if (device) {
     const Holders holders = FindHolders(early, options.roots);
     if (!holders.names.empty()) return InUse(path, early, options.roots, holders.Describe());
@@ -94,6 +98,7 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
     const absl::Status lease = TakeLease(guard.fd(), guard.lease_);
     if (absl::IsAborted(lease)) return InUse(path, early, options.roots, lease.message());
     if (!lease.ok()) return Annotate(lease, name);
+    if (!ask) VR_RETURN_IF_ERROR(checked(LockImage(guard.fd(), options.intent)));
   }
   // Only now can nobody change it any more.
   if (fstat(guard.fd(), &opened) != 0) return ErrnoStatus(errno, "stat " + name);

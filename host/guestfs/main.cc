@@ -7,7 +7,9 @@
 // is one line that says why.
 //
 // With --trim=DEVICE, once or more, before them, the filesystems on these devices are mounted and
-// trimmed instead, and on stdout comes a line for each: DEVICE, a tab, and "ok" or what went wrong.
+// trimmed instead, and those of --zero=DEVICE filled with zeroes and discarded, and on stdout comes
+// a line for each: DEVICE, a tab, and "ok" or what went wrong: "mount: ..." when it cannot be
+// mounted, "unsupported: ..." when it cannot be trimmed.
 #include <sys/resource.h>
 #include <unistd.h>
 
@@ -33,7 +35,12 @@ namespace virt_reclaim {
 namespace {
 
 constexpr size_t kMaxImages = 32;
-constexpr char kTrimOption[] = "--trim=";
+constexpr absl::string_view kTrimOption = "--trim=";
+constexpr absl::string_view kZeroOption = "--zero=";
+
+bool IsJob(absl::string_view word) {
+  return absl::StartsWith(word, kTrimOption) || absl::StartsWith(word, kZeroOption);
+}
 
 // A SIGTERM goes to the whole process group. QEMU ends by it, every call of libguestfs fails then,
 // and this program gets to take its temporary directories away.
@@ -73,22 +80,22 @@ absl::Status WriteAll(const std::string& bytes) {
 
 absl::Status Run(const std::vector<std::string>& words) {
   std::vector<OfflineImage> images;
-  std::vector<std::string> devices;
+  std::vector<DeviceJob> jobs;
   for (const std::string& word : words) {
-    if (absl::StartsWith(word, kTrimOption)) {
-      devices.push_back(word.substr(sizeof kTrimOption - 1));
+    if (IsJob(word)) {
+      jobs.push_back({word.substr(kTrimOption.size()), absl::StartsWith(word, kZeroOption)});
       continue;
     }
     VR_ASSIGN_OR_RETURN(OfflineImage image, ParseImage(word));
     images.push_back(std::move(image));
   }
   if (images.size() > kMaxImages) return absl::ResourceExhaustedError("it has too many disks");
-  if (!devices.empty()) {
-    VR_ASSIGN_OR_RETURN(const std::vector<TrimmedDevice> trimmed,
-                        TrimOfflineGuest(images, devices));
+  if (!jobs.empty()) {
+    VR_ASSIGN_OR_RETURN(const std::vector<TrimmedDevice> trimmed, TrimOfflineGuest(images, jobs));
     std::string text;
     for (const TrimmedDevice& device : trimmed) {
       absl::StrAppend(&text, device.device, "\t",
+                      absl::IsUnimplemented(device.status) ? "unsupported: " : "",
                       device.status.ok() ? "ok" : Printable(device.status.message()), "\n");
     }
     return WriteAll(text);
@@ -106,8 +113,8 @@ int Main(int argc, char** argv) {
     puts("virt-reclaim-guestfs " VIRT_RECLAIM_VERSION);
     return 0;
   }
-  if (words.empty() || (words[0][0] == '-' && !absl::StartsWith(words[0], kTrimOption))) {
-    fputs("usage: virt-reclaim-guestfs [--trim=DEVICE]... FORMAT:/PATH...\n", stderr);
+  if (words.empty() || (words[0][0] == '-' && !IsJob(words[0]))) {
+    fputs("usage: virt-reclaim-guestfs [--trim=DEVICE|--zero=DEVICE]... FORMAT:/PATH...\n", stderr);
     return 2;
   }
   KeepOnForCleanup();

@@ -35,20 +35,30 @@ absl::StatusOr<Guestfs> Launch(const std::vector<OfflineImage>& images) {
 
 absl::Status Trim(guestfs_h* handle, const std::string& device) {
   if (guestfs_mount_options(handle, "discard", device.c_str(), "/") != 0)
-    return GuestfsStatus(handle, "mount");
+    return absl::UnavailableError(GuestfsStatus(handle, "mount").message());
   absl::Status status;
   if (guestfs_fstrim(handle, "/", -1) != 0) status = GuestfsStatus(handle, "trim");
   if (guestfs_umount_all(handle) != 0 && status.ok()) status = GuestfsStatus(handle, "unmount");
   return status;
 }
 
+absl::Status Zero(guestfs_h* handle, const std::string& device) {
+  if (guestfs_zero_device(handle, device.c_str()) != 0) return GuestfsStatus(handle, "zero");
+  // Zeroes it is; that they take no space is all that can fail now.
+  if (guestfs_blkdiscard(handle, device.c_str()) != 0) return GuestfsStatus(handle, "discard");
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-absl::StatusOr<std::vector<TrimmedDevice>> TrimOfflineGuest(
-    const std::vector<OfflineImage>& images, const std::vector<std::string>& devices) {
+absl::StatusOr<std::vector<TrimmedDevice>> TrimOfflineGuest(const std::vector<OfflineImage>& images,
+                                                            const std::vector<DeviceJob>& jobs) {
   VR_ASSIGN_OR_RETURN(const Guestfs handle, Launch(images));
   std::vector<TrimmedDevice> trimmed;
-  for (const std::string& device : devices) trimmed.push_back({device, Trim(handle.get(), device)});
+  for (const DeviceJob& job : jobs) {
+    trimmed.push_back(
+        {job.device, job.zero ? Zero(handle.get(), job.device) : Trim(handle.get(), job.device)});
+  }
   // Flushes; an error of a delayed write comes here.
   if (guestfs_shutdown(handle.get()) != 0)
     return GuestfsStatus(handle.get(), "shut the appliance down");

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "host/model/discard_chain.h"
 
@@ -68,10 +69,17 @@ Assessment Assess(const xml::Domain& domain, const DiskFacts& disk) {
     }
   }
   if (disk.free_and_allocated) {
-    assessment.reclaimable = disk.free_and_allocated;
+    assessment.held = disk.free_and_allocated;
     assessment.from = ReclaimableFrom::kFreeMap;
   } else {
-    assessment.reclaimable = Estimate(disk);
+    assessment.held = Estimate(disk);
+  }
+  const uint32_t snapshots = disk.chain.empty() ? 0 : disk.chain.front().internal_snapshots;
+  if (snapshots == 0) {
+    assessment.reclaimable = assessment.held;
+  } else {
+    assessment.blockers.push_back(
+        {Reason::kInternalSnapshots, absl::StrCat(Printable(disk.xml.target), ": ", snapshots)});
   }
   return assessment;
 }

@@ -18,8 +18,11 @@ absl::string_view Name(ReclaimableFrom from);  // "statfs", "free-map"
 struct Assessment {
   // What both maps say when they were compared, else an estimate, rounded to what is safe to
   // promise: min(free, allocation - used - unknown), never below 0. Absent when the guest's use or
-  // the allocation is not known.
+  // the allocation is not known, and of an image with internal snapshots: what they keep stays.
   std::optional<uint64_t> reclaimable;
+  // What the host holds though the guest calls it free, whether it can come back or not. Absent
+  // when that is not known.
+  std::optional<uint64_t> held;
   ReclaimableFrom from = ReclaimableFrom::kStatfs;
   // What keeps discards of this disk from the host, the host's own layers first. Empty: nothing
   // known.

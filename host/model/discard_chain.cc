@@ -101,7 +101,20 @@ void JudgeFormat(const DiskFacts& disk, Layer& layer) {
   }
 }
 
-Layer ImageLayer(const DiskFacts& disk) {
+// The smallest piece that the guest's kernel discards of the disk; 0: not known.
+uint64_t GuestUnitOf(const ChainFacts& facts, const std::string& target) {
+  if (!facts.guest) return 0;
+  for (const GuestFilesystem& filesystem : facts.guest->filesystems) {
+    for (const GuestDevice& device : filesystem.devices) {
+      const auto found = facts.guest_to_target.find(device.name);
+      if (device.is_disk && found != facts.guest_to_target.end() && found->second == target)
+        return device.discard_granularity;
+    }
+  }
+  return 0;
+}
+
+Layer ImageLayer(const DiskFacts& disk, uint64_t guest_unit) {
   Layer layer;
   layer.kind = LayerKind::kImage;
   const xml::ImageSource& source = disk.xml.source;
@@ -116,7 +129,7 @@ Layer ImageLayer(const DiskFacts& disk) {
     layer.reasons.push_back(*unknown);
   }
   // Its refusal is about thin or thick; whether holes can be punched is the storage's own layer.
-  ImageJudgement judgement = JudgeImage(disk, std::nullopt, /*allow_thick=*/false);
+  ImageJudgement judgement = JudgeImage(disk, std::nullopt, /*allow_thick=*/false, guest_unit);
   if (judgement.refusal) layer.remarks.push_back(*judgement.refusal);
   for (Blocker& risk : judgement.risks) {
     const bool holds = risk.reason == Reason::kInternalSnapshots || risk.reason == Reason::kOverlay;
@@ -181,7 +194,7 @@ std::string DropperOf(const std::vector<HostDevice>& devices) {
   return NameOf(devices.front());
 }
 
-void JudgeBlockStorage(const ImageStorage& storage, Layer& layer) {
+void JudgeBlockStorage(const ImageStorage& storage, uint64_t guest_unit, Layer& layer) {
   const HostDevice& top = storage.devices.front();
   layer.name = NameOf(top);
   const auto pool = std::find_if(storage.devices.begin(), storage.devices.end(), IsThinPool);
@@ -201,10 +214,10 @@ void JudgeBlockStorage(const ImageStorage& storage, Layer& layer) {
                     FormatByteSize(top.discard_granularity));
   if (thin && pool->discard_max == 0)
     absl::StrAppend(&layer.detail, "; its pool passes nothing on to what lies below");
-  if (thin && top.discard_granularity > kUsualCluster) {
+  if (thin && IsLargeUnit(top.discard_granularity, guest_unit)) {
     layer.remarks.push_back(
-        {Reason::kLargeClusters,
-         absl::StrCat(layer.name, ": chunks of ", FormatByteSize(top.discard_granularity))});
+        {Reason::kLargeClusters, absl::StrCat(layer.name, ": chunks of ",
+                                              CompareUnits(top.discard_granularity, guest_unit))});
   }
   const std::vector<std::string> legs = LegsThatDrop(storage.devices, top);
   if (!legs.empty()) {
@@ -213,14 +226,14 @@ void JudgeBlockStorage(const ImageStorage& storage, Layer& layer) {
   }
 }
 
-Layer StorageLayer(const DiskFacts& disk, const ImageStorage& storage) {
+Layer StorageLayer(const DiskFacts& disk, const ImageStorage& storage, uint64_t guest_unit) {
   Layer layer;
   layer.kind = LayerKind::kStorage;
   layer.name = storage.filesystem.empty() ? "-" : Printable(storage.filesystem);
   if (!storage.nfs_version.empty())
     absl::StrAppend(&layer.name, " ", Printable(storage.nfs_version));
   if (!storage.devices.empty()) {
-    JudgeBlockStorage(storage, layer);
+    JudgeBlockStorage(storage, guest_unit, layer);
   } else if (storage.punches) {
     layer.verdict = *storage.punches ? LayerVerdict::kOk : LayerVerdict::kDrops;
     layer.detail = *storage.punches ? "a hole was punched beside the image"
@@ -357,8 +370,9 @@ DiscardChain JudgeDiscardChain(const ChainFacts& facts, const DiskFacts& disk,
     driver.reasons.insert(driver.reasons.begin(), {Reason::kReadOnly, "the disk is <readonly/>"});
   }
   std::move(definition.begin(), definition.end(), std::back_inserter(chain.layers));
-  chain.layers.push_back(ImageLayer(disk));
-  chain.layers.push_back(StorageLayer(disk, storage));
+  const uint64_t guest_unit = GuestUnitOf(facts, disk.xml.target);
+  chain.layers.push_back(ImageLayer(disk, guest_unit));
+  chain.layers.push_back(StorageLayer(disk, storage, guest_unit));
   return chain;
 }
 

@@ -121,6 +121,32 @@ bool MatchesSerial(const xml::Disk& disk, const GuestDevice& device) {
          (disk.bus == "virtio" && device.serial == disk.serial.substr(0, kVirtioSerialBytes));
 }
 
+// Null: none has it, or several have.
+const xml::Disk* OnlyDiskWithSerialOf(const xml::Domain& domain, const GuestDevice& device) {
+  const xml::Disk* only = nullptr;
+  for (const xml::Disk& disk : domain.disks) {
+    if (!MatchesSerial(disk, device)) continue;
+    if (only != nullptr) return nullptr;
+    only = &disk;
+  }
+  return only;
+}
+
+// Each of them once, however many filesystems lie on it.
+std::vector<const GuestDevice*> GuestDisksOf(const GuestFacts& guest) {
+  std::vector<const GuestDevice*> disks;
+  std::set<absl::string_view> seen;
+  for (const GuestFilesystem& filesystem : guest.filesystems) {
+    for (const GuestDevice& device : filesystem.devices) {
+      if (!device.is_disk || seen.contains(device.name)) continue;
+      if (seen.size() >= kMaxGuestDisks) return disks;
+      seen.insert(device.name);
+      disks.push_back(&device);
+    }
+  }
+  return disks;
+}
+
 }  // namespace
 
 std::vector<std::string> DisksOf(const GuestFilesystem& filesystem) {
@@ -133,21 +159,31 @@ std::vector<std::string> DisksOf(const GuestFilesystem& filesystem) {
 
 std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
                                                    const GuestFacts& guest) {
+  const std::vector<const GuestDevice*> devices = GuestDisksOf(guest);
   std::map<std::string, std::string> matches;
-  std::set<absl::string_view> seen;
-  for (const GuestFilesystem& filesystem : guest.filesystems) {
-    for (const GuestDevice& device : filesystem.devices) {
-      if (!device.is_disk || matches.contains(device.name)) continue;
-      if (seen.size() >= kMaxGuestDisks) return matches;
-      seen.insert(device.name);
-      for (const xml::Disk& disk : domain.disks) {
-        if (MatchesPci(domain, disk, device) || MatchesScsi(domain, disk, device) ||
-            MatchesAta(domain, disk, device) || MatchesSerial(disk, device)) {
-          matches[device.name] = disk.target;
-          break;
-        }
-      }
-    }
+  std::set<absl::string_view> taken;  // targets
+  for (const GuestDevice* device : devices) {
+    const auto disk =
+        std::find_if(domain.disks.begin(), domain.disks.end(), [&](const xml::Disk& candidate) {
+          return MatchesPci(domain, candidate, *device) ||
+                 MatchesScsi(domain, candidate, *device) || MatchesAta(domain, candidate, *device);
+        });
+    if (disk == domain.disks.end()) continue;
+    matches[device->name] = disk->target;
+    taken.insert(disk->target);
+  }
+  // Who has an address is known; a serial may be a clone's, too.
+  std::map<absl::string_view, int> claims;  // by target, of guest disks without an address of ours
+  std::vector<std::pair<const GuestDevice*, const xml::Disk*>> by_serial;
+  for (const GuestDevice* device : devices) {
+    if (matches.contains(device->name)) continue;
+    const xml::Disk* disk = OnlyDiskWithSerialOf(domain, *device);
+    if (disk == nullptr || taken.contains(disk->target)) continue;
+    ++claims[disk->target];
+    by_serial.emplace_back(device, disk);
+  }
+  for (const auto& [device, disk] : by_serial) {
+    if (claims[disk->target] == 1) matches[device->name] = disk->target;
   }
   return matches;
 }

@@ -1,5 +1,6 @@
 // Which of the domain's disks is the guest's "sda"? Answered by the bus address the guest sees,
-// else by the serial number; needs no trust: a guest that lies spoils only its own report. Pure.
+// else by a serial number that no other disk has; needs no trust: a guest that lies spoils only its
+// own report. Pure.
 #ifndef VIRT_RECLAIM_HOST_MODEL_GUEST_DISKS_H_
 #define VIRT_RECLAIM_HOST_MODEL_GUEST_DISKS_H_
 

@@ -1,5 +1,7 @@
 #include "host/model/image_judge.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
@@ -21,7 +23,8 @@ std::string PartOf(uint64_t allocation, uint64_t capacity) {
 
 }  // namespace
 
-ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, bool allow_thick) {
+ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, bool allow_thick,
+                          uint64_t guest_unit) {
   ImageJudgement judgement;
   const std::string target = Printable(disk.xml.target);
   if (disk.xml.source.type == "block" && disk.xml.source.format == "qcow2")
@@ -41,11 +44,26 @@ ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, 
     judgement.risks.push_back(
         {Reason::kOverlay, absl::StrCat(target, ": ", disk.chain.size() - 1, " below")});
   }
-  if (top.granularity > kUsualCluster) {
+  if (IsLargeUnit(top.granularity, guest_unit)) {
     judgement.risks.push_back(
-        {Reason::kLargeClusters, absl::StrCat(target, ": ", FormatByteSize(top.granularity))});
+        {Reason::kLargeClusters,
+         absl::StrCat(target, ": ", CompareUnits(top.granularity, guest_unit))});
   }
   return judgement;
+}
+
+bool IsLargeUnit(uint64_t unit, uint64_t guest_unit) {
+  // A unit that is no multiple of ours does not fit, whatever its size.
+  const bool fits = guest_unit > 0 && guest_unit % std::max<uint64_t>(unit, 1) == 0;
+  return unit > kUsualCluster && !fits;
+}
+
+std::string CompareUnits(uint64_t unit, uint64_t guest_unit) {
+  const std::string of_guest =
+      guest_unit == 0
+          ? ""
+          : absl::StrCat(", and the guest discards in units of ", FormatByteSize(guest_unit));
+  return absl::StrCat(FormatByteSize(unit), of_guest);
 }
 
 std::vector<Blocker> JudgeForSparsify(const ImageHeader& image, std::optional<uint64_t> allocation,

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "base/byte_size.h"
@@ -21,8 +22,16 @@ struct ImageJudgement {
 };
 
 // `can_punch`: of the filesystem the image is on; empty: not known. `allow_thick`: the user said
-// that preallocated images may be thinned.
-ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, bool allow_thick);
+// that preallocated images may be thinned. `guest_unit`: the smallest piece that the guest's kernel
+// discards, in bytes; 0: not known.
+ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, bool allow_thick,
+                          uint64_t guest_unit = 0);
+
+// Whether less may come free than the guest discards, since the host frees whole `unit`s (clusters,
+// chunks) only. A guest that discards in pieces of that size loses nothing.
+bool IsLargeUnit(uint64_t unit, uint64_t guest_unit);
+// "2.0 MiB, and the guest discards in units of 512 B".
+std::string CompareUnits(uint64_t unit, uint64_t guest_unit);
 
 // Why free space is not taken out of an image by the host while its guest is off; empty: nothing
 // stands in the way. `allocation`: what its file occupies; empty for a block device.

@@ -51,11 +51,11 @@ MigrationPlace PlaceOf(const std::vector<MigrationRecord>& journal) {
     place.step = record.step;
     place.since = record.time;
     place.detail = record.detail;
-    if (record.step == MigrationStep::kStopping) {
+    if (record.step == MigrationStep::kStopping || record.had_agent) {
       place.had_agent = record.had_agent;
       place.mounts = record.mounts;
-      place.was_running = record.was_running;
     }
+    if (record.step == MigrationStep::kStopping) place.was_running = record.was_running;
     if (record.step == MigrationStep::kRollingBack) {
       place.stop_guest = record.stop_guest;
       place.may_power_off = record.may_power_off;

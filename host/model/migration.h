@@ -55,7 +55,7 @@ struct MigrationRecord {
   std::string detail;  // why, in words; without secrets
   // kBegun: digests (SHA-256, hex) of the persistent XML without secrets.
   std::string before_digest, after_digest;
-  // kStopping: what the guest was like, when it could be asked.
+  // kDefined, kStopping: what the guest was like, when it could be asked.
   bool had_agent = false;
   std::vector<ExpectedMount> mounts;
   // kRollingBack: the running guest is to be stopped, and if it gives no sign of life, powered off.

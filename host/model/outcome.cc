@@ -50,7 +50,7 @@ ExitStatus ExitStatusOf(std::span<const Outcome> outcomes) {
   const auto done = count([](const Outcome& o) { return o.kind == OutcomeKind::kDone; });
   const auto refused =
       count([](const Outcome& o) { return o.kind == OutcomeKind::kSkipped && o.asked_for; });
-  const auto partly = count([](const Outcome& o) { return o.partly; });
+  const auto partly = count([](const Outcome& o) { return o.partly || o.trouble; });
   if (failed > 0) {
     return done > 0 || refused > 0 || partly > 0 ? ExitStatus::kSomeFailed : ExitStatus::kError;
   }

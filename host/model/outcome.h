@@ -34,11 +34,12 @@ struct Outcome {
   std::vector<Blocker> reasons;  // kSkipped: why; else remarks
   bool asked_for = false;        // the user named this domain, so that skipping it is a refusal
   bool partly = false;           // kFailed: in the middle, so that it is not as it was
-  bool nothing_freed = false;    // done, but the host should have got something and did not
+  bool trouble = false;  // an I/O error, or the domain was paused: its storage is to be left alone
+  bool nothing_freed = false;  // done, but the host should have got something and did not
 };
 
-// Failed wholly: 1; some failed, or one partly, or some of those asked for refused: 3; all asked
-// for refused: 5; nothing freed: 4.
+// Failed wholly: 1; some failed, or one partly or in trouble, or some of those asked for refused:
+// 3; all asked for refused: 5; nothing freed: 4.
 ExitStatus ExitStatusOf(std::span<const Outcome> outcomes);
 
 // Of a run that could not begin: busy and refused are 5, a bad argument is 2, cancelled 130, the

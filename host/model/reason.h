@@ -90,6 +90,7 @@ enum class Reason {
   kUnfinishedCopy,
   kSourceChanged,
   kNotAtomic,
+  kCompressedClusters,
   // ... by sparsify.
   kUnknownFeatures,
   kEncryptedImage,
@@ -102,6 +103,7 @@ enum class Reason {
   kToolMissing,
   // After its power cycle.
   kDiscardNotProved,
+  kNotVerified,
   // A trim that is not begun, or cut short.
   kQemuAgentTrimsAll,
   kBelowThreshold,
@@ -109,6 +111,7 @@ enum class Reason {
   kTimeOver,
   // After a trim.
   kTrimRemembered,
+  kGuestWrote,
   // What ends a trim by itself.
   kIoError,
   kStorageFull,

@@ -1,11 +1,13 @@
-// How hard a trim may press, from what a punch costs on the host. Pure.
+// How hard a trim may press, from what a punch costs on the host; and when it is over. Pure.
 #ifndef VIRT_RECLAIM_HOST_MODEL_TRIM_PACE_H_
 #define VIRT_RECLAIM_HOST_MODEL_TRIM_PACE_H_
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "absl/time/time.h"
+#include "host/model/facts.h"
 
 namespace virt_reclaim {
 
@@ -19,6 +21,10 @@ struct TrimPace {
 // `punch_cost`: per MiB, measured beside the image; absent: not known, which counts as slow.
 // `gentle`: no other I/O is to notice, however long it takes.
 TrimPace PaceFor(std::optional<absl::Duration> punch_cost, bool gentle);
+
+// How long nothing may change before the storage counts as settled, after a trim of these
+// filesystems; empty: not known.
+absl::Duration QuietAfter(absl::Duration trim_took, const std::vector<GuestFilesystem>& trimmed);
 
 }  // namespace virt_reclaim
 

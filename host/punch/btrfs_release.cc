@@ -26,6 +26,7 @@ namespace {
 
 constexpr uint64_t kSearchBytes = 256 * kKiB;
 constexpr uint64_t kBatchBytes = 64 * kMiB;  // copied before the image refers to it
+constexpr uint64_t kLookBytes = 16 * kMiB;   // a mapping of this length is a cheap one
 constexpr size_t kCopyBytes = kMiB;
 constexpr uint64_t kDedupeBytes = 16 * kMiB;  // btrfs takes no more at once
 constexpr uint64_t kWasteDivisor = 10;        // a tenth of an extent
@@ -91,8 +92,10 @@ uint64_t Covered(std::vector<Range> ranges) {
   return bytes;
 }
 
-// The file's bytes in `range` to the same place of `to`. A file that became shorter ends it.
-absl::Status Copy(int from, int to, Range range, std::vector<char>& buffer) {
+// The file's bytes in `range` to the same place of `to`; `copied` hears of each piece. A file that
+// became shorter ends it.
+absl::Status Copy(int from, int to, Range range, std::vector<char>& buffer,
+                  const std::function<void(uint64_t)>& copied) {
   while (range.size() > 0) {
     const size_t length = std::min<uint64_t>(buffer.size(), range.size());
     const ssize_t got = ReadAt(from, buffer.data(), length, range.begin);
@@ -106,24 +109,41 @@ absl::Status Copy(int from, int to, Range range, std::vector<char>& buffer) {
       done += put;
     }
     range.begin += static_cast<uint64_t>(got);
+    copied(static_cast<uint64_t>(got));
   }
   return absl::OkStatus();
+}
+
+// What of `ranges`, sorted, is not in the page cache. Looked at in long stretches: a look at each
+// of thousands of short ranges would cost more than to copy them.
+std::vector<Range> Absent(int fd, std::span<const Range> ranges) {
+  std::vector<Range> absent;
+  for (size_t next = 0; next < ranges.size();) {
+    Range stretch = ranges[next];
+    for (; next < ranges.size() && ranges[next].begin < stretch.begin + kLookBytes; ++next)
+      stretch.end = ranges[next].end;
+    for (const Range& pages : ImageReader::AbsentPages(fd, stretch)) AppendJoined(absent, pages);
+  }
+  return Intersect(absent, ranges);
 }
 
 struct Batch {
   UniqueFd copy;
   std::vector<Range> ranges;
-  std::vector<Range> fetched;  // of these: not in the page cache before
+  std::vector<Range> fetched;  // of these: not in the page cache before, dropped afterwards
 };
 
 absl::StatusOr<Batch> CopyBatch(int fd, const std::string& directory, std::vector<Range> ranges,
-                                uint64_t size, std::vector<char>& buffer) {
+                                uint64_t size, std::vector<char>& buffer,
+                                const std::function<void(uint64_t)>& copied) {
   Batch batch;
   VR_ASSIGN_OR_RETURN(batch.copy, MakeTemporary(directory, fd));
   // Ends with the image, so that the last part of a block can be compared too.
   if (ftruncate(batch.copy.get(), static_cast<off_t>(size)) != 0)
     return ErrnoStatus(errno, "make the copy");
-  for (const Range& range : ranges) VR_RETURN_IF_ERROR(Copy(fd, batch.copy.get(), range, buffer));
+  batch.fetched = Absent(fd, ranges);
+  for (const Range& range : ranges)
+    VR_RETURN_IF_ERROR(Copy(fd, batch.copy.get(), range, buffer, copied));
   // Begins to write; the next batch is copied meanwhile.
   sync_file_range(batch.copy.get(), 0, 0, SYNC_FILE_RANGE_WRITE);
   batch.ranges = std::move(ranges);
@@ -227,11 +247,16 @@ uint64_t OwnBytes(std::span<const ExtentReference> references, std::span<const R
 
 absl::StatusOr<uint64_t> MoveRanges(int fd, const std::string& directory,
                                     std::span<const Range> ranges, uint64_t size_bytes,
-                                    const std::function<void(uint64_t)>& moved,
+                                    Pacer& pacer, const std::function<void(uint64_t)>& moved,
                                     const std::stop_token& stop) {
   std::vector<char> buffer(kCopyBytes);
   // No readahead over holes: what is wanted is asked for.
   posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
+  uint64_t read = 0;
+  const auto pace = [&](uint64_t bytes) {
+    read += bytes;
+    pacer.Wait(read, stop, [] { return false; });
+  };
   uint64_t sum = 0;
   Batch written;  // its data is on the way to the disk
   const auto finish = [&]() -> absl::Status {
@@ -254,7 +279,7 @@ absl::StatusOr<uint64_t> MoveRanges(int fd, const std::string& directory,
       if (at >= std::min(ranges[next].end, size_bytes) && ++next < ranges.size())
         at = ranges[next].begin;
     }
-    auto copied = CopyBatch(fd, directory, std::move(batch), size_bytes, buffer);
+    auto copied = CopyBatch(fd, directory, std::move(batch), size_bytes, buffer, pace);
     VR_RETURN_IF_ERROR(finish());
     // No room: what was moved until here is a gain all the same.
     if (copied.status().code() == absl::StatusCode::kResourceExhausted) return sum;

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "base/range.h"
 #include "host/punch/data_map.h"
+#include "host/punch/pacer.h"
 
 namespace virt_reclaim::punch {
 
@@ -51,10 +52,11 @@ uint64_t OwnBytes(std::span<const ExtentReference> references, std::span<const R
 
 // Moves. `fd` is open for reading, `directory` is the file's. Stops at `stop` after the step under
 // way. Returns the bytes moved; ranges that somebody wrote to meanwhile stay where they are, and so
-// does the rest when there is no room for the copy. `moved` hears the bytes after each step.
+// does the rest when there is no room for the copy. `moved` hears the bytes after each step. What
+// is copied keeps below the rate of `pacer`, which counts from its beginning. One thread.
 absl::StatusOr<uint64_t> MoveRanges(int fd, const std::string& directory,
                                     std::span<const Range> ranges, uint64_t size_bytes,
-                                    const std::function<void(uint64_t)>& moved,
+                                    Pacer& pacer, const std::function<void(uint64_t)>& moved,
                                     const std::stop_token& stop);
 
 }  // namespace virt_reclaim::punch

@@ -42,24 +42,6 @@ struct Cachestat {
   uint64_t recently_evicted;
 };
 
-// The pages of `range` that are in no cache; nothing when nobody can tell.
-std::vector<Range> AbsentPages(int fd, Range range) {
-  static const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  range = {RoundDown(range.begin, page), RoundUp(range.end, page)};
-  std::vector<Range> absent;
-  void* memory =
-      mmap(nullptr, range.size(), PROT_READ, MAP_SHARED, fd, static_cast<off_t>(range.begin));
-  if (memory == MAP_FAILED) return absent;
-  std::vector<unsigned char> pages(range.size() / page);
-  const int failed = mincore(memory, range.size(), pages.data());
-  munmap(memory, range.size());
-  for (size_t i = 0; failed == 0 && i < pages.size(); ++i) {
-    if ((pages[i] & 1) == 0)
-      AppendJoined(absent, {range.begin + i * page, range.begin + (i + 1) * page});
-  }
-  return absent;
-}
-
 // Data ranges with small gaps read along, cut at `most`; a gap that is read is not judged.
 std::vector<Range> Stretches(const std::vector<Range>& data, uint64_t most) {
   std::vector<Range> stretches;
@@ -105,6 +87,23 @@ uint64_t ImageReader::CachedBytes(int fd, Range range) {
   uint64_t absent = 0;  // Linux before 6.5
   for (const Range& run : AbsentPages(fd, range)) absent += run.size();
   return range.size() - std::min(range.size(), absent);
+}
+
+std::vector<Range> ImageReader::AbsentPages(int fd, Range range) {
+  static const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  range = {RoundDown(range.begin, page), RoundUp(range.end, page)};
+  std::vector<Range> absent;
+  void* memory =
+      mmap(nullptr, range.size(), PROT_READ, MAP_SHARED, fd, static_cast<off_t>(range.begin));
+  if (memory == MAP_FAILED) return absent;
+  std::vector<unsigned char> pages(range.size() / page);
+  const int failed = mincore(memory, range.size(), pages.data());
+  munmap(memory, range.size());
+  for (size_t i = 0; failed == 0 && i < pages.size(); ++i) {
+    if ((pages[i] & 1) == 0)
+      AppendJoined(absent, {range.begin + i * page, range.begin + (i + 1) * page});
+  }
+  return absent;
 }
 
 // All of it, or the rest would be there afterwards too.

@@ -44,6 +44,9 @@ class ImageReader {
 
   // Bytes of [begin, end) that are in the page cache; the whole when nobody can tell.
   static uint64_t CachedBytes(int fd, Range range);
+  // The whole pages around [begin, end) that are not; nothing when nobody can tell. `fd` is open
+  // for reading. Any thread.
+  static std::vector<Range> AbsentPages(int fd, Range range);
 
  private:
   bool Mapped(const Window& window) const;

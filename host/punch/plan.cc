@@ -45,7 +45,7 @@ void AddToWindows(std::vector<Window>& windows, Range range, uint64_t window_byt
 }  // namespace
 
 ReadPlan MakeReadPlan(std::span<const Extent> extents, uint64_t size_bytes, uint64_t unit_bytes,
-                      bool take_unwritten) {
+                      bool take_unwritten, std::span<const Range> compressed_clusters) {
   ReadPlan plan;
   std::vector<Range> data;
   std::vector<Range> skipped;
@@ -70,9 +70,13 @@ ReadPlan MakeReadPlan(std::span<const Extent> extents, uint64_t size_bytes, uint
     AppendWidened(skip ? skipped : data, extent.range, unit_bytes, size_bytes);
     if (!skip && extent.shared) AppendJoined(plan.shared, extent.range);
   }
+  data = Without(data, skipped);
+  const std::vector<Range> packed =
+      Intersect(data, RoundOutwards(compressed_clusters, unit_bytes, size_bytes));
+  plan.skipped.compressed_cluster_bytes = TotalBytes(packed);
   // A multiple of the unit, so that no block lies in two windows.
   const uint64_t window_bytes = RoundUp(kWindowBytes, unit_bytes);
-  for (const Range& range : Without(data, skipped)) {
+  for (const Range& range : Without(data, packed)) {
     plan.read_bytes += range.size();
     AddToWindows(plan.windows, range, window_bytes);
   }

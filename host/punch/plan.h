@@ -26,6 +26,7 @@ struct Skipped {
   uint64_t unwritten_bytes = 0;
   uint64_t compressed_bytes = 0;
   uint64_t inline_bytes = 0;
+  uint64_t compressed_cluster_bytes = 0;  // of a qcow2 image
 
   bool operator==(const Skipped&) const = default;
 };
@@ -39,9 +40,10 @@ struct ReadPlan {
 
 // `unit_bytes` is what the filesystem allocates at once. Data ranges are widened to whole units, so
 // that a unit that is partly hole is read as a whole; a unit that has a skipped byte is left out as
-// a whole. All ranges end with the file at the latest.
+// a whole. All ranges end with the file at the latest. `compressed_clusters`: what a qcow2 image
+// has packed (qcow2_clusters.h), left out as well; sorted.
 ReadPlan MakeReadPlan(std::span<const Extent> extents, uint64_t size_bytes, uint64_t unit_bytes,
-                      bool take_unwritten);
+                      bool take_unwritten, std::span<const Range> compressed_clusters = {});
 
 // Joins the zero runs of one window with those of the next, drops what is shorter than the minimum,
 // and cuts what is longer than kMaxHoleBytes, so that acting stays a bounded step.

@@ -24,6 +24,7 @@
 #include "host/punch/btrfs_release.h"
 #include "host/punch/holes.h"
 #include "host/punch/pacer.h"
+#include "host/punch/qcow2_clusters.h"
 #include "host/punch/survey.h"
 #include "host/punch/window_pipeline.h"
 
@@ -162,13 +163,14 @@ absl::StatusOr<BtrfsView> ReadBtrfs(int fd, uint64_t size) {
   return view;
 }
 
-absl::Status ReleaseBtrfs(int fd, const PunchPlan& plan, const ProgressCallback& progress,
-                          const std::stop_token& stop, PunchResult& result) {
+absl::Status ReleaseBtrfs(int fd, const PunchPlan& plan, Pacer& pacer,
+                          const ProgressCallback& progress, const std::stop_token& stop,
+                          PunchResult& result) {
   const auto view = ReadBtrfs(fd, plan.size_bytes);
   if (!view.ok()) return view.status();
   const ReleasePlan release = PlanRelease(view->references, view->shared);
   const auto moved = MoveRanges(
-      fd, plan.directory, release.move, plan.size_bytes,
+      fd, plan.directory, release.move, plan.size_bytes, pacer,
       [&](uint64_t bytes) {
         progress(
             {PunchProgress::Stage::kReleasing, bytes, release.move_bytes, result.punched_bytes});
@@ -249,8 +251,8 @@ absl::StatusOr<PunchPlan> Puncher::Plan(const std::string& path) {
     if (!map.ok()) return Annotate(map.status(), Quoted(path));
     extents = *std::move(map);
   }
-  plan.read =
-      MakeReadPlan(extents, plan.size_bytes, plan.filesystem.unit_bytes, options_.unwritten);
+  plan.read = MakeReadPlan(extents, plan.size_bytes, plan.filesystem.unit_bytes, options_.unwritten,
+                           FindCompressedClusters(fd, plan.size_bytes));
   return plan;
 }
 
@@ -366,8 +368,10 @@ absl::StatusOr<PunchResult> Puncher::PunchAtomically(const PunchPlan& plan,
                              reading.direct ? ColdRead::kDirect : ColdRead::kBuffered, holes.get(),
                              nullptr, result));
   if (plan.filesystem.btrfs) {
-    if (options_.release && !result.cancelled)
-      result.release = ReleaseBtrfs(fd, plan, progress, stop, result);
+    if (options_.release && !result.cancelled) {
+      Pacer pacer(clock_, options_.max_bytes_per_second);
+      result.release = ReleaseBtrfs(fd, plan, pacer, progress, stop, result);
+    }
     if (const auto view = ReadBtrfs(fd, plan.size_bytes); own && view.ok())
       result.freed_bytes = *own - std::min(*own, OwnBytes(view->references, view->shared));
     return result;

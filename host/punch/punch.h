@@ -49,7 +49,7 @@ struct PunchOptions {
   bool release = true;          // btrfs: move what is left of extents, so that df sees the space
   bool keep_mtime = true;       // kPlain
   uint64_t min_hole_bytes = 0;  // shorter zero runs stay; 0: one allocation unit
-  uint64_t max_bytes_per_second = 0;      // read; 0: no limit
+  uint64_t max_bytes_per_second = 0;      // read, and on btrfs moved; 0: no limit
   std::optional<Way> way = std::nullopt;  // instead of choosing; for tests and benches
 };
 

@@ -137,6 +137,11 @@ class GrpcGuestAgent : public GuestAgent {
     request.set_pause_percent(options.pause_percent);
     request.set_max_bytes_per_second(options.max_rate);
     request.set_back_off(options.back_off);
+    if (options.start) {
+      request.mutable_start()->set_mount_point(options.start->mount_point);
+      request.mutable_start()->set_offset_bytes(options.start->offset);
+      request.mutable_start()->set_after(options.start->after);
+    }
 
     grpc::ClientContext context;
     SetDeadline(context, timeout);
@@ -156,6 +161,15 @@ class GrpcGuestAgent : public GuestAgent {
     const grpc::Status status = reader->Finish();
     if (flood) return absl::ResourceExhaustedError("Trim: the agent sent events without end");
     return FromGrpc(status, stop, "Trim");
+  }
+
+  absl::Status SetTrimPause(absl::Duration least_pause, absl::Duration timeout) override {
+    v1::SetTrimPauseRequest request;
+    ToProto(least_pause, request.mutable_least_pause());
+    v1::SetTrimPauseResponse response;
+    return Unary(timeout, {}, "SetTrimPause", [&](grpc::ClientContext* context) {
+      return stub_->SetTrimPause(context, request, &response);
+    });
   }
 
   absl::StatusOr<GuestPreflight> Preflight(absl::Duration timeout, std::stop_token stop) override {
@@ -266,6 +280,9 @@ class GrpcGuestAgent : public GuestAgent {
 
 }  // namespace
 
+absl::Status GuestAgent::SetTrimPause(absl::Duration, absl::Duration) {
+  return absl::UnimplementedError("SetTrimPause: an older agent");
+}
 absl::StatusOr<GuestPreflight> GuestAgent::Preflight(absl::Duration, std::stop_token) {
   return absl::UnimplementedError("Preflight: an older agent");
 }

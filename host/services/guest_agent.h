@@ -22,6 +22,14 @@ namespace virt_reclaim {
 
 inline constexpr char kAgentChannelName[] = "org.virt_reclaim.agent.v1";
 
+// Where a trim of all filesystems ended.
+struct GuestTrimPosition {
+  std::string mount_point;
+  uint64_t offset = 0;  // bytes, in that filesystem
+  bool after = false;   // it was trimmed to its end
+  bool operator==(const GuestTrimPosition&) const = default;
+};
+
 struct GuestTrimOptions {
   std::vector<std::string> mount_points;  // empty: all
   uint64_t minimum = 0;                   // bytes; 0: the filesystem's own
@@ -31,6 +39,8 @@ struct GuestTrimOptions {
   uint32_t pause_percent = 0;  // of what a chunk took, at most 10000
   uint64_t max_rate = 0;       // bytes trimmed a second; 0: no limit
   bool back_off = false;       // wait on while programs of the guest wait for their disks
+  // What lies before was trimmed by an earlier call; an older agent trims it again.
+  std::optional<GuestTrimPosition> start = {};
 };
 
 enum class GuestTrimResult { kUnknown, kDone, kSkipped, kFailed, kCancelled };
@@ -68,6 +78,10 @@ class GuestAgent {
                             std::stop_token stop,
                             const std::function<void(const GuestTrimProgress&)>& progress,
                             std::vector<GuestTrim>& finished) = 0;
+
+  // Of the trim under way: its pauses are at least so long from the next one on, up to a minute;
+  // zero: as it was asked. The one call that may be made during another: from Trim's `progress`.
+  virtual absl::Status SetTrimPause(absl::Duration least_pause, absl::Duration timeout);
 
   // For a migration. Unimplemented, as by default here: an older agent.
   // What the guest's configuration says. Reads the guest's initramfs: give it a minute or two.

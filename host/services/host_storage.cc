@@ -18,13 +18,13 @@
 #include "absl/strings/strip.h"
 #include "base/handle.h"
 #include "base/io.h"
+#include "base/mount_table.h"
 
 namespace virt_reclaim {
 namespace {
 
 constexpr size_t kMaxDevices = 64;
-constexpr size_t kMaxMountTableBytes = size_t{16} << 20;  // a host of containers has many mounts
-constexpr size_t kMaxAttributeBytes = 4096;               // a sysfs file is at most a page
+constexpr size_t kMaxAttributeBytes = 4096;  // a sysfs file is at most a page
 
 constexpr std::array kFilesystems = std::to_array<std::pair<int64_t, absl::string_view>>({
     {EXT4_SUPER_MAGIC, "ext4"},
@@ -107,17 +107,12 @@ std::vector<HostDevice> ReadHostDevices(dev_t number, const std::string& sysfs) 
 }
 
 std::string NfsVersion(dev_t device, const std::string& mountinfo) {
-  const auto table = ReadFile(mountinfo, kMaxMountTableBytes);
-  if (!table.ok()) return "";
+  const auto mounts = ReadMountTable(mountinfo);
+  if (!mounts.ok()) return "";
   const std::string number = absl::StrCat(major(device), ":", minor(device));
-  for (const absl::string_view line : absl::StrSplit(*table, '\n')) {
-    // "36 35 0:45 / /mnt rw,relatime shared:1 - nfs4 server:/x rw,vers=4.2,rsize=..."; blanks of
-    // names are escaped, so that the lone "-" is the separator.
-    const std::vector<absl::string_view> words = absl::StrSplit(line, ' ');
-    const auto separator = std::find(words.begin(), words.end(), "-");
-    if (words.size() < 3 || words[2] != number || words.end() - separator < 4) continue;
-    if (!absl::StartsWith(separator[1], "nfs")) continue;
-    for (absl::string_view option : absl::StrSplit(separator[3], ',')) {
+  for (const Mount& mount : *mounts) {
+    if (mount.device != number || !absl::StartsWith(mount.filesystem, "nfs")) continue;
+    for (absl::string_view option : absl::StrSplit(mount.options, ',')) {
       if (absl::ConsumePrefix(&option, "vers=")) return std::string(option);
     }
   }

@@ -224,6 +224,12 @@ class PosixImageStore : public ImageStore {
     return best / static_cast<int64_t>(kPunchBytes / kMiB);
   }
 
+  absl::StatusOr<ReadTimer> TimeReads(const std::string& path) override {
+    const std::string directory = path.substr(0, path.rfind('/') + 1);
+    VR_ASSIGN_OR_RETURN(UniqueFd file, TemporaryFile(directory));
+    return NewReadTimer(std::move(file));
+  }
+
   absl::StatusOr<uint64_t> Room(const ImageFile& image) override {
     struct statvfs room;
     if (statvfs(image.path.c_str(), &room) != 0)

@@ -13,6 +13,7 @@
 #include "absl/time/time.h"
 #include "base/range.h"
 #include "host/model/facts.h"
+#include "host/services/read_timer.h"
 #include "host/services/storage_space.h"
 
 namespace virt_reclaim {
@@ -41,6 +42,10 @@ class ImageStore {
   // image `path`. Unimplemented: it cannot be done there; any other error: it cannot be known
   // (read- only, no permission, hardly any space left).
   virtual absl::StatusOr<absl::Duration> PunchCost(const std::string& path) = 0;
+
+  // A clock for small reads of the storage below the image `path`, on a nameless file beside it of
+  // 1 MiB. Errors: as NewReadTimer.
+  virtual absl::StatusOr<ReadTimer> TimeReads(const std::string& path) = 0;
 
   // Bytes that an unprivileged program could still write on the filesystem of `image` (statvfs).
   virtual absl::StatusOr<uint64_t> Room(const ImageFile& image) = 0;

@@ -1,6 +1,5 @@
 #include "host/services/libvirt_error.h"
 
-#include <libvirt/libvirt.h>
 #include <libvirt/virterror.h>
 
 #include "absl/strings/match.h"
@@ -64,6 +63,13 @@ absl::Status LibvirtStatus(absl::string_view what) {
   absl::Status status(code, absl::StrCat(what, ": ", Printable(message)));
   virResetLastError();
   return status;
+}
+
+absl::Status LibvirtJobStatus(virDomainPtr domain) {
+  absl::Status status = LibvirtStatus("ask for its jobs");
+  const bool is_off =
+      absl::IsFailedPrecondition(status) && domain != nullptr && virDomainIsActive(domain) == 0;
+  return absl::IsUnimplemented(status) || is_off ? absl::OkStatus() : status;
 }
 
 }  // namespace virt_reclaim

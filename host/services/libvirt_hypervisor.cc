@@ -163,17 +163,21 @@ class LibvirtHypervisor : public Hypervisor {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     std::vector<Blocker> found;
     virDomainJobInfo job{};
-    if (virDomainGetJobInfo(domain, &job) == 0 && job.type != VIR_DOMAIN_JOB_NONE)
+    if (virDomainGetJobInfo(domain, &job) != 0) {
+      VR_RETURN_IF_ERROR(LibvirtJobStatus(domain));
+    } else if (job.type != VIR_DOMAIN_JOB_NONE) {
       found.push_back({Reason::kJobActive, ""});
+    }
     for (const xml::Disk& disk : live.disks) {
       virDomainBlockJobInfo block_job{};
-      if (disk.has_mirror ||
-          virDomainGetBlockJobInfo(domain, disk.target.c_str(), &block_job, 0) > 0) {
-        found.push_back({Reason::kBlockJob, Printable(disk.target)});
-      }
+      const int jobs = disk.has_mirror
+                           ? 1
+                           : virDomainGetBlockJobInfo(domain, disk.target.c_str(), &block_job, 0);
+      if (jobs < 0) VR_RETURN_IF_ERROR(LibvirtJobStatus(domain));
+      if (jobs > 0) found.push_back({Reason::kBlockJob, Printable(disk.target)});
     }
     if (IsFrozen(domain, live)) found.push_back({Reason::kFrozen, ""});
-    virResetLastError();  // drivers without jobs answer 'not supported': nothing runs there
+    virResetLastError();
     return found;
   }
 

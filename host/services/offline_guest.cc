@@ -2,15 +2,11 @@
 
 #include <unistd.h>
 
-#include <cerrno>
 #include <chrono>
 #include <cstdlib>
-#include <filesystem>
 #include <mutex>
-#include <system_error>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -19,6 +15,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/subprocess.h"
+#include "base/temporary_directory.h"
 #include "host/services/guest_preflight_proto.h"
 #include "virt_reclaim/agent/v1/agent.pb.h"
 
@@ -44,14 +41,18 @@ std::vector<std::string> GuestfsEnvironment(const std::string& directory) {
 }
 
 // The overlays over the images: they grow by what a mount writes. Not below /run, which is memory.
-absl::StatusOr<std::string> MakeTemporaryDirectory() {
+absl::StatusOr<TemporaryDirectory> MakeTemporaryDirectory() {
   const char* parent = getenv("TMPDIR");
-  std::string path =
-      absl::StrCat(parent == nullptr ? "/tmp" : parent, "/virt-reclaim-guestfs-XXXXXX");
-  if (mkdtemp(path.data()) == nullptr) {
-    return ErrnoStatus(errno, absl::StrCat("create a directory '", path, "'"));
-  }
-  return path;
+  return TemporaryDirectory::Make(parent == nullptr ? "/tmp" : parent, "virt-reclaim-guestfs-");
+}
+
+// What virt-reclaim-guestfs says of one device, behind its name.
+absl::Status StatusOfTrim(absl::string_view text) {
+  const std::string reason = Printable(text, kMaxReasonBytes);
+  if (text == "ok") return absl::OkStatus();
+  if (absl::StartsWith(text, "mount: ")) return absl::UnavailableError(reason);
+  if (absl::StartsWith(text, "unsupported: ")) return absl::UnimplementedError(reason);
+  return absl::InternalError(reason);
 }
 
 class GuestfsProgram : public OfflineGuest {
@@ -69,22 +70,22 @@ class GuestfsProgram : public OfflineGuest {
   }
 
   absl::StatusOr<std::vector<absl::Status>> Trim(const std::vector<OfflineDisk>& disks,
-                                                 const std::vector<std::string>& devices,
+                                                 const std::vector<OfflineJob>& jobs,
                                                  absl::Duration timeout,
                                                  const std::stop_token& stop) override {
     std::vector<std::string> options;
-    for (const std::string& device : devices) options.push_back(absl::StrCat("--trim=", device));
+    for (const OfflineJob& job : jobs)
+      options.push_back(absl::StrCat(job.zero ? "--zero=" : "--trim=", job.device));
     VR_ASSIGN_OR_RETURN(const std::string output, Run(options, disks, timeout, stop));
     const std::vector<std::string> lines = absl::StrSplit(output, '\n', absl::SkipEmpty());
-    if (lines.size() != devices.size())
+    if (lines.size() != jobs.size())
       return absl::DataLossError("virt-reclaim-guestfs does not say what it did");
     std::vector<absl::Status> statuses;
     for (size_t i = 0; i < lines.size(); ++i) {
       absl::string_view line = lines[i];
-      if (!absl::ConsumePrefix(&line, devices[i] + "\t"))
+      if (!absl::ConsumePrefix(&line, jobs[i].device + "\t"))
         return absl::DataLossError("virt-reclaim-guestfs does not say what it did");
-      statuses.push_back(line == "ok" ? absl::OkStatus()
-                                      : absl::InternalError(Printable(line, kMaxReasonBytes)));
+      statuses.push_back(StatusOfTrim(line));
     }
     return statuses;
   }
@@ -99,11 +100,7 @@ class GuestfsProgram : public OfflineGuest {
     }
     // One appliance at a time: each takes a gigabyte of memory and all processors it gets.
     const std::lock_guard lock(mutex_);
-    VR_ASSIGN_OR_RETURN(const std::string directory, MakeTemporaryDirectory());
-    const absl::Cleanup remove = [&] {
-      std::error_code ignored;
-      std::filesystem::remove_all(directory, ignored);
-    };
+    VR_ASSIGN_OR_RETURN(const TemporaryDirectory directory, MakeTemporaryDirectory());
     std::vector<std::string> arguments = {program_};
     arguments.insert(arguments.end(), options.begin(), options.end());
     for (const OfflineDisk& disk : disks) {
@@ -115,7 +112,7 @@ class GuestfsProgram : public OfflineGuest {
     limits.fail_when_full = true;
     limits.separate_errors = true;
     limits.grace = kGrace;
-    limits.environment = GuestfsEnvironment(directory);
+    limits.environment = GuestfsEnvironment(directory.path());
     limits.stop = stop;
     const auto result = RunCommand(arguments, limits);
     if (absl::IsResourceExhausted(result.status())) {

@@ -20,6 +20,12 @@ struct OfflineDisk {
   std::string path;    // a file or block device of this machine
 };
 
+// What the appliance does with one device, as libguestfs names it: /dev/sda1, /dev/GROUP/VOLUME.
+struct OfflineJob {
+  std::string device;
+  bool zero = false;  // all of it becomes zeroes; else the filesystem on it is trimmed
+};
+
 // Any thread.
 class OfflineGuest {
  public:
@@ -33,11 +39,12 @@ class OfflineGuest {
                                               absl::Duration timeout,
                                               const std::stop_token& stop) = 0;
 
-  // Mounts the filesystems on `devices` (as libguestfs names them: /dev/sda1, /dev/GROUP/VOLUME)
-  // and trims them, which writes to the disks; they must be in nobody's use. What became of each,
-  // in their order. Errors as above; then nothing or a part was done.
+  // Mounts filesystems and trims them, or zeroes devices, which writes to the disks; they must be
+  // in nobody's use. What became of each job, in their order: Unavailable, it cannot be mounted;
+  // Unimplemented, it cannot be trimmed; else what the kernel said in the middle of it. Errors as
+  // above; then nothing or a part was done.
   virtual absl::StatusOr<std::vector<absl::Status>> Trim(const std::vector<OfflineDisk>& disks,
-                                                         const std::vector<std::string>& devices,
+                                                         const std::vector<OfflineJob>& jobs,
                                                          absl::Duration timeout,
                                                          const std::stop_token& stop) = 0;
 };

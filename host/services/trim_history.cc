@@ -30,10 +30,18 @@ Json ToJson(const TrimRecord& record) {
                {"way", record.way},
                {"status", record.status},
                {"whole", record.whole},
+               {"complete", record.complete},
+               {"next", nullptr},
                {"expected_bytes", OrNull(record.expected)},
                {"trimmed_bytes", record.trimmed},
                {"freed_bytes", OrNull(record.freed)},
                {"disks", Json::array()}};
+  if (record.next) {
+    json["next"] = {{"mount_point", Printable(record.next->mount_point)},
+                    {"uuid", Printable(record.next->uuid)},
+                    {"offset_bytes", record.next->offset},
+                    {"after", record.next->after}};
+  }
   for (const TrimRecordDisk& disk : record.disks) {
     json["disks"].push_back({{"target", Printable(disk.target)},
                              {"image", Printable(disk.image)},
@@ -56,6 +64,11 @@ std::string Text(const Json& json, const char* key) {
   return found != json.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
+bool IsTrue(const Json& json, const char* key) {
+  const auto found = json.find(key);
+  return found != json.end() && *found == true;
+}
+
 std::optional<TrimRecord> RecordOf(const Json& json) {
   if (!json.is_object()) return std::nullopt;
   TrimRecord record;
@@ -64,7 +77,11 @@ std::optional<TrimRecord> RecordOf(const Json& json) {
   record.took = absl::Seconds(Number<double>(json, "seconds").value_or(0));
   record.way = Text(json, "way");
   record.status = Text(json, "status");
-  record.whole = json.contains("whole") && json["whole"] == true;
+  record.whole = IsTrue(json, "whole");
+  record.complete = record.whole || IsTrue(json, "complete");
+  if (const auto next = json.find("next"); next != json.end() && next->is_object())
+    record.next = {Text(*next, "mount_point"), Text(*next, "uuid"),
+                   Number<uint64_t>(*next, "offset_bytes").value_or(0), IsTrue(*next, "after")};
   record.expected = Number<uint64_t>(json, "expected_bytes");
   record.trimmed = Number<uint64_t>(json, "trimmed_bytes").value_or(0);
   record.freed = Number<int64_t>(json, "freed_bytes");

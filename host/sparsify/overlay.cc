@@ -6,53 +6,103 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <system_error>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "base/escape.h"
 #include "base/status.h"
-#include "base/subprocess.h"
+#include "base/unique_fd.h"
+#include "host/sparsify/copy_target.h"
 #include "host/sparsify/free_ranges.h"
 #include "host/sparsify/nbd_client.h"
+#include "host/sparsify/qemu_img.h"
 #include "host/sparsify/qemu_server.h"
 
 namespace virt_reclaim::sparsify {
 namespace {
 
-constexpr uint64_t kCluster = 65536;             // qemu-img's default
-constexpr uint64_t kStep = uint64_t{1} << 30;    // of marking; nothing is written for it but tables
+constexpr uint64_t kCluster = 65536;           // qemu-img's default
+constexpr uint64_t kStep = uint64_t{1} << 30;  // of marking; nothing is written for it but tables
+constexpr off_t kTryBytes = off_t{1} << 20;
+constexpr std::chrono::minutes kShortLimit{1};
 constexpr std::chrono::hours kConvertLimit{24};  // terabytes onto a slow disk
 
-// `arguments` without the program; FailedPrecondition with what it printed.
-absl::Status RunQemuImg(std::vector<std::string> arguments, std::chrono::milliseconds deadline,
-                        const std::stop_token& stop) {
-  arguments.insert(arguments.begin(), kQemuImg);
-  CommandLimits limits;
-  limits.deadline = deadline;
-  limits.keep_end = true;
-  limits.stop = stop;
-  VR_ASSIGN_OR_RETURN(const CommandResult result, RunCommand(arguments, limits));
-  if (result.exit_status == 0) return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      Printable(absl::StripAsciiWhitespace(result.output), size_t{1} << 10));
+std::vector<std::string> ConvertArguments(const char* format, const Overlay::Output& output,
+                                          const std::string& from, const std::string& to) {
+  std::vector<std::string> arguments = {"convert", "-f", format, "-O", output.format};
+  if (output.compress) arguments.emplace_back("-c");
+  if (!output.options.empty()) {
+    arguments.emplace_back("-o");
+    arguments.push_back(output.options);
+  }
+  arguments.push_back(from);
+  arguments.push_back(to);
+  return arguments;
 }
 
 }  // namespace
 
 absl::StatusOr<Overlay> Overlay::Make(const std::string& image, const std::string& format,
                                       const std::string& directory, const std::stop_token& stop) {
-  UniqueFd file(open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
-  if (!file.valid())
-    return ErrnoStatus(errno,
-                       absl::StrCat("make a temporary file in '", Printable(directory), "'"));
-  std::string path = absl::StrCat("/proc/", getpid(), "/fd/", file.get());
-  VR_RETURN_IF_ERROR(RunQemuImg(
-      {"create", "-q", "-f", "qcow2", "-o", absl::StrCat("cluster_size=", kCluster, ",compat=1.1"),
-       "-b", image, "-F", format, path},
-      std::chrono::minutes(1), stop));
-  return Overlay(std::move(file), std::move(path));
+  VR_ASSIGN_OR_RETURN(TemporaryDirectory temporary,
+                      TemporaryDirectory::Make(directory, "virt-reclaim-overlay-"));
+  Overlay overlay;
+  overlay.path_ = temporary.path() + "/overlay.qcow2";
+  overlay.cluster_ = kCluster;
+  overlay.directory_.emplace(std::move(temporary));
+  VR_RETURN_IF_ERROR(RunQemuImg({"create", "-q", "-f", "qcow2", "-o",
+                                 absl::StrCat("cluster_size=", kCluster, ",compat=1.1"), "-b",
+                                 image, "-F", format, overlay.path_},
+                                kShortLimit, stop)
+                         .status());
+  return overlay;
+}
+
+absl::StatusOr<Overlay> Overlay::Use(const std::string& overlay, const std::string& image,
+                                     const std::stop_token& stop) {
+  Overlay used;
+  std::error_code error;
+  used.path_ = std::filesystem::absolute(overlay, error).string();
+  if (error) return ErrnoStatus(error.value(), absl::StrCat("resolve '", Printable(overlay), "'"));
+  VR_ASSIGN_OR_RETURN(
+      const std::string text,
+      RunQemuImg({"info", "-f", "qcow2", "--output=json", used.path_}, kShortLimit, stop));
+  const auto info = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const auto backing = info.is_object() ? info.find("full-backing-filename") : info.end();
+  const auto cluster = info.is_object() ? info.find("cluster-size") : info.end();
+  const bool known = backing != info.end() && backing->is_string() && cluster != info.end() &&
+                     cluster->is_number_unsigned();
+  if (!known || !std::filesystem::equivalent(backing->get<std::string>(), image, error) || error) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "'", Printable(overlay), "' does not stand on '", Printable(image), "' itself"));
+  }
+  used.cluster_ = std::max(cluster->get<uint64_t>(), kCluster);
+  return used;
+}
+
+absl::Status Overlay::TakeBitmaps(const std::string& image, const std::vector<ImageBitmap>& bitmaps,
+                                  const std::stop_token& stop) const {
+  for (const ImageBitmap& bitmap : bitmaps) {
+    std::vector<std::string> arguments = {"bitmap", "-f", "qcow2", "--add"};
+    if (bitmap.granularity > 0) {
+      arguments.emplace_back("-g");
+      arguments.push_back(absl::StrCat(bitmap.granularity));
+    }
+    if (!bitmap.enabled) arguments.emplace_back("--disable");
+    for (const std::string& word :
+         {std::string("--merge"), bitmap.name, std::string("-b"), image, std::string("-F"),
+          std::string("qcow2"), std::string("--"), path_, bitmap.name})
+      arguments.push_back(word);
+    VR_RETURN_IF_ERROR(Annotate(RunQemuImg(std::move(arguments), kShortLimit, stop).status(),
+                                absl::StrCat("copy the bitmap '", Printable(bitmap.name), "'")));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<SparsifyResult> Overlay::ZeroFree(const SparsifyOptions& options,
@@ -70,15 +120,20 @@ absl::StatusOr<SparsifyResult> Overlay::ZeroFree(const SparsifyOptions& options,
 
   const freemap::WorkerDisk disk = {reading->fd.get(), reading->size_bytes};
   freemap::WorkerOptions worker = options.worker;
-  worker.read.min_bytes = kCluster;
+  worker.read.min_bytes = cluster_;
   VR_ASSIGN_OR_RETURN(freemap::ScanResult scan, freemap::ReadFreeMaps({&disk, 1}, worker, stop));
   reading->fd.Reset();
   LeaveOut(options.leave_out, scan);
   SparsifyResult result;
-  const std::vector<Range> free = FreeGranules(scan.runs, 0, kCluster);
+  std::vector<Range> free = FreeGranules(scan.runs, 0, cluster_);
+  for (const freemap::Filesystem& found : scan.filesystems) {
+    if (!options.zero_whole || found.mapped || !options.zero_whole(found)) continue;
+    free.push_back(
+        {found.offset, found.offset + found.length});  // what is free in it is zero twice
+  }
   DiskResult& marked = result.disks.emplace_back();
   marked.size_bytes = (*trimmer)->size_bytes();
-  marked.granularity = kCluster;
+  marked.granularity = cluster_;
   marked.reclaimable_bytes = TotalBytes(free);
   for (freemap::Filesystem& found : scan.filesystems)
     result.filesystems.push_back({std::move(found), 0});
@@ -100,16 +155,28 @@ absl::StatusOr<SparsifyResult> Overlay::ZeroFree(const SparsifyOptions& options,
   return result;
 }
 
+absl::Status Overlay::CheckOutput(const Output& output, const std::string& directory,
+                                  const std::stop_token& stop) {
+  if (absl::StrContains(output.options, "_file=") || output.format == "host_device")
+    return absl::OkStatus();
+  VR_ASSIGN_OR_RETURN(const TemporaryDirectory temporary,
+                      TemporaryDirectory::Make(directory, "virt-reclaim-try-"));
+  const std::string empty = temporary.path() + "/empty";
+  const std::string copy = temporary.path() + "/copy";
+  const UniqueFd made(open(empty.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!made.valid() || ftruncate(made.get(), kTryBytes) != 0)
+    return ErrnoStatus(errno, absl::StrCat("make '", Printable(empty), "'"));
+  const absl::Status tried =
+      RunQemuImg(ConvertArguments("raw", output, empty, copy), kShortLimit, stop).status();
+  return absl::Status(tried.code(), absl::StrReplaceAll(tried.message(), {{copy, output.path}}));
+}
+
 absl::Status Overlay::Convert(const Output& output, const std::stop_token& stop) const {
-  std::vector<std::string> arguments = {"convert", "-f", "qcow2", "-O", output.format};
-  if (output.compress) arguments.emplace_back("-c");
-  if (!output.options.empty()) {
-    arguments.emplace_back("-o");
-    arguments.push_back(output.options);
-  }
-  arguments.push_back(path_);
-  arguments.push_back(output.path);
-  return RunQemuImg(std::move(arguments), kConvertLimit, stop);
+  VR_ASSIGN_OR_RETURN(CopyTarget target, CopyTarget::Make(output.path));
+  std::vector<std::string> arguments = ConvertArguments("qcow2", output, path_, target.path());
+  if (!output.bitmaps.empty()) arguments.insert(arguments.begin() + 1, "--bitmaps");
+  VR_RETURN_IF_ERROR(RunQemuImg(std::move(arguments), kConvertLimit, stop).status());
+  return target.Publish();
 }
 
 }  // namespace virt_reclaim::sparsify

@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <filesystem>
 #include <nlohmann/json.hpp>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -21,9 +23,11 @@
 #include "base/utf8.h"
 #include "host/guard/holders.h"
 #include "host/guard/image_guard.h"
+#include "host/punch/filesystem.h"
+#include "host/punch/holes.h"
 #include "host/sparsify/nbd_client.h"
 #include "host/sparsify/opened_disk.h"
-#include "host/sparsify/overlay.h"
+#include "host/sparsify/qemu_img.h"
 #include "host/sparsify/qemu_server.h"
 
 namespace virt_reclaim::sparsify {
@@ -49,10 +53,11 @@ class QemuDisk final : public OpenedDisk {
       return absl::FailedPreconditionError(Quoted(spec_.path) + ": QEMU takes names in UTF-8 only");
     GuardOptions asking;
     asking.intent = ImageIntent::kResize;
-    asking.read_only = true;
+    asking.read_only = mode_ == Mode::kMeasure;
     {
       VR_ASSIGN_OR_RETURN(const ImageGuard guard, ImageGuard::Acquire(spec_.path, asking));
       identity_ = guard.identity();
+      if (mode_ == Mode::kSparsify) VR_RETURN_IF_ERROR(CheckPunching(guard));
     }
     mark_ =
         absl::StrCat(tools.run_directory, "/unfinished-", identity_.device, "-", identity_.inode);
@@ -127,6 +132,20 @@ class QemuDisk final : public OpenedDisk {
   }
 
  private:
+  // QEMU would take every trim, and nothing would come free.
+  absl::Status CheckPunching(const ImageGuard& guard) const {
+    std::error_code error;
+    const std::filesystem::path real = std::filesystem::canonical(spec_.path, error);
+    if (error) return ErrnoStatus(error.value(), "resolve " + Quoted(spec_.path));
+    VR_ASSIGN_OR_RETURN(const punch::FilesystemFacts filesystem,
+                        punch::ProbeFilesystem(guard.fd(), real.parent_path().string()));
+    if (filesystem.punches == punch::Ability::kYes) return absl::OkStatus();
+    if (filesystem.punches == punch::Ability::kNo)
+      return absl::UnimplementedError(Quoted(spec_.path) + ": its filesystem cannot punch holes");
+    return Annotate(punch::TryPlainHoles(guard, guard.identity().size_bytes, filesystem.unit_bytes),
+                    Quoted(spec_.path));
+  }
+
   absl::Status Connect() {
     VR_ASSIGN_OR_RETURN(read_, ConnectForReading(server_->TakeReadConnection(), kReadExport));
     VR_ASSIGN_OR_RETURN(trimmer_, NbdTrimmer::Connect(server_->TakeTrimConnection(), kTrimExport));
@@ -158,15 +177,23 @@ class QemuDisk final : public OpenedDisk {
                      Printable(absl::StripAsciiWhitespace(result.errors), size_t{1} << 10)));
   }
 
-  // Nobody but our own server has it.
+  // Nobody but our own server has it. Who may not look at everybody else cannot say so: no lease is
+  // held here.
   absl::Status CheckAlone() {
     last_look_ = steady_clock::now();
     Holders holders = FindHolders(identity_);
     const std::string ours = absl::StrCat("(pid ", server_ ? server_->pid() : 0, ")");
     std::erase_if(holders.names,
                   [&](const std::string& name) { return absl::EndsWith(name, ours); });
-    if (holders.names.empty()) return absl::OkStatus();
-    return absl::AbortedError(absl::StrCat(Quoted(spec_.path), " is in use: ", holders.Describe()));
+    if (!holders.names.empty()) {
+      return absl::AbortedError(
+          absl::StrCat(Quoted(spec_.path), " is in use: ", holders.Describe()));
+    }
+    if (!holders.complete && mode_ == Mode::kSparsify) {
+      return absl::PermissionDeniedError(Quoted(spec_.path) +
+                                         ": only root can see whether somebody has it open");
+    }
+    return absl::OkStatus();
   }
 
   const DiskSpec spec_;

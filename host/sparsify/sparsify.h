@@ -29,6 +29,9 @@ struct SparsifyOptions {
   uint64_t least_bytes = 0;  // with less to gain nothing is done
   // True: the filesystem counts as refused (not asked for). Empty: none.
   std::function<bool(const freemap::Filesystem&)> leave_out = nullptr;
+  // Of an overlay: true, where it lies on a disk or in a partition, zeroes all of that. Empty:
+  // none.
+  std::function<bool(const freemap::Filesystem&)> zero_whole = nullptr;
 };
 
 struct DiskResult {

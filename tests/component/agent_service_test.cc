@@ -177,6 +177,48 @@ TEST_F(ServiceTest, MountPointThatIsAnotherFilesystemNow) {
   EXPECT_EQ(events.at(2).summary().failed(), 1U);
 }
 
+TEST_F(ServiceTest, BeginsWhereAnEarlierTrimEnded) {
+  const auto trimmed = [&](const std::string& mount_point, bool after) {
+    v1::TrimRequest request;
+    request.mutable_start()->set_mount_point(mount_point);
+    request.mutable_start()->set_offset_bytes(uint64_t{1} << 60);
+    request.mutable_start()->set_after(after);
+    std::vector<v1::TrimEvent> events;
+    EXPECT_TRUE(Trim(*Connect(), request, &events).ok());
+    std::vector<std::string> names;
+    for (const v1::TrimEvent& event : events) {
+      if (event.has_started()) names.push_back(event.started().mount_point());
+    }
+    return names;
+  };
+  list.filesystems = {MakeFilesystem("/"), MakeFilesystem("/proc"), MakeFilesystem("/dev")};
+  EXPECT_THAT(trimmed("/nowhere", false), ElementsAre("/", "/proc", "/dev"));
+  EXPECT_THAT(trimmed("/proc", false), ElementsAre("/proc", "/dev"));
+  EXPECT_THAT(trimmed("/proc", true), ElementsAre("/dev"));
+  EXPECT_THAT(trimmed("/dev", true), ElementsAre("/", "/proc", "/dev"));  // nothing was left
+  v1::TrimRequest request;
+  request.mutable_start()->set_mount_point("data");
+  EXPECT_EQ(TrimCode(request), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(ServiceTest, PausesCanBeMadeLongerMeanwhile) {
+  const auto set = [&](int64_t seconds) {
+    grpc::ClientContext context;
+    SetDeadline(context);
+    v1::SetTrimPauseRequest request;
+    request.mutable_least_pause()->set_seconds(seconds);
+    v1::SetTrimPauseResponse response;
+    return Connect()->SetTrimPause(&context, request, &response).error_code();
+  };
+  EXPECT_EQ(set(60), grpc::StatusCode::OK);
+  EXPECT_EQ(set(61), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(set(-1), grpc::StatusCode::INVALID_ARGUMENT);
+  // That was of no trim: the next one does not rest for a minute.
+  const auto begin = steady_clock::now();
+  EXPECT_TRUE(Trim(*Connect(), For("/")).ok());
+  EXPECT_LT(steady_clock::now() - begin, std::chrono::seconds(20));
+}
+
 TEST_F(ServiceTest, SecondTrimIsAborted) {
   chunk_milliseconds = 1000;
   const auto stub = Connect();

@@ -179,6 +179,33 @@ TEST_F(GuardTest, QemuThatComesMeanwhileSucceeds) {
   EXPECT_EQ(start.get(), 0);
 }
 
+// One that comes while the guard is being taken, too: there is no moment with a lock and no lease.
+TEST_F(GuardTest, QemuThatComesAtAnyMomentSucceeds) {
+  if (!Has("qemu-io")) GTEST_SKIP() << "needs qemu-io";
+  std::atomic<bool> over = false;
+  auto starts = std::async(std::launch::async, [&] {
+    const std::string command =
+        absl::StrCat("qemu-io -f raw -c 'write -P 1 0 4096' ", image, " >/dev/null 2>&1");
+    int failed = 0;
+    for (int i = 0; i < 100; ++i) failed += system(command.c_str()) != 0 ? 1 : 0;
+    over = true;
+    return failed;
+  });
+  int taken = 0;
+  while (!over) {
+    auto guard = ImageGuard::Acquire(image, {});
+    if (!guard.ok()) {
+      EXPECT_EQ(guard.status().code(), absl::StatusCode::kAborted) << guard.status();
+      continue;
+    }
+    ++taken;
+    while (!guard->Interrupted() && !over) std::this_thread::sleep_for(milliseconds(1));
+  }
+  EXPECT_EQ(starts.get(), 0);
+  printf("taken %d times\n", taken);
+  EXPECT_GT(taken, 10);
+}
+
 // Locks alone, as on a block device or a filesystem without leases.
 TEST_F(GuardTest, LocksAreQemus) {
   const UniqueFd one(open(image.c_str(), O_RDWR | O_CLOEXEC));

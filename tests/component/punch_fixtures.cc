@@ -38,8 +38,9 @@ LoopMount::LoopMount(const std::string& type, const std::string& mkfs_options,
   directory_ = mkdtemp(name.data()) == nullptr ? "" : name;
   const std::string point = directory_ + "/mnt";
   mkdir(point.c_str(), 0755);
-  if (type == "tmpfs") {
-    if (mount("tmpfs", point.c_str(), "tmpfs", 0, "size=256m") != 0) why_not_ = "no tmpfs";
+  if (type == "tmpfs" || type == "ramfs") {
+    const char* limit = type == "tmpfs" ? "size=256m" : nullptr;
+    if (mount(type.c_str(), point.c_str(), type.c_str(), 0, limit) != 0) why_not_ = "no " + type;
     return;
   }
   const std::string image = directory_ + "/image";

@@ -22,7 +22,7 @@ RunResult Shell(const std::string& command);
 // mount is this process's own and the device goes with it.
 class LoopMount {
  public:
-  // `type` "tmpfs" needs no device.
+  // `type` "tmpfs" and "ramfs" need no device.
   explicit LoopMount(const std::string& type, const std::string& mkfs_options = "",
                      const std::string& mount_options = "", uint64_t size = uint64_t{512} << 20);
   ~LoopMount();
@@ -34,6 +34,8 @@ class LoopMount {
   const std::string& why_not() const { return why_not_; }
   std::string Path(const std::string& name) const { return directory_ + "/mnt/" + name; }
   const std::string& device() const { return device_; }
+  // The file below the device; what is written to it the filesystem reads from there on.
+  std::string backing() const { return directory_ + "/image"; }
   // After all is written.
   uint64_t FreeBytes() const;
 

@@ -2,7 +2,11 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <linux/ioprio.h>
+#include <signal.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -67,10 +71,12 @@ TEST_F(PunchProgramTest, HolesAreMadeAndContentStays) {
   const uint64_t before = Allocation(path);
   if (before < 12 * kMiB)
     return;  // a filesystem that compresses; punch_filesystems_test has others
-  const auto planned = RunJson({"--dry-run", path}, ExitStatus::kDone);
-  EXPECT_EQ(planned["message_type"], "punch-plan");
-  EXPECT_EQ(planned["total"]["zero_bytes"], 4 * kMiB);
-  EXPECT_EQ(Allocation(path), before);
+  for (const char* word : {"--dry-run", "--report"}) {
+    const auto planned = RunJson({word, path}, ExitStatus::kDone);
+    EXPECT_EQ(planned["message_type"], "punch-plan");
+    EXPECT_EQ(planned["total"]["zero_bytes"], 4 * kMiB);
+    EXPECT_EQ(Allocation(path), before);
+  }
   const auto punched = RunJson({path}, ExitStatus::kDone);
   EXPECT_EQ(punched["total"]["punched_bytes"], 4 * kMiB);
   EXPECT_EQ(punched["files"][0]["status"], "done");
@@ -106,16 +112,72 @@ TEST_F(PunchProgramTest, ABadFileIsNotTheEndOfTheOthers) {
   EXPECT_EQ(result["files"][1]["status"], "failed");
 }
 
+// A process that has `path` open, and nothing else of ours, for as long as the object lives.
+class Holder {
+ public:
+  explicit Holder(const std::string& path) {
+    int ready[2];
+    EXPECT_EQ(pipe2(ready, O_CLOEXEC), 0);
+    child_ = fork();
+    if (child_ == 0) {
+      const bool open_now = open(path.c_str(), O_RDWR | O_CLOEXEC) >= 0;
+      if (open_now && write(ready[1], "x", 1) == 1) pause();
+      _exit(1);
+    }
+    close(ready[1]);
+    const UniqueFd reading(ready[0]);
+    char said = 0;
+    EXPECT_EQ(read(reading.get(), &said, 1), 1);
+  }
+  ~Holder() {
+    kill(child_, SIGKILL);
+    waitpid(child_, nullptr, 0);
+  }
+  Holder(const Holder&) = delete;
+  Holder& operator=(const Holder&) = delete;
+  pid_t pid() const { return child_; }
+
+ private:
+  pid_t child_ = -1;
+};
+
 TEST_F(PunchProgramTest, AnImageInUseIsRefusedByNameOfTheHolder) {
   const std::string path = MakeImage("a.raw");
-  const UniqueFd holder(open(path.c_str(), O_RDWR | O_CLOEXEC));
-  // A lease needs to be the one open descriptor; this process is no holder to name.
+  const Holder holder(path);
   const ProgramResult result = Run({path});
-  // XFS and btrfs; guard_test and punch_filesystems_test have both kinds.
-  if (result.status == ExitStatus::kDone) return;
   EXPECT_EQ(result.status, ExitStatus::kRefused) << result.out;
   EXPECT_THAT(result.out, testing::HasSubstr("image-in-use"));
+  EXPECT_THAT(result.out, testing::HasSubstr(absl::StrCat("(pid ", holder.pid(), ")")));
   EXPECT_THAT(result.out, testing::HasSubstr("FILE"));
+}
+
+TEST_F(PunchProgramTest, APartialRunSaysSo) {
+  const std::string path = absl::StrCat(directory_, "/large.raw");
+  std::string text;
+  while (text.size() < 40 * kMiB)
+    absl::StrAppend(&text, std::string(2 * kMiB, '\0'), std::string(2 * kMiB, 'x'));
+  ASSERT_TRUE(WriteFileDurably(path, text, 0600).ok());
+  // It takes two seconds, and after the first somebody opens the file.
+  const pid_t opener = fork();
+  if (opener == 0) {
+    sleep(1);
+    _exit(open(path.c_str(), O_RDONLY | O_CLOEXEC) >= 0 ? 0 : 1);
+  }
+  const ProgramResult result = Run({"--max-rate", "20M", path, "--json"});
+  int status = -1;
+  waitpid(opener, &status, 0);
+  EXPECT_EQ(status, 0);
+  const auto json = nlohmann::json::parse(result.out);
+  const auto& file = json["files"][0];
+  // XFS and btrfs need no guard, and a filesystem that compresses has nothing to read.
+  const bool guarded = file["way"] == "plain" && file["read_bytes"] > 0;
+  EXPECT_EQ(file["interrupted"], guarded) << result.out;
+  EXPECT_EQ(result.status, guarded ? ExitStatus::kRefused : ExitStatus::kDone) << result.out;
+  if (guarded) {
+    EXPECT_THAT(file["reasons"], testing::ElementsAre("image-in-use"));
+    EXPECT_GT(file["punched_bytes"], 0);
+    EXPECT_LT(file["punched_bytes"], 20 * kMiB);
+  }
 }
 
 TEST_F(PunchProgramTest, OptionsReachTheEngine) {
@@ -127,7 +189,8 @@ TEST_F(PunchProgramTest, OptionsReachTheEngine) {
   const auto begin = std::chrono::steady_clock::now();
   RunJson({"-n", "--max-rate", "24M", path}, ExitStatus::kDone);
   EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(400));
-  const auto punched = RunJson({"--new-mtime", "--idle", "--no-release", path}, ExitStatus::kDone);
+  const auto punched = RunJson({"--new-mtime", "--no-release", path}, ExitStatus::kDone);
+  EXPECT_EQ(punched["files"][0]["moved_bytes"], 0);
   struct stat now {};
   ASSERT_EQ(stat(path.c_str(), &now), 0);
   if (punched["files"][0]["way"] == "plain" && punched["total"]["punched_bytes"] > 0) {
@@ -135,6 +198,21 @@ TEST_F(PunchProgramTest, OptionsReachTheEngine) {
     EXPECT_NE(now.st_mtim.tv_nsec, old.st_mtim.tv_nsec);
   }
   EXPECT_EQ(RunJson({"-r", "-x", "-n", directory_}, ExitStatus::kDone)["total"]["files"], 1);
+}
+
+// In a process of its own: the priority stays.
+TEST_F(PunchProgramTest, IdleIsIdle) {
+  const std::string path = MakeImage("a.raw");
+  const pid_t child = fork();
+  if (child == 0) {
+    const auto priority = [] { return IOPRIO_PRIO_CLASS(syscall(SYS_ioprio_get, 1, 0)); };
+    const bool before = priority() == IOPRIO_CLASS_IDLE;
+    const bool done = Run({"-n", "--idle", path}).status == ExitStatus::kDone;
+    _exit(!before && done && priority() == IOPRIO_CLASS_IDLE ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
 }
 
 TEST_F(PunchProgramTest, TextHasATotalFirst) {

@@ -183,6 +183,56 @@ TEST(SyncCareTest, VerifyReadsAllThatOnlyLeavesOut) {
   }
 }
 
+// Where in the file `block`, of 4 KiB, is; -1 when it is not.
+off_t FindBlock(int fd, const std::string& block) {
+  constexpr off_t kStep = 4096;
+  std::string found(block.size(), '\0');
+  for (off_t at = 0; (at = lseek(fd, at, SEEK_DATA)) >= 0; at += kStep) {
+    at -= at % kStep;
+    if (pread(fd, found.data(), found.size(), at) == static_cast<ssize_t>(found.size()) &&
+        found == block) {
+      return at;
+    }
+  }
+  return -1;
+}
+
+// The disk of the copy has something else than what was written to it.
+TEST(SyncCareTest, VerifyFindsWhatTheDiskDidNotKeep) {
+  for (const char* type : {"ext4", "xfs"}) {
+    const LoopMount fs(type, std::string(type) == "ext4" ? "-E nodiscard" : "-K");
+    const LoopMount other("ext4", "-E nodiscard");
+    ASSERT_TRUE(fs.ok() && other.ok()) << fs.why_not() << other.why_not();
+    std::string content = HalfZeroContent(24 * kMiB);
+    std::string block;
+    while (block.size() < 4096) absl::StrAppend(&block, "nobody writes this ", block.size());
+    block.resize(4096);
+    content.replace(8 * kMiB, block.size(), block);
+    WriteContent(other.Path("source"), content);
+    bool flipped = false;
+    const auto flip = [&](const SyncProgress& now) {
+      if (now.done_bytes < now.total_bytes || flipped) return;
+      const UniqueFd disk(open(fs.backing().c_str(), O_RDWR | O_CLOEXEC));
+      const off_t at = FindBlock(disk.get(), block);
+      ASSERT_GE(at, 0) << "all is written, around the cache";
+      ASSERT_EQ(pwrite(disk.get(), "SOME", 4, at), 4);
+      flipped = true;
+    };
+    const auto result = SyncFile(other.Path("source"), fs.Path("copy"), {.verify = true}, flip);
+    EXPECT_TRUE(flipped);
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kDataLoss) << type << result.status();
+    EXPECT_THAT(result.status().message(), HasSubstr("does not read back"));
+    EXPECT_TRUE(IsUnfinished(fs.Path("copy"))) << type;
+    EXPECT_NE(MtimeNs(fs.Path("copy")), MtimeNs(other.Path("source")));
+    // The next run looks at all of it, and finds what differs.
+    const auto next = SyncFile(other.Path("source"), fs.Path("copy"), {.verify = true});
+    ASSERT_TRUE(next.ok()) << next.status();
+    EXPECT_EQ(next->written_bytes, 4096U);
+    EXPECT_TRUE(ReadContent(fs.Path("copy")) == content);
+    EXPECT_FALSE(IsUnfinished(fs.Path("copy")));
+  }
+}
+
 TEST(SyncCareTest, ADryRunOverAShorterCopyOfAnySize) {
   const LoopMount fs("ext4", "-E nodiscard");
   ASSERT_TRUE(fs.ok()) << fs.why_not();

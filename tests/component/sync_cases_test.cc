@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <random>
 #include <thread>
 
@@ -241,8 +242,9 @@ TEST(UnfinishedTest, TheMarkForcesALook) {
 }
 
 TEST(UnfinishedTest, KilledAtAnyMomentTheNextRunMakesItWhole) {
+  constexpr int kKills = 14;  // on each of three filesystems
+  constexpr int kTries = 100;
   std::mt19937 dice(5);
-  int killed = 0;
   int marked = 0;
   for (const char* type : {"ext4", "xfs", "btrfs"}) {
     const LoopMount fs(type, Mkfs(type));
@@ -250,29 +252,35 @@ TEST(UnfinishedTest, KilledAtAnyMomentTheNextRunMakesItWhole) {
     const std::string source = fs.Path("source");
     const std::string copy = fs.Path("copy");
     std::string content = HalfZeroContent(32 * kMiB);
-    for (int round = 0; round < 14; ++round) {
+    int killed = 0;
+    int round = 0;
+    for (useconds_t longest = 80000; killed < kKills && round < kTries; ++round) {
       const bool atomic = round % 2 == 1 && std::string(type) != "ext4";
       ChangeBlocks(content, 3000, true, static_cast<unsigned>(dice()));
       WriteContent(source, content);
       const bool existed = access(copy.c_str(), F_OK) == 0;
       const std::string old = existed ? ReadContent(copy) : "";
-      const bool was_unfinished = existed && IsUnfinished(copy);
       const pid_t child = fork();
       if (child == 0)
         _exit(SyncFile(source, copy, {.atomic = atomic, .reflink = round % 4 < 2}).ok() ? 0 : 1);
-      usleep(static_cast<useconds_t>(dice() % 80000));
+      usleep(static_cast<useconds_t>(dice() % longest));
       kill(child, SIGKILL);
       int status = 0;
       waitpid(child, &status, 0);
-      if (WIFSIGNALED(status)) ++killed;
+      if (WIFSIGNALED(status)) {
+        ++killed;
+      } else {  // it was faster
+        EXPECT_EQ(status, 0) << type;
+        longest = std::max<useconds_t>(longest * 3 / 4, 4000);
+      }
       const bool there = access(copy.c_str(), F_OK) == 0;
       const std::string now = there ? ReadContent(copy) : "";
       // Old, new, or it says so.
-      if (there && IsUnfinished(copy)) ++marked;
-      EXPECT_TRUE(now == old || now == content || IsUnfinished(copy) || was_unfinished ||
-                  MtimeNs(copy) != MtimeNs(source));
+      const bool unfinished = there && IsUnfinished(copy);
+      if (unfinished) ++marked;
+      EXPECT_TRUE(now == old || now == content || unfinished) << type;
       EXPECT_TRUE(!atomic || !existed || now == old || now == content);
-      const bool looks_whole = there && MtimeNs(copy) == MtimeNs(source) && !IsUnfinished(copy);
+      const bool looks_whole = there && MtimeNs(copy) == MtimeNs(source) && !unfinished;
       EXPECT_TRUE(!looks_whole || now == content);
       if (round % 2 == 0) continue;
       const auto result = SyncFile(source, copy, {.verify = true});
@@ -280,6 +288,8 @@ TEST(UnfinishedTest, KilledAtAnyMomentTheNextRunMakesItWhole) {
       ASSERT_TRUE(ReadContent(copy) == content) << type;
       EXPECT_FALSE(IsUnfinished(copy));
     }
+    printf("%s: %d of %d runs were killed before their end\n", type, killed, round);
+    EXPECT_EQ(killed, kKills) << type;
     // Nothing else is left lying about but, at most, a name that the next run takes away.
     EXPECT_THAT(Shell(absl::StrCat("ls -A ", fs.Path(""),
                                    " | grep -v -e lost+found -e '^source$' "
@@ -287,8 +297,8 @@ TEST(UnfinishedTest, KilledAtAnyMomentTheNextRunMakesItWhole) {
                     .output,
                 ::testing::AnyOf("0\n", "1\n"));
   }
-  printf("%d of 42 runs were killed before their end, %d left the mark\n", killed, marked);
-  EXPECT_GE(killed, 10);
+  printf("%d left the mark\n", marked);
+  EXPECT_GT(marked, 0);
 }
 
 TEST(UnfinishedTest, FullFilesystem) {

@@ -22,10 +22,13 @@ using punch::Shell;
 using punch::WriteContent;
 using ::testing::HasSubstr;
 
-bool HasQemu() { return Shell("command -v qemu-img && command -v qemu-nbd").status == 0; }
+bool HasQemu() {
+  return Shell("command -v qemu-img && command -v qemu-nbd && command -v qemu-io").status == 0;
+}
+constexpr char kWhyNot[] = "needs qemu-img, qemu-nbd and qemu-io";
 
 TEST(FormatTest, Qcow2BecomesRaw) {
-  if (!HasQemu()) return;  // listed with the packages of tests
+  if (!HasQemu()) GTEST_SKIP() << kWhyNot;
   const LoopMount fs("ext4", "-E nodiscard");
   ASSERT_TRUE(fs.ok()) << fs.why_not();
   std::string content = HalfZeroContent(24 * kMiB) + std::string(512, 'e');
@@ -54,8 +57,40 @@ TEST(FormatTest, Qcow2BecomesRaw) {
   EXPECT_TRUE(ReadContent(copy) == content);
 }
 
+// What a guest sees through its overlays: what they have, zero clusters too, and below that what
+// the images have that they stand on.
+TEST(FormatTest, ABackingChainBecomesOneCopy) {
+  if (!HasQemu()) GTEST_SKIP() << kWhyNot;
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  std::string content = HalfZeroContent(16 * kMiB);
+  WriteContent(fs.Path("base.raw"), content);
+  const std::string top = fs.Path("top.qcow2");
+  const auto made = Shell(absl::StrCat(
+      "cd ", fs.Path(""), " && qemu-img create -q -f qcow2 -b base.raw -F raw middle.qcow2",
+      " && qemu-img create -q -f qcow2 -b middle.qcow2 -F qcow2 top.qcow2",
+      " && qemu-io -f qcow2 -c 'write -P 0x61 1M 192k' middle.qcow2",
+      " && qemu-io -f qcow2 -c 'write -P 0x62 1M 64k' -c 'write -z 8M 1M' top.qcow2"));
+  ASSERT_EQ(made.status, 0) << made.output;
+  content.replace(kMiB, 192 * kKiB, std::string(192 * kKiB, 'a'));
+  content.replace(kMiB, 64 * kKiB, std::string(64 * kKiB, 'b'));
+  content.replace(8 * kMiB, kMiB, std::string(kMiB, '\0'));
+  WriteContent(fs.Path("copy"), std::string(16 * kMiB, 'y'));
+  auto result = SyncFile(top, fs.Path("copy"), {.verify = true, .format = "qcow2"});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(ReadContent(fs.Path("copy")) == content);
+  EXPECT_EQ(MtimeNs(fs.Path("copy")), MtimeNs(top));
+  // As the file it is: the overlay alone, byte for byte.
+  ASSERT_TRUE(SyncFile(top, fs.Path("file")).ok());
+  EXPECT_TRUE(ReadContent(fs.Path("file")) == ReadContent(top));
+  // An image below that is missing is an error, and the copy stays.
+  ASSERT_EQ(unlink(fs.Path("base.raw").c_str()), 0);
+  EXPECT_FALSE(SyncFile(top, fs.Path("copy"), {.compare = true, .format = "qcow2"}).ok());
+  EXPECT_TRUE(ReadContent(fs.Path("copy")) == content);
+}
+
 TEST(FormatTest, WhatIsNoImageOrInUse) {
-  if (!HasQemu()) return;
+  if (!HasQemu()) GTEST_SKIP() << kWhyNot;
   const LoopMount fs("ext4", "-E nodiscard");
   ASSERT_TRUE(fs.ok()) << fs.why_not();
   WriteContent(fs.Path("source"), "no image");

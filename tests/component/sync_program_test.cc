@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -188,6 +189,38 @@ TEST_F(SyncProgramTest, InUseIsRefused) {
   EXPECT_EQ(result.status, ExitStatus::kRefused) << result.out;
   EXPECT_THAT(result.out, HasSubstr("image-in-use"));
   EXPECT_EQ(Read("copy.raw"), "old");
+}
+
+TEST_F(SyncProgramTest, ASourceInUseIsRefused) {
+  const std::string source = Make("a.raw", "new content");
+  const std::string copy = Make("copy.raw", "old");
+  const UniqueFd writer(open(source.c_str(), O_RDWR | O_CLOEXEC));
+  const auto json = RunJson({source, copy}, ExitStatus::kRefused);
+  EXPECT_EQ(json["files"][0]["status"], "skipped");
+  EXPECT_THAT(json["files"][0]["reasons"], testing::ElementsAre("image-in-use"));
+  EXPECT_EQ(Read("copy.raw"), "old");
+}
+
+TEST_F(SyncProgramTest, ASourceThatIsWrittenMeanwhileIsNoticed) {
+  const std::string source = Make("a.raw", std::string(48 * kMiB, 'x'));
+  // It takes three seconds, and after the first somebody writes to the source.
+  const pid_t writer = fork();
+  if (writer == 0) {
+    sleep(1);
+    const int fd = open(source.c_str(), O_WRONLY | O_CLOEXEC);
+    _exit(fd >= 0 && pwrite(fd, "guest", 5, 0) == 5 ? 0 : 1);
+  }
+  const auto json = RunJson({"--no-reflink", "--max-rate", "16M", source, Path("copy.raw")},
+                            ExitStatus::kSomeFailed);
+  int status = -1;
+  waitpid(writer, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(json["files"][0]["status"], "failed");
+  EXPECT_THAT(json["files"][0]["reasons"],
+              testing::ElementsAre("source-changed", "unfinished-copy"));
+  // The next run makes it whole, and knows that it must look.
+  EXPECT_EQ(RunJson({source, Path("copy.raw")}, ExitStatus::kDone)["total"]["unchanged"], 0);
+  EXPECT_TRUE(Read("copy.raw") == Read("a.raw"));
 }
 
 TEST_F(SyncProgramTest, OtherMachinesAreNotForSync) {

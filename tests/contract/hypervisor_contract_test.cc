@@ -1,6 +1,8 @@
 // One suite for every Hypervisor: libvirt's own test driver and the fake twin must agree.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -10,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/unique_fd.h"
 #include "host/services/hypervisor.h"
+#include "host/services/libvirt_error.h"
 #include "tests/fakes/fake_world.h"
 
 namespace virt_reclaim {
@@ -92,6 +95,17 @@ TYPED_TEST(HypervisorContract, UnknownDomainIsNotFound) {
       hypervisor.QemuAgentCommand(nobody, kGuestPing, absl::Seconds(1), {}).status()));
 }
 
+TYPED_TEST(HypervisorContract, WhereNoJobCanBeNoneRuns) {
+  Hypervisor& hypervisor = this->world_.hypervisor();
+  const xml::Domain live =
+      xml::ParseDomain(hypervisor.DomainXml(kUuid, Hypervisor::Xml::kLive).value()).value();
+  const auto activity = hypervisor.Activity(kUuid, live);
+  ASSERT_TRUE(activity.ok()) << activity.status();
+  EXPECT_TRUE(activity->empty());
+  const std::string nobody = "00000000-0000-0000-0000-000000000000";
+  EXPECT_TRUE(absl::IsNotFound(hypervisor.Activity(nobody, live).status()));
+}
+
 TYPED_TEST(HypervisorContract, WithoutQemuGuestAgentItsCommandsAreUnimplemented) {
   EXPECT_TRUE(absl::IsUnimplemented(this->world_.hypervisor()
                                         .QemuAgentCommand(kUuid, kGuestPing, absl::Seconds(1), {})
@@ -134,6 +148,13 @@ TEST(RealHypervisor, WhereLibvirtOpensNoChannelItIsTheSocketOfTheXml) {
   EXPECT_TRUE(open(path).ok()) << open(path);
   unlink(path.c_str());
   EXPECT_TRUE(absl::IsNotFound(open(path)));
+}
+
+TEST(LibvirtJobStatus, OnlyADriverWithoutJobsHasNone) {
+  virDomainJobInfo job{};
+  ASSERT_NE(virDomainGetJobInfo(nullptr, &job), 0);  // an error, though not 'not supported'
+  EXPECT_FALSE(LibvirtJobStatus(nullptr).ok());
+  EXPECT_EQ(virGetLastError(), nullptr);
 }
 
 TEST(ConnectLibvirt, ErrorsAreOneLineAndNameTheUri) {

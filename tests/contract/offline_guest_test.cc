@@ -83,6 +83,36 @@ TEST_F(OfflineGuestTest, OnlyWhatLibguestfsNeedsOfTheEnvironment) {
   EXPECT_THAT(Content("environment"), Not(HasSubstr("SECRET")));
 }
 
+TEST_F(OfflineGuestTest, WhatBecameOfEachDevice) {
+  Write("program", R"(#!/bin/sh
+printf '%s|' "$@" >"$0.arguments"
+printf '/dev/sda1\tok\n/dev/sda2\tmount: bad superblock\n'
+printf '/dev/sda3\tunsupported: trim\n/dev/sda4\ttrim: I/O error\n'
+)");
+  chmod(File("program").c_str(), 0700);
+  const auto guest = NewOfflineGuest(File("program"));
+  const auto statuses =
+      guest->Trim({}, {{"/dev/sda1"}, {"/dev/sda2"}, {"/dev/sda3"}, {"/dev/sda4", true}},
+                  absl::Seconds(30), {});
+  ASSERT_TRUE(statuses.ok()) << statuses.status();
+  ASSERT_EQ(statuses->size(), 4u);
+  EXPECT_EQ(Content("program.arguments"),
+            "--trim=/dev/sda1|--trim=/dev/sda2|--trim=/dev/sda3|--zero=/dev/sda4|");
+  EXPECT_TRUE((*statuses)[0].ok());
+  EXPECT_EQ((*statuses)[1], absl::UnavailableError("mount: bad superblock"));
+  EXPECT_TRUE(absl::IsUnimplemented((*statuses)[2]));
+  EXPECT_TRUE(absl::IsInternal((*statuses)[3]));
+  EXPECT_TRUE(absl::IsDataLoss(guest->Trim({}, {{"/dev/sda2"}}, absl::Seconds(30), {}).status()));
+}
+
+TEST_F(OfflineGuestTest, WhatAKilledOneLeftIsTakenAway) {
+  std::filesystem::create_directory(File("tmp/virt-reclaim-guestfs-abcdef"));
+  chmod(File("tmp/virt-reclaim-guestfs-abcdef").c_str(), 0700);
+  Write("tmp/virt-reclaim-guestfs-abcdef/overlay", "x");
+  Read("exit 1").IgnoreError();
+  EXPECT_FALSE(std::filesystem::exists(File("tmp/virt-reclaim-guestfs-abcdef")));
+}
+
 TEST_F(OfflineGuestTest, NotInstalled) {
   const auto facts = NewOfflineGuest(File("nothing"))->Read({}, absl::Seconds(30), {});
   EXPECT_TRUE(absl::IsUnimplemented(facts.status()));

@@ -24,11 +24,13 @@ class FakeOfflineGuest : public OfflineGuest {
   }
 
   absl::StatusOr<std::vector<absl::Status>> Trim(const std::vector<OfflineDisk>&,
-                                                 const std::vector<std::string>& devices,
+                                                 const std::vector<OfflineJob>& jobs,
                                                  absl::Duration, const std::stop_token&) override {
     if (!world_.has_offline_guest) return absl::UnimplementedError("not installed");
-    for (const std::string& device : devices) world_.calls.push_back("trim " + device);
-    return std::vector<absl::Status>(devices.size());
+    if (world_.while_reading) world_.while_reading();
+    for (const OfflineJob& job : jobs)
+      world_.calls.push_back((job.zero ? "zero " : "trim ") + job.device);
+    return std::vector<absl::Status>(jobs.size());
   }
 
  private:

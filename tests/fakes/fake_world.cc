@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "tests/fakes/fake_backups.h"
+#include "tests/fakes/fake_guest_agent.h"
 #include "tests/fakes/fake_offline_guest.h"
 
 namespace virt_reclaim {
@@ -67,6 +68,11 @@ class FakeImageStore : public ImageStore {
     return world_.punch_cost;
   }
 
+  absl::StatusOr<ReadTimer> TimeReads(const std::string&) override {
+    return ReadTimer([this]() -> absl::StatusOr<absl::Duration> {
+      return world_.read_takes ? world_.read_takes() : absl::Milliseconds(1);
+    });
+  }
   absl::StatusOr<uint64_t> Room(const ImageFile&) override { return world_.room; }
   absl::StatusOr<StorageSpace> Space(const ImageFile&) override {
     return StorageSpace{"0:1", "/images", 2 * world_.room, world_.room};
@@ -106,83 +112,6 @@ class FakeImageStore : public ImageStore {
 
  private:
   FakeWorld& world_;
-};
-
-class FakeGuestAgent : public GuestAgent {
- public:
-  FakeGuestAgent(FakeWorld& world, const FakeAgent& agent) : world_(world), agent_(agent) {}
-
-  absl::StatusOr<GuestFacts> GetInfo(absl::Duration, std::stop_token) override {
-    return agent_.facts;
-  }
-
-  absl::StatusOr<std::vector<GuestFilesystem>> ListFilesystems(absl::Duration,
-                                                               std::stop_token) override {
-    if (agent_.while_listing) agent_.while_listing();
-    if (!agent_.list.ok()) return agent_.list;
-    return agent_.facts.filesystems;
-  }
-
-  absl::StatusOr<GuestPreflight> Preflight(absl::Duration, std::stop_token) override {
-    return agent_.preflight;
-  }
-
-  absl::Status Trim(const GuestTrimOptions& options, absl::Duration timeout, std::stop_token stop,
-                    const std::function<void(const GuestTrimProgress&)>& progress,
-                    std::vector<GuestTrim>& finished) override {
-    world_.NoteTrim(options);
-    if (agent_.while_trimming) agent_.while_trimming();
-    for (const GuestTrim& trim : agent_.trims) {
-      if (progress) progress({trim.mount_point, trim.trimmed, trim.trimmed, trim.trimmed});
-      finished.push_back(trim);
-    }
-    for (const auto& [path, bytes] : agent_.freed) {
-      Usage& usage = world_.images.at(path);
-      usage.allocation = *usage.allocation - bytes;
-    }
-    if (agent_.takes > timeout) {
-      world_.Sleep(timeout);
-      return absl::DeadlineExceededError("Trim: no answer in time");
-    }
-    world_.Sleep(agent_.takes);
-    if (stop.stop_requested()) return absl::CancelledError("Trim: interrupted");
-    return agent_.trim;
-  }
-
-  absl::StatusOr<GuestFreeMap> ReadFreeMap(const std::string& mount_point, uint64_t, absl::Duration,
-                                           std::stop_token) override {
-    world_.Sleep(agent_.free_map_takes);
-    const auto map = agent_.free_maps.find(mount_point);
-    if (map == agent_.free_maps.end()) return absl::FailedPreconditionError("no such map");
-    return map->second;
-  }
-
-  absl::StatusOr<GuestMarker> WriteMarker(const std::string& mount_point, uint64_t size,
-                                          absl::Duration, std::stop_token) override {
-    const auto image = agent_.image_of.find(mount_point);
-    if (image == agent_.image_of.end()) return absl::UnimplementedError("WriteMarker: too old");
-    Grow(image->second, static_cast<int64_t>(size));
-    GuestMarker marker;
-    marker.size = size;
-    return marker;
-  }
-
-  absl::StatusOr<GuestMarkerDiscard> DiscardMarker(const std::string& mount_point,
-                                                   const GuestMarker& marker, absl::Duration,
-                                                   std::stop_token) override {
-    if (agent_.marker_comes_back)
-      Grow(agent_.image_of.at(mount_point), -static_cast<int64_t>(marker.size));
-    return GuestMarkerDiscard{marker.size, "", false};
-  }
-
- private:
-  void Grow(const std::string& path, int64_t bytes) {
-    Usage& usage = world_.images.at(path);
-    usage.allocation = static_cast<uint64_t>(static_cast<int64_t>(*usage.allocation) + bytes);
-  }
-
-  FakeWorld& world_;
-  FakeAgent agent_;
 };
 
 }  // namespace
@@ -267,7 +196,8 @@ class FakeHypervisor : public FakeBackups {
     if (domain->summary.state == DomainState::kRunning || world_.Now() < domain->settled_at)
       return absl::FailedPreconditionError("start: domain is already running");
     if (!domain->start.ok() && domain->inactive_xml != domain->first_xml) return domain->start;
-    domain->summary.state = DomainState::kRunning;
+    domain->summary.state =
+        domain->paused_after_start ? DomainState::kPaused : DomainState::kRunning;
     domain->settled_at = world_.Now() + domain->power_takes;
     domain->live_xml = domain->inactive_xml;
     if (domain->boots_from) domain->agent.facts.filesystems = {*domain->boots_from};
@@ -317,7 +247,9 @@ class FakeHypervisor : public FakeBackups {
   absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
                                         const std::vector<std::string>&) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
-    return domain->IsDead() ? domain->disk_requests : ++domain->disk_requests;
+    VR_RETURN_IF_ERROR(domain->statistics);
+    const bool quiet = domain->IsDead() && !domain->dead_with_io;
+    return quiet ? domain->disk_requests : ++domain->disk_requests;
   }
 
   absl::Status Define(const std::string& text) override {
@@ -329,6 +261,7 @@ class FakeHypervisor : public FakeBackups {
     domain.summary.uuid = parsed.uuid;
     domain.inactive_xml = world_.stored_xml.empty() ? text : std::exchange(world_.stored_xml, "");
     world_.calls.push_back(absl::StrCat("define ", parsed.name));
+    if (world_.while_defining) world_.while_defining();
     world_.MayCrash();
     return absl::OkStatus();
   }
@@ -430,6 +363,11 @@ bool FakeDomain::IsDead() const {
 void FakeWorld::NoteTrim(const GuestTrimOptions& options) {
   const std::lock_guard lock(clock_);
   trimmed_with.push_back(options);
+}
+
+void FakeWorld::NoteReached(const std::string& piece) {
+  const std::lock_guard lock(clock_);
+  reached.push_back(piece);
 }
 
 void FakeWorld::Sleep(absl::Duration duration) {

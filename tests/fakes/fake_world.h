@@ -26,10 +26,17 @@ struct FakeAgent {
   std::map<std::string, uint64_t> freed;  // per image path: what a Trim takes from the allocation
   absl::Duration takes = absl::ZeroDuration();  // a Trim; past its timeout it is DeadlineExceeded
   std::function<void()> while_listing, while_trimming;
+  uint64_t pieces = 0;          // of each of `trims`, a minute each; their numbers are its offsets
+  bool waits_for_stop = false;  // a Trim lasts until it is stopped, 10 s at most
   // Image path behind each mount point: a marker takes room in it, and gives it back when
   // `marker_comes_back`.
   std::map<std::string, std::string> image_of;
   bool marker_comes_back = true;
+  // Where it lies in the image, when the guest tells: only the allocated ranges of the image that
+  // are these come and go with it.
+  std::vector<GuestMarker::Extent> marker_extents;
+  std::string marker_disk;
+  std::function<void()> while_discarding;
   std::map<std::string, GuestFreeMap> free_maps;  // by mount point
   absl::Duration free_map_takes;
   absl::StatusOr<GuestPreflight> preflight;  // of a modern guest that names nothing by path
@@ -56,6 +63,9 @@ struct FakeDomain {
   std::vector<std::string> checkpoints;
   absl::Status begin_backup;  // not OK: BeginBackup fails with it
   uint64_t disk_requests = 0;
+  // Of a guest that does not boot: there is still I/O; nobody can tell.
+  bool dead_with_io = false;
+  absl::Status statistics;
   uint64_t bytes_written = 0;
   bool paused_by_io_error = false;  // when it is paused
   uint64_t needs_room = 0;          // with less on its storage it is paused again at once
@@ -63,6 +73,7 @@ struct FakeDomain {
   bool ignores_shutdown = false;
   absl::Duration power_takes;  // to come or to go: libvirt shows what lies between, as it does
   absl::Time settled_at = absl::InfinitePast();
+  bool paused_after_start = false;
   absl::Status start;  // not OK: Start fails with it, as long as the new definition is in force
   std::string cannot_boot_with;  // a text of the definition with which the guest is dead
   std::optional<GuestFilesystem> boots_from;  // its only filesystem after a start
@@ -105,7 +116,11 @@ class FakeWorld {
   bool can_punch = true;
   uint64_t room = uint64_t{1} << 40;                                  // bytes free on every storage
   absl::StatusOr<absl::Duration> punch_cost = absl::Microseconds(1);  // per MiB
+  std::function<absl::Duration()> read_takes;                         // of its storages; else 1 ms
+  std::vector<absl::Duration> trim_pauses;                            // that trims were told
+  bool knows_trim_pause = true;                                       // every agent
   std::vector<GuestTrimOptions> trimmed_with;                         // by our agents
+  std::vector<std::string> reached;                                   // pieces of trims: "/#3"
   uint32_t internal_snapshots = 0;                                    // of every image
   ImageHeader header;  // what else every image says of itself
   // What Sparsify answers, whatever it is asked.
@@ -117,6 +132,7 @@ class FakeWorld {
   bool images_are_local = true;
   bool has_offline_guest = true;           // virt-reclaim-guestfs is installed
   std::vector<OfflineDisk> disks_read;     // by it, last
+  std::function<void()> while_defining;    // what happens meanwhile
   std::function<void()> while_reading;     // what happens meanwhile
   std::vector<std::string> machine_types;  // of the host
 
@@ -128,6 +144,7 @@ class FakeWorld {
   void Sleep(absl::Duration duration);
   absl::Time Now();  // without a crash
   void NoteTrim(const GuestTrimOptions& options);
+  void NoteReached(const std::string& piece);
 
  private:
   std::string directory_;

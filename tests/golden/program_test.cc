@@ -136,6 +136,20 @@ void AddDeepDomain(FakeWorld& world) {
   deep.agent.marker_comes_back = false;
 }
 
+// A domain whose guest has no agent, and one that can write to nothing.
+void AddFaultyDomains(FakeWorld& world) {
+  world.AddDomain(DomainXml("mute", "55555555-2222-3333-4444-555555555555", "pc-q35-7.2",
+                            {{"vda", "virtio", "/images/new.raw", "unmap"}}, "disconnected"),
+                  DomainState::kRunning);
+  FakeDomain& fixed =
+      world.AddDomain(DomainXml("fixed", "66666666-2222-3333-4444-555555555555", "pc-q35-7.2",
+                                {{"vda", "virtio", "/images/new.raw", "unmap"}}, "connected"),
+                      DomainState::kRunning);
+  GuestFilesystem usr = FilesystemOn("vda", 5, "/usr", kGiB, 100 * kMiB);
+  usr.obstacle = GuestObstacle::kReadOnly;
+  fixed.agent.facts.filesystems = {usr};
+}
+
 // What run and config read; the origins of its values are in their outputs.
 constexpr char kPolicy[] = R"([limits]
 max-duration = "4h"
@@ -169,6 +183,8 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
   if (GetParam().name.find("deep") != std::string::npos) AddDeepDomain(world);
   if (absl::StartsWith(GetParam().name, "sparsify")) AddStopped(world);
   if (absl::StartsWith(GetParam().name, "run")) AddStopped(world);
+  if (GetParam().name == "trim-no-agent" || GetParam().name == "explain-read-only")
+    AddFaultyDomains(world);
   ASSERT_TRUE(WriteFileDurably(world.directory() + "/policy.toml", kPolicy, 0644).ok());
   ASSERT_TRUE(WriteFileDurably(world.directory() + "/wrong.toml", kWrongPolicy, 0644).ok());
   std::vector<std::string> arguments = GetParam().arguments;
@@ -222,6 +238,7 @@ const std::vector<Case> kCases{
     {"unknown-option", {"trim", "--minimun", "5"}},
     {"unknown-option-json", {"trim", "--json", "--bogus"}},
     {"two-verbs", {"report", "trim"}},
+    {"two-verbs-of-a-group", {"migrate", "plan", "migrate", "apply", "web"}},
     {"json-wrong-verb", {"--json", "sparsfy"}},
     {"flag-with-value", {"report", "--json=x"}},
     {"option-twice", {"trim", "--chunk", "1M", "--chunk", "2M", "web"}},
@@ -251,6 +268,7 @@ const std::vector<Case> kCases{
     {"explain-codes-json", {"explain", "--codes", "--json"}},
     {"explain-codes-of-a-domain", {"explain", "--codes", "web"}},
     {"explain-off", {"explain", "off"}},
+    {"explain-read-only", {"explain", "fixed"}},
     {"explain-deep", {"explain", "--probe", "deep"}},
     {"explain-deep-json", {"explain", "--probe", "--json", "deep"}},
     {"explain-probe", {"explain", "--probe", "new"}},
@@ -260,6 +278,7 @@ const std::vector<Case> kCases{
     {"trim", {"trim"}},
     {"trim-nothing-freed", {"-c", "fake:///world", "trim", "web"}},
     {"trim-off", {"trim", "off"}},
+    {"trim-no-agent", {"trim", "mute"}},
     {"trim-json", {"trim", "--json"}},
     {"trim-dry-run", {"trim", "--dry-run"}},
     {"trim-dry-run-after-trim", {"trim", "--dry-run", "new"}, {"trim", "new"}},
@@ -330,6 +349,10 @@ const std::vector<Case> kCases{
     {"sparsify-nothing-named", {"sparsify"}},
     {"sparsify-all-off-and-name", {"sparsify", "--all-off", "web"}},
     {"sparsify-no-libvirt-and-name", {"sparsify", "--no-libvirt", "web"}},
+    {"sparsify-output-of-two", {"sparsify", "--output", "copy.raw", "./web.raw", "./db.raw"}},
+    {"sparsify-output-of-a-domain", {"sparsify", "--output", "copy.raw", "web"}},
+    {"sparsify-output-and-threshold",
+     {"sparsify", "--output", "copy.raw", "--threshold", "1G", "./web.raw"}},
     {"sparsify-storage-of-a-file", {"sparsify", "--storage", "/images", "./web.raw"}},
     {"sparsify-unknown-domain", {"sparsify", "wbe"}},
     {"sparsify-running", {"sparsify", "web"}},

@@ -16,8 +16,10 @@ import bedpath
 from vrtest import EmbedHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all
 from vrtest.image import new_uuid
 
-DONE, FAILED, USAGE, NOTHING_DONE = 0, 1, 2, 5
+DONE, FAILED, NOTHING_DONE = 0, 1, 5
 VERBS = (["report"], ["trim"], ["migrate", "plan"], ["migrate", "apply"], ["agent", "status"])
+# For a program that would ask, or wait for ever.
+SECONDS = 30
 
 DISKS = {
     "no-disks": "",
@@ -34,6 +36,18 @@ DISKS = {
     "no-qcow2": "<disk type='file' device='disk'><driver name='qemu' type='qcow2'/>"
     "<source file='{directory}/text'/><target dev='vda' bus='virtio'/></disk>",
 }
+
+# What `report` says of the one disk, and the thing that it names.
+BLOCKERS = {
+    "no-file": (["not-a-disk"], "cdrom"),
+    "network": (["no-local-image", "discard-ignored"], "nbd"),
+    "missing": (["image-missing", "discard-ignored"], "{directory}/gone.qcow2"),
+    "directory": (["image-unreadable", "discard-ignored"], "'{directory}' is not a regular file"),
+    "fifo": (["image-unreadable", "discard-ignored"], "'{directory}/fifo' is not a regular file"),
+    "no-qcow2": (["discard-ignored"], "discard is not set"),
+}
+# These have nothing that a migration would change; of the others nobody knows what their guests could take.
+NOTHING_TO_CHANGE = {"no-disks", "no-file"}
 
 DOMAIN = """\
 <domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory>
@@ -61,7 +75,7 @@ class BadInput(unittest.TestCase):
     def plain(self, *words: str, environment: dict[str, str] | None = None, **pipes: object) -> Reply:
         """As a person types it, without --json and with the default connection when no other is named."""
         done = subprocess.run(
-            [PROGRAM, *words], capture_output=True, text=True, timeout=30, check=False,
+            [PROGRAM, *words], capture_output=True, text=True, timeout=SECONDS, check=False,
             **{"stdin": subprocess.DEVNULL, "env": environment or self.host.environment(), **pipes},
         )
         return Reply(done.returncode, done.stdout, done.stderr)
@@ -107,42 +121,90 @@ class BadInput(unittest.TestCase):
         self.assertEqual(report.status, DONE, str(report))
         domains = {domain["name"]: domain for domain in report.json["domains"]}
         self.assertEqual(set(domains), set(DISKS))
-        self.assertEqual(domains["no-disks"]["disks"], [])
-        for name, word in {
-            "missing": "gone.qcow2", "directory": "not a regular file", "fifo": "not a regular file", "network": "",
-        }.items():
+        self.assertEqual((domains["no-disks"]["disks"], domains["no-disks"]["reasons"]), ([], ["no-disks"]))
+        for name, (blockers, word) in BLOCKERS.items():
             with self.subTest(name):
                 (disk,) = domains[name]["disks"]
-                self.assertIsNone(disk["allocation_bytes"], str(disk))
+                self.assertEqual(disk["blockers"], blockers, str(disk))
+                details = [one["detail"] for one in disk["blockers_explained"]]
+                self.assertTrue(any(word.format(directory=self.space.path) in detail for detail in details), str(details))
+                if name != "no-qcow2":
+                    self.assertIsNone(disk["allocation_bytes"], str(disk))
                 self.assertIsNone(disk["reclaimable_bytes"], str(disk))
-                self.assertTrue(disk["blockers"], str(disk))
-                self.assertIn(word, str(disk))
         for verb in VERBS[1:]:
             for name in DISKS:
                 with self.subTest(verb=verb, name=name):
-                    reply = self.reclaim.run(*verb, name)
-                    self.assertIn(reply.status, (DONE, FAILED, NOTHING_DONE), str(reply))
-                    self.assertEqual(reply.json["domains"][0]["name"], name)
-        changed = {name for name, xml in self.saved().items() if xml != before[name]}
-        # These have a disk that could take discards once the image is there; the others have nothing to change.
-        self.assertLessEqual(changed, {"missing", "directory", "fifo", "no-qcow2", "network"})
+                    self.require_reason(verb, name)
+        for name in ("no-disks", "missing", "network"):
+            self.assertIn(f"hint: {name}: ", self.plain("-c", self.host.uri, "report", name).stderr)
+        self.assertEqual({name for name, xml in self.saved().items() if xml != before[name]}, set())
+
+    def require_reason(self, verb: list[str], name: str) -> None:
+        reply = self.reclaim.run(*verb, name, seconds=SECONDS)
+        (domain,) = reply.json["domains"]
+        self.assertEqual(domain["name"], name)
+        if verb[0] != "migrate":
+            expected = NOTHING_DONE, ["not-running"]
+        else:
+            expected = (DONE, []) if name in NOTHING_TO_CHANGE else (NOTHING_DONE, ["guest-unknown"])
+        reasons = domain["blockers" if verb[-1] == "plan" else "reasons"]
+        self.assertEqual((reply.status, reasons), expected, str(reply))
+        self.assertNotIn("error", domain)
+        if verb[-1] == "apply":
+            self.assertEqual(domain["changes"], [], str(reply))
+
+    def test_apply_asks_nobody_when_stdin_is_closed(self) -> None:
+        """Though a person would see the question: stderr is a terminal."""
+        before = self.saved()
+        terminal, theirs = os.openpty()
+        command = [str(PROGRAM), "-c", self.host.uri, "migrate", "apply", "--assume", "no-qcow2"]
+        try:
+            done = subprocess.run(
+                ["sh", "-c", '"$0" "$@" <&-', *command], stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=SECONDS,
+                check=False, env=self.host.environment(),
+            )
+            os.set_blocking(terminal, False)
+            try:
+                said = os.read(terminal, 65536).decode()
+            except BlockingIOError:
+                said = ""
+        finally:
+            os.close(theirs)
+            os.close(terminal)
+        self.assertEqual(done.returncode, DONE, done.stdout + said)
+        self.assertNotIn("?", done.stdout + said)
+        self.assertEqual({name for name, xml in self.saved().items() if xml != before[name]}, {"no-qcow2"})
+        self.assertEqual(self.reclaim.run("migrate", "rollback", "no-qcow2").status, DONE)
+        self.assertEqual(self.saved(), before)
 
     def test_another_hypervisor(self) -> None:
         for verb in VERBS:
             with self.subTest(verb):
                 reply = VirtReclaim(PROGRAM, self.host, uri="test:///default").run(*verb, "test")
-                self.assertIn(reply.status, (DONE, NOTHING_DONE), str(reply))
-                if verb[0] == "migrate":
-                    self.assertEqual(reply.status, NOTHING_DONE, str(reply))
+                (domain,) = reply.json["domains"]
+                codes = domain["blockers" if verb[-1] == "plan" else "reasons"]
+                if verb == ["report"]:
+                    expected = DONE, []
+                elif verb[0] == "migrate":
+                    expected = NOTHING_DONE, ["rewrite-refused"]
                     self.assertIn("is of type 'test'", reply.stdout)
+                else:
+                    expected = NOTHING_DONE, ["no-controller"]
+                self.assertEqual((reply.status, codes), expected, str(reply))
 
     def test_a_definition_that_is_none(self) -> None:
-        for text, word in (("", ""), ("<domain", ""), ("<pool/>", ""), ("<domain type='xen'><name>x</name></domain>", "")):
+        for text, status, word in (
+            ("", FAILED, "standard input: empty"),
+            ("<domain", FAILED, "line 1: Couldn't find end"),
+            ("<pool/>", FAILED, "'pool'"),
+            ("<domain type='xen'><name>x</name></domain>", NOTHING_DONE, "domain 'x' is of type 'xen'"),
+        ):
             with self.subTest(text):
                 done = subprocess.run(
-                    [FILTER, "--diff"], input=text, capture_output=True, text=True, timeout=30, check=False
+                    [FILTER, "--diff"], input=text, capture_output=True, text=True, timeout=SECONDS, check=False
                 )
-                self.assertNotIn(done.returncode, (DONE, -11, -6), done.stderr)
+                self.assertEqual(done.returncode, status, done.stderr)
+                self.assertIn(word, done.stderr)
                 self.assertEqual(done.stdout, "")
                 self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
 
@@ -150,7 +212,7 @@ class BadInput(unittest.TestCase):
         words = ["-c", self.host.uri, "report"]
         command = [str(PROGRAM), *words]
         closed = subprocess.run(
-            ["sh", "-c", '"$0" "$@" <&-', *command], capture_output=True, text=True, timeout=30, check=False,
+            ["sh", "-c", '"$0" "$@" <&-', *command], capture_output=True, text=True, timeout=SECONDS, check=False,
             env=self.host.environment(),
         )
         self.assertEqual(closed.returncode, DONE, closed.stderr)
@@ -158,7 +220,7 @@ class BadInput(unittest.TestCase):
         for target in (">&-", ">/dev/full"):
             with self.subTest(target):
                 done = subprocess.run(
-                    ["sh", "-c", f'"$0" "$@" {target}', *command], capture_output=True, text=True, timeout=30,
+                    ["sh", "-c", f'"$0" "$@" {target}', *command], capture_output=True, text=True, timeout=SECONDS,
                     check=False, env=self.host.environment(), stdin=subprocess.DEVNULL,
                 )
                 self.assertEqual(done.returncode, FAILED, done.stderr)
@@ -167,7 +229,7 @@ class BadInput(unittest.TestCase):
         os.close(reader)
         with os.fdopen(writer, "w") as pipe:
             done = subprocess.run(
-                command, stdout=pipe, stderr=subprocess.PIPE, timeout=30, check=False, env=self.host.environment(),
+                command, stdout=pipe, stderr=subprocess.PIPE, timeout=SECONDS, check=False, env=self.host.environment(),
                 stdin=subprocess.DEVNULL,
             )
         self.assertEqual(done.returncode, FAILED, done.stderr)

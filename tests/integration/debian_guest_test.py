@@ -37,26 +37,13 @@ sync
 """
 MANIFEST = "sync; echo 3 >/proc/sys/vm/drop_caches; find /srv /boot /usr/bin /usr/sbin -xdev -type f | sort | xargs sha256sum"
 
-# Both: virtio_scsi does not depend on sd_mod, and MODULES=dep takes that only where there is a SCSI bus already.
-FIX_INITRAMFS = """
-set -e
-printf '%s\\n' virtio_scsi sd_mod >>/etc/initramfs-tools/modules
-update-initramfs -u
-"""
+# Made by the guest's mkinitramfs when its disk was made: here, on an emulated CPU, that takes minutes.
+INSTALL_INITRAMFS = "cp /usr/lib/test-initrds/{} /boot/initrd.img-$(uname -r) && sync"
 
 # What --fix-guest may change. Of grub.cfg what the kernel is told: the rest depends on where update-grub is run.
 CONFIG = """
 cat /etc/fstab /etc/default/grub /etc/initramfs-tools/modules /etc/initramfs-tools/conf.d/*
 grep -E '^[[:space:]]+linux[[:space:]]' /boot/grub/grub.cfg
-"""
-
-FORGET_DRIVERS = """
-set -e
-sed -i 's/^MODULES=.*/MODULES=list/' /etc/initramfs-tools/initramfs.conf
-rm -f /etc/initramfs-tools/conf.d/driver-policy
-printf '%s\\n' virtio_pci virtio_blk ext4 >/etc/initramfs-tools/modules
-update-initramfs -u
-! lsinitramfs /boot/initrd.img-$(uname -r) | grep virtio_scsi
 """
 
 
@@ -212,9 +199,7 @@ class BusChange(DebianTest):
         self.assertNotIn("virtio_scsi.ko", before)
 
     def test_2_prepared_it_boots_from_virtio_scsi(self) -> None:
-        begin = time.monotonic()
-        self.guest.run(FIX_INITRAMFS, seconds=400)
-        print(f"update-initramfs: {time.monotonic() - begin:.1f} s", flush=True)
+        self.guest.run(INSTALL_INITRAMFS.format("prepared"))
         self.assertIn("virtio_scsi.ko", self.guest.run("lsinitramfs /boot/initrd.img-$(uname -r)").output)
         self.shut_down()
         self.host.define(self.on_scsi)
@@ -300,7 +285,8 @@ class RolledBack(DebianTest):
         self.assertIn("bus='scsi'", self.guest.saved_xml())
 
     def test_1_does_not_boot_and_is_rolled_back(self) -> None:
-        self.guest.run(FORGET_DRIVERS, seconds=400)
+        self.guest.run(INSTALL_INITRAMFS.format("virtio-blk-only"))
+        self.assertNotIn("virtio_scsi.ko", self.guest.run("lsinitramfs /boot/initrd.img-$(uname -r)").output)
         begin = time.monotonic()
         reply = self.reclaim.run(
             "migrate", "apply", "--bus=virtio-scsi", "--power-cycle=shutdown", "--verify-timeout", "60s", self.name,

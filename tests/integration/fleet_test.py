@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import time
 import unittest
@@ -14,10 +15,11 @@ from pathlib import Path
 
 import bedpath
 
-from vrtest import EmbedHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all
+from vrtest import EmbedHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all, wait_for
 from vrtest.guest import MIB, OLD_MACHINE
+from vrtest.programs import find_program
 
-DONE, SOME_FAILED = 0, 3
+DONE, SOME_FAILED, INTERRUPTED = 0, 3, 130
 DOMAINS = 500
 EACH = 5  # domains that fail in each of the ways
 MANAGED, SAVED, CHANGED, GONE, BROKEN = (range(i * EACH, (i + 1) * EACH) for i in range(5))
@@ -172,10 +174,62 @@ class Fleet(unittest.TestCase):
         self.assertEqual(reasons, {"too-many-failures": len(WELL) - 5})
         self.assert_migrated([*WELL][:5])
 
+    def test_6_interrupted_the_first_is_whole_and_the_rest_is_untouched(self) -> None:
+        numbers = [*WELL][10:14]
+        names = [name_of(number) for number in numbers]
+        first, rest = names[0], names[1:]
+        program = self.reclaim.start("migrate", "apply", "--assume", "--batch", "1", "--pause", "60s", *names)
+        # Interrupted before that is written down it would be undone, as test 7 has it.
+        wait_for("the first domain", lambda: self.step_of(numbers[0]) == "defined", seconds=60, pause=0.02)
+        program.send_signal(signal.SIGINT)
+        begin = time.monotonic()
+        stdout, stderr = program.communicate(timeout=60)
+        self.assertLess(time.monotonic() - begin, 2)
+        self.require_told(Reply(program.returncode, stdout, stderr), {first: "done", **dict.fromkeys(rest, "cancelled")})
+
+    def test_7_interrupted_in_the_middle_of_a_definition_it_says_what_was_done(self) -> None:
+        """At each sync of a journal or a definition, of which the first domains have a handful each."""
+        numbers = [*WELL][20:24]
+        names = [name_of(number) for number in numbers]
+        for point in range(1, 10):
+            with self.subTest(point=point):
+                interrupted = VirtReclaim(
+                    PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN="/state/:/etc/qemu/",
+                    VR_KILL_WITH=str(int(signal.SIGINT)),
+                )
+                reply = interrupted.run("migrate", "apply", "--assume", "--batch", "1", *names)
+                told = {domain["name"]: domain["status"] for domain in reply.json["domains"]}
+                self.assertIn("cancelled", told.values())
+                self.require_told(reply, told)
+                # The next call goes on; then from the beginning again.
+                self.assertEqual(self.reclaim.run("migrate", "apply", "--assume", *names).status, DONE)
+                self.assert_migrated(numbers)
+                self.assertEqual(self.reclaim.run("migrate", "rollback", *names).status, DONE)
+
+    def step_of(self, number: int) -> str:
+        """Where the journal of its latest migration stands. 'migrate status' would wait for the other program's libvirt."""
+        journals = self.space.path.glob(f"state/migrate/*/{uuid_of(number)}/*/journal.jsonl")
+        lines = max(journals).read_text().splitlines()
+        return str(json.loads(lines[-1])["step"])
+
+    def require_told(self, reply: Reply, expected: dict[str, str]) -> None:
+        """Interrupted; and each definition is what is told of it."""
+        self.assertEqual(reply.status, INTERRUPTED, str(reply))
+        self.assertEqual({domain["name"]: domain["status"] for domain in reply.json["domains"]}, expected, str(reply))
+        now = self.definitions()
+        for domain in reply.json["domains"]:
+            number = int(domain["name"].removeprefix("vm-"))
+            if domain["status"] == "done":
+                self.assert_migrated([number])
+                self.assertTrue(domain["changes"], str(reply))
+            else:
+                self.assertEqual(now[number], self.before[number], domain["name"])
+
 
 if __name__ == "__main__":
     bedpath.require_bed()
     PROGRAM = host_program_path()
-    if not PROGRAM:
+    KILLER = find_program("libkill_at_sync.so")
+    if not PROGRAM or not KILLER:
         skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
     main(one_story=True)

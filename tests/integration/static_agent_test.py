@@ -1,18 +1,22 @@
 """The portable agent in a guest that has nothing for it but a kernel: no C library, no libmount, no shell, no udev.
 
-Also what an idle agent costs, since this is the one that runs in every guest.
+First in a directory of its own in the test guest, with what an idle agent costs, since this is the one that runs in every
+guest. Then as all that the guest has: it is the only program in the initramfs, but for the first one (bare_init.c), which
+mounts /proc, /sys, /dev and a disk, loads Debian's modules, and becomes the agent: that mounts nothing itself.
 """
 
 from __future__ import annotations
 
 import os
+import stat
+import subprocess
 import time
 import unittest
 from pathlib import Path
 
 import bedpath
 
-from vrtest import Disk, EmbedHost, Guest, VirtReclaim, Workspace, host_program_path, main, skip_all, wait_for
+from vrtest import Disk, EmbedHost, Guest, TimedOut, VirtReclaim, Workspace, host_program_path, main, skip_all, wait_for
 from vrtest.guest import NEW_MACHINE
 
 DOMAIN = "bare"
@@ -79,8 +83,58 @@ class StaticAgent(unittest.TestCase):
         return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("voluntary_ctxt_switches"))
 
 
+class NothingElse(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.space = Workspace()
+        cls.addClassCleanup(cls.space.close)
+        cls.host = EmbedHost(cls.space.path)
+        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        init = cls.space.path / "init"
+        source = Path(__file__).resolve().parents[1] / "lib" / "bare_init.c"
+        subprocess.run(["cc", "-static", "-Os", "-Wall", "-Werror", "-o", init, source], check=True)
+        cls.guest = Guest(
+            cls.host, "nothing-else", machine=NEW_MACHINE, agent=STATIC_AGENT, guest_options=("--bare", str(init)), shell="",
+            disks=[Disk("data", bus="virtio", discard="unmap", size=256 * MIB)],
+        )
+        # Nobody in there can write and delete a file, so all that is free has blocks from the beginning.
+        disk = cls.guest.disk("data")
+        with open(disk.path, "r+b") as image:
+            os.posix_fallocate(image.fileno(), 0, disk.size)
+        cls.guest.start(wait=False)
+
+    def test_1_there_is_nothing_else(self) -> None:
+        files = {name for name in files_of((self.guest.directory / "initramfs").read_bytes()) if not name.startswith("lib/modules/")}
+        self.assertEqual(files, {"init", "virt-reclaim-agent"})
+
+    def test_2_it_answers_and_trims(self) -> None:
+        try:
+            wait_for("the agent", lambda: self.reclaim.run("agent", "status", "nothing-else").status == 0, seconds=60)
+        except TimedOut as problem:
+            self.fail(f"{problem}\n{self.guest.console_text()}")
+        disk = self.guest.disk("data")
+        before = disk.allocation()
+        reply = self.reclaim.run("trim", "nothing-else")
+        self.assertEqual(reply.status, 0, f"{reply}\n{self.guest.console_text()}")
+        (filesystem,) = reply.json["domains"][0]["filesystems"]
+        self.assertEqual((filesystem["mount_point"], filesystem["status"]), ("/mnt", "done"))
+        self.assertGreater(before - disk.allocation(), 150 * MIB)
+
+
+def files_of(archive: bytes) -> list[str]:
+    """The regular files of a cpio archive of the 'newc' kind."""
+    found, at = [], 0
+    while (name := archive[at + 110:at + 110 + int(archive[at + 94:at + 102], 16) - 1].decode()) != "TRAILER!!!":
+        mode, size = int(archive[at + 14:at + 22], 16), int(archive[at + 54:at + 62], 16)
+        if stat.S_ISREG(mode):
+            found.append(name)
+        data = -(-(at + 110 + len(name) + 1) // 4) * 4
+        at = -(-(data + size) // 4) * 4
+    return found
+
+
 if __name__ == "__main__":
-    bedpath.require_bed()
+    bedpath.require_bed("cc")
     PROGRAM = host_program_path()
     if not PROGRAM:
         skip_all("VIRT_RECLAIM_BUILD_DIR names no build with virt-reclaim in it")

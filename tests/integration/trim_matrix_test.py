@@ -230,7 +230,7 @@ class Matrix(unittest.TestCase):
             program.kill()
             program.communicate()
         killed = time.monotonic()
-        wait_for("the end of the trim in the guest", lambda: not self.trims_in_the_guest(), seconds=30)
+        wait_for("the end of the trim in the guest", lambda: not self.guest.is_trimming(), seconds=30)
         seconds = time.monotonic() - killed
         print(f"the guest of a killed host stopped after {seconds:.1f} s")
         self.assertLess(seconds, LEASE_SECONDS)
@@ -243,10 +243,6 @@ class Matrix(unittest.TestCase):
         self.trim("--mount-point", "/mnt/ext4")
         self.assertGreater(self.freed["ext4"], stopped - empty - SLACK)
         self.assertLess(disk.allocation() - empty, SLACK)
-
-    def trims_in_the_guest(self) -> bool:
-        # A trim is a child of one of the agent's threads.
-        return int(self.guest.run("cat /proc/$(vr-agent pid)/task/*/children 2>/dev/null | wc -w").output) > 0
 
 
 TOOLS = ("lvm", "mkfs.ext4")

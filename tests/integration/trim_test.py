@@ -156,7 +156,7 @@ class QemuGuestAgent(unittest.TestCase):
         seconds = time.monotonic() - begin
         subprocess.run(["mount", "-o", "remount,size=1G", str(self.small_storage)], check=True)
         (domain,) = json.loads(output)["domains"]
-        self.assertEqual((program.returncode, domain["status"], domain["reasons"]), (1, "failed", ["io-error"]), domain)
+        self.assertEqual((program.returncode, domain["status"], domain["reasons"]), (3, "failed", ["io-error"]), domain)
         print(f"ended {seconds:.1f} s after the guest began to write: {domain['error']}")
         self.assertIn("enospc", domain["error"])
         self.host.virsh("resume", DOMAIN)

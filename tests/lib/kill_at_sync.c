@@ -1,5 +1,5 @@
 /* Kills the program it is preloaded into (LD_PRELOAD) right before its n-th fsync or fdatasync of a file whose path has
- * a word of a list in it: VR_KILL_AT_SYNC=n, VR_KILL_IN=WORD:WORD. A journal is synced before each step is done, and
+ * a word of a list in it: VR_KILL_AT_SYNC=n, VR_KILL_IN=WORD:WORD; with SIGKILL, or the number in VR_KILL_WITH. A journal is synced before each step is done, and
  * libvirt syncs a definition before it counts, so that every step of ours is killed at. Not at libvirt's notes about
  * running domains: a driver that is killed while it starts QEMU never gets that domain into order again (libvirt 9.0,
  * 'paused (starting up)'; not even 'virsh destroy' does). */
@@ -32,7 +32,8 @@ static void maybe_die(int fd) {
     const char* text = getenv("VR_KILL_AT_SYNC");
     left = text == NULL ? 0 : atoi(text);
   }
-  if (left > 0 && counts(fd) && --left == 0) kill(getpid(), SIGKILL);
+  const char* number = getenv("VR_KILL_WITH");
+  if (left > 0 && counts(fd) && --left == 0) kill(getpid(), number == NULL ? SIGKILL : atoi(number));
 }
 
 int fsync(int fd) {

@@ -5,13 +5,14 @@ scripts/build-packages makes."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import tempfile
 import time
 import unittest
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from packagelib import ALONE, JOBS, Debian, require, run
 
@@ -187,7 +188,60 @@ class Services(unittest.TestCase):
         for timer in timers:
             self.assertIn(timer, listed)
 
-    def test_6_purge_stops_them(self) -> None:
+    def entries(self, *matches: str) -> list[dict[str, Any]]:
+        """Of the journal, all that match."""
+        self.container.run("journalctl", "--sync")
+        lines = self.container.run("journalctl", "--no-pager", "--output=json", *matches).splitlines()
+        return [json.loads(line) for line in lines if line]
+
+    def test_6_the_journal_has_fields(self) -> None:
+        backup = self.root / "srv" / "fields"
+        backup.mkdir()
+        path = "/srv/fields/zeros of\nPRIORITY=0"
+        (backup / path.rsplit("/", 1)[1]).write_bytes(bytes(MIB))
+        unit = "virt-reclaim-punch.service"
+        config = self.root / "etc" / "virt-reclaim" / "conf.d" / "test.toml"
+        config.parent.mkdir(exist_ok=True)
+        config.write_text('[[backups]]\ndirectory = "/srv/fields"\n')
+        self.addCleanup(config.unlink)
+        self.container.run("systemctl", "daemon-reload")
+        self.assertEqual(self.start(unit), ("success", "0"), self.log(unit))
+        # By its unit, although the process was gone soon after.
+        files = self.entries(f"--unit={unit}", "MESSAGE_ID=9e69219f72fe451781c4909ff5fdd0bf", "VIRT_RECLAIM_JOB=punch")
+        # Others before it were punched under the same unit.
+        (file,) = (entry for entry in files if entry["VIRT_RECLAIM_FILE"] == path.replace("\n", "\\x0a"))
+        expected = {
+            "PRIORITY": "6", "SYSLOG_IDENTIFIER": "virt-reclaim", "VIRT_RECLAIM_JOB": "punch", "VIRT_RECLAIM_OUTCOME": "done",
+            "VIRT_RECLAIM_FREED_BYTES": str(MIB), "_TRANSPORT": "journal", "_SYSTEMD_UNIT": unit,
+        }
+        self.assertEqual({name: file.get(name) for name in expected}, expected)
+        (total, *_) = reversed(self.entries(f"--unit={unit}", "MESSAGE_ID=b77e4778ac2b43658248f0a1ee1bb631"))
+        self.assertEqual((total["VIRT_RECLAIM_TOTAL_FREED_BYTES"], total["VIRT_RECLAIM_STATUS"]), (str(MIB), "0"))
+        # Not once more as a table.
+        texts = [entry["MESSAGE"] for entry in self.entries(f"--unit={unit}", "_TRANSPORT=stdout")]
+        self.assertFalse([text for text in texts if "/srv/fields" in text], texts)
+
+        # libvirt's test driver has one domain, which has no disk of ours.
+        self.start("virt-reclaim-trim.service")
+        (domain, *_) = self.entries("--unit=virt-reclaim-trim.service", "VIRT_RECLAIM_DOMAIN=test")
+        self.assertEqual(domain["VIRT_RECLAIM_JOB"], "trim")
+        self.assertIn(domain["VIRT_RECLAIM_OUTCOME"], ("skipped", "done"), domain)
+        self.assertTrue(domain.get("VIRT_RECLAIM_REASON"), domain)
+
+        # What cannot begin.
+        config.write_text("[defaults]\ntreshold = 1\n")
+        self.assertEqual(self.start(unit), ("exit-code", "2"))
+        (wrong,) = self.entries(f"--unit={unit}", "PRIORITY=3", "MESSAGE_ID=35d6d6153aa94de9a21740f56859687c")
+        self.assertIn("conf.d/test.toml:2:1: unknown key 'treshold'", wrong["MESSAGE"])
+
+        # The agent, which waits for a port that is not there. Its own unit is one of virtual machines.
+        self.container.run("systemd-run", "--unit=agent-test", "/usr/sbin/virt-reclaim-agent", "daemon", "--port=/nonexistent")
+        self.addCleanup(self.container.status, "systemctl", "stop", "agent-test.service")
+        self.container.wait(lambda: bool(self.entries("--unit=agent-test.service", "MESSAGE_ID=a595a9c2d0cb40ab992fcee54054bffa")))
+        (agent,) = self.entries("--unit=agent-test.service", "SYSLOG_IDENTIFIER=virt-reclaim-agent")
+        self.assertEqual((agent["VIRT_RECLAIM_STATE"], agent["PRIORITY"], agent["_TRANSPORT"]), ("waiting", "5", "journal"))
+
+    def test_7_purge_stops_them(self) -> None:
         self.container.run("dpkg", "--purge", "virt-reclaim-guestfs", "virt-reclaim", "virt-reclaim-agent", "virt-reclaim-doc")
         self.assertNotIn("virt-reclaim", self.container.run("systemctl", "list-timers", "--all", "--no-pager"))
         for left in ("etc/virt-reclaim", "var/lib/virt-reclaim", "run/virt-reclaim", self.metrics.relative_to(self.root)):

@@ -81,8 +81,8 @@ def a_domain_that_starts(path, format_):
     def finish():
         greeting = process.stdout.readline()
         status, errors = end(process)
-        # It started, or heard of our lock.
-        if not greeting.startswith('{"QMP"') and "lock" not in errors:
+        # It started. Of a raw file it waited for us at most; of others qemu-storage-daemon may hold locks that it hears of.
+        if not greeting.startswith('{"QMP"') and (format_ == "raw" or "lock" not in errors):
             raise AssertionError(f"QEMU: {status} {errors}")
 
     return finish
@@ -107,7 +107,7 @@ def qemu_img(path, format_):
 
     def finish():
         _, errors = process.communicate(timeout=120)
-        if process.returncode != 0 and "lock" not in errors:
+        if process.returncode != 0 and (format_ == "raw" or "lock" not in errors):
             raise AssertionError(f"qemu-img: {errors}")
 
     return finish

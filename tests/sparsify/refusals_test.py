@@ -168,6 +168,53 @@ def devices(judge, program, work):
     path.unlink()
 
 
+def no_holes(judge, program, work):
+    """A filesystem that cannot punch: said, and not trimmed for nothing."""
+    mounted = work / "mounted"
+    mounted.mkdir()
+    run("mount", "-t", "ramfs", "ramfs", mounted)  # every kernel has it
+    try:
+        for format_ in ("raw", "qcow2"):
+            path = judge.copy(mounted / "image", format_)
+            before = sha256(path)
+            target = program("--allow-thick", path, status=5)["targets"][0]
+            if target["reasons"] != ["storage-cannot-punch"] or sha256(path) != before:
+                raise AssertionError(f"{format_} on ramfs: {target}")
+            path.unlink()
+    finally:
+        run("umount", mounted)
+    print("a filesystem without holes: refused, raw and qcow2", flush=True)
+
+
+def copies(judge, program, work):
+    """--output: the source stays, the copy is the smaller one; nothing is overwritten."""
+    for format_ in ("raw", "qcow2"):
+        source, copy = judge.copy(work / "image", format_), work / "copy"
+        if format_ == "qcow2":
+            run("qemu-img", "snapshot", "-c", "before", source)
+        before = sha256(source)
+        dry = program("--output", copy, "--dry-run", source, status=0 if format_ == "raw" else 5)
+        if copy.exists() or dry["message_type"] != "sparsify-plan":
+            raise AssertionError(f"a dry run made a copy: {dry}")
+        target = program("--output", copy, source)["targets"][0]
+        if sha256(source) != before or target["output"] != str(copy) or target["output_allocation_bytes"] != allocated(copy):
+            raise AssertionError(f"{format_}: {target}")
+        if allocated(source) - allocated(copy) < 8 * MIB or target["not_kept"] != ([] if format_ == "raw" else ["1 internal snapshot"]):
+            raise AssertionError(f"{format_}: {allocated(source)} -> {allocated(copy)}: {target}")
+        judge.check(copy, format_)
+        digest = sha256(copy)
+        target = program("--output", copy, source, status=1)["targets"][0]
+        if sha256(copy) != digest or "is there already" not in str(target):
+            raise AssertionError(f"overwritten: {target}")
+        copy.unlink()
+        with open(source, "r+b"):
+            target = program("--output", copy, source, status=5)["targets"][0]
+        if target["reasons"] != ["image-in-use"] or copy.exists():
+            raise AssertionError(f"in use: {target}")
+        source.unlink()
+    print("--output: a copy, and the source as it was", flush=True)
+
+
 def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "debugfs", "losetup", "qemu-img", "qemu-storage-daemon")
@@ -181,6 +228,8 @@ def main():
         asked_for(judge, program, work)
         after_a_kill(judge, program, work)
         devices(judge, program, work)
+        copies(judge, program, work)
+        no_holes(judge, program, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -5,6 +5,7 @@
 
 #include "base/byte_size.h"
 #include "guest-agent/pacing.h"
+#include "guest-agent/shared_pause.h"
 
 namespace virt_reclaim::agent {
 namespace {
@@ -31,6 +32,18 @@ TEST(PacingTest, TheLongestWishWins) {
   EXPECT_EQ(PauseAfter({.pause = milliseconds(700), .pause_percent = 300}, milliseconds(100), 0),
             milliseconds(700));
   EXPECT_EQ(PauseAfter({.pause = milliseconds(7)}, milliseconds(1), 0), milliseconds(7));
+}
+
+TEST(PacingTest, TheHostMayAskForMoreMeanwhile) {
+  SharedPause shared;
+  ASSERT_NE(shared.value(), nullptr);
+  Pace pace;
+  pace.least_pause = shared.value();
+  EXPECT_EQ(PauseAfter(pace, milliseconds(1), 0), milliseconds(0));
+  shared.Set(milliseconds(700));
+  EXPECT_EQ(PauseAfter(pace, milliseconds(1), 0), milliseconds(700));
+  pace.pause = milliseconds(900);
+  EXPECT_EQ(PauseAfter(pace, milliseconds(1), 0), milliseconds(900));
 }
 
 TEST(PacingTest, RateIsOfBytesTrimmed) {

@@ -56,6 +56,24 @@ TEST(RangesTest, OneKibibyteBlocksStartGroupsAtTheFirstBlock) {
   EXPECT_THAT(Starts(geometry, 48 * kMiB), ElementsAre(0, 48 * kMiB + 1024, 96 * kMiB + 1024));
 }
 
+TEST(RangesTest, BeginsWhereItIsAskedTo) {
+  const auto first = [](const Geometry& geometry, uint64_t start) {
+    const RangePlan plan(geometry, 0, start);
+    return plan.First();
+  };
+  EXPECT_EQ(first(kExt4, 0), 0u);
+  EXPECT_EQ(first(kExt4, 3 * kGiB), 3 * kGiB);
+  EXPECT_EQ(first(kExt4, 3 * kGiB + 1), 3 * kGiB);  // down to a block group
+  EXPECT_EQ(first(kExt4, 127 * kMiB), 0u);
+  EXPECT_EQ(first(kExt4, 20 * kGiB), 0u);  // it was larger then
+  EXPECT_EQ(first(kExt4, kEnd), 0u);
+  EXPECT_EQ(first({8 * kMiB, 1024, 100 * kMiB, false}, 20 * kMiB), 16 * kMiB + 1024);
+  EXPECT_EQ(first({8 * kMiB, 1024, 100 * kMiB, false}, 512), 0u);
+  EXPECT_EQ(first({0, 0, 20 * kGiB, false}, kGiB), 0u);  // one call, or nothing
+  const RangePlan plan({5 * kGiB, 0, 20 * kGiB, true}, 0, 15 * kGiB);
+  EXPECT_FALSE(plan.After(plan.At(plan.First())).has_value());
+}
+
 TEST(RangesTest, XfsDefaultIsOneAllocationGroup) {
   const uint64_t group = 5 * kGiB + 4096;
   EXPECT_THAT(Starts({group, 0, 20 * kGiB, true}, 0), ElementsAre(0, group, 2 * group, 3 * group));

@@ -9,6 +9,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
+#include "base/byte_size.h"
 #include "base/duration.h"
 #include "base/unique_fd.h"
 #include "host/cli/command_table.h"
@@ -16,6 +17,7 @@
 #include "host/cli/hints.h"
 #include "host/cli/options.h"
 #include "host/cli/progress.h"
+#include "host/cli/text_output.h"
 #include "host/cli/text_table.h"
 #include "host/cli/trim_options.h"
 
@@ -39,6 +41,13 @@ TEST(ParseCommandLine, GlobalOptionsStandBeforeOrAfterTheVerb) {
     EXPECT_TRUE(line.json);
     EXPECT_EQ(line.domains, std::vector<std::string>{"web"});
   }
+}
+
+TEST(ParseCommandLine, AfterTwoDashesNothingIsAnOption) {
+  const CommandLine line = Parse({"report", "--json", "--", "-x", "--json", "--", "web"});
+  EXPECT_EQ(line.domains, (std::vector<std::string>{"-x", "--json", "--", "web"}));
+  EXPECT_EQ(Parse({"punch", "--", "-"}).files, std::vector<std::string>{"-"});
+  EXPECT_FALSE(ParseCommandLine({"report", "-x"}).ok());
 }
 
 TEST(ParseCommandLine, ReadsTrimOptions) {
@@ -140,6 +149,16 @@ TEST(Hints, CommandsParse) {
       "web");
 }
 
+TEST(Hints, ForDomainsWithoutDisksAndImagesThatAreNotHere) {
+  const HintContext context{"", "web"};
+  EXPECT_THAT(HintFor(Reason::kNoDisks, context).value(),
+              testing::HasSubstr("'virsh domblklist web'"));
+  EXPECT_THAT(HintFor(Reason::kImageMissing, context).value(),
+              testing::StartsWith("'virsh domblklist web' names its images"));
+  EXPECT_THAT(HintFor(Reason::kNoLocalImage, context).value(),
+              testing::HasSubstr("on the machine where the image is a file"));
+}
+
 TEST(Hints, FixesAreCommandsThatParse) {
   const HintContext context{"qemu:///system", "web"};
   const auto fix = [&](Reason reason) { return FixFor({reason, "data"}, context, "vda").value(); };
@@ -159,7 +178,25 @@ TEST(Hints, FixesAreCommandsThatParse) {
   EXPECT_THAT(fix(Reason::kDmCrypt), testing::HasSubstr("--persistent data'"));
   EXPECT_THAT(fix(Reason::kOverlay), testing::HasSubstr("--path vda web'"));
   EXPECT_EQ(fix(Reason::kDiscardIgnored), HintFor(Reason::kDiscardIgnored, context));
-  EXPECT_FALSE(FixFor({Reason::kReadOnly, ""}, context, "vda").has_value());
+  EXPECT_THAT(fix(Reason::kReadOnly), testing::HasSubstr("<readonly/>"));
+  EXPECT_THAT(FixFor({Reason::kReadOnly, "/my data"}, context, "vda").value(),
+              testing::HasSubstr("'mount -o remount,rw \"/my data\"'"));
+  EXPECT_THAT(fix(Reason::kNotADisk), testing::HasSubstr("device='disk'"));
+  EXPECT_THAT(fix(Reason::kFilesystemNotSupported),
+              testing::HasSubstr("'virt-reclaim --connect qemu:///system sparsify --dry-run web'"));
+  EXPECT_TRUE(Parse({"--connect", "qemu:///system", "sparsify", "--dry-run", "web"}).dry_run);
+  EXPECT_FALSE(FixFor({Reason::kNoMedium, ""}, context, "vda").has_value());
+}
+
+TEST(Hints, OfATrimThatCannotBegin) {
+  const HintContext context{"", "web"};
+  EXPECT_THAT(HintForTrim({Reason::kNotRunning, "shut-off"}, context).value(),
+              testing::HasSubstr("'virt-reclaim sparsify web'"));
+  EXPECT_EQ(Parse({"sparsify", "web"}).verb, Verb::kSparsify);
+  EXPECT_EQ(HintForTrim({Reason::kNotRunning, "shutting-down"}, context),
+            HintFor(Reason::kNotRunning, context));
+  EXPECT_THAT(HintForTrim({Reason::kAgentNotConnected, ""}, context).value(),
+              testing::StartsWith("install virt-reclaim-agent in the guest"));
 }
 
 // What is there to be read, until it ends with `end`. A terminal's bytes pass through a worker of
@@ -207,6 +244,17 @@ TEST(ProgressLine, ElsewhereNothing) {
   ShowHalf(writer.get());
   pollfd entry = {.fd = reader.get(), .events = POLLIN, .revents = 0};
   EXPECT_EQ(poll(&entry, 1, 0), 0);
+}
+
+TEST(ProgressLine, WhatIsSaidStaysEverywhere) {
+  int ends[2] = {-1, -1};
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd reader(ends[0]), writer(ends[1]);
+  DomainSummary domain;
+  domain.name = "we\x1b[2Jb";
+  ProgressLine(writer.get()).Say(FirstTrimLine(domain, 480 * kMiB));
+  EXPECT_EQ(ReadUntil(reader.get(), "\n"), "we\\x1b[2Jb: its first trim, expected about 480 MiB\n");
+  EXPECT_THAT(FirstTrimLine(domain, std::nullopt), testing::EndsWith("nobody knows how much"));
 }
 
 TEST(TextTable, AlignsByCharactersNotBytes) {

@@ -88,6 +88,38 @@ TEST_F(ExplainTest, AProbeThatDoesNotComeBackIsACulpritOfItsOwn) {
   EXPECT_EQ(domain.disks.at(0).culprit->layer, std::nullopt);
 }
 
+TEST_F(ExplainTest, AnothersDiscardIsNoProof) {
+  domain_->agent.marker_comes_back = false;
+  domain_->agent.while_discarding = [&] {
+    auto& allocation = world_.images["/images/a.raw"].allocation;
+    allocation = *allocation - 20 * kMiB;
+  };
+  // Where the marker lies is known: there is no hole.
+  domain_->agent.marker_disk = "vda";
+  domain_->agent.marker_extents = {{64 * kMiB, 8 * kMiB}, {128 * kMiB, 8 * kMiB}};
+  EXPECT_EQ(Run("web:vda", true).disks.at(0).probe->reaches, false);
+  // It is not: the first looks right, the second, which is larger, does not.
+  domain_->agent.marker_extents.clear();
+  world_.allocated.clear();
+  ProbedDisk probe = Run("web:vda", true).disks.at(0).probe.value();
+  EXPECT_EQ(probe.reaches, std::nullopt);
+  EXPECT_NE(probe.detail.find("do not agree"), std::string::npos);
+  // Extents of another disk say nothing of this one.
+  domain_->agent.marker_disk = "vdb";
+  domain_->agent.marker_extents = {{64 * kMiB, 16 * kMiB}};
+  EXPECT_EQ(Run("web:vda", true).disks.at(0).probe->reaches, std::nullopt);
+}
+
+TEST_F(ExplainTest, AnothersWritesDoNotDisproveWhatIsAHole) {
+  domain_->agent.while_discarding = [&] {
+    auto& allocation = world_.images["/images/a.raw"].allocation;
+    allocation = *allocation + 20 * kMiB;
+  };
+  domain_->agent.marker_disk = "vda";
+  domain_->agent.marker_extents = {{64 * kMiB, 16 * kMiB}};
+  EXPECT_EQ(Run("web:vda", true).disks.at(0).probe->reaches, true);
+}
+
 TEST_F(ExplainTest, WhatTheNextStartPutsRightWaitsForAPowerCycle) {
   domain_->live_xml =
       DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", "/images/a.raw", ""}}, "connected");
@@ -148,6 +180,26 @@ TEST_F(ExplainTest, AFilesystemOnTwoDisksIsProbedWhereItsMarkerLies) {
   const ExplainedDomain domain = Run("web", true);
   EXPECT_EQ(domain.disks.at(0).probe->reaches, true);
   EXPECT_EQ(domain.disks.at(1).probe->reaches, std::nullopt) << "nothing was written to it";
+}
+
+TEST_F(ExplainTest, AMirrorWritesToBothDisks) {
+  GuestFilesystem mirror = FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB);
+  mirror.devices.push_back(FilesystemOn("vdb", 6, "/", kGiB, 0).devices.front());
+  GuestDevice md;
+  md.name = "md0";
+  md.kind = GuestDeviceKind::kMd;
+  md.md_level = "raid1";
+  md.parents = {mirror.devices.at(0).name, mirror.devices.at(1).name};
+  mirror.devices.insert(mirror.devices.begin(), md);
+  for (const auto& [level, known] : {std::pair{"raid1", true}, std::pair{"raid0", false}}) {
+    mirror.devices.front().md_level = level;
+    domain_->agent.facts.filesystems = {mirror};
+    const ExplainedDomain domain = Run("web", true);
+    EXPECT_EQ(domain.disks.at(0).probe->reaches, true) << level;
+    // Its image did not grow: what is written there was allocated before, and stays so.
+    EXPECT_EQ(domain.disks.at(1).probe->reaches, known ? std::optional<bool>(false) : std::nullopt)
+        << level;
+  }
 }
 
 TEST_F(ExplainTest, QemuIsAskedOnlyWhenItIsWanted) {

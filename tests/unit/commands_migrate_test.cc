@@ -133,5 +133,16 @@ TEST_F(MigrateTest, StopIsHonouredBetweenDomains) {
   EXPECT_THAT(world_.calls, IsEmpty());
 }
 
+TEST_F(MigrateTest, ADefinitionThatIsMadeWasNotInterrupted) {
+  AddOldDomain();
+  std::stop_source stop;
+  world_.while_defining = [&] { stop.request_stop(); };
+  const auto migrated = ApplyMigrate(world_.services(), options_, Plan(), stop.get_token());
+  EXPECT_EQ(migrated[0].outcome.kind, OutcomeKind::kDone) << migrated[0].outcome.error;
+  EXPECT_EQ(migrated[0].place->step, MigrationStep::kDefined);
+  EXPECT_NE(world_.domains[kUuid].inactive_xml.find("unmap"), std::string::npos);
+  EXPECT_THAT(migrated[0].changes, testing::Not(IsEmpty()));
+}
+
 }  // namespace
 }  // namespace virt_reclaim

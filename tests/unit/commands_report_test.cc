@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "host/commands/report.h"
 #include "tests/fakes/fake_world.h"
@@ -128,6 +129,42 @@ TEST(MakeReport, SharedImageCountsOnceAndUnknownIsNotZero) {
   EXPECT_EQ(missing.facts.usage.allocation, std::nullopt);
   EXPECT_EQ(missing.assessment.blockers.at(0).reason, Reason::kImageMissing);
   EXPECT_EQ(report.domains[0].agent, std::nullopt);  // off: nobody to ask
+}
+
+// Overlays of one base, and a disk that two domains share.
+TEST(MakeReport, WhatSeveralDisksShareIsPromisedOnce) {
+  FakeWorld world;
+  world.AddImage("/images/base.qcow2", kGiB, 500 * kMiB);
+  const auto add = [&](const std::string& name, const std::string& uuid, const std::string& image,
+                       bool overlay) {
+    std::string xml =
+        DomainXml(name, uuid, "pc-q35-7.2", {{"vda", "virtio", image, "unmap"}}, "connected");
+    const std::string source = absl::StrCat("<source file='", image, "'/>");
+    if (overlay)
+      xml.replace(xml.find(source), source.size(),
+                  source +
+                      "<backingStore type='file'><format type='raw'/><source "
+                      "file='/images/base.qcow2'/><backingStore/></backingStore>");
+    world.AddDomain(xml, DomainState::kRunning).agent.facts.filesystems = {
+        FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
+  };
+  world.AddImage("/images/a.raw", kGiB, 80 * kMiB);
+  world.AddImage("/images/b.raw", kGiB, 60 * kMiB);
+  add("a", kUuid, "/images/a.raw", true);
+  add("b", kUuid2, "/images/b.raw", true);
+  // Below an overlay nothing comes free, so that each promises no more than it holds itself.
+  Report report = MakeReport(world.services(), {}, {}).value();
+  EXPECT_EQ(report.total.allocation, 640 * kMiB);
+  EXPECT_EQ(report.total.reclaimable, 140 * kMiB);
+  // The least that anybody says of it counts.
+  world.AddImage("/images/shared.raw", kGiB, 600 * kMiB);
+  add("c", "33333333-2222-3333-4444-555555555555", "/images/shared.raw", false);
+  add("d", "44444444-2222-3333-4444-555555555555", "/images/shared.raw", false);
+  world.domains.at("44444444-2222-3333-4444-555555555555").agent.facts.filesystems = {
+      FilesystemOn("vda", 5, "/", kGiB, 200 * kMiB)};
+  report = MakeReport(world.services(), {}, {}).value();
+  EXPECT_EQ(report.total.allocation, 1240 * kMiB);
+  EXPECT_EQ(report.total.reclaimable, 540 * kMiB);
 }
 
 TEST(MakeReport, SilentGuestIsARemarkNotAFailure) {

@@ -1,11 +1,14 @@
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "base/io.h"
+#include "host/commands/sparsify_copy.h"
 #include "host/commands/sparsify_images.h"
 #include "tests/fakes/fake_world.h"
 
@@ -225,6 +228,34 @@ sparsify::SparsifyResult OneOf(const std::string& type, freemap::Refusal refusal
   return result;
 }
 
+TEST_F(SparsifyImagesTest, ACopyIsMadeOfWhatNobodyRuns) {
+  std::string path = "/tmp/vr-sparsify-XXXXXX";
+  const int fd = mkstemp(path.data());
+  ASSERT_GE(fd, 0);
+  close(fd);
+  world_.AddImage(path, kGiB, 600 * kMiB);
+  FakeDomain& domain =
+      world_.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
+                       DomainState::kRunning);
+  SparsifyCopyOptions options;
+  options.source = path;
+  options.source_format = "raw";
+  options.output = "/images/copy.raw";
+  EXPECT_TRUE(absl::IsAborted(PlanSparsifyCopy(world_.services(), options, {}).status()));
+  domain.summary.state = DomainState::kShutOff;
+  const auto plan = PlanSparsifyCopy(world_.services(), options, {});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  ASSERT_EQ(plan->users.size(), 1u);
+  EXPECT_EQ(plan->users[0].name, "web");
+  EXPECT_EQ(plan->output.path, "/images/copy.raw");
+  EXPECT_EQ(plan->output.format, "raw");
+  // It was saved since.
+  domain.managed_save = true;
+  EXPECT_TRUE(
+      absl::IsAborted(ExecuteSparsifyCopy(world_.services(), options, *plan, {}, {}).status()));
+  unlink(path.c_str());
+}
+
 TEST(ApplianceJobsTest, OnlyWhatIsNotKnown) {
   using enum freemap::Refusal;
   const auto count = [](const std::string& type, freemap::Refusal refusal, SparsifyEngine engine,
@@ -270,6 +301,33 @@ TEST(ApplianceJobsTest, NothingBesideADoubtfulState) {
   EXPECT_TRUE(ApplianceJobs(result, SparsifyEngine::kLibguestfs, true).empty());
 }
 
+TEST(ApplianceJobsTest, WhatIsToBeZero) {
+  sparsify::SparsifyResult result = OneOf("ext4", freemap::Refusal::kState);
+  result.filesystems.push_back(OneOf("LVM2_member", freemap::Refusal::kNotAsked).filesystems[0]);
+  result.filesystems[1].found.place = "partition 2";
+  result.filesystems.push_back(OneOf("", freemap::Refusal::kDamaged).filesystems[0]);
+  result.filesystems[2].found.place = "disk";
+  const std::vector<std::string> all = {"/dev/sda", "/dev/sda1", "/dev/sda2", "/dev/sda3"};
+  const auto jobs = ApplianceJobs(result, SparsifyEngine::kAuto, true, all);
+  ASSERT_EQ(jobs.size(), 1u);
+  EXPECT_EQ(jobs[0].device, "/dev/sda1");
+  EXPECT_TRUE(jobs[0].zero);
+  EXPECT_TRUE(ApplianceJobs(result, SparsifyEngine::kAuto, true, {"/dev/vda1"}).empty());
+}
+
+// As libguestfs's virt-sparsify passes over what it cannot mount or trim, and over nothing else.
+TEST(ApplianceFailureTest, WhatTheOtherOneWouldFailBy) {
+  EXPECT_TRUE(ApplianceFailure({}).ok());
+  EXPECT_TRUE(ApplianceFailure({{0, absl::OkStatus()},
+                                {1, absl::UnavailableError("mount: bad superblock")},
+                                {2, absl::UnimplementedError("not installed")}})
+                  .ok());
+  for (const absl::Status& failed :
+       {absl::FailedPreconditionError("no appliance"), absl::DeadlineExceededError("took too long"),
+        absl::InternalError("trim: I/O error")})
+    EXPECT_EQ(ApplianceFailure({{0, absl::OkStatus()}, {3, failed}}), failed);
+}
+
 TEST_F(SparsifyImagesTest, AnUnknownFilesystemGoesToTheAppliance) {
   std::string path = "/tmp/vr-sparsify-XXXXXX";
   const int fd = mkstemp(path.data());
@@ -281,6 +339,20 @@ TEST_F(SparsifyImagesTest, AnUnknownFilesystemGoesToTheAppliance) {
   world_.sparsify = OneOf("f2fs", freemap::Refusal::kUnknown);
   EXPECT_EQ(RunOne().kind, OutcomeKind::kDone);
   EXPECT_THAT(world_.calls, ElementsAre("sparsify " + path, "trim /dev/sda1"));
+  // What is named must be done.
+  SparsifyImagesOptions zero;
+  zero.zero = {"/dev/sda1"};
+  world_.calls.clear();
+  EXPECT_EQ(RunOne(zero).kind, OutcomeKind::kDone);
+  EXPECT_THAT(world_.calls, ElementsAre("sparsify " + path, "zero /dev/sda1"));
+  // It opens the image by its name.
+  world_.while_reading = [&] {
+    const std::string other = path + ".other";
+    close(open(other.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    ASSERT_EQ(rename(other.c_str(), path.c_str()), 0);
+  };
+  EXPECT_THAT(Reasons(RunOne()), ElementsAre(Reason::kImageRefused));
+  world_.while_reading = nullptr;
   // Without it there is one clear line.
   world_.has_offline_guest = false;
   const Outcome outcome = RunOne();

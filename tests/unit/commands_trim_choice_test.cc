@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <latch>
 #include <map>
 #include <mutex>
 #include <set>
@@ -222,6 +223,39 @@ TEST_F(TrimChoiceTest, NeverMoreAtOnceThanTheLimitOnAStorage) {
   }
 }
 
+TEST_F(TrimChoiceTest, AFirstTrimIsAloneOnItsStorageAndSaysWhatIsExpected) {
+  std::mutex mutex;
+  size_t now = 0, most = 0;
+  std::map<std::string, std::optional<uint64_t>> said;
+  for (const char* name : {"a", "b", "c", "d"}) {
+    Add(name).agent.while_trimming = [&] {
+      {
+        const std::lock_guard lock(mutex);
+        most = std::max(most, ++now);
+      }
+      absl::SleepFor(absl::Milliseconds(20));
+      const std::lock_guard lock(mutex);
+      --now;
+    };
+  }
+  TrimOptions options;
+  options.per_storage = 4;
+  options.first_begins = [&](const DomainSummary& domain, std::optional<uint64_t> expected) {
+    const std::lock_guard lock(mutex);
+    EXPECT_EQ(now, 0u);  // before it begins
+    said[domain.name] = expected;
+  };
+  Run(options);
+  EXPECT_EQ(most, 1u);
+  EXPECT_EQ(said.size(), 4u);
+  EXPECT_EQ(said["a"], 500 * kMiB);
+  said.clear();
+  for (auto& [path, usage] : world_.images) usage.allocation = 600 * kMiB;
+  Run(options);
+  EXPECT_GT(most, 1u);
+  EXPECT_TRUE(said.empty());
+}
+
 TEST_F(TrimChoiceTest, OutsideTheWindowNothingIsBegun) {
   Add("web");
   const absl::CivilSecond now = absl::LocalTimeZone().At(world_.services().now()).cs;
@@ -276,6 +310,30 @@ TEST_F(TrimChoiceTest, ThePaceFollowsThePunchOfTheStorage) {
   EXPECT_TRUE(world_.trimmed_with[1].back_off);
 }
 
+TEST_F(TrimChoiceTest, ASlowStorageMakesThePausesLonger) {
+  Add("web").agent.pieces = 12;
+  int reads = 0;
+  world_.read_takes = [&] {  // once before, then once a piece: slow from the second to the fifth
+    const int read = reads++;
+    return absl::Milliseconds(read >= 2 && read <= 5 ? 50 : 4);
+  };
+  Run();
+  EXPECT_THAT(world_.trim_pauses,
+              ElementsAre(absl::Seconds(1), absl::Seconds(2), absl::Seconds(4), absl::Seconds(8),
+                          absl::Seconds(4), absl::Seconds(2)));
+  // An older agent is asked once.
+  world_.knows_trim_pause = false;
+  reads = 0;
+  Run();
+  EXPECT_EQ(reads, 3);
+  // Whoever chose a pace gets that.
+  reads = 0;
+  TrimOptions options;
+  options.paced = false;
+  Run(options);
+  EXPECT_EQ(reads, 0);
+}
+
 TEST_F(TrimChoiceTest, AChosenPaceIsLeftAlone) {
   Add("web");
   TrimOptions options;
@@ -302,6 +360,30 @@ TEST_F(TrimChoiceTest, AnIoErrorStopsItsStorageAndNoOther) {
   EXPECT_THAT(results[1].outcome.reasons[0].detail, HasSubstr("a-bad"));
   EXPECT_EQ(StatusOf(results), ExitStatus::kSomeFailed);
   EXPECT_EQ(world_.images["/images/b-same.raw"].allocation, 600 * kMiB);
+}
+
+TEST_F(TrimChoiceTest, WhatRunsOnTheStorageIsStoppedToo) {
+  std::latch begun(3);
+  const auto begin = [&] { begun.arrive_and_wait(); };
+  FakeDomain& bad = Add("a-bad", "/images", 1);
+  FakeDomain& same = Add("b-same", "/images", 1);
+  FakeDomain& other = Add("c-other", "/images", 2);
+  Add("d-later", "/images", 1);
+  RunFirst();
+  bad.agent.trims[0].result = GuestTrimResult::kFailed;
+  bad.agent.trims[0].error_name = "EIO";
+  bad.agent.while_trimming = begin;
+  same.agent.while_trimming = begin;
+  same.agent.waits_for_stop = true;
+  other.agent.while_trimming = begin;
+  TrimOptions options;
+  options.per_storage = 2;
+  const auto results = Run(options);
+  EXPECT_THAT(Lines(results), ElementsAre("a-bad: failed", "b-same: done storage-stopped",
+                                          "c-other: done", "d-later: skipped storage-stopped"));
+  EXPECT_THAT(results[1].outcome.reasons[0].detail, HasSubstr("a-bad"));
+  EXPECT_EQ(results[1].freed, static_cast<int64_t>(480 * kMiB));  // that stays freed
+  EXPECT_EQ(StatusOf(results), ExitStatus::kSomeFailed);
 }
 
 TEST_F(TrimChoiceTest, AnyOtherFailureStopsNothing) {

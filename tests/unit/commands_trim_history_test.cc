@@ -56,6 +56,73 @@ TEST_F(TrimHistoryTest, ATrimThatWasCutShortIsNotWhole) {
   EXPECT_FALSE(History("web")[0].whole);
 }
 
+// ---- Going on
+
+TEST_F(TrimHistoryTest, WhatHadNoTimeGoesOnTheNextTime) {
+  FakeDomain& domain = Add("web");
+  domain.agent.pieces = 4;
+  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB),
+                                    FilesystemOn("vda", 5, "/data", kGiB, 100 * kMiB)};
+  for (GuestFilesystem& filesystem : domain.agent.facts.filesystems) filesystem.type = "xfs";
+  domain.agent.facts.filesystems[1].uuid = "d-1";
+  GuestTrim second = domain.agent.trims[0];
+  second.mount_point = "/data";
+  domain.agent.trims.push_back(second);
+  TrimOptions options;
+  options.max_duration = absl::Seconds(190);
+  EXPECT_THAT(Lines(Run(options)), ElementsAre("web: done time-over"));
+  EXPECT_THAT(world_.reached, ElementsAre("/#0", "/#1", "/#2"));
+  EXPECT_EQ(History("web").back().next, (TrimRecordPosition{"/", "", 3, false}));
+  EXPECT_FALSE(History("web").back().complete);
+  world_.reached.clear();
+  EXPECT_THAT(Lines(Run(options)), ElementsAre("web: done time-over"));
+  EXPECT_THAT(world_.reached, ElementsAre("/#3", "/data#0", "/data#1"));
+  EXPECT_EQ(History("web").back().next, (TrimRecordPosition{"/data", "d-1", 2, false}));
+  // One that names filesystems does not lose the place.
+  TrimOptions named;
+  named.guest.mount_points = {"/"};
+  Run(named);
+  EXPECT_EQ(world_.trimmed_with.back().start, std::nullopt);
+  EXPECT_EQ(History("web").back().next, (TrimRecordPosition{"/data", "d-1", 2, false}));
+  world_.reached.clear();
+  EXPECT_THAT(Lines(Run(options)), ElementsAre("web: done"));
+  EXPECT_THAT(world_.reached, ElementsAre("/data#2", "/data#3"));
+  EXPECT_TRUE(History("web").back().complete);
+  EXPECT_FALSE(History("web").back().whole);
+  EXPECT_EQ(History("web").back().next, std::nullopt);
+  // And then from the beginning.
+  Run(options);
+  EXPECT_EQ(world_.trimmed_with.back().start, std::nullopt);
+}
+
+TEST_F(TrimHistoryTest, WhatWasMadeAnewIsTrimmedFromItsBeginning) {
+  FakeDomain& domain = Add("web");
+  domain.agent.pieces = 4;
+  domain.agent.facts.filesystems[0].uuid = "old";
+  TrimOptions options;
+  options.max_duration = absl::Seconds(70);
+  Run(options);
+  EXPECT_EQ(History("web").back().next, (TrimRecordPosition{"/", "old", 1, false}));
+  domain.agent.facts.filesystems[0].uuid = "new";
+  Run(options);
+  EXPECT_EQ(world_.trimmed_with.back().start, std::nullopt);
+}
+
+TEST_F(TrimHistoryTest, ShortWindowsReachAllDomains) {
+  for (const char* name : {"a", "b", "c"}) Add(name).agent.pieces = 2;
+  TrimOptions options;
+  options.max_duration = absl::Seconds(190);
+  EXPECT_THAT(Lines(Run(options)),
+              ElementsAre("a: done", "b: done time-over", "c: skipped time-over"));
+  EXPECT_THAT(Lines(Run(options)), ElementsAre("b: done", "c: done", "a: done time-over"));
+  EXPECT_EQ(world_.reached.size(), 6u);
+  // Who waits longest comes first, and who goes on goes on.
+  EXPECT_THAT(Lines(Run(options)),
+              ElementsAre("a: done", "b: done time-over", "c: skipped time-over"));
+  // Without a limit everybody has time, in the order of names.
+  EXPECT_THAT(Lines(Run()), ElementsAre("a: done", "b: done", "c: done"));
+}
+
 TEST_F(TrimHistoryTest, AHistoryThatCannotBeWrittenSpoilsNoTrim) {
   Add("web");
   const std::string path = world_.services().state_directory + "/history";
@@ -168,7 +235,7 @@ TEST_F(TrimHistoryTest, WhatExplainWouldNameIsTheReasonWhyNothingWasFreed) {
   // Nothing is to be had, snapshots or not.
   world_.images["/images/web.raw"].allocation = 100 * kMiB;
   results = Run();
-  EXPECT_EQ(results[0].disks[0].reasons.at(0).reason, Reason::kNothingReclaimable);
+  EXPECT_EQ(results[0].disks[0].reasons.back().reason, Reason::kNothingReclaimable);
   EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
 }
 

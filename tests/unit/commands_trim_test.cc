@@ -122,6 +122,101 @@ TEST_F(TrimTest, Ext4ThatRemembersAnEarlierTrimIsSaidSo) {
   EXPECT_THAT(Codes(Run()[0].disks[0].reasons), ElementsAre("unexplained"));
 }
 
+// ---- What is no fault
+
+TEST_F(TrimTest, WhatIsNotKnownOfTheMachineIsShownAndNoFault) {
+  FakeDomain& domain = AddDomain("strange-9.9", "unmap", 0);
+  world_.images["/images/a.raw"].allocation = 101 * kMiB;
+  auto results = Run();
+  EXPECT_THAT(Codes(results[0].disks[0].reasons),
+              ElementsAre("machine-unknown", "nothing-reclaimable"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+  // What the guest calls free and the host holds is one, whatever the machine.
+  world_.images["/images/a.raw"].allocation = 600 * kMiB;
+  domain.agent.trims[0].trimmed = 0;
+  results = Run();
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("machine-unknown"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
+}
+
+TEST_F(TrimTest, ANetworkImageIsNoFault) {
+  FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
+  const std::string file = "<source file='/images/a.raw'/>";
+  domain.live_xml.replace(domain.live_xml.find(file), file.size(),
+                          "<source protocol='rbd' name='pool/a'/>");
+  const std::string type = "type='file'";
+  domain.live_xml.replace(domain.live_xml.find(type), type.size(), "type='network'");
+  domain.block_usage["vda"] = {kGiB, 101 * kMiB, kGiB};
+  const auto results = Run();
+  EXPECT_EQ(results[0].disks[0].freed, 0);
+  EXPECT_THAT(Codes(results[0].disks[0].reasons),
+              ElementsAre("no-local-image", "nothing-reclaimable"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+}
+
+TEST_F(TrimTest, ABlockDeviceThatCannotBeMeasuredIsAFaultOnlyWhenALayerDrops) {
+  FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
+  const std::string file = "<source file='/images/a.raw'/>";
+  domain.live_xml.replace(domain.live_xml.find(file), file.size(), "<source dev='/dev/vg/a'/>");
+  const std::string type = "type='file'";
+  domain.live_xml.replace(domain.live_xml.find(type), type.size(), "type='block'");
+  domain.block_usage["vda"] = {kGiB, kGiB, kGiB};
+  HostDevice device;
+  device.name = "dm-1";
+  device.dm_name = "vg-a";
+  device.dm_uuid = "LVM-x";
+  device.discard_max = kGiB;
+  world_.block_storage = {device};
+  auto results = Run();
+  EXPECT_FALSE(results[0].disks[0].freed.has_value());
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("block-device"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+  world_.block_storage[0].discard_max = 0;
+  results = Run();
+  EXPECT_THAT(Codes(results[0].disks[0].reasons),
+              ElementsAre("block-device", "storage-cannot-punch"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
+}
+
+TEST_F(TrimTest, AReadOnlyFilesystemBesideAHealthyOneIsAFaultOnlyWithSomethingToGive) {
+  FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
+  GuestFilesystem fixed = FilesystemOn("vda", 5, "/usr", 0, 0);
+  fixed.obstacle = GuestObstacle::kReadOnly;
+  domain.agent.facts.filesystems.push_back(fixed);
+  world_.images["/images/a.raw"].allocation = 110 * kMiB;
+  for (const auto obstacle : {GuestObstacle::kReadOnly, GuestObstacle::kTypeNotSupported}) {
+    domain.agent.facts.filesystems[1].obstacle = obstacle;
+    const auto results = Run();
+    EXPECT_EQ(Codes(results[0].disks[0].reasons).back(), "nothing-reclaimable");
+    EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+  }
+  world_.images["/images/a.raw"].allocation = 600 * kMiB;
+  const auto results = Run();
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("filesystem-not-supported"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
+}
+
+TEST_F(TrimTest, AGuestThatWritesOverWhatCameFreeIsNotUnexplained) {
+  FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
+  domain.agent.while_trimming = [&] {
+    world_.images["/images/a.raw"].allocation = 700 * kMiB;  // 480 MiB free, 580 MiB written
+    domain.bytes_written += 580 * kMiB;
+  };
+  auto results = Run();
+  EXPECT_EQ(results[0].disks[0].freed, -100 * static_cast<int64_t>(kMiB));
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("guest-wrote"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+  // All that it wrote is in the image's growth: nothing came free.
+  world_.images["/images/a.raw"].allocation = 600 * kMiB;
+  domain.agent.while_trimming = [&] {
+    world_.images["/images/a.raw"].allocation = 700 * kMiB;
+    domain.bytes_written += 100 * kMiB;
+  };
+  results = Run();
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("unexplained"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
+}
+
 TEST_F(TrimTest, IoErrorInTheGuestIsAFailure) {
   FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
   domain.agent.trims[0].result = GuestTrimResult::kFailed;
@@ -129,7 +224,7 @@ TEST_F(TrimTest, IoErrorInTheGuestIsAFailure) {
   const auto results = Run();
   EXPECT_EQ(results[0].outcome.kind, OutcomeKind::kFailed);
   EXPECT_NE(results[0].outcome.error.message().find("EIO"), absl::string_view::npos);
-  EXPECT_EQ(StatusOf(results), ExitStatus::kError);
+  EXPECT_EQ(StatusOf(results), ExitStatus::kSomeFailed);
 }
 
 TEST_F(TrimTest, LostLinkKeepsWhatWasMeasured) {

@@ -188,6 +188,22 @@ TEST_F(ImageStoreTest, HeadersTellTheFormatUnlessItIsKnown) {
   EXPECT_FALSE(store_->ReadHeader(directory_ + "/none", "").ok());
 }
 
+TEST(TimeReads, OfAFileOfItsOwnWhereThePageCacheCanBePassed) {
+  const std::string directory = testing::TempDir() + "/reads-" + std::to_string(getpid());
+  std::filesystem::create_directory(directory);
+  const auto timer = NewImageStore()->TimeReads(directory + "/a.raw");
+  if (timer.ok()) {
+    const auto took = (*timer)();
+    ASSERT_TRUE(took.ok()) << took.status();
+    EXPECT_GT(*took, absl::ZeroDuration());
+  } else {
+    EXPECT_TRUE(absl::IsUnimplemented(timer.status())) << timer.status();
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(directory));
+  std::filesystem::remove(directory);
+  EXPECT_FALSE(NewImageStore()->TimeReads("/nonexistent/a.raw").ok());
+}
+
 TEST(PunchCost, IsMeasuredBesideTheImageAndLeavesNothing) {
   const std::string directory = testing::TempDir() + "/punch-" + std::to_string(getpid());
   std::filesystem::create_directory(directory);

@@ -50,6 +50,25 @@ TEST(Assess, OldMachineDoesNotMatterForOtherBuses) {
               ElementsAre("bus-drops-discard"));
 }
 
+TEST(Assess, WhatInternalSnapshotsKeepIsNotPromised) {
+  DiskFacts disk = Disk("virtio", "unmap");
+  disk.xml.source.format = "qcow2";
+  ImageFile image;
+  image.usage = disk.usage;
+  image.internal_snapshots = 2;
+  disk.chain = {image};
+  disk.guest = GuestDiskUse{100 * kMiB, 900 * kMiB, 0, GuestObstacle::kNone, ""};
+  for (const bool exact : {false, true}) {
+    if (exact) disk.free_and_allocated = 500 * kMiB;
+    const Assessment assessment = Assess(Domain("pc-q35-7.2"), disk);
+    EXPECT_EQ(assessment.reclaimable, std::nullopt);
+    EXPECT_EQ(assessment.held, 500 * kMiB);
+    EXPECT_THAT(Codes(assessment), ElementsAre("internal-snapshots"));
+  }
+  disk.chain[0].internal_snapshots = 0;
+  EXPECT_EQ(Assess(Domain("pc-q35-7.2"), disk).reclaimable, 500 * kMiB);
+}
+
 TEST(Assess, GuestsRefusalIsNotRepeatedWhenTheHostExplainsIt) {
   DiskFacts disk = Disk("virtio", "unmap");
   disk.guest = GuestDiskUse{0, 0, 0, GuestObstacle::kDiskNotSupported, "vda"};

@@ -362,6 +362,22 @@ TEST(DiscardChain, EveryLegBelowAHostsDeviceIsLookedAt) {
   EXPECT_EQ(circle.Culprit(), "");
 }
 
+TEST(DiscardChain, LargeClustersMatterOnlyToAGuestThatDiscardsLess) {
+  const auto remarks = [](uint64_t cluster, uint64_t guest_unit) {
+    World world;
+    world.disk.chain.front().granularity = cluster;
+    world.root().devices.front().discard_granularity = guest_unit;
+    return world.Judge().layers.end()[-2].remarks;
+  };
+  EXPECT_THAT(Codes(remarks(2 * kMiB, 0)), ElementsAre("large-clusters"));
+  const auto small = remarks(2 * kMiB, 512);
+  ASSERT_THAT(Codes(small), ElementsAre("large-clusters"));
+  EXPECT_EQ(small[0].detail, "vda: 2.0 MiB, and the guest discards in units of 512 B");
+  EXPECT_THAT(remarks(2 * kMiB, 2 * kMiB), IsEmpty());
+  EXPECT_THAT(remarks(2 * kMiB, 4 * kMiB), IsEmpty());
+  EXPECT_THAT(remarks(64 * kKiB, 512), IsEmpty());  // as nearly every image
+}
+
 TEST(DiscardChain, LargeChunksOfAThinPoolAreARemark) {
   World world = OnBlockDevice({{"dm-7", "vg-thin", "LVM-x", {"dm-6"}, kGiB, kMiB},
                                {"dm-6", "vg-pool-tpool", "LVM-x-tpool", {"sda"}, 0, 0},

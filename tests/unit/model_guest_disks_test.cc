@@ -6,6 +6,7 @@
 namespace virt_reclaim {
 namespace {
 
+using testing::IsEmpty;
 using testing::Pair;
 using testing::UnorderedElementsAre;
 
@@ -123,6 +124,41 @@ TEST(MatchGuestDisks, BySerialCutTo20BytesOnVirtio) {
   EXPECT_THAT(MatchGuestDisks(domain, Guest({Device("vdz", "", "", "0123456789abcdefghij")})),
               UnorderedElementsAre(Pair("vdz", "vda")));
   EXPECT_TRUE(MatchGuestDisks(domain, Guest({Device("vdz", "", "", "")})).empty());
+}
+
+TEST(MatchGuestDisks, AnAddressSaysMoreThanASerial) {
+  xml::Domain domain;
+  domain.disks = {VirtioDisk("vda", 0, 4), VirtioDisk("vdb", 0, 5)};
+  for (xml::Disk& disk : domain.disks) disk.serial = "clone";
+  const GuestFacts guest = Guest({Device("vda", "pci0000:00/0000:00:05.0/virtio1", "", "clone"),
+                                  Device("vdb", "pci0000:00/0000:00:04.0/virtio0", "", "clone")});
+  EXPECT_THAT(MatchGuestDisks(domain, guest),
+              UnorderedElementsAre(Pair("vda", "vdb"), Pair("vdb", "vda")));
+}
+
+TEST(MatchGuestDisks, ASerialThatSeveralHaveTellsNothing) {
+  xml::Domain domain;
+  domain.disks = {VirtioDisk("vda", 0, 4), VirtioDisk("vdb", 0, 5), VirtioDisk("vdc", 0, 6)};
+  for (xml::Disk& disk : domain.disks) disk.serial = "clone";
+  domain.disks[2].serial = "own";
+  const std::string elsewhere = "pci0000:00/0000:00:1e.0/0000:01:01.0/virtio9";
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({Device("sda", elsewhere, "", "clone"),
+                                             Device("sdb", elsewhere, "", "own")})),
+              UnorderedElementsAre(Pair("sdb", "vdc")));
+  // Whose address is known is not claimed by another's serial.
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({Device("sda", elsewhere, "", "own"),
+                                             Device("sdb", "pci0000:00/0000:00:06.0/virtio1")})),
+              UnorderedElementsAre(Pair("sdb", "vdc")));
+  // Nor by two at once.
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({Device("sda", elsewhere, "", "own"),
+                                             Device("sdb", elsewhere, "", "own")})),
+              IsEmpty());
+  // virtio cuts serials, and then they may be equal.
+  domain.disks[0].serial = "01234567890123456789-a";
+  domain.disks[1].serial = "01234567890123456789-b";
+  EXPECT_THAT(
+      MatchGuestDisks(domain, Guest({Device("sda", elsewhere, "", "01234567890123456789")})),
+      IsEmpty());
 }
 
 TEST(MatchGuestDisks, BridgesThatPointAtThemselvesEnd) {

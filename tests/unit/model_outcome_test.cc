@@ -32,6 +32,13 @@ TEST(ExitStatusOf, FailedInTheMiddleIsNotAsItWas) {
   EXPECT_EQ(Of({partly}), ExitStatus::kSomeFailed);
 }
 
+TEST(ExitStatusOf, TroubleOfTheOnlyDomainIsNoPlainError) {
+  Outcome trouble = kFailed;
+  trouble.trouble = true;
+  EXPECT_EQ(Of({trouble}), ExitStatus::kSomeFailed);
+  EXPECT_EQ(Of({trouble, kCancelled}), ExitStatus::kInterrupted);
+}
+
 TEST(ExitStatusOf, FollowsTheContract) {
   EXPECT_EQ(Of({}), ExitStatus::kDone);
   EXPECT_EQ(Of({kDone, kSkipped}), ExitStatus::kDone);

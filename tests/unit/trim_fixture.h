@@ -88,6 +88,14 @@ class TrimTest : public testing::Test {
     return ExecuteTrim(services, options, *plan, nullptr, {});
   }
 
+  // Each domain has its first trim behind it, and its images are as full as before.
+  void RunFirst() {
+    const auto images = world_.images;
+    Run();
+    world_.images = images;
+    world_.trimmed_with.clear();
+  }
+
   static ExitStatus StatusOf(const std::vector<TrimmedDomain>& results) {
     std::vector<Outcome> outcomes;
     for (const TrimmedDomain& result : results) outcomes.push_back(result.outcome);

@@ -3,9 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 
 namespace virt_reclaim {
@@ -32,6 +34,35 @@ std::vector<Event> Record(const std::vector<Storages>& items, size_t limit) {
     note(item, false);
   });
   return events;
+}
+
+TEST(RunPerStorage, WhatIsAloneSharesNoStorage) {
+  const std::vector<Storages> items = {{1}, {1}, {1, 2}, {2}, {2}, {1}, {3}};
+  const std::set<size_t> alone = {1, 2, 4};
+  std::mutex mutex;
+  std::set<size_t> running;
+  size_t done = 0;
+  RunPerStorage(
+      items, 3,
+      [&](size_t item) {
+        {
+          const std::lock_guard lock(mutex);
+          for (const size_t other : running) {
+            const bool shares =
+                std::any_of(items[item].begin(), items[item].end(),
+                            [&](uint64_t storage) { return items[other].contains(storage); });
+            EXPECT_FALSE(shares && (alone.contains(item) || alone.contains(other)))
+                << item << " beside " << other;
+          }
+          running.insert(item);
+        }
+        std::this_thread::sleep_for(std::chrono::milliseconds(3));
+        const std::lock_guard lock(mutex);
+        running.erase(item);
+        ++done;
+      },
+      alone);
+  EXPECT_EQ(done, items.size());
 }
 
 // The most items at once on any storage, and at all.

@@ -32,18 +32,26 @@ START = """
 set -e
 for place in /run /etc/libvirt /var/lib/libvirt /var/log/libvirt; do
   mkdir -p $place
-  mount -t tmpfs -o mode=0755 tmpfs $place
+  if [ -d {directory}/lasting ]; then
+    mkdir -p {directory}/lasting$place
+    mount --bind {directory}/lasting$place $place
+  else
+    mount -t tmpfs -o mode=0755 tmpfs $place
+  fi
 done
 mkdir -p /var/cache/libvirt
 mount --bind {directory}/cache /var/cache/libvirt
-mkdir /run/lock  # of channels in use
+mkdir -p /run/lock  # of channels in use
 cp {directory}/qemu.conf /etc/libvirt/
 exec libvirtd --listen --config {directory}/libvirtd.conf --pid-file {directory}/libvirtd.pid
 """
 
 
 class DaemonHost(Host):
-    def __init__(self, space: Workspace) -> None:
+    def __init__(self, space: Workspace, *, lasting: bool = False) -> None:
+        """lasting: what it has written down survives its end, as on a real host, and with it what it knows of its guests."""
+        if lasting:
+            (space.path / "lasting").mkdir()
         self._socket = space.path / "sockets" / "libvirt-sock"
         self._socket.parent.mkdir()
         uri = "qemu+unix:///system?socket=" + quote(str(self._socket), safe="/")
@@ -68,7 +76,8 @@ class DaemonHost(Host):
         wait_for("libvirtd to answer", lambda: self.virsh("uri", check=False).returncode == 0, seconds=60)
 
     def kill(self) -> None:
-        """Without a word to anybody. Guests go on; the next start finds nothing of them, its /run is a new one."""
+        """Without a word to anybody. Guests go on; the next start finds them only where the host is a lasting one: else its /run is
+        new."""
         self._process.kill()
         self._process.wait()
 

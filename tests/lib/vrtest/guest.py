@@ -163,6 +163,14 @@ class Guest:
     def run(self, script: str, *, seconds: float = 120, check: bool = True) -> CommandResult:
         return self._console.run(script, seconds=seconds, check=check)
 
+    def is_trimming(self) -> bool:
+        """A trim is a child of one of the agent's threads, also while it pauses."""
+        return int(self.run("cat /proc/$(vr-agent pid)/task/*/children 2>/dev/null | wc -w").output) > 0
+
+    def wait_for_trim(self, *, seconds: float = 20) -> None:
+        """Until FITRIM's turn has come: the program was started, connected and had the filesystems listed."""
+        wait_for(f"a trim in '{self.name}'", self.is_trimming, seconds=seconds, pause=0.02)
+
     def console_text(self) -> str:
         try:
             return self.console_log.read_text(errors="replace")

@@ -1,0 +1,46 @@
+#include "host/commands/trim_latency.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "host/model/assessment.h"
+
+namespace virt_reclaim {
+namespace {
+
+constexpr absl::Duration kEvery = absl::Seconds(1);
+constexpr absl::Duration kCallTimeout = absl::Seconds(1);
+
+}  // namespace
+
+TrimLatency::TrimLatency(const Services& services, const DomainFacts& facts, GuestAgent& agent)
+    : services_(services), agent_(agent) {
+  std::set<uint64_t> seen;
+  for (const DiskFacts& disk : facts.disks) {
+    if (IsOther(disk.xml) || disk.chain.empty()) continue;
+    const ImageFile& top = disk.chain.front();
+    if (!seen.insert(top.device).second) continue;
+    auto timer = services.images.TimeReads(top.path);
+    if (!timer.ok()) continue;
+    const auto baseline = (*timer)();
+    if (baseline.ok()) storages_.push_back({*std::move(timer), LatencyPace(*baseline)});
+  }
+}
+
+void TrimLatency::Look() {
+  const absl::Time now = services_.now();
+  if (storages_.empty() || now - looked_ < kEvery) return;
+  looked_ = now;
+  absl::Duration pause = absl::ZeroDuration();
+  for (Storage& storage : storages_) {
+    const auto reading = storage.time();
+    pause = std::max(pause, reading.ok() ? storage.pace.After(*reading) : storage.pace.pause());
+  }
+  if (pause == told_) return;
+  const absl::Status status = agent_.SetTrimPause(pause, kCallTimeout);
+  if (status.ok()) told_ = pause;
+  if (absl::IsUnimplemented(status)) storages_.clear();
+}
+
+}  // namespace virt_reclaim

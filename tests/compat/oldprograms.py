@@ -1,0 +1,92 @@
+"""The agent and the host program of the commit that older-commit.txt names, built from this repository's history. Once a machine: the two
+programs stay in the cache."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMIT_FILE = Path(__file__).with_name("older-commit.txt")
+NAMES = ("virt-reclaim", "virt-reclaim-agent")
+# What this test does not use.
+WITHOUT = ("VIRT_RECLAIM_TESTS", "VIRT_RECLAIM_BENCH", "VIRT_RECLAIM_MAN")
+
+
+class NotHere(Exception):
+    """The commit cannot be had; the text says why."""
+
+
+@dataclass(frozen=True)
+class OldPrograms:
+    commit: str
+    host: Path
+    agent: Path
+
+
+def commit() -> str:
+    (found,) = (line for line in COMMIT_FILE.read_text().splitlines() if line and not line.startswith("#"))
+    return found
+
+
+def has_commit(wanted: str) -> bool:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), "cat-file", "-e", f"{wanted}^{{commit}}"], capture_output=True, check=False)
+    except FileNotFoundError:
+        return False
+    return done.returncode == 0
+
+
+def old_programs() -> OldPrograms:
+    wanted = commit()
+    base = os.environ.get("XDG_CACHE_HOME")
+    directory = (Path(base) if base else Path.home() / ".cache") / "virt-reclaim" / "compat" / wanted
+    programs = OldPrograms(wanted, *(directory / name for name in NAMES))
+    directory.mkdir(parents=True, exist_ok=True)
+    # Two builds of the project may test at the same time.
+    with open(directory / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if programs.host.exists() and programs.agent.exists():
+            return programs
+        if not has_commit(wanted):
+            raise NotHere(f"commit {wanted[:12]} is not in the history that is here (a shallow clone, or no clone)")
+        build(wanted, directory)
+    return programs
+
+
+def build(wanted: str, directory: Path) -> None:
+    source = directory / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir()
+    begin = time.monotonic()
+    with subprocess.Popen(["git", "-C", str(ROOT), "archive", wanted], stdout=subprocess.PIPE) as archive:
+        subprocess.run(["tar", "-x", "-C", str(source)], stdin=archive.stdout, check=True)
+    if archive.returncode != 0:
+        raise AssertionError(f"git archive {wanted} failed")
+    call(source, "cmake", "--preset", "dev", *(f"-D{name}=OFF" for name in WITHOUT))
+    call(source, "cmake", "--build", "--preset", "dev", "--target", *NAMES)
+    for name in NAMES:
+        (built,) = (path for path in (source / "build" / "dev").rglob(name) if path.is_file() and os.access(path, os.X_OK))
+        # All at once, and without debug information: it is copied into guests.
+        new = directory / f"{name}.new"
+        subprocess.run(["strip", "--strip-debug", "-o", str(new), str(built)], check=True)
+        new.rename(directory / name)
+    shutil.rmtree(source)
+    print(f"built {' and '.join(NAMES)} of {wanted[:12]} in {time.monotonic() - begin:.0f} s", file=sys.stderr)
+
+
+def call(source: Path, *command: str) -> None:
+    # Objects of another directory do for this one.
+    environment = {**os.environ, "CCACHE_BASEDIR": str(source), "CCACHE_NOHASHDIR": "1"}
+    done = subprocess.run(
+        command, cwd=source, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", check=False,
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)}: status {done.returncode}\n{done.stdout[-8000:]}")

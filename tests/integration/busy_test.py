@@ -1,0 +1,99 @@
+"""Domains that somebody works on, by real jobs of libvirt: a backup and a copy of a disk. They are left alone, each with its
+reason, and others are served meanwhile."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+import bedpath
+
+from vrtest import DaemonHost, Disk, Guest, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all, wait_for
+from vrtest.guest import MIB, NEW_MACHINE
+
+DONE, SOME_FAILED, REFUSED = 0, 3, 5
+JUNK = 48 * MIB
+BACKED_UP, COPIED, FREE = "backed-up", "copied", "free"
+REASONS = {BACKED_UP: ["job-active"], COPIED: ["block-job"], FREE: []}
+FILL = f"dd if=/dev/zero of=/mnt/data/junk bs=1M count={JUNK // MIB}; sync; rm /mnt/data/junk; sync"
+
+# For others to read, which nobody does: it lasts until it is aborted.
+BACKUP = """
+<domainbackup mode='pull'>
+  <server transport='unix' socket='{directory}/nbd'/>
+  <disks><disk name='{target}' backup='yes' type='file'><scratch file='{directory}/scratch'/></disk></disks>
+</domainbackup>
+"""
+
+
+class Busy(unittest.TestCase):
+    """The methods are one story and run in the order of their names."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.space = Workspace()
+        cls.addClassCleanup(cls.space.close)
+        cls.host = DaemonHost(cls.space)
+        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        cls.guests = {
+            name: Guest(
+                cls.host, name, machine=NEW_MACHINE, agent=AGENT, memory_mib=256,
+                disks=[Disk("data", format="qcow2", discard="unmap", size=256 * MIB)],
+            )
+            for name in REASONS
+        }
+        for guest in cls.guests.values():
+            guest.start(wait=False)
+        for guest in cls.guests.values():
+            guest.wait_until_up()
+            guest.run(FILL)
+        backup = cls.space.path / "backup.xml"
+        target = cls.guests[BACKED_UP].disk("data").target
+        backup.write_text(BACKUP.format(directory=cls.space.path, target=target))
+        cls.host.virsh("backup-begin", BACKED_UP, backup)
+        # The mirror goes on after it is complete.
+        cls.host.virsh("blockcopy", COPIED, target, "--dest", cls.space.path / "copy", "--transient-job")
+
+    def trim(self, *names: str, status: int) -> dict[str, dict[str, Any]]:
+        reply = self.reclaim.run("trim", *names)
+        self.assertEqual(reply.status, status, str(reply))
+        return {domain["name"]: domain for domain in reply.json["domains"]}
+
+    def test_1_the_busy_are_left_alone_and_the_free_one_is_served(self) -> None:
+        before = {name: guest.disk("data").allocation() for name, guest in self.guests.items()}
+        domains = self.trim(*REASONS, status=SOME_FAILED)
+        for name, reasons in REASONS.items():
+            with self.subTest(name):
+                # A backup may count as a block job, too.
+                self.assertEqual(domains[name]["reasons"][:1], reasons, str(domains[name]))
+                self.assertEqual(domains[name]["status"], "skipped" if reasons else "done")
+                freed = before[name] - self.guests[name].disk("data").allocation()
+                if reasons:
+                    self.assertLessEqual(freed, 0)
+                else:
+                    self.assertGreater(freed, JUNK // 2)
+
+    def test_2_by_itself_each_is_refused(self) -> None:
+        for name in (BACKED_UP, COPIED):
+            with self.subTest(name):
+                self.assertEqual(self.trim(name, status=REFUSED)[name]["reasons"][:1], REASONS[name])
+
+    def test_3_after_the_jobs_they_are_served(self) -> None:
+        self.host.virsh("domjobabort", BACKED_UP)
+        self.host.virsh("blockjob", COPIED, self.guests[COPIED].disk("data").target, "--abort")
+        wait_for("the end of the jobs", self.nothing_is_in_the_way, seconds=60)
+        domains = self.trim(BACKED_UP, COPIED, status=DONE)
+        for name in (BACKED_UP, COPIED):
+            self.assertGreater(domains[name]["freed_bytes"], JUNK // 2, name)
+
+    def nothing_is_in_the_way(self) -> bool:
+        plan = self.reclaim.run("trim", "--dry-run").json["domains"]
+        return all(domain["action"] == "trim" for domain in plan)
+
+
+if __name__ == "__main__":
+    bedpath.require_bed("libvirtd", "unshare")
+    PROGRAM, AGENT = host_program_path(), agent_path()
+    if not PROGRAM or not AGENT:
+        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    main(one_story=True)

@@ -1,0 +1,133 @@
+"""scripts/quickstart itself, as somebody runs it: told to the end twice, interrupted, and where something is missing.
+
+It is given programs that are built; that a fresh clone can be built is shown by every build. What its story is worth is
+shown by story_test.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+import bedpath
+
+from vrtest import Reply, agent_path, host_program_path, main, skip_all
+from vrtest.programs import build_dir
+from vrtest.workspace import qemu_processes
+
+ROOT = Path(__file__).resolve().parents[2]
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+NOBODY = 65534
+STORY_SECONDS = 600.0
+# For a refusal before anything is made, and for the clean-up after Ctrl-C.
+SOON_SECONDS = 30.0
+# What Debian has and a machine that tests virt-reclaim hardly.
+STRANGE_PACKAGES = ("cowsay", "hello", "sl")
+
+
+class Quickstart(unittest.TestCase):
+    def setUp(self) -> None:
+        # A short name: libvirt makes paths of sockets below it.
+        self.place = Path(tempfile.mkdtemp(prefix="q", dir=os.environ.get("TMPDIR") or "/var/tmp"))
+        self.addCleanup(shutil.rmtree, self.place, ignore_errors=True)
+
+    def command(self, source: Path = ROOT, programs: Path | None = None) -> list[str]:
+        return [str(source / "scripts" / "quickstart"), "--build-dir", str(programs or build_dir())]
+
+    def run_quickstart(
+        self, *before: str, source: Path = ROOT, programs: Path | None = None, seconds: float = SOON_SECONDS
+    ) -> Reply:
+        done = subprocess.run(
+            [*before, *self.command(source, programs)], env=self.environment(), capture_output=True, text=True, timeout=seconds,
+            check=False, stdin=subprocess.DEVNULL, cwd="/",
+        )
+        return Reply(done.returncode, done.stdout, done.stderr)
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "TMPDIR": str(self.place)}
+
+    def require_nothing_left(self) -> None:
+        self.assertEqual(qemu_processes(self.place), [])
+        self.assertEqual(list(self.place.iterdir()), [])
+
+    def require_refusal(self, reply: Reply, *words: str) -> None:
+        """One line that says what is missing, and nothing of the story."""
+        self.assertEqual(reply.status, FAILED, str(reply))
+        said = [line for line in reply.stderr.splitlines() if not line.startswith("install-packages: installing ")]
+        self.assertEqual(len(said), 1, str(reply))
+        for word in words:
+            self.assertIn(word, said[0])
+        self.assertNotIn("virtual machine with old settings", reply.stdout)
+
+    def require_story(self, reply: Reply) -> None:
+        self.assertEqual(reply.status, DONE, str(reply))
+        self.assertIn("exit status 4: done, but the host got nothing back", reply.stdout)
+        self.assertEqual(reply.stdout.count("e2fsck -fn: clean"), 2, str(reply))
+        seconds = re.search(r"All done in (\d+) s", reply.stdout)
+        assert seconds, str(reply)
+        print(f"the story took {seconds[1]} s")
+        self.require_nothing_left()
+
+    def test_1_told_to_the_end(self) -> None:
+        self.require_story(self.run_quickstart(seconds=STORY_SECONDS))
+
+    def test_2_told_again_without_a_network(self) -> None:
+        self.require_story(self.run_quickstart("unshare", "--net", seconds=STORY_SECONDS))
+
+    def test_3_interrupted_in_the_middle_nothing_stays(self) -> None:
+        with subprocess.Popen(
+            self.command(), env=self.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, process_group=0,
+        ) as program:
+            assert program.stdout
+            overdue = time.monotonic() + STORY_SECONDS
+            for line in program.stdout:
+                if "guest: ready" in line or time.monotonic() > overdue:
+                    break
+            self.assertTrue(qemu_processes(self.place), "its guest was to run")
+            # As a terminal does it: to all of its programs.
+            os.killpg(program.pid, signal.SIGINT)
+            begin = time.monotonic()
+            _, stderr = program.communicate(timeout=SOON_SECONDS)
+            self.assertLess(time.monotonic() - begin, SOON_SECONDS)
+        self.assertEqual(program.returncode, INTERRUPTED, stderr)
+        self.assertIn("interrupted; the machine and its files are removed", stderr)
+        self.require_nothing_left()
+
+    def test_4_who_is_not_root_is_told_so(self) -> None:
+        # The tree may lie in somebody's home.
+        shutil.copytree(ROOT / "scripts", self.place / "scripts")
+        self.place.chmod(0o755)
+        reply = self.run_quickstart(
+            "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", source=self.place, programs=self.place
+        )
+        self.require_refusal(reply, "root", "sudo scripts/quickstart")
+
+    def test_5_a_small_place_is_named_with_what_is_needed(self) -> None:
+        mount = 'mount -t tmpfs -o size=64m tmpfs "$TMPDIR" && exec "$0" "$@"'
+        reply = self.run_quickstart("unshare", "--mount", "sh", "-c", mount)
+        self.require_refusal(reply, str(self.place), "2048 MiB", "TMPDIR")
+        self.require_nothing_left()
+
+    def test_6_without_a_network_a_missing_package_is_told(self) -> None:
+        installed = subprocess.run(["dpkg-query", "-W", "-f", "${Package}\n"], capture_output=True, text=True, check=True).stdout
+        strange = next(name for name in STRANGE_PACKAGES if name not in installed.split())
+        shutil.copytree(ROOT / "scripts", self.place / "scripts")
+        packages = self.place / "scripts" / "packages.txt"
+        packages.write_text(packages.read_text().replace("[run]\n", f"[run]\n{strange}\n"))
+        reply = self.run_quickstart("unshare", "--net", source=self.place, seconds=STORY_SECONDS)
+        self.require_refusal(reply, "mirror cannot be reached", "check the network")
+
+
+if __name__ == "__main__":
+    bedpath.require_bed("unshare", "setpriv")
+    if not host_program_path() or not agent_path():
+        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    main()

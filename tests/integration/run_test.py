@@ -1,0 +1,228 @@
+"""What timers call, on real guests: one that runs, one that is off, a backup, all on one small storage. libvirtd goes and comes back in the
+middle; the storage fills up, and the guest that it pauses runs on after an emergency."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import unittest
+from pathlib import Path
+from typing import Any
+
+import bedpath
+
+from vrtest import DaemonHost, Disk, EmbedHost, Guest, Host, VirtReclaim, Workspace, agent_path, allocation, host_program_path, main
+from vrtest import skip_all, wait_for
+from vrtest.guest import MIB, NEW_MACHINE
+from vrtest.programs import find_program
+
+DONE, SOME_FAILED = 0, 3
+STORAGE = 1536 * MIB
+WEB, OLD = "web", "old"
+JUNK = 96 * MIB
+# What the emergency finds: freed by sparsify and by punch. --resume wants 256 MiB of room.
+DELETED = 256 * MIB
+ZEROES = 256 * MIB
+# Beyond what the storage has left.
+TOO_MUCH = 64 * MIB
+DRIFT = 8 * MIB
+FILL = f"dd if=/dev/zero of=/mnt/data/junk bs=1M count={JUNK // MIB} 2>&1; sync; rm /mnt/data/junk; sync"
+OFF = """<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>64</memory>
+  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
+  <devices><disk type='file' device='disk'><driver name='qemu' type='raw' discard='unmap'/><source file='{path}'/><target dev='vda' bus='virtio'/></disk></devices>
+</domain>
+"""
+
+
+def call(*words: object) -> None:
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise AssertionError(f"{words}: {done.stdout}{done.stderr}")
+
+
+class Story:
+    """The methods are one story and run in the order of their names. What kind of libvirt it is the subclass says."""
+
+    host: Host
+
+    @classmethod
+    def make_host(cls) -> Host:
+        raise NotImplementedError
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.space = Workspace()
+        cls.addClassCleanup(cls.space.close)
+        cls.storage = cls.space.path / "storage"
+        cls.make_storage()
+        cls.host = cls.make_host()
+        cls.reclaim = VirtReclaim(PROGRAM, cls.host, VIRT_RECLAIM_FREEMAP=str(find_program("virt-reclaim-freemap")))
+        cls.backup = cls.storage / "backups" / "a.raw"
+        cls.backup.parent.mkdir()
+        cls.old = cls.storage / "old.raw"
+        cls.config = cls.space.path / "config.toml"
+        cls.policy()
+        cls.guest = Guest(cls.host, WEB, machine=NEW_MACHINE, agent=AGENT, disks=[Disk("data", discard="unmap", size=2048 * MIB)])
+        cls.move_to_storage(cls.guest.disk("data").path)
+        cls.make_old(16 * MIB)
+        cls.host.define(OFF.format(name=OLD, path=cls.old))
+        cls.guest.start()
+
+    @classmethod
+    def make_storage(cls) -> None:
+        image = cls.space.path / "storage.ext4"
+        with open(image, "wb") as file:
+            file.truncate(STORAGE)
+        call("mkfs.ext4", "-q", "-m", "0", image)
+        cls.storage.mkdir()
+        call("mount", "-o", "loop", image, cls.storage)
+
+    @classmethod
+    def move_to_storage(cls, image: Path) -> None:
+        moved = cls.storage / image.name
+        call("cp", "--sparse=always", image, moved)
+        image.unlink()
+        image.symlink_to(moved)
+
+    @classmethod
+    def make_old(cls, deleted: int) -> None:
+        """The image of a guest that is off: one file kept, one deleted, without a mount."""
+        content = cls.space.path / f"content-{deleted}"
+        content.mkdir()
+        (content / "kept").write_bytes(os.urandom(4 * MIB))
+        (content / "deleted").write_bytes(os.urandom(MIB) * (deleted // MIB))
+        cls.kept = hashlib.sha256((content / "kept").read_bytes()).hexdigest()
+        cls.old.unlink(missing_ok=True)
+        with open(cls.old, "wb") as file:
+            file.truncate(512 * MIB)
+        call("mkfs.ext4", "-q", "-d", content, cls.old)
+        call("debugfs", "-w", "-R", "rm deleted", cls.old)
+
+    @classmethod
+    def policy(cls, defaults: str = "") -> None:
+        cls.config.write_text(f'[defaults]\n{defaults}\n[[backups]]\ndirectory = "{cls.backup.parent}"\n')
+
+    def make_backup(self, zeroes: int) -> None:
+        self.backup.write_bytes(b"x" * MIB + bytes(zeroes))
+
+    @staticmethod
+    def by_job(reply_json: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        return {item["job"]: item for item in reply_json["items"]}
+
+    def run_policy(self, *words: str, status: int = DONE) -> dict[str, dict[str, Any]]:
+        reply = self.reclaim.run("run", "--config", str(self.config), *words, seconds=400)
+        self.assertEqual(reply.status, status, str(reply))
+        return self.by_job(reply.json)
+
+    def room(self) -> int:
+        space = os.statvfs(self.storage)
+        return space.f_bavail * space.f_frsize
+
+    def allocations(self) -> dict[str, int]:
+        paths = {"trim": self.guest.disk("data").path, "sparsify": self.old, "punch": self.backup}
+        return {job: allocation(path) for job, path in paths.items()}
+
+    def trims_in_the_guest(self) -> bool:
+        return int(self.guest.run("cat /proc/$(vr-agent pid)/task/*/children 2>/dev/null | wc -w").output) > 0
+
+    def test_1_one_run_does_what_is_to_be_done(self) -> None:
+        self.guest.run(FILL)
+        self.make_backup(ZEROES // 4)
+        before = self.allocations()
+        items = self.run_policy()
+        after = self.allocations()
+        self.assertEqual({job: (item["name"], item["status"]) for job, item in items.items()}, {
+            "trim": (WEB, "done"), "sparsify": (OLD, "done"), "punch": (str(self.backup), "done"),
+        })
+        for job, least in (("trim", 0.8 * JUNK), ("sparsify", 15 * MIB), ("punch", ZEROES // 4)):
+            with self.subTest(job):
+                self.assertGreaterEqual(items[job]["freed_bytes"], least, items[job])
+                self.assertAlmostEqual(items[job]["freed_bytes"], before[job] - after[job], delta=DRIFT)
+
+    def test_2_a_second_run_has_nothing_to_do(self) -> None:
+        for job, item in self.run_policy().items():
+            self.assertEqual(item["status"], "done", item)
+            self.assertLess(abs(item["freed_bytes"] or 0), DRIFT, f"{job}: {item}")
+
+    def test_4_a_full_storage_pauses_a_guest_and_an_emergency_frees_it(self) -> None:
+        self.policy()
+        self.make_old(DELETED)
+        self.make_backup(ZEROES)
+        much = (self.room() + TOO_MUCH) // MIB
+        self.assertLess(much, 1800, "the guest's disk is too small for this story")
+        self.guest.run(f"(dd if=/dev/zero of=/mnt/data/much bs=1M count={much}; sync; echo ok >/run/written) >/dev/null 2>&1 &")
+        self.host.wait_for_state(WEB, "paused", seconds=180)
+        self.assertLess(self.room(), TOO_MUCH)
+        plan = self.run_policy("--emergency", "--resume", "-n")
+        self.assertEqual(plan["resume"]["name"], WEB, plan)
+        items = self.run_policy("--emergency", "--resume")
+        print(f"{type(self).__name__}: {self.room() // MIB} MiB of room after the emergency")
+        self.assertEqual({job: item["status"] for job, item in items.items()}, {"sparsify": "done", "punch": "done", "resume": "done"}, items)
+        self.assertGreater(items["sparsify"]["freed_bytes"], 0.9 * DELETED)
+        # A block less when the map of the file's extents takes one.
+        self.assertGreater(items["punch"]["freed_bytes"], 0.99 * ZEROES)
+        wait_for("the guest to write the rest", lambda: self.guest.run("cat /run/written 2>/dev/null; true").output.strip() == "ok", seconds=120)
+        self.assertEqual(self.host.state(WEB), "running")
+        self.assertEqual(int(self.guest.run("stat -c %s /mnt/data/much").output), much * MIB)
+
+    def test_5_nothing_is_lost(self) -> None:
+        self.guest.shutdown()
+        self.guest.disk("data").check()
+        call("e2fsck", "-fn", self.old)
+        dumped = self.space.path / "dumped"
+        call("debugfs", "-R", f"dump kept {dumped}", self.old)
+        self.assertEqual(hashlib.sha256(dumped.read_bytes()).hexdigest(), self.kept)
+        content = self.backup.read_bytes()
+        self.assertEqual((len(content), content[:MIB], content[MIB:].count(0)), (MIB + ZEROES, b"x" * MIB, ZEROES))
+
+
+class Embedded(Story, unittest.TestCase):
+    @classmethod
+    def make_host(cls) -> Host:
+        return EmbedHost(cls.space.path)
+
+
+class Libvirtd(Story, unittest.TestCase):
+    host: DaemonHost
+
+    @classmethod
+    def make_host(cls) -> Host:
+        return DaemonHost(cls.space, lasting=True)
+
+    def test_3_libvirtd_goes_and_comes_back_in_the_middle(self) -> None:
+        self.guest.run(FILL)
+        self.make_backup(ZEROES // 4)
+        before = self.guest.disk("data").allocation()
+        # So slow that there is a middle.
+        self.policy('max-rate = "32M"')
+        program = self.reclaim.start("run", "--config", str(self.config))
+        wait_for("a trim that runs", self.trims_in_the_guest, seconds=30)
+        self.host.kill()
+        self.host.start()
+        output, errors = program.communicate(timeout=120)
+        self.assertEqual(program.returncode, SOME_FAILED, f"{output}\n{errors}")
+        items = self.by_job(json.loads(output))
+        self.assertEqual(items["trim"]["status"], "failed", items)
+        self.assertTrue(items["trim"]["error"])
+        print(f"cut off: {items['trim']['error']}; sparsify: {items['sparsify'].get('error') or items['sparsify']['reasons']}")
+        # Whether an image is in use libvirt has to say; what a backup is it has not.
+        self.assertNotEqual(items["sparsify"]["status"], "done", items)
+        self.assertEqual(items["punch"]["status"], "done", items)
+        self.assertEqual(self.host.state(WEB), "running")
+        # The next one makes up for it.
+        self.policy()
+        items = self.run_policy()
+        self.assertEqual({job: item["status"] for job, item in items.items()}, {"trim": "done", "sparsify": "done", "punch": "done"}, items)
+        self.assertGreater(before - self.guest.disk("data").allocation(), 0.8 * JUNK)
+
+
+if __name__ == "__main__":
+    bedpath.require_bed("libvirtd", "unshare", "mkfs.ext4", "debugfs")
+    PROGRAM, AGENT = host_program_path(), agent_path()
+    if not PROGRAM or not AGENT:
+        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    main(one_story=True)

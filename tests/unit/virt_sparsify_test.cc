@@ -1,0 +1,57 @@
+// The drop-in's small parts; the whole of it is tests/sparsify/drop_in_test.py.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "base/byte_size.h"
+#include "host/cli/run_directory.h"
+#include "host/cli/virt_sparsify_tmp.h"
+
+namespace virt_reclaim {
+namespace {
+
+TEST(VirtSparsifyTest, SizesAsLibguestfsPrintsThem) {
+  EXPECT_EQ(HumanSize(0), "0");
+  EXPECT_EQ(HumanSize(1023), "1023");
+  EXPECT_EQ(HumanSize(1024), "1.0K");
+  EXPECT_EQ(HumanSize(1536), "1.5K");
+  EXPECT_EQ(HumanSize(10 * kMiB), "10M");
+  EXPECT_EQ(HumanSize(kGiB - 1), "1.0G");
+  EXPECT_EQ(HumanSize(40 * kGiB), "40G");
+  EXPECT_EQ(HumanSize(~uint64_t{0}), "16E");
+}
+
+TEST(VirtSparsifyTest, RoomForTheOverlay) {
+  EXPECT_EQ(TooLittleSpace("/tmp", 0), "");
+  EXPECT_EQ(TooLittleSpace("/no/such/directory", ~uint64_t{0}), "");
+  const std::string text = TooLittleSpace("/", ~uint64_t{0});
+  EXPECT_EQ(text.find("There may not be enough free space on /.\n"), 0u) << text;
+  EXPECT_NE(text.find("Max needed: 16E.  Free: "), std::string::npos) << text;
+}
+
+TEST(RunDirectoryTest, RootsOrOnesOwn) {
+  const std::string runtime =
+      testing::TempDir() + "virt-reclaim-runtime-" + std::to_string(getpid());
+  std::filesystem::create_directories(runtime);
+  const auto path = [](const auto& directory) {
+    return directory.ok() ? directory->path() : directory.status().ToString();
+  };
+  EXPECT_EQ(path(RunDirectory::Choose("/my/own", false, runtime.c_str())), "/my/own");
+  EXPECT_EQ(path(RunDirectory::Choose(kRootsRunDirectory, true, runtime.c_str())),
+            kRootsRunDirectory);
+  EXPECT_EQ(path(RunDirectory::Choose(kRootsRunDirectory, false, runtime.c_str())),
+            runtime + "/virt-reclaim");
+  std::string temporary;
+  for (const char* none : {static_cast<const char*>(nullptr), "", "relative", "/no/such/place"}) {
+    const auto directory = RunDirectory::Choose(kRootsRunDirectory, false, none);
+    temporary = path(directory);
+    EXPECT_NE(temporary.find("/virt-reclaim-run-"), std::string::npos) << temporary;
+    EXPECT_TRUE(std::filesystem::is_directory(temporary));
+  }
+  EXPECT_FALSE(std::filesystem::exists(temporary));
+  std::filesystem::remove_all(runtime);
+}
+
+}  // namespace
+}  // namespace virt_reclaim
