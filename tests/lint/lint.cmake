@@ -11,3 +11,6 @@ endforeach()
 # What decides whether a skip fails scripts/test.
 add_test(NAME lint_skips_self_test COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/scripts/check-skips --self-test)
 set_tests_properties(lint_skips_self_test PROPERTIES LABELS lint TIMEOUT 60)
+# docs/quickstart.svg shows what README.md says.
+add_test(NAME lint_picture COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/scripts/make-picture --check)
+set_tests_properties(lint_picture PROPERTIES LABELS lint TIMEOUT 60)

@@ -1,6 +1,7 @@
 // Finding the virtio-serial port, with udev and without.
 #include <gmock/gmock.h>
 
+#include "absl/strings/str_cat.h"
 #include "guest-agent/port_finder.h"
 #include "tests/unit/agent_fixtures.h"
 
@@ -15,9 +16,9 @@ TEST(PortFinderTest, ByLinkThenBySysfs) {
   tree.Write("sys/class/virtio-ports/vport0p1/name", "org.qemu.guest_agent.0\n");
   tree.Write("sys/class/virtio-ports/vport0p0/other", "");
   EXPECT_FALSE(FindPort(kPortName, dev, sysfs).has_value());
-  tree.Write("sys/class/virtio-ports/vport1p2/name", std::string(kPortName) + "\n");
+  tree.Write("sys/class/virtio-ports/vport1p2/name", absl::StrCat(kPortName, "\n"));
   EXPECT_EQ(FindPort(kPortName, dev, sysfs), dev + "/vport1p2");
-  tree.Write(std::string("dev/virtio-ports/") + kPortName, "");
+  tree.Write(absl::StrCat("dev/virtio-ports/", kPortName), "");
   EXPECT_EQ(FindPort(kPortName, dev, sysfs), dev + "/virtio-ports/" + kPortName);
 }
 
