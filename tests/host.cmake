@@ -19,9 +19,9 @@ virt_reclaim_test(commands_test
     unit/commands_migration_test.cc unit/commands_offline_test.cc unit/commands_plan_file_test.cc
     unit/commands_overview_test.cc unit/commands_report_test.cc unit/commands_run_test.cc unit/commands_sparsify_test.cc
     unit/commands_sync_domain_test.cc unit/commands_trim_choice_test.cc
-    unit/commands_trim_history_test.cc
+    unit/commands_trim_history_test.cc unit/commands_trim_turns_test.cc
     unit/commands_trim_test.cc unit/guest_free_map_test.cc unit/host_storage_test.cc unit/image_store_test.cc unit/qemu_guest_agent_test.cc
-    unit/qmp_test.cc unit/report_check_test.cc unit/storage_space_test.cc unit/trim_schedule_test.cc
+    unit/qmp_test.cc unit/report_check_test.cc unit/storage_lock_test.cc unit/storage_space_test.cc unit/trim_schedule_test.cc
   DEPS virt_reclaim_fakes LABEL unit)
 
 virt_reclaim_test(program_test

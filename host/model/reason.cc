@@ -164,13 +164,15 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      "the storage is nearly full, and the trim itself takes up more of it"},
     {Reason::kPolicyExcludes, "policy-excludes", "the policy leaves it out"},
     {Reason::kNoRoom, "no-room", "its storage is still full, and would pause it again at once"},
+    {Reason::kStorageBusy, "storage-busy",
+     "not begun: another virt-reclaim trims on the same storage"},
 });
 
 constexpr bool InEnumOrder() {
   for (size_t i = 0; i < kReasons.size(); ++i) {
     if (static_cast<size_t>(kReasons[i].reason) != i) return false;
   }
-  return kReasons.size() == static_cast<size_t>(Reason::kNoRoom) + 1;
+  return kReasons.size() == static_cast<size_t>(Reason::kStorageBusy) + 1;
 }
 static_assert(InEnumOrder());
 
