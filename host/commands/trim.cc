@@ -35,8 +35,12 @@ Storages StoragesOf(const DomainFacts& facts) {
   Storages storages;
   for (const DiskFacts& disk : facts.disks) {
     if (IsOther(disk.xml) || disk.xml.source.path.empty()) continue;
-    // Only the top image is punched.
-    storages.insert(disk.chain.empty() ? 0 : disk.chain.front().device);
+    if (disk.chain.empty()) {
+      storages.insert(0);
+      continue;
+    }
+    // Only the top image is written: its data is punched, and its metadata may lie elsewhere.
+    storages.insert({disk.chain.front().device, DataDevice(disk.chain.front())});
   }
   return storages;
 }

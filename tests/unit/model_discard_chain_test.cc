@@ -304,8 +304,13 @@ TEST(DiscardChain, WhatIsNotKnownIsNeitherGoodNorBad) {
 
   World split;
   split.disk.chain.front().external_data = true;
-  EXPECT_THAT(Codes(split.LayerOf(LayerKind::kImage).reasons), ElementsAre("external-data-file"));
+  EXPECT_THAT(Codes(split.LayerOf(LayerKind::kImage).reasons), ElementsAre("image-unreadable"));
   EXPECT_EQ(split.Judge().Verdict(), LayerVerdict::kUnknown);
+  split.disk.chain.front().data = DataFile{"/data/web.raw", 2, 3, true};
+  EXPECT_THAT(Codes(split.LayerOf(LayerKind::kImage).reasons), testing::IsEmpty());
+  EXPECT_THAT(split.LayerOf(LayerKind::kImage).remarks,
+              ElementsAre(Blocker{Reason::kExternalDataFile, "/data/web.raw"}));
+  EXPECT_EQ(split.Judge().Verdict(), LayerVerdict::kOk);
 }
 
 TEST(DiscardChain, RemarksDoNotMakeAVerdict) {
