@@ -171,6 +171,15 @@ class Layers(unittest.TestCase):
         self.host.virsh(*command("overlay"), "--wait")
         self.assertIsNone(self.judge("overlay", DONE, "--probe")["first_culprit"])
 
+    def test_6_files_in_files_and_a_mirror_of_files_are_walked_through(self) -> None:
+        layers = self.judge("loop", DONE)["layers"]
+        mounts = {layer["name"] for layer in layers if layer["layer"] == "filesystem"}
+        self.assertEqual(mounts, {"/mnt/loop", "/mnt/inner", "/mnt/nested", "/mnt/mirror"})
+        devices = {layer["name"]: (layer["verdict"], layer["reasons"]) for layer in layers if layer["layer"] == "guest-device"}
+        self.assertEqual(devices.pop("md1"), ("ok", []))
+        self.assertEqual(set(map(str, devices)), {f"loop{i}" for i in range(4)})
+        self.assertEqual({str(said) for said in devices.values()}, {str(("partly", ["loop-device"]))})
+
     def test_7_nothing_of_a_key_is_told(self) -> None:
         reply = self.reclaim.run("explain", self.target("luks"))
         table = self.guest.run("dmsetup table --showkeys cryptdata").output
