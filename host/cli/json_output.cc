@@ -31,6 +31,7 @@ Json DiskJson(const ReportedDisk& disk) {
   for (const ImageFile& file : facts.chain) {
     chain.push_back({{"path", Text(file.path)},
                      {"format", Text(file.format)},
+                     {"data_file", file.data ? Json(Text(file.data->path)) : Json(nullptr)},
                      {"allocation_bytes", OrNull(file.usage.allocation)}});
   }
   json["chain"] = std::move(chain);

@@ -214,6 +214,7 @@ class VerbRunner {
       options.first_begins = [&](const DomainSummary& domain, std::optional<uint64_t> expected) {
         progress_.Say(FirstTrimLine(domain, expected));
       };
+      options.waits = [&](const DomainSummary& domain) { progress_.Say(WaitingLine(domain)); };
     }
     auto plan = PlanTrim(services, options, stop_);
     if (!plan.ok()) return FailWith(plan.status(), line_.json);

@@ -14,6 +14,7 @@
 #include "host/cli/journal_output.h"
 #include "host/cli/json_parts.h"
 #include "host/cli/outcome_output.h"
+#include "host/cli/text_output.h"
 #include "host/cli/text_table.h"
 #include "host/commands/run.h"
 #include "host/policy/read_policy.h"
@@ -125,11 +126,13 @@ std::string OutputJson(const RunReport& report) {
   return Print(json);
 }
 
-RunProgress ProgressOn(ProgressLine& line, const FilesProgress& files) {
+RunProgress ProgressOn(ProgressLine& line, const FilesProgress& files, bool quiet) {
   RunProgress progress;
   progress.trim = [&line](const DomainSummary& domain, const GuestTrimProgress& now) {
     line.Show(domain, now);
   };
+  if (!quiet)
+    progress.waits = [&line](const DomainSummary& domain) { line.Say(WaitingLine(domain)); };
   progress.sparsify = [&line](const SparsifyTargetProgress& now) {
     line.Show(absl::StrCat("sparsify ", now.target, " of ", now.targets, ": ", now.name));
   };
@@ -150,7 +153,7 @@ absl::StatusOr<std::vector<RunItem>> PlanAndAct(const CommandLine& line, const S
   VR_ASSIGN_OR_RETURN(const RunPlan plan, PlanRun(services, policy, options, stop));
   const punch::SteadyClock clock = [] { return std::chrono::steady_clock::now(); };
   const FilesProgress files(clock);
-  return ExecuteRun(services, plan, ProgressOn(progress, files), stop);
+  return ExecuteRun(services, plan, ProgressOn(progress, files, line.json), stop);
 }
 
 // What could not be written down, once.

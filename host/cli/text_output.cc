@@ -172,6 +172,11 @@ std::string FirstTrimLine(const DomainSummary& domain, std::optional<uint64_t> e
                                : std::string("nobody knows how much"));
 }
 
+std::string WaitingLine(const DomainSummary& domain) {
+  return absl::StrCat(Printable(domain.name),
+                      ": waits for another virt-reclaim that trims on its storage");
+}
+
 std::string TrimPlanText(const std::vector<TrimAction>& plan) {
   TextTable table;
   table.AddColumn("DOMAIN");

@@ -18,6 +18,7 @@ std::string ReportText(const Report& report);
 std::string CheckLine(const CheckResult& check);
 // Before the first trim of a domain: what it is expected to bring.
 std::string FirstTrimLine(const DomainSummary& domain, std::optional<uint64_t> expected);
+std::string WaitingLine(const DomainSummary& domain);
 std::string TrimPlanText(const std::vector<TrimAction>& plan);
 std::string TrimText(const std::vector<TrimmedDomain>& domains);
 std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff);

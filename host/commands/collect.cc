@@ -31,9 +31,11 @@ DiskFacts CollectDisk(const Services& services, const DomainSummary& summary,
     facts.chain = *std::move(chain);
     if (facts.chain.empty()) return facts;
     facts.usage = facts.chain.front().usage;
-    uint64_t sum = 0;
-    for (const ImageFile& file : facts.chain) sum += file.usage.allocation.value_or(0);
-    facts.usage.allocation = sum;
+    for (size_t i = 1; i < facts.chain.size() && facts.usage.allocation; ++i) {
+      const auto& below = facts.chain[i].usage.allocation;
+      facts.usage.allocation =
+          below ? std::optional<uint64_t>(*facts.usage.allocation + *below) : std::nullopt;
+    }
     if (facts.usage.capacity) return facts;
   }
   auto usage = services.hypervisor.BlockUsage(summary.uuid, disk.target);
@@ -189,7 +191,9 @@ absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const Domain
   return facts;
 }
 
-ImageStorage StorageOf(const Services& services, const xml::ImageSource& source) {
+ImageStorage StorageOf(const Services& services, const DiskFacts& disk) {
+  xml::ImageSource source = disk.xml.source;
+  if (!disk.chain.empty()) source.path = DataPath(disk.chain.front());
   const bool is_path = source.type == "file" || source.type == "block";
   if (is_path && !source.path.empty() && services.hypervisor.ImagesAreLocal())
     return services.images.Storage(source);

@@ -34,8 +34,9 @@ struct DomainFacts {
 absl::StatusOr<DomainFacts> CollectDomain(const Services& services, const DomainSummary& summary,
                                           Hypervisor::Xml kind = Hypervisor::Xml::kLive);
 
-// What lies below an image. Of one that is no file or device of this machine that is not known.
-ImageStorage StorageOf(const Services& services, const xml::ImageSource& source);
+// What lies below the guest's data in the image, or its data file. Of what is no file or device of
+// this machine that is not known.
+ImageStorage StorageOf(const Services& services, const DiskFacts& disk);
 
 // A session with a domain's agent, while the domain's lock is held.
 struct AgentSession {

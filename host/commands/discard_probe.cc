@@ -119,8 +119,6 @@ class Prober {
   }
 
   absl::StatusOr<uint64_t> Allocation(const DiskFacts& disk) const {
-    if (!disk.chain.empty() && disk.chain.front().external_data)
-      return absl::UnavailableError("the image keeps the guest's data in a file of its own");
     if (!disk.chain.empty()) return services_.images.Allocation(disk.chain);
     // libvirt's word for it is the size of the device.
     if (disk.xml.source.type == "block")
@@ -214,8 +212,10 @@ class Prober {
   // offsets are the file's; other formats' maps are stale while QEMU has them open.
   std::vector<Range> ExtentsOf(const GuestMarker& marker, const DiskFacts& disk) const {
     const auto target = guest_to_target_.find(marker.disk);
-    const bool raw = !disk.chain.empty() &&
-                     (disk.chain.front().format == "raw" || disk.chain.front().format.empty());
+    if (disk.chain.empty()) return {};
+    const ImageFile& top = disk.chain.front();
+    const bool raw =
+        top.external_data ? top.data && top.data->raw : top.format == "raw" || top.format.empty();
     if (!raw || target == guest_to_target_.end() || target->second != disk.xml.target) return {};
     std::vector<Range> ranges;
     for (const GuestMarker::Extent& extent : marker.extents) {

@@ -93,7 +93,7 @@ class DomainExplainer {
       if (!IsWanted(disk.xml)) continue;
       ExplainedDisk explained;
       explained.image = disk.xml.source.path;
-      explained.chain = JudgeDiscardChain(facts_, disk, StorageOf(services_, disk.xml.source));
+      explained.chain = JudgeDiscardChain(facts_, disk, StorageOf(services_, disk));
       result_.disks.push_back(std::move(explained));
     }
     if (options_.probe) Probe(access);

@@ -139,9 +139,9 @@ class PunchTests {
     if (disk.chain.empty()) return std::nullopt;
     const ImageFile& top = disk.chain.front();
     const std::lock_guard lock(mutex_);
-    const auto [entry, is_new] = known_.try_emplace(top.device);
+    const auto [entry, is_new] = known_.try_emplace(DataDevice(top));
     if (is_new) {
-      if (const auto can = images_.CanPunch(top.path); can.ok()) entry->second = *can;
+      if (const auto can = images_.CanPunch(DataPath(top)); can.ok()) entry->second = *can;
     }
     return entry->second;
   }

@@ -20,7 +20,7 @@ class Storages {
 
   // The id of its storage; empty: it cannot be asked.
   std::string Add(const ImageFile& file) {
-    const auto known = id_of_device_.find(file.device);
+    const auto known = id_of_device_.find(DataDevice(file));
     const std::string id = known == id_of_device_.end() ? Ask(file) : known->second;
     if (!id.empty() && seen_.insert({file.device, file.inode}).second)
       storages_.at(id).images += file.usage.allocation.value_or(0);
@@ -43,7 +43,7 @@ class Storages {
  private:
   std::string Ask(const ImageFile& file) {
     const auto space = images_.Space(file);
-    if (!space.ok()) return id_of_device_[file.device] = "";
+    if (!space.ok()) return id_of_device_[DataDevice(file)] = "";
     OverviewStorage storage;
     storage.name = Printable(space->mount_point);
     storage.capacity = space->capacity;
@@ -51,7 +51,7 @@ class Storages {
     const auto [there, added] = storages_.emplace(space->id, storage);
     // Of the places in which one filesystem is mounted always the same.
     if (!added) there->second.name = std::min(there->second.name, storage.name);
-    return id_of_device_[file.device] = space->id;
+    return id_of_device_[DataDevice(file)] = space->id;
   }
 
   ImageStore& images_;

@@ -53,6 +53,7 @@ class Run {
 
   void Trim(const RunTrims& trims) {
     TrimOptions options = trims.options;
+    options.waits = progress_.waits;
     if (end_ != absl::InfiniteFuture())
       options.max_duration = std::max(end_ - services_.now(), absl::ZeroDuration());
     std::vector<TrimAction> actions = trims.actions;

@@ -103,9 +103,10 @@ absl::StatusOr<RunPlan> PlanRun(const Services& services, const policy::Policy& 
 // The plan as it is, without doing anything.
 std::vector<RunItem> ItemsOf(const RunPlan& plan);
 
-// Each may be empty. That of trims may be called from several threads.
+// Each may be empty. Those of trims may be called from several threads.
 struct RunProgress {
   TrimProgress trim;
+  std::function<void(const DomainSummary&)> waits;  // TrimOptions::waits
   std::function<void(const SparsifyTargetProgress&)> sparsify;
   std::function<void(const PunchFilesProgress&)> punch;
 };

@@ -14,12 +14,16 @@
 #include "base/status.h"
 #include "host/commands/trim_domain.h"
 #include "host/model/assessment.h"
+#include "host/services/state_path.h"
+#include "host/services/storage_lock.h"
 #include "host/services/trim_history.h"
 
 namespace virt_reclaim {
 namespace {
 
 constexpr size_t kPlanThreads = 8;  // they only wait, for libvirt and for guests
+// How often a storage is looked at that other programs trim on.
+constexpr absl::Duration kLookForPlace = absl::Milliseconds(200);
 
 bool IsNamed(const TrimOptions& options, const DomainSummary& domain) {
   return std::any_of(options.domains.begin(), options.domains.end(), [&](const std::string& name) {
@@ -31,10 +35,24 @@ Storages StoragesOf(const DomainFacts& facts) {
   Storages storages;
   for (const DiskFacts& disk : facts.disks) {
     if (IsOther(disk.xml) || disk.xml.source.path.empty()) continue;
-    // Only the top image is punched.
-    storages.insert(disk.chain.empty() ? 0 : disk.chain.front().device);
+    if (disk.chain.empty()) {
+      storages.insert(0);
+      continue;
+    }
+    // Only the top image is written: its data is punched, and its metadata may lie elsewhere.
+    storages.insert({disk.chain.front().device, DataDevice(disk.chain.front())});
   }
   return storages;
+}
+
+// What their locks are called: st_dev, and of what is not known the hypervisor.
+std::set<std::string> LockNames(const Services& services, const Storages& storages) {
+  std::set<std::string> names;
+  for (const uint64_t storage : storages) {
+    names.insert(storage != 0 ? absl::StrCat(storage)
+                              : absl::StrCat("of-", Digest(services.hypervisor.Uri())));
+  }
+  return names;
 }
 
 // Whether an image of the domain lies on the storage that --storage names.
@@ -125,10 +143,7 @@ class TrimRun {
     } else if (stop_.stop_requested()) {
       result.outcome.kind = OutcomeKind::kCancelled;
     } else if (auto reason = WhyNotBegun(action)) {
-      result.outcome.kind = OutcomeKind::kSkipped;
-      // Nobody chose to leave it out: the status of the whole is to show it.
-      result.outcome.asked_for |= reason->reason == Reason::kStorageStopped;
-      result.outcome.reasons.push_back(*std::move(reason));
+      result = NotBegun(action, *std::move(reason));
     } else {
       result = Trim(action);
     }
@@ -136,6 +151,18 @@ class TrimRun {
   }
 
  private:
+  static TrimmedDomain NotBegun(const TrimAction& action, Blocker reason) {
+    TrimmedDomain result;
+    result.domain = action.domain;
+    result.outcome.kind = OutcomeKind::kSkipped;
+    // What nobody chose to leave out, the status of the whole is to show.
+    result.outcome.asked_for = action.asked_for || reason.reason == Reason::kStorageStopped ||
+                               reason.reason == Reason::kStorageBusy ||
+                               reason.reason == Reason::kBusy;
+    result.outcome.reasons.push_back(std::move(reason));
+    return result;
+  }
+
   std::optional<Blocker> WhyNotBegun(const TrimAction& action) {
     if (auto trouble = TroubleOf(action)) return trouble;
     const absl::Time now = services_.now();
@@ -156,6 +183,10 @@ class TrimRun {
       storages.clear();  // its own trouble is no stop
       Stop(action);
     };
+    // A first trim is alone.
+    StorageLock places(services_.lock_directory, LockNames(services_, action.storages),
+                       action.last ? options_.per_storage : 1);
+    if (auto not_begun = WaitFor(places, action)) return *std::move(not_begun);
     TrimmedDomain result = TrimDomain(services_, options_, action, {end_, costs_, on_trouble},
                                       progress_, stop.get_token());
     if (result.outcome.kind != OutcomeKind::kCancelled || stop_.stop_requested()) return result;
@@ -164,6 +195,36 @@ class TrimRun {
     result.outcome.asked_for = true;  // nobody chose to leave it out
     if (auto trouble = TroubleOf(action)) result.outcome.reasons.push_back(*std::move(trouble));
     return result;
+  }
+
+  // Waits while other programs trim on the storages. Empty: the trim may begin.
+  std::optional<TrimmedDomain> WaitFor(StorageLock& places, const TrimAction& action) {
+    const absl::Time limit = services_.now() + options_.timeout;
+    for (bool waits = false;; waits = true) {
+      const auto taken = places.Take();
+      if (taken.ok() && *taken) return std::nullopt;
+      TrimmedDomain result;
+      result.domain = action.domain;
+      result.outcome.asked_for = action.asked_for;
+      if (!taken.ok()) {
+        result.outcome.kind = OutcomeKind::kFailed;
+        result.outcome.error = taken.status();
+        return result;
+      }
+      if (stop_.stop_requested()) {
+        result.outcome.kind = OutcomeKind::kCancelled;
+        return result;
+      }
+      if (auto reason = WhyNotBegun(action)) return NotBegun(action, *std::move(reason));
+      if (services_.now() >= limit) return NotBegun(action, {Reason::kStorageBusy, ""});
+      if (!waits) {
+        // Who has the storage for this very domain is not waited for. Its lock goes again at once.
+        const auto lock = DomainLock::Take(services_.lock_directory, action.domain.uuid);
+        if (absl::IsAborted(lock.status())) return NotBegun(action, AgentBlocker(lock.status()));
+        if (options_.waits) options_.waits(action.domain);
+      }
+      services_.sleep(kLookForPlace);
+    }
   }
 
   std::stop_token TokenOf(uint64_t storage) {

@@ -38,7 +38,8 @@ struct TrimOptions {
   // How much must be reclaimable in a domain, by estimate; percent: of the capacity of its disks.
   std::optional<Threshold> threshold;
   std::optional<uint64_t> min_freed;  // bytes that the guest must have freed since its last trim
-  // Trims at once on one storage. The first trim of a domain that is remembered is alone there.
+  // Trims at once on one storage, those of other programs on this host included; a trim waits for
+  // that as long as `timeout`. The first trim of a domain that is remembered is alone there.
   size_t per_storage = 1;
   std::optional<DailyWindow> window;  // local time
   // Chunk and pauses by what a punch costs; else those of `guest` as they are.
@@ -49,6 +50,9 @@ struct TrimOptions {
   // Told of each domain's first trim right before it begins: what it may bring, when that is known.
   // From several threads. May be empty.
   std::function<void(const DomainSummary&, std::optional<uint64_t> expected)> first_begins;
+  // Told of each domain that has to wait since other programs trim on its storage, once. From
+  // several threads. May be empty.
+  std::function<void(const DomainSummary&)> waits;
 };
 
 // The plan for one domain: trim it, or why not.

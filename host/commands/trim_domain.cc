@@ -470,9 +470,9 @@ std::optional<absl::Duration> PunchCosts::Of(const std::vector<DiskFacts>& disks
     if (disk.chain.empty()) return std::nullopt;
     const ImageFile& image = disk.chain.front();
     const std::lock_guard lock(mutex_);
-    const auto [known, is_new] = known_.try_emplace(image.device);
+    const auto [known, is_new] = known_.try_emplace(DataDevice(image));
     if (is_new) {
-      if (const auto cost = images_.PunchCost(image.path); cost.ok()) known->second = *cost;
+      if (const auto cost = images_.PunchCost(DataPath(image)); cost.ok()) known->second = *cost;
     }
     if (!known->second) return std::nullopt;
     slowest = std::max(slowest.value_or(absl::ZeroDuration()), *known->second);

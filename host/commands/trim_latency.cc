@@ -20,8 +20,8 @@ TrimLatency::TrimLatency(const Services& services, const DomainFacts& facts, Gue
   for (const DiskFacts& disk : facts.disks) {
     if (IsOther(disk.xml) || disk.chain.empty()) continue;
     const ImageFile& top = disk.chain.front();
-    if (!seen.insert(top.device).second) continue;
-    auto timer = services.images.TimeReads(top.path);
+    if (!seen.insert(DataDevice(top)).second) continue;
+    auto timer = services.images.TimeReads(DataPath(top));
     if (!timer.ok()) continue;
     const auto baseline = (*timer)();
     if (baseline.ok()) storages_.push_back({*std::move(timer), LatencyPace(*baseline)});

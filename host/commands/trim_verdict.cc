@@ -82,7 +82,7 @@ TrimVerdict JudgeTrimmedDisk(const Services& services, const ChainFacts& chain,
   };
   verdict.should_have = has(Drops);
   if (verdict.should_have) return verdict;
-  const DiscardChain judged = JudgeDiscardChain(chain, disk, StorageOf(services, disk.xml.source));
+  const DiscardChain judged = JudgeDiscardChain(chain, disk, StorageOf(services, disk));
   const Layer* culprit = CulpritOf(judged);
   if (culprit != nullptr && culprit->verdict == LayerVerdict::kDrops) {
     AddNew(culprit->reasons, verdict.reasons);

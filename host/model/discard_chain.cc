@@ -140,10 +140,9 @@ Layer ImageLayer(const DiskFacts& disk, uint64_t guest_unit) {
   const ImageFile& top = disk.chain.front();
   if (top.granularity > 0)
     absl::StrAppend(&layer.detail, ", frees units of ", FormatByteSize(top.granularity));
-  if (top.external_data) {
-    if (layer.verdict == LayerVerdict::kOk) layer.verdict = LayerVerdict::kUnknown;
-    layer.reasons.push_back({Reason::kExternalDataFile, Printable(top.path)});
-  }
+  if (top.external_data)
+    layer.remarks.push_back({Reason::kExternalDataFile,
+                             top.data ? Printable(top.data->path) : std::string("not known")});
   return layer;
 }
 
@@ -334,6 +333,8 @@ std::optional<Blocker> ImageBlocker(const DiskFacts& disk) {
                    absl::StrCat(Printable(source.type), error.empty() ? "" : ": ", error)};
   }
   if (!disk.image_error.ok()) return Blocker{Reason::kImageUnreadable, error};
+  if (!disk.chain.empty() && disk.chain.front().external_data && !disk.chain.front().data)
+    return Blocker{Reason::kImageUnreadable, "its data file"};
   return std::nullopt;
 }
 

@@ -42,6 +42,14 @@ struct Usage {
   std::optional<uint64_t> physical;    // size of the container, like ls
 };
 
+// Where a qcow2 image with data_file keeps the guest's data.
+struct DataFile {
+  std::string path;
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  bool raw = false;  // its bytes lie where the guest's do (data_file_raw)
+};
+
 // One file of a disk's backing chain, from the top down. Identity: device and inode, so that a base
 // image that several disks share counts once in a total.
 struct ImageFile {
@@ -53,9 +61,19 @@ struct ImageFile {
   // Of a qcow2 image whose header could be read; else 0.
   uint64_t granularity = 0;  // smallest run of bytes that can come free
   uint32_t internal_snapshots = 0;
-  bool external_data = false;  // the guest's data is in a file of its own, which is not in `usage`
+  bool external_data = false;  // the guest's data is in a file of its own
+  // That one, counted in `usage`; absent: it cannot be looked at, and the allocation is not known.
+  std::optional<DataFile> data = std::nullopt;
   bool unfinished_copy = false;  // sync has begun to write it and has not finished
 };
+
+// Where the guest's data is: the file that is punched.
+inline const std::string& DataPath(const ImageFile& image) {
+  return image.data ? image.data->path : image.path;
+}
+inline uint64_t DataDevice(const ImageFile& image) {
+  return image.data ? image.data->device : image.device;
+}
 
 // What an image says of itself, read from its first bytes.
 struct ImageHeader {

@@ -17,14 +17,19 @@ namespace virt_reclaim {
 namespace {
 
 constexpr int kMaxLoops = 8;  // a loop device in a file on a loop device ...
+// Of one filesystem (an md of files, say); a guest can make up a hundred thousand.
+constexpr size_t kMaxLoopLegs = 16;
 // Of each kind, of one disk: nobody reads more, and a guest can make up a hundred thousand.
 constexpr size_t kMaxLayers = 200;
 
-const GuestDevice* LoopOf(const GuestFilesystem& filesystem) {
+std::vector<const GuestDevice*> LoopsOf(const GuestFilesystem& filesystem) {
+  std::vector<const GuestDevice*> loops;
   for (const GuestDevice& device : filesystem.devices) {
-    if (device.kind == GuestDeviceKind::kLoop && !device.backing_file.empty()) return &device;
+    if (device.kind == GuestDeviceKind::kLoop && !device.backing_file.empty() &&
+        loops.size() < kMaxLoopLegs)
+      loops.push_back(&device);
   }
-  return nullptr;
+  return loops;
 }
 
 // What concerns the filesystem alone, whatever lies below.
@@ -101,6 +106,7 @@ class Builder {
       for (const std::string& mount_point : guest.filesystems[i].mount_points)
         mounted_.insert_or_assign(mount_point, i);  // the last one lies on top
     }
+    reaches_.resize(guest.filesystems.size());
   }
 
   std::vector<Layer> Build() {
@@ -131,21 +137,23 @@ class Builder {
   void AddFilesystem(size_t index) {
     const GuestFilesystem& filesystem = guest_.filesystems[index];
     const Way& way = ways_[index];
-    const GuestDevice* loop = LoopOf(filesystem);
-    if (way.empty() && loop == nullptr) return;
-    if (way.empty()) {
-      // Read-only images on loop devices (snap packages) are no business of anybody's.
-      if (IsOwnObstacle(filesystem.obstacle) || !LiesOnTarget(*loop)) return;
-    }
+    const Way through = WayThroughLoops(filesystem);
+    if (way.empty() && through.empty()) return;
+    // Read-only images on loop devices (snap packages) are no business of anybody's.
+    if (way.empty() && IsOwnObstacle(filesystem.obstacle)) return;
     filesystems_.push_back(JudgeFilesystem(filesystem));
+    Way both = way;
+    both.insert(through.begin(), through.end());
     for (const GuestDevice& device : filesystem.devices) {
-      const bool is_loop = &device == loop && way.empty();
-      if (!is_loop && !way.contains(device.name)) continue;
-      if (!seen_.insert(device.name).second) continue;
+      if (!both.contains(device.name) || !seen_.insert(device.name).second) continue;
       if (device.is_disk) {
         disks_.push_back(JudgeDisk(filesystem, device));
       } else if (device.kind != GuestDeviceKind::kPartition && !IsThinMetadata(device)) {
-        devices_.push_back(JudgeDevice(filesystem, device, way));
+        Layer layer = JudgeDevice(filesystem, device, both);
+        // What lies in the file is lost; what lies beside it on the disk comes back all the same.
+        if (!way.contains(device.name) && layer.verdict == LayerVerdict::kDrops)
+          layer.verdict = LayerVerdict::kPartly;
+        devices_.push_back(std::move(layer));
       }
     }
   }
@@ -162,27 +170,48 @@ class Builder {
     return std::nullopt;
   }
 
-  bool LiesOnTarget(const GuestDevice& loop) const {
-    const GuestDevice* device = &loop;
-    for (int depth = 0; device != nullptr && depth < kMaxLoops; ++depth) {
-      const auto holder = HolderOf(device->backing_file);
-      if (!holder) return false;
-      if (!ways_[*holder].empty()) return true;
-      device = LoopOf(guest_.filesystems[*holder]);
+  // Whether files of the filesystem lie on the target, be it in files of others.
+  bool Reaches(size_t index, int depth) {
+    if (!ways_[index].empty()) return true;
+    if (depth >= kMaxLoops) return false;
+    std::optional<bool>& known = reaches_[index];
+    if (known) return *known;
+    known = false;  // until proved otherwise: a guest can make its loop devices go in circles
+    for (const GuestDevice* loop : LoopsOf(guest_.filesystems[index])) {
+      const auto holder = HolderOf(loop->backing_file);
+      if (!holder || !Reaches(*holder, depth + 1)) continue;
+      known = true;
+      break;
     }
-    return false;
+    return *known;
   }
 
-  // The devices of the filesystem through which its discards come to the target, with the disk.
+  // The devices of a filesystem through which its discards come to the target, with the disk.
   using Way = std::set<std::string>;
   Way WayToTarget(const GuestFilesystem& filesystem) const {
+    return UpFrom(filesystem, [&](const GuestDevice& device) {
+      const auto found = targets_.find(device.name);
+      return device.is_disk && found != targets_.end() && found->second == target_;
+    });
+  }
+
+  // The same with loop devices in place of the disk, in files that lie on the target.
+  Way WayThroughLoops(const GuestFilesystem& filesystem) {
+    std::set<const GuestDevice*> loops;
+    for (const GuestDevice* loop : LoopsOf(filesystem)) {
+      const auto holder = HolderOf(loop->backing_file);
+      if (holder && Reaches(*holder, 0)) loops.insert(loop);
+    }
+    return UpFrom(filesystem, [&](const GuestDevice& device) { return loops.contains(&device); });
+  }
+
+  // Those that `is_start` chooses, and all above them.
+  template <typename IsStart>
+  static Way UpFrom(const GuestFilesystem& filesystem, IsStart is_start) {
     Way way;
     std::vector<absl::string_view> open;
     for (const GuestDevice& device : filesystem.devices) {
-      const auto found = targets_.find(device.name);
-      if (device.is_disk && found != targets_.end() && found->second == target_ &&
-          way.insert(device.name).second)
-        open.push_back(device.name);
+      if (is_start(device) && way.insert(device.name).second) open.push_back(device.name);
     }
     if (open.empty()) return way;
     std::multimap<absl::string_view, absl::string_view> above;
@@ -240,6 +269,10 @@ class Builder {
     layer.detail = absl::StrCat(Describe(device), Limits(device));
     if (device.kind == GuestDeviceKind::kLoop) {
       layer.verdict = LayerVerdict::kPartly;
+      // Its kernel knows by the file's filesystem: one without holes.
+      if (device.discard_max == 0)
+        layer.reasons.push_back(
+            {Reason::kGuestLayer, absl::StrCat(layer.name, ", ", layer.detail)});
       layer.reasons.push_back({Reason::kLoopDevice, device.backing_file});
       return layer;
     }
@@ -313,6 +346,7 @@ class Builder {
   const std::string target_;
   const std::optional<Blocker>& host_reason_;
   std::vector<Way> ways_;                        // of each filesystem; empty: none
+  std::vector<std::optional<bool>> reaches_;     // of each filesystem, once it is asked for
   std::map<absl::string_view, size_t> mounted_;  // where -> which filesystem
   std::vector<Layer> filesystems_, devices_, disks_;
   std::set<std::string> seen_;

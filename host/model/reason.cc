@@ -50,8 +50,7 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
     {Reason::kImageFormat, "image-format", "QEMU drops discards of images of this format",
      InChain::kCulprit},
     {Reason::kExternalDataFile, "external-data-file",
-     "the image keeps the guest's data in a file of its own, which is not looked at",
-     InChain::kUnknown},
+     "the image keeps the guest's data in a file of its own", InChain::kRemark},
     {Reason::kDeviceDiscardOff, "device-discard-off",
      "QEMU's device takes no discards, though its machine type would let it", InChain::kCulprit},
     {Reason::kReadOnly, "read-only", "the disk is read-only", InChain::kCulprit},
@@ -164,13 +163,15 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      "the storage is nearly full, and the trim itself takes up more of it"},
     {Reason::kPolicyExcludes, "policy-excludes", "the policy leaves it out"},
     {Reason::kNoRoom, "no-room", "its storage is still full, and would pause it again at once"},
+    {Reason::kStorageBusy, "storage-busy",
+     "not begun: another virt-reclaim trims on the same storage"},
 });
 
 constexpr bool InEnumOrder() {
   for (size_t i = 0; i < kReasons.size(); ++i) {
     if (static_cast<size_t>(kReasons[i].reason) != i) return false;
   }
-  return kReasons.size() == static_cast<size_t>(Reason::kNoRoom) + 1;
+  return kReasons.size() == static_cast<size_t>(Reason::kStorageBusy) + 1;
 }
 static_assert(InEnumOrder());
 

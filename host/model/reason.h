@@ -118,6 +118,8 @@ enum class Reason {
   // What 'run' passes over.
   kPolicyExcludes,
   kNoRoom,
+  // A trim that is not begun.
+  kStorageBusy,
 };
 
 // What a reason says of a layer of the discard chain (discard_chain.h).

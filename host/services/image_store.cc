@@ -96,6 +96,37 @@ std::string ResolveBacking(const std::string& overlay, const std::string& name) 
   return slash == std::string::npos ? name : absl::StrCat(overlay.substr(0, slash + 1), name);
 }
 
+// The data file that a qcow2 header names, and its `st`; empty: it cannot be looked at. A relative
+// name is nobody's: QEMU 7.2 looks for it in its own working directory (measured), libvirt beside
+// the image.
+std::optional<DataFile> DataFileOf(const Qcow2Header& header, struct stat& st) {
+  DataFile data;
+  data.path = header.data_file;
+  data.raw = header.data_is_raw;
+  const bool is_path = absl::StartsWith(data.path, "/") && !absl::StrContains(data.path, '\0');
+  if (!is_path || stat(data.path.c_str(), &st) != 0 || !S_ISREG(st.st_mode)) return std::nullopt;
+  data.device = st.st_dev;
+  data.inode = st.st_ino;
+  return data;
+}
+
+absl::StatusOr<uint64_t> AllocationOf(const std::string& path, uint64_t device, uint64_t inode) {
+  struct stat st;
+  if (stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, absl::StrCat("stat '", path, "'"));
+  if (st.st_dev != device || st.st_ino != inode) {
+    return absl::UnavailableError(
+        absl::StrCat("'", path, "' was replaced by another file meanwhile"));
+  }
+  return static_cast<uint64_t>(st.st_blocks) * kStatBlock;
+}
+
+absl::StatusOr<uint64_t> RoomAt(const std::string& path) {
+  struct statvfs room;
+  if (statvfs(path.c_str(), &room) != 0)
+    return ErrnoStatus(errno, absl::StrCat("look at '", path, "'"));
+  return uint64_t{room.f_bavail} * room.f_frsize;
+}
+
 // A file without a name, so that nothing is left of it whatever happens.
 absl::StatusOr<UniqueFd> TemporaryFile(const std::string& directory) {
   UniqueFd fd(open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
@@ -231,14 +262,14 @@ class PosixImageStore : public ImageStore {
   }
 
   absl::StatusOr<uint64_t> Room(const ImageFile& image) override {
-    struct statvfs room;
-    if (statvfs(image.path.c_str(), &room) != 0)
-      return ErrnoStatus(errno, absl::StrCat("look at '", image.path, "'"));
-    return uint64_t{room.f_bavail} * room.f_frsize;
+    VR_ASSIGN_OR_RETURN(const uint64_t room, RoomAt(image.path));
+    if (!image.data) return room;
+    VR_ASSIGN_OR_RETURN(const uint64_t of_data, RoomAt(image.data->path));
+    return std::min(room, of_data);
   }
 
   absl::StatusOr<StorageSpace> Space(const ImageFile& image) override {
-    return SpaceBelow(image.path);
+    return SpaceBelow(DataPath(image));
   }
 
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
@@ -247,9 +278,10 @@ class PosixImageStore : public ImageStore {
     if (stat(real.c_str(), &here) != 0 || stat((real + "/..").c_str(), &above) != 0)
       return ErrnoStatus(errno, absl::StrCat("stat '", path, "'"));
     if (here.st_dev != above.st_dev || here.st_ino == above.st_ino)
-      return image.device == here.st_dev;
+      return image.device == here.st_dev || DataDevice(image) == here.st_dev;
     VR_ASSIGN_OR_RETURN(const std::string file, RealPath(image.path));
-    return absl::StartsWith(file, real + "/");
+    VR_ASSIGN_OR_RETURN(const std::string data, RealPath(DataPath(image)));
+    return absl::StartsWith(file, real + "/") || absl::StartsWith(data, real + "/");
   }
 
   ImageStorage Storage(const xml::ImageSource& image) override {
@@ -277,7 +309,12 @@ class PosixImageStore : public ImageStore {
 
   absl::StatusOr<uint64_t> AllocatedWithin(const ImageFile& image, const std::vector<Range>& free,
                                            const std::stop_token& stop) override {
-    VR_ASSIGN_OR_RETURN(const std::vector<Range> allocated, ReadAllocationMap(image, stop));
+    ImageFile mapped = image;
+    if (image.data && image.data->raw) {  // of which qemu-img calls holes data
+      mapped.path = image.data->path;
+      mapped.format = "raw";
+    }
+    VR_ASSIGN_OR_RETURN(const std::vector<Range> allocated, ReadAllocationMap(mapped, stop));
     return TotalBytes(
         Intersect(RoundInwards(free, std::max(image.granularity, kLeastGranularity)), allocated));
   }
@@ -285,14 +322,15 @@ class PosixImageStore : public ImageStore {
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
     uint64_t sum = 0;
     for (const ImageFile& file : chain) {
-      struct stat st;
-      if (stat(file.path.c_str(), &st) != 0)
-        return ErrnoStatus(errno, absl::StrCat("stat '", file.path, "'"));
-      if (st.st_dev != file.device || st.st_ino != file.inode) {
+      VR_ASSIGN_OR_RETURN(const uint64_t own, AllocationOf(file.path, file.device, file.inode));
+      sum += own;
+      if (!file.external_data) continue;
+      if (!file.data)
         return absl::UnavailableError(
-            absl::StrCat("'", file.path, "' was replaced by another file meanwhile"));
-      }
-      sum += static_cast<uint64_t>(st.st_blocks) * kStatBlock;
+            absl::StrCat("the data file of '", file.path, "' cannot be looked at"));
+      VR_ASSIGN_OR_RETURN(const uint64_t data,
+                          AllocationOf(file.data->path, file.data->device, file.data->inode));
+      sum += data;
     }
     return sum;
   }
@@ -322,6 +360,15 @@ class PosixImageStore : public ImageStore {
         if (header->extended_l2) file.granularity /= kSubclusters;
         file.internal_snapshots = header->snapshots;
         file.external_data = header->external_data;
+        if (file.external_data) {
+          struct stat data;
+          file.data = DataFileOf(*header, data);
+          if (file.data) {
+            *file.usage.allocation += static_cast<uint64_t>(data.st_blocks) * kStatBlock;
+          } else {
+            file.usage.allocation.reset();
+          }
+        }
         next_name = header->backing_file;
         next_format = header->backing_format;
       }

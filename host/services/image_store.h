@@ -22,7 +22,8 @@ class ImageStore {
  public:
   virtual ~ImageStore() = default;
 
-  // The image and its backing files, from the top down. `backing` is the chain libvirt tells, empty
+  // The image and its backing files, from the top down, each with its data file (qcow2 headers name
+  // it). `backing` is the chain libvirt tells, empty
   // when it does not (a domain that is off): then it is followed by qcow2 headers. Errors carry the
   // errno of the top image: NotFound, PermissionDenied, ... A backing file that cannot be examined
   // ends the chain without an error.
@@ -67,7 +68,8 @@ class ImageStore {
                                                    const std::vector<Range>& free,
                                                    const std::stop_token& stop) = 0;
 
-  // Sum of what the files occupy now (st_blocks * 512). Unavailable when one is gone.
+  // Sum of what the files occupy now (st_blocks * 512), their data files included. Unavailable when
+  // one is another by now, or a data file cannot be looked at.
   virtual absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) = 0;
 };
 

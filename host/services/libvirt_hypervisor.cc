@@ -353,7 +353,7 @@ class LibvirtHypervisor : public Hypervisor {
                                                absl::Duration timeout,
                                                const std::stop_token& stop) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    return RunAgentCommand(domain, command, timeout, stop);
+    return RunAgentCommand(agent_calls_, domain, command, timeout, stop);
   }
 
   absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
@@ -373,11 +373,11 @@ class LibvirtHypervisor : public Hypervisor {
   }
 
   // Only qemu-guest-agent knows whether it froze the guest; it is asked when it is there.
-  static bool IsFrozen(virDomainPtr domain, const xml::Domain& live) {
+  bool IsFrozen(virDomainPtr domain, const xml::Domain& live) {
     for (const xml::Channel& channel : live.channels) {
       if (channel.name != kQemuAgentChannelName || channel.state != "connected") continue;
-      const auto answer =
-          RunAgentCommand(domain, R"({"execute":"guest-fsfreeze-status"})", kFreezeQuestion, {});
+      const auto answer = RunAgentCommand(
+          agent_calls_, domain, R"({"execute":"guest-fsfreeze-status"})", kFreezeQuestion, {});
       if (!answer.ok()) return false;
       const auto json = nlohmann::json::parse(*answer, nullptr, /*allow_exceptions=*/false);
       return json.is_object() && json.contains("return") && json["return"] == "frozen";
@@ -398,6 +398,7 @@ class LibvirtHypervisor : public Hypervisor {
   }
 
   Connection connection_;
+  CallWatchdog agent_calls_ = NewAgentWatchdog();
   const absl::Time opened_ = absl::Now();
   bool embedded_ = false;
   std::string uri_;

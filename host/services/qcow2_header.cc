@@ -7,8 +7,10 @@ constexpr uint32_t kMagic = 0x514649fb;  // "QFI\xfb"
 constexpr uint32_t kExtensionEnd = 0;
 constexpr uint32_t kExtensionBackingFormat = 0xe2792aca;
 constexpr uint32_t kExtensionBitmaps = 0x23852875;
-constexpr uint64_t kMaxBackingName = 1023;  // the specification's own limit
-constexpr size_t kMaxExtensions = 64;       // there are 6 kinds
+constexpr uint32_t kExtensionDataFile = 0x44415441;  // "DATA"
+constexpr uint64_t kMaxBackingName = 1023;           // the specification's own limit
+constexpr size_t kMaxExtensions = 64;                // there are 6 kinds
+constexpr uint64_t kMaxDataName = 4096;              // PATH_MAX
 constexpr size_t kVersion2Header = 72;
 // Incompatible features.
 constexpr uint64_t kDirty = uint64_t{1} << 0;
@@ -17,6 +19,9 @@ constexpr uint64_t kExternalData = uint64_t{1} << 2;
 constexpr uint64_t kCompressionType = uint64_t{1} << 3;
 constexpr uint64_t kExtendedL2 = uint64_t{1} << 4;
 constexpr uint64_t kKnown = kDirty | kCorrupt | kExternalData | kCompressionType | kExtendedL2;
+
+// An auto-clear feature.
+constexpr uint64_t kRawExternalData = uint64_t{1} << 1;
 
 // Big-endian reads that answer 0 past the end.
 class Reader {
@@ -51,6 +56,8 @@ void ReadExtensions(const Reader& reader, uint64_t offset, Qcow2Header& header) 
     if (type == kExtensionBackingFormat && header.backing_format.empty())
       header.backing_format = reader.Text(offset + 8, length);
     if (type == kExtensionBitmaps) header.bitmaps = true;
+    if (type == kExtensionDataFile && header.external_data && length <= kMaxDataName)
+      header.data_file = reader.Text(offset + 8, length);
     offset += 8 + (length + 7) / 8 * 8;
   }
 }
@@ -72,6 +79,7 @@ absl::StatusOr<Qcow2Header> ParseQcow2Header(absl::string_view start) {
   header.snapshots = reader.U32(60);
   const uint64_t incompatible = header.version == 2 ? 0 : reader.U64(72);
   header.external_data = (incompatible & kExternalData) != 0;
+  header.data_is_raw = header.external_data && (reader.U64(88) & kRawExternalData) != 0;
   header.extended_l2 = (incompatible & kExtendedL2) != 0;
   header.dirty = (incompatible & kDirty) != 0;
   header.corrupt = (incompatible & kCorrupt) != 0;

@@ -17,6 +17,7 @@ struct Qcow2Header {
   uint64_t virtual_size = 0;   // bytes
   uint32_t snapshots = 0;      // internal ones
   bool external_data = false;  // guest data is in a raw file of its own
+  bool data_is_raw = false;    // ... at the guest's offsets
   bool extended_l2 = false;    // each cluster is freed in 32 parts
   bool dirty = false;          // its reference counts want a repair
   bool corrupt = false;        // QEMU found it damaged
@@ -24,6 +25,7 @@ struct Qcow2Header {
   bool bitmaps = false;           // persistent ones, which incremental backups stand on
   bool unknown_features = false;  // incompatible ones that are not listed here
   std::string backing_file;       // as written; empty: none
+  std::string data_file;          // header extension 0x44415441, as written; empty: not said
   std::string backing_format;     // header extension 0xe2792aca; empty: not said
 };
 

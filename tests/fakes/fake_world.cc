@@ -46,6 +46,7 @@ class FakeImageStore : public ImageStore {
                        device == world_.devices.end() ? 1 : device->second,
                        std::hash<std::string>()(source.path) + world_.replaced.count(source.path)});
       chain.back().internal_snapshots = world_.internal_snapshots;
+      AddDataFile(chain.back());
     }
     return chain;
   }
@@ -106,11 +107,28 @@ class FakeImageStore : public ImageStore {
 
   absl::StatusOr<uint64_t> Allocation(const std::vector<ImageFile>& chain) override {
     uint64_t sum = 0;
-    for (const ImageFile& file : chain) sum += world_.images.at(file.path).allocation.value_or(0);
+    for (const ImageFile& file : chain) {
+      sum += world_.images.at(file.path).allocation.value_or(0);
+      if (file.external_data && !file.data) return absl::UnavailableError("no data file");
+      if (file.data) sum += world_.images.at(file.data->path).allocation.value_or(0);
+    }
     return sum;
   }
 
  private:
+  void AddDataFile(ImageFile& file) {
+    const auto data = world_.data_files.find(file.path);
+    if (data == world_.data_files.end()) return;
+    file.external_data = true;
+    file.usage.allocation = std::nullopt;
+    if (data->second.empty()) return;
+    const auto device = world_.devices.find(data->second);
+    file.data = DataFile{data->second, device == world_.devices.end() ? 1 : device->second,
+                         std::hash<std::string>()(data->second), true};
+    file.usage.allocation = world_.images.at(file.path).allocation.value_or(0) +
+                            world_.images.at(data->second).allocation.value_or(0);
+  }
+
   FakeWorld& world_;
 };
 

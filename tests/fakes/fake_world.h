@@ -111,8 +111,11 @@ class FakeWorld {
   std::map<std::string, FakeDomain> domains;            // by UUID
   std::map<std::string, Usage> images;                  // by path
   std::map<std::string, std::vector<Range>> allocated;  // by path: where; absent: nobody knows
-  std::map<std::string, uint64_t> devices;              // by path of an image: st_dev; else 1
-  std::set<std::string> replaced;                       // images that are another file by now
+  // By path of a qcow2 image: its data file, which is in `images`, too; empty: nobody can look at
+  // it.
+  std::map<std::string, std::string> data_files;
+  std::map<std::string, uint64_t> devices;  // by path of an image: st_dev; else 1
+  std::set<std::string> replaced;           // images that are another file by now
   bool can_punch = true;
   uint64_t room = uint64_t{1} << 40;                                  // bytes free on every storage
   absl::StatusOr<absl::Duration> punch_cost = absl::Microseconds(1);  // per MiB

@@ -64,6 +64,16 @@ truncate -s 64M /mnt/loop/inner
 mkfs.ext4 -q -F /mnt/loop/inner
 mkdir -p /mnt/inner
 mount -t ext4 -o loop /mnt/loop/inner /mnt/inner
+truncate -s 32M /mnt/inner/nested /mnt/loop/left /mnt/loop/right
+mkfs.ext4 -q -F /mnt/inner/nested
+mkdir -p /mnt/nested
+mount -t ext4 -o loop /mnt/inner/nested /mnt/nested
+left=$(losetup -f)
+losetup $left /mnt/loop/left
+right=$(losetup -f)
+losetup $right /mnt/loop/right
+mdadm --create /dev/md1 --run --assume-clean --metadata=1.2 --level=1 --raid-devices=2 $left $right
+ext4 /dev/md1 /mnt/mirror
 mount -o remount,ro /mnt/ro
 mkdir -p /mnt/squash
 for device in /dev/vd?; do

@@ -43,13 +43,12 @@ EXPECTED: dict[str, tuple[str | None, str | None, bool | None]] = {
     "overlay": ("overlay", "partly", True),
     "thick": (None, None, None),  # a probe would thin it
     "cluster": (None, None, True),
-    "extdata": (None, None, None),  # nobody looks at that file
+    "extdata": (None, None, True),
     "block": (None, None, None),  # the host does not tell what it occupies
     "nohole": ("storage-cannot-punch", "drops", False),
     "vmdk": ("image-format", "drops", False),
     "mute": ("guest-not-supported", "drops", False),
 }
-UNKNOWN = {"extdata"}
 
 # What explain has said in all of these tests: of whole domains, and of layers by their verdict.
 SAID: dict[str, set[str]] = {"first": set(), "unknown": set(), "remark": set()}
@@ -108,7 +107,7 @@ class Layers(unittest.TestCase):
                 if code:
                     self.assertIsNotNone(culprit["layer"])
                 else:
-                    self.assertEqual(shown["verdict"], "unknown" if name in UNKNOWN else "ok", str(shown))
+                    self.assertEqual(shown["verdict"], "ok", str(shown))
         self.assertIn(self.leg_of_span(), found[self.guest.disk("span1").target]["first_culprit"]["detail"])
 
     def leg_of_span(self) -> str:
@@ -132,6 +131,7 @@ class Layers(unittest.TestCase):
         self.assertEqual(remarks("plain"), set())
         self.assertEqual(remarks("thick"), {"thick-image"})
         self.assertEqual(remarks("cluster"), {"large-clusters", "mounted-nodiscard"})
+        self.assertEqual(remarks("extdata"), {"external-data-file"})
         self.assertEqual(remarks("block"), {"block-device", "qcow2-on-block-device"})
         plain = found[self.guest.disk("plain").target]["layers"][0]
         self.assertEqual((plain["layer"], plain["name"]), ("filesystem", "/mnt/plain"))
@@ -170,6 +170,15 @@ class Layers(unittest.TestCase):
         self.host.virsh(*command("snap"))
         self.host.virsh(*command("overlay"), "--wait")
         self.assertIsNone(self.judge("overlay", DONE, "--probe")["first_culprit"])
+
+    def test_6_files_in_files_and_a_mirror_of_files_are_walked_through(self) -> None:
+        layers = self.judge("loop", DONE)["layers"]
+        mounts = {layer["name"] for layer in layers if layer["layer"] == "filesystem"}
+        self.assertEqual(mounts, {"/mnt/loop", "/mnt/inner", "/mnt/nested", "/mnt/mirror"})
+        devices = {layer["name"]: (layer["verdict"], layer["reasons"]) for layer in layers if layer["layer"] == "guest-device"}
+        self.assertEqual(devices.pop("md1"), ("ok", []))
+        self.assertEqual(set(map(str, devices)), {f"loop{i}" for i in range(4)})
+        self.assertEqual({str(said) for said in devices.values()}, {str(("partly", ["loop-device"]))})
 
     def test_7_nothing_of_a_key_is_told(self) -> None:
         reply = self.reclaim.run("explain", self.target("luks"))

@@ -255,6 +255,8 @@ TEST(ProgressLine, WhatIsSaidStaysEverywhere) {
   ProgressLine(writer.get()).Say(FirstTrimLine(domain, 480 * kMiB));
   EXPECT_EQ(ReadUntil(reader.get(), "\n"), "we\\x1b[2Jb: its first trim, expected about 480 MiB\n");
   EXPECT_THAT(FirstTrimLine(domain, std::nullopt), testing::EndsWith("nobody knows how much"));
+  EXPECT_EQ(WaitingLine(domain),
+            "we\\x1b[2Jb: waits for another virt-reclaim that trims on its storage");
 }
 
 TEST(TextTable, AlignsByCharactersNotBytes) {

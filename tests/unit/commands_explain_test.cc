@@ -221,6 +221,17 @@ TEST_F(ExplainTest, QemuIsAskedOnlyWhenItIsWanted) {
   EXPECT_EQ(world_.calls.size(), 1u);
 }
 
+TEST_F(ExplainTest, AProbeLooksAtTheDataFile) {
+  const std::string image = domain_->agent.image_of.at("/");
+  world_.AddImage("/data/web.data", kGiB, 600 * kMiB);
+  world_.images[image].allocation = kMiB;
+  world_.data_files[image] = "/data/web.data";
+  domain_->agent.image_of["/"] = "/data/web.data";
+  EXPECT_EQ(Run("web", true).disks.at(0).probe->reaches, true);
+  world_.data_files[image] = "";
+  EXPECT_EQ(Run("web", true).disks.at(0).probe->reaches, std::nullopt);
+}
+
 TEST_F(ExplainTest, StopEndsIt) {
   std::stop_source stop;
   stop.request_stop();

@@ -314,6 +314,32 @@ TEST_F(TrimTest, BackingChainIsMeasuredWhole) {
   EXPECT_EQ(Run()[0].disks[0].allocation_before, 650 * kMiB);
 }
 
+TEST_F(TrimTest, WhatComesFreeInADataFileIsFreed) {
+  FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
+  world_.AddImage("/data/web.data", kGiB, 600 * kMiB);
+  world_.images["/images/a.raw"].allocation = kMiB;
+  world_.data_files["/images/a.raw"] = "/data/web.data";
+  world_.devices["/data/web.data"] = 7;
+  domain.agent.freed = {{"/data/web.data", 480 * kMiB}};
+  const auto plan = PlanTrim(world_.services(), {}, {});
+  ASSERT_TRUE(plan.ok());
+  EXPECT_EQ(plan->front().storages, (Storages{1, 7}));
+  const auto results = Run();
+  EXPECT_EQ(results[0].disks[0].allocation_before, 601 * kMiB);
+  EXPECT_EQ(results[0].disks[0].freed, 480 * kMiB);
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+}
+
+TEST_F(TrimTest, OfADataFileThatCannotBeLookedAtNothingIsKnown) {
+  AddDomain("pc-q35-7.2", "unmap", 0);
+  world_.data_files["/images/a.raw"] = "";
+  const auto results = Run();
+  EXPECT_EQ(results[0].disks[0].allocation_before, std::nullopt);
+  EXPECT_EQ(results[0].disks[0].freed, std::nullopt);
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("image-unreadable"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+}
+
 TEST_F(TrimTest, UnknownDomainIsNamed) {
   AddDomain("pc-q35-7.2", "unmap", 0);
   TrimOptions options;

@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "host/services/qcow2_header.h"
 #include "host/sync/unfinished_mark.h"
@@ -92,6 +93,79 @@ TEST_F(ImageStoreTest, FollowsQcow2BackingFilesAndEndsInLoops) {
   chain = store_->Chain({"file", "qcow2", top}, {});
   ASSERT_TRUE(chain.ok());
   EXPECT_EQ(chain->size(), 2u);
+}
+
+// What qemu-img makes, and QEMU's own discards of it.
+TEST_F(ImageStoreTest, ADataFileIsMeasuredToo) {
+  if (access("/usr/bin/qemu-io", X_OK) != 0) GTEST_SKIP() << "qemu-io is not installed";
+  for (const char* raw : {"on", "off"}) {
+    SCOPED_TRACE(raw);
+    const std::string image = absl::StrCat(directory_, "/of-", raw, ".qcow2");
+    const std::string data = absl::StrCat(directory_, "/of-", raw, ".data");
+    const auto run = [&](const std::string& command) {
+      EXPECT_EQ(system(absl::StrCat(command, " >/dev/null").c_str()), 0) << command;
+    };
+    run(absl::StrCat("qemu-img create -q -f qcow2 -o data_file='", data, "',data_file_raw=", raw,
+                     " '", image, "' 64M"));
+    run(absl::StrCat("qemu-io -c 'write -P 5 0 8M' -c 'write -P 6 32M 4M' '", image, "'"));
+    const auto chain = store_->Chain({"file", "qcow2", image}, {});
+    ASSERT_TRUE(chain.ok()) << chain.status();
+    ASSERT_EQ(chain->size(), 1u);
+    const ImageFile& top = chain->front();
+    EXPECT_TRUE(top.external_data);
+    ASSERT_TRUE(top.data.has_value());
+    EXPECT_EQ(DataPath(top), data);
+    EXPECT_EQ(top.data->raw, std::string(raw) == "on");
+    const uint64_t before = store_->Allocation(*chain).value();
+    EXPECT_EQ(top.usage.allocation, before);
+    EXPECT_GE(before, 12 * kMiB);
+    EXPECT_EQ(store_->AllocatedWithin(top, {{0, 64 * kMiB}}, {}).value(), 12 * kMiB);
+    run(absl::StrCat("qemu-io -d unmap -c 'discard 0 8M' '", image, "'"));
+    EXPECT_EQ(store_->Allocation(*chain).value(), before - 8 * kMiB);
+    EXPECT_EQ(store_->AllocatedWithin(top, {{0, 64 * kMiB}}, {}).value(), 4 * kMiB);
+    // Another file of that name is none of this image.
+    std::filesystem::rename(data, data + ".old");
+    std::filesystem::copy(data + ".old", data);
+    EXPECT_TRUE(absl::IsUnavailable(store_->Allocation(*chain).status()));
+  }
+}
+
+TEST_F(ImageStoreTest, ADataFileThatCannotBeLookedAtLeavesTheAllocationUnknown) {
+  if (access("/usr/bin/qemu-img", X_OK) != 0) GTEST_SKIP() << "qemu-img is not installed";
+  const std::string image = directory_ + "/split.qcow2";
+  const auto make = [&](const std::string& data) {
+    ASSERT_EQ(
+        system(absl::StrCat("cd '", directory_, "' && qemu-img create -q -f qcow2 -o data_file='",
+                            data, "' '", image, "' 64M")
+                   .c_str()),
+        0);
+  };
+  const auto unknown = [&] {
+    const auto chain = store_->Chain({"file", "qcow2", image}, {});
+    ASSERT_TRUE(chain.ok()) << chain.status();
+    EXPECT_TRUE(chain->front().external_data);
+    EXPECT_FALSE(chain->front().data.has_value());
+    EXPECT_EQ(chain->front().usage.allocation, std::nullopt);
+    EXPECT_TRUE(absl::IsUnavailable(store_->Allocation(*chain).status()));
+  };
+  make("beside.data");  // nobody knows where QEMU looks for it
+  unknown();
+  make(directory_ + "/gone.data");
+  std::filesystem::remove(directory_ + "/gone.data");
+  unknown();
+  std::filesystem::create_directory(directory_ + "/gone.data");
+  unknown();
+}
+
+TEST(ParseQcow2Header, ADataFileIsNamedOnlyWhereThereIsOne) {
+  std::string header = Qcow2("", "/etc/shadow");
+  header.replace(104, 4, "DATA");
+  EXPECT_EQ(ParseQcow2Header(header)->data_file, "");
+  header[79] = 4;  // incompatible feature: external data file
+  EXPECT_EQ(ParseQcow2Header(header)->data_file, "/etc/shadow");
+  EXPECT_FALSE(ParseQcow2Header(header)->data_is_raw);
+  header[95] = 2;  // auto-clear feature: it is raw
+  EXPECT_TRUE(ParseQcow2Header(header)->data_is_raw);
 }
 
 // A guest can write any bytes to the start of its raw disk: they must not make us look at other

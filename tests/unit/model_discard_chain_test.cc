@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/byte_size.h"
 #include "host/model/assessment.h"
 #include "tests/unit/discard_chain_world.h"
@@ -304,8 +305,13 @@ TEST(DiscardChain, WhatIsNotKnownIsNeitherGoodNorBad) {
 
   World split;
   split.disk.chain.front().external_data = true;
-  EXPECT_THAT(Codes(split.LayerOf(LayerKind::kImage).reasons), ElementsAre("external-data-file"));
+  EXPECT_THAT(Codes(split.LayerOf(LayerKind::kImage).reasons), ElementsAre("image-unreadable"));
   EXPECT_EQ(split.Judge().Verdict(), LayerVerdict::kUnknown);
+  split.disk.chain.front().data = DataFile{"/data/web.raw", 2, 3, true};
+  EXPECT_THAT(Codes(split.LayerOf(LayerKind::kImage).reasons), testing::IsEmpty());
+  EXPECT_THAT(split.LayerOf(LayerKind::kImage).remarks,
+              ElementsAre(Blocker{Reason::kExternalDataFile, "/data/web.raw"}));
+  EXPECT_EQ(split.Judge().Verdict(), LayerVerdict::kOk);
 }
 
 TEST(DiscardChain, RemarksDoNotMakeAVerdict) {
@@ -397,6 +403,62 @@ TEST(DiscardChain, TheVersionOfNfsIsShown) {
   EXPECT_THAT(world.LayerOf(LayerKind::kStorage).detail, testing::HasSubstr("from version 4.2 on"));
   world.storage = {"nfs", "4.2", true, {}, ""};
   EXPECT_EQ(world.Culprit(), "");
+}
+
+GuestDevice Loop(const std::string& name, const std::string& file, uint64_t discard_max = kGiB) {
+  GuestDevice loop = Device(name, GuestDeviceKind::kLoop, discard_max, {});
+  loop.backing_file = file;
+  return loop;
+}
+
+// "vda1 ok; md0 drops guest-layer" of the guest's devices above the disk.
+std::string DevicesOf(World& world) {
+  std::vector<std::string> said;
+  for (const Layer& layer : world.Judge().layers) {
+    if (layer.kind != LayerKind::kGuestDevice) continue;
+    said.push_back(absl::StrCat(layer.name, " ", Name(layer.verdict)));
+    for (const std::string& code : Codes(layer.reasons)) absl::StrAppend(&said.back(), " ", code);
+  }
+  return absl::StrJoin(said, "; ");
+}
+
+TEST(DiscardChain, WhatLiesAboveALoopDeviceIsLookedAtToo) {
+  World world;
+  GuestDevice crypt = Device("dm-0", GuestDeviceKind::kDmCrypt, 0, {"loop0"});
+  crypt.dm_name = "vault";
+  auto& filesystems = world.facts.guest->filesystems;
+  filesystems.push_back(Filesystem("/vault", {crypt, Loop("loop0", "/srv/vault.luks")}));
+  filesystems.back().obstacle = GuestObstacle::kLoop;
+  EXPECT_EQ(DevicesOf(world), "vault (dm-0) partly dm-crypt; loop0 partly loop-device");
+  EXPECT_EQ(world.Judge().Verdict(), LayerVerdict::kPartly) << "the rest of the disk comes back";
+  filesystems.back().devices.front().discard_max = kGiB;
+  EXPECT_EQ(DevicesOf(world), "vault (dm-0) ok; loop0 partly loop-device");
+}
+
+TEST(DiscardChain, EveryLoopDeviceBelowAMirrorIsLookedAt) {
+  World world;
+  auto& filesystems = world.facts.guest->filesystems;
+  filesystems.push_back(Filesystem("/b", {GuestDisk("vdb", 6)}));
+  GuestDevice md = Device("md0", GuestDeviceKind::kMd, kGiB, {"loop0", "loop1", "loop2"});
+  md.md_level = "raid1";
+  filesystems.push_back(Filesystem(
+      "/md", {md, Loop("loop0", "/b/0"), Loop("loop1", "/srv/1"), Loop("loop2", "/srv/2", 0)}));
+  filesystems.back().obstacle = GuestObstacle::kLoop;
+  // vda holds the second leg and the third, which is on a filesystem that knows no holes.
+  EXPECT_EQ(DevicesOf(world),
+            "md0 ok; loop1 partly loop-device; loop2 partly guest-layer loop-device");
+  world.facts.live.disks.erase(world.facts.live.disks.begin());
+  EXPECT_EQ(DevicesOf(world), "md0 ok; loop0 partly loop-device");
+}
+
+TEST(DiscardChain, ALoopDeviceInAFileOnALoopDevice) {
+  World world;
+  auto& filesystems = world.facts.guest->filesystems;
+  filesystems.push_back(Filesystem("/a", {Loop("loop0", "/srv/a")}));
+  filesystems.push_back(Filesystem("/a/b", {Loop("loop1", "/a/file")}));
+  filesystems.push_back(Filesystem("/elsewhere", {Loop("loop2", "/gone/file")}));
+  filesystems.push_back(Filesystem("/gone", {}));  // tmpfs
+  EXPECT_EQ(DevicesOf(world), "loop0 partly loop-device; loop1 partly loop-device");
 }
 
 TEST(DiscardChain, ADiskWithoutFilesystemsAndImagesOfOthersAreLeftAlone) {
