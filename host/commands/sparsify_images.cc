@@ -21,11 +21,23 @@
 #include "host/guard/image_identity.h"
 #include "host/model/image_judge.h"
 #include "host/services/domain_lock.h"
+#include "host/sparsify/snapshot_space.h"
 
 namespace virt_reclaim {
 namespace {
 
 bool IsPath(absl::string_view target) { return absl::StrContains(target, '/'); }
+
+// What to delete, for who wants the space.
+void AddSnapshotSpace(const std::string& path, Blocker& blocker) {
+  const auto spaces = sparsify::ReadSnapshotSpace(path);
+  if (spaces.ok()) {
+    absl::StrAppend(&blocker.detail, ": ", sparsify::DescribeSnapshotSpace(*spaces));
+  } else if (absl::IsInvalidArgument(spaces.status()) ||
+             absl::IsResourceExhausted(spaces.status())) {
+    absl::StrAppend(&blocker.detail, ": ", Printable(spaces.status().message()));
+  }
+}
 
 void Refuse(SparsifyAction& action, Blocker blocker) {
   action.outcome.kind = OutcomeKind::kSkipped;
@@ -126,6 +138,7 @@ class Planner {
     if (!header.ok()) return SetSparsifyOutcome(header.status(), action.outcome);
     for (Blocker& blocker : JudgeForSparsify(*header, FileAllocation(path), options_.allow_thick,
                                              options_.with_bitmaps)) {
+      if (blocker.reason == Reason::kInternalSnapshots) AddSnapshotSpace(path, blocker);
       blocker.detail = absl::StrCat(label, blocker.detail);
       Refuse(action, std::move(blocker));
     }
