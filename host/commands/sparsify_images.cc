@@ -174,12 +174,17 @@ void AddRemarks(sparsify::Mode mode, SparsifiedTarget& target) {
   uint64_t given = 0;
   uint64_t shared = 0;
   uint64_t leaks = 0;
+  uint64_t held = 0;
+  std::string why_held;
   bool nothing_freed = true;
   for (const sparsify::DiskResult& disk : result.disks) {
     reclaimable += disk.reclaimable_bytes;
     given += disk.given_back_bytes;
     shared += disk.shared_bytes;
     leaks += disk.repaired_leaks;
+    held += disk.released.held_bytes;
+    if (!disk.released.status.ok())
+      why_held = absl::StrCat(": ", Printable(disk.released.status.message()));
     nothing_freed = nothing_freed && disk.freed_bytes() == uint64_t{0};
   }
   if (result.interrupted) {
@@ -197,6 +202,8 @@ void AddRemarks(sparsify::Mode mode, SparsifiedTarget& target) {
   }
   if (leaks > 0) reasons.push_back({Reason::kLeaksRepaired, absl::StrCat(leaks, " clusters")});
   if (shared > 0) reasons.push_back({Reason::kSharedExtents, FormatByteSize(shared)});
+  if (held > 0 || !why_held.empty())
+    reasons.push_back({Reason::kExtentsHeld, absl::StrCat(FormatByteSize(held), why_held)});
   target.outcome.nothing_freed = mode == sparsify::Mode::kSparsify && given > 0 && nothing_freed;
 }
 
