@@ -57,6 +57,8 @@ Json DiskJson(const SparsifyDisk& disk, const sparsify::DiskResult* result) {
   json["reclaimable_bytes"] = result->reclaimable_bytes;
   json["given_back_bytes"] = result->given_back_bytes;
   json["shared_bytes"] = result->shared_bytes;
+  json["moved_bytes"] = result->released.moved_bytes;
+  json["held_bytes"] = result->released.held_bytes;
   json["freed_bytes"] = Number(result->freed_bytes());
   return json;
 }

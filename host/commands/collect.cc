@@ -278,6 +278,14 @@ Blocker AgentBlocker(const absl::Status& status) {
   return {Reason::kAgentFailed, message};
 }
 
+bool IsAgentFailure(const Blocker& blocker) {
+  return blocker.reason == Reason::kAgentSilent || blocker.reason == Reason::kAgentFailed;
+}
+
+absl::Status AgentFailure(const Blocker& blocker) {
+  return absl::UnavailableError(absl::StrCat(Sentence(blocker.reason), ": ", blocker.detail));
+}
+
 void ForEachInParallel(size_t count, size_t threads, const std::function<void(size_t)>& work) {
   std::atomic<size_t> next = 0;
   const auto run = [&] {

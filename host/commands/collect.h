@@ -68,6 +68,10 @@ std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts,
 // The reason a failed agent call stands for.
 Blocker AgentBlocker(const absl::Status& status);
 
+// An agent that should answer and does not: a failure, where other blockers are skips.
+bool IsAgentFailure(const Blocker& blocker);
+absl::Status AgentFailure(const Blocker& blocker);
+
 // Runs `work(i)` for 0..count-1 on up to `threads` threads; waits for all.
 void ForEachInParallel(size_t count, size_t threads, const std::function<void(size_t)>& work);
 

@@ -21,11 +21,23 @@
 #include "host/guard/image_identity.h"
 #include "host/model/image_judge.h"
 #include "host/services/domain_lock.h"
+#include "host/sparsify/snapshot_space.h"
 
 namespace virt_reclaim {
 namespace {
 
 bool IsPath(absl::string_view target) { return absl::StrContains(target, '/'); }
+
+// What to delete, for who wants the space.
+void AddSnapshotSpace(const std::string& path, Blocker& blocker) {
+  const auto spaces = sparsify::ReadSnapshotSpace(path);
+  if (spaces.ok()) {
+    absl::StrAppend(&blocker.detail, ": ", sparsify::DescribeSnapshotSpace(*spaces));
+  } else if (absl::IsInvalidArgument(spaces.status()) ||
+             absl::IsResourceExhausted(spaces.status())) {
+    absl::StrAppend(&blocker.detail, ": ", Printable(spaces.status().message()));
+  }
+}
 
 void Refuse(SparsifyAction& action, Blocker blocker) {
   action.outcome.kind = OutcomeKind::kSkipped;
@@ -126,6 +138,7 @@ class Planner {
     if (!header.ok()) return SetSparsifyOutcome(header.status(), action.outcome);
     for (Blocker& blocker : JudgeForSparsify(*header, FileAllocation(path), options_.allow_thick,
                                              options_.with_bitmaps)) {
+      if (blocker.reason == Reason::kInternalSnapshots) AddSnapshotSpace(path, blocker);
       blocker.detail = absl::StrCat(label, blocker.detail);
       Refuse(action, std::move(blocker));
     }
@@ -161,12 +174,17 @@ void AddRemarks(sparsify::Mode mode, SparsifiedTarget& target) {
   uint64_t given = 0;
   uint64_t shared = 0;
   uint64_t leaks = 0;
+  uint64_t held = 0;
+  std::string why_held;
   bool nothing_freed = true;
   for (const sparsify::DiskResult& disk : result.disks) {
     reclaimable += disk.reclaimable_bytes;
     given += disk.given_back_bytes;
     shared += disk.shared_bytes;
     leaks += disk.repaired_leaks;
+    held += disk.released.held_bytes;
+    if (!disk.released.status.ok())
+      why_held = absl::StrCat(": ", Printable(disk.released.status.message()));
     nothing_freed = nothing_freed && disk.freed_bytes() == uint64_t{0};
   }
   if (result.interrupted) {
@@ -184,6 +202,8 @@ void AddRemarks(sparsify::Mode mode, SparsifiedTarget& target) {
   }
   if (leaks > 0) reasons.push_back({Reason::kLeaksRepaired, absl::StrCat(leaks, " clusters")});
   if (shared > 0) reasons.push_back({Reason::kSharedExtents, FormatByteSize(shared)});
+  if (held > 0 || !why_held.empty())
+    reasons.push_back({Reason::kExtentsHeld, absl::StrCat(FormatByteSize(held), why_held)});
   target.outcome.nothing_freed = mode == sparsify::Mode::kSparsify && given > 0 && nothing_freed;
 }
 

@@ -140,6 +140,11 @@ class TrimRun {
     } else if (!action.blockers.empty()) {
       result.outcome.kind = OutcomeKind::kSkipped;
       result.outcome.reasons = action.blockers;
+      for (const Blocker& blocker : action.blockers) {
+        if (!IsAgentFailure(blocker)) continue;
+        result.outcome.kind = OutcomeKind::kFailed;
+        result.outcome.error = AgentFailure(blocker);
+      }
     } else if (stop_.stop_requested()) {
       result.outcome.kind = OutcomeKind::kCancelled;
     } else if (auto reason = WhyNotBegun(action)) {

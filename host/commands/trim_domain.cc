@@ -199,15 +199,12 @@ class DomainTrim {
   // A guest whose agent should answer and does not has failed; what was never ready for a trim is
   // skipped.
   TrimmedDomain Refuse(const Blocker& blocker) {
-    const bool failed =
-        blocker.reason == Reason::kAgentSilent || blocker.reason == Reason::kAgentFailed;
+    const bool failed = IsAgentFailure(blocker);
     result_.outcome.kind = failed ? OutcomeKind::kFailed : OutcomeKind::kSkipped;
     result_.outcome.asked_for |= blocker.reason == Reason::kBusy;
     // What was asked for was: only when there is so much.
     result_.outcome.asked_for &= blocker.reason != Reason::kBelowThreshold;
-    if (failed)
-      result_.outcome.error =
-          absl::UnavailableError(absl::StrCat(Sentence(blocker.reason), ": ", blocker.detail));
+    if (failed) result_.outcome.error = AgentFailure(blocker);
     result_.outcome.reasons.push_back(blocker);
     return std::move(result_);
   }

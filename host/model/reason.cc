@@ -141,6 +141,8 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
     {Reason::kLeaksRepaired, "leaks-repaired",
      "clusters that a run before this one lost when it was killed are the image's again"},
     {Reason::kToolMissing, "tool-missing", "a program that is needed for it is not installed"},
+    {Reason::kExtentsHeld, "extents-held",
+     "given back, and held by btrfs, which frees only whole extents"},
     {Reason::kDiscardNotProved, "discard-not-proved",
      "a marker was written, deleted and trimmed in the guest, and the host did not get it back",
      InChain::kCulprit},

@@ -101,6 +101,7 @@ enum class Reason {
   kFilesystemRefused,
   kLeaksRepaired,
   kToolMissing,
+  kExtentsHeld,
   // After its power cycle.
   kDiscardNotProved,
   kNotVerified,

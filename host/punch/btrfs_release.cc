@@ -61,7 +61,7 @@ struct DiskExtent {
   uint64_t bytes = 0;
   std::vector<Range> used;         // of the extent
   std::vector<Range> file_ranges;  // sorted
-  bool own = true;                 // plain, and nobody else's
+  bool own = true;                 // nobody else's
 };
 
 std::map<uint64_t, DiskExtent> ByExtent(std::span<const ExtentReference> references,
@@ -75,6 +75,16 @@ std::map<uint64_t, DiskExtent> ByExtent(std::span<const ExtentReference> referen
         {reference.extent_offset, reference.extent_offset + reference.range.size()});
     extent.file_ranges.push_back(reference.range);
     if (others.With(reference.range) > 0) extent.own = false;
+  }
+  return extents;
+}
+
+// `own` also says that all of it is plain.
+std::map<uint64_t, DiskExtent> MovableExtents(std::span<const ExtentReference> references,
+                                              std::span<const Range> shared) {
+  auto extents = ByExtent(references, shared);
+  for (const ExtentReference& reference : references) {
+    if (!reference.plain) extents[reference.disk_begin].own = false;
   }
   return extents;
 }
@@ -214,11 +224,7 @@ absl::StatusOr<std::vector<ExtentReference>> ReadExtentReferences(int fd) {
 ReleasePlan PlanRelease(std::span<const ExtentReference> references,
                         std::span<const Range> shared) {
   ReleasePlan plan;
-  auto extents = ByExtent(references, shared);
-  for (const ExtentReference& reference : references) {
-    if (!reference.plain) extents[reference.disk_begin].own = false;
-  }
-  for (const auto& [begin, extent] : extents) {
+  for (const auto& [begin, extent] : MovableExtents(references, shared)) {
     const uint64_t used = Covered(extent.used);
     if (!extent.own || used >= extent.bytes) continue;
     const uint64_t waste = extent.bytes - used;
@@ -241,6 +247,29 @@ uint64_t OwnBytes(std::span<const ExtentReference> references, std::span<const R
   uint64_t bytes = 0;
   for (const auto& [begin, extent] : ByExtent(references, shared)) {
     if (extent.own) bytes += extent.bytes;
+  }
+  return bytes;
+}
+
+std::vector<ExtentReference> ReferencesToPunched(std::span<const ExtentReference> before,
+                                                 std::span<const ExtentReference> after) {
+  const auto old = ByExtent(before, {});
+  std::map<uint64_t, bool> punched;
+  for (const auto& [begin, extent] : ByExtent(after, {})) {
+    const auto found = old.find(begin);
+    punched[begin] = found != old.end() && Covered(extent.used) < Covered(found->second.used);
+  }
+  std::vector<ExtentReference> references;
+  for (const ExtentReference& reference : after) {
+    if (punched[reference.disk_begin]) references.push_back(reference);
+  }
+  return references;
+}
+
+uint64_t HeldBytes(std::span<const ExtentReference> references, std::span<const Range> shared) {
+  uint64_t bytes = 0;
+  for (const auto& [begin, extent] : MovableExtents(references, shared)) {
+    if (extent.own) bytes += extent.bytes - std::min(extent.bytes, Covered(extent.used));
   }
   return bytes;
 }

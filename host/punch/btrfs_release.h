@@ -50,6 +50,15 @@ ReleasePlan PlanRelease(std::span<const ExtentReference> references, std::span<c
 // What the file alone occupies: its extents as a whole, each once, shared ones left out. Pure.
 uint64_t OwnBytes(std::span<const ExtentReference> references, std::span<const Range> shared);
 
+// Of `after`: what refers to extents of which `before` referred to more, since holes were made in
+// between. Pure.
+std::vector<ExtentReference> ReferencesToPunched(std::span<const ExtentReference> before,
+                                                 std::span<const ExtentReference> after);
+
+// What df does not get back of holes that were made: the unreferenced parts of the extents, shared
+// and compressed ones left out. Pure.
+uint64_t HeldBytes(std::span<const ExtentReference> references, std::span<const Range> shared);
+
 // Moves. `fd` is open for reading, `directory` is the file's. Stops at `stop` after the step under
 // way. Returns the bytes moved; ranges that somebody wrote to meanwhile stay where they are, and so
 // does the rest when there is no room for the copy. `moved` hears the bytes after each step. What

@@ -58,7 +58,8 @@ class Hypervisor {
   virtual absl::StatusOr<Usage> BlockUsage(const std::string& uuid, const std::string& target) = 0;
 
   // What forbids a trim now: backup, save, dump, migration (kJobActive), a block job (kBlockJob), a
-  // freeze (kFrozen; asked of qemu-guest-agent when its channel is connected). Empty: nothing, or a
+  // freeze (kFrozen; asked of qemu-guest-agent when its channel is connected; one that does not say
+  // may have frozen the guest: kAgentSilent, kBusy, kAgentFailed). Empty: nothing, or a
   // driver that has no jobs. An error: it is not known, and whoever asks leaves the domain alone.
   virtual absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
                                                         const xml::Domain& live) = 0;

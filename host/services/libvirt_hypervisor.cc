@@ -176,7 +176,7 @@ class LibvirtHypervisor : public Hypervisor {
       if (jobs < 0) VR_RETURN_IF_ERROR(LibvirtJobStatus(domain));
       if (jobs > 0) found.push_back({Reason::kBlockJob, Printable(disk.target)});
     }
-    if (IsFrozen(domain, live)) found.push_back({Reason::kFrozen, ""});
+    if (auto frozen = AskFrozen(domain, live)) found.push_back(*std::move(frozen));
     virResetLastError();
     return found;
   }
@@ -373,16 +373,13 @@ class LibvirtHypervisor : public Hypervisor {
   }
 
   // Only qemu-guest-agent knows whether it froze the guest; it is asked when it is there.
-  bool IsFrozen(virDomainPtr domain, const xml::Domain& live) {
+  std::optional<Blocker> AskFrozen(virDomainPtr domain, const xml::Domain& live) {
     for (const xml::Channel& channel : live.channels) {
       if (channel.name != kQemuAgentChannelName || channel.state != "connected") continue;
-      const auto answer = RunAgentCommand(
-          agent_calls_, domain, R"({"execute":"guest-fsfreeze-status"})", kFreezeQuestion, {});
-      if (!answer.ok()) return false;
-      const auto json = nlohmann::json::parse(*answer, nullptr, /*allow_exceptions=*/false);
-      return json.is_object() && json.contains("return") && json["return"] == "frozen";
+      return FreezeBlocker(RunAgentCommand(
+          agent_calls_, domain, R"({"execute":"guest-fsfreeze-status"})", kFreezeQuestion, {}));
     }
-    return false;
+    return std::nullopt;
   }
 
   // The embedded driver finds its running domains anew at each open, on threads of its own: for

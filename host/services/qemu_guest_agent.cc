@@ -167,6 +167,23 @@ class QemuGuestAgent : public GuestAgent {
 
 }  // namespace
 
+std::optional<Blocker> FreezeBlocker(const absl::StatusOr<std::string>& answer) {
+  const absl::StatusOr<Json> said =
+      answer.ok() ? ReturnOf(*answer) : absl::StatusOr<Json>(answer.status());
+  if (said.ok() && *said == "thawed") return std::nullopt;
+  if (said.ok() && *said == "frozen") return Blocker{Reason::kFrozen, ""};
+  const std::string message = Printable(said.ok() ? "" : said.status().message());
+  // Not of one that was disabled: it may freeze all the same.
+  if (!absl::IsDeadlineExceeded(said.status()) && absl::EndsWith(message, "has not been found"))
+    return std::nullopt;
+  const std::string detail =
+      absl::StrCat("qemu-guest-agent does not say whether the guest's filesystems are frozen",
+                   message.empty() ? "" : ": ", message);
+  if (absl::IsDeadlineExceeded(said.status())) return Blocker{Reason::kAgentSilent, detail};
+  if (absl::IsAborted(said.status())) return Blocker{Reason::kBusy, detail};
+  return Blocker{Reason::kAgentFailed, detail};
+}
+
 absl::StatusOr<std::vector<GuestFilesystem>> ParseFsInfo(absl::string_view json) {
   VR_ASSIGN_OR_RETURN(const Json list, ReturnOf(json));
   if (!list.is_array()) return absl::InternalError("qemu-guest-agent: no list of filesystems");

@@ -24,8 +24,10 @@ class CopyTarget {
   // What to write: absolute. There is nothing by that name yet unless it is written directly.
   const std::string& path() const { return temporary_path_; }
 
-  // Gives it its name, and owner and mode of the file it takes the place of. Not made to last
-  // (fsync). Without it what was written goes with this object.
+  // Gives it its name, and owner and mode of the file it takes the place of, once all of it is on
+  // the disk; when this returns, the name is, too (fsync). AlreadyExists: somebody else made a file
+  // of that name meanwhile. Any error: what was written goes with this object, unless it is the
+  // sync of the directory that failed.
   absl::Status Publish();
 
  private:

@@ -23,6 +23,7 @@
 #include "host/punch/filesystem.h"
 #include "host/punch/holes.h"
 #include "host/punch/survey.h"
+#include "host/sparsify/btrfs_image.h"
 #include "host/sparsify/opened_disk.h"
 
 namespace virt_reclaim::sparsify {
@@ -114,6 +115,7 @@ class FileDisk final : public OpenedDisk {
     if (fdatasync(guard_->fd()) != 0) return ErrnoStatus(errno, "sync");
     VR_RETURN_IF_ERROR(ReadMap(guard_->fd()));
     allocation_ = Measure(guard_->fd());
+    if (filesystem_.btrfs) unpunched_ = ReadBtrfsView(guard_->fd());
     return absl::OkStatus();
   }
 
@@ -127,6 +129,17 @@ class FileDisk final : public OpenedDisk {
   bool Wanted() override { return guard_ && guard_->Interrupted(); }
 
   absl::Status Free(Range range) override { return holes_->Make(range).status(); }
+
+  // btrfs frees whole extents only: what is left of those that were punched moves out of them.
+  Released Release(const std::stop_token& stop) override {
+    if (!filesystem_.btrfs) return {};
+    std::stop_source wanted;
+    const std::stop_callback forward(stop, [&] { wanted.request_stop(); });
+    const auto look = [&] {
+      if (guard_->Interrupted()) wanted.request_stop();
+    };
+    return ReleasePunched(guard_->fd(), directory_, unpunched_, look, wanted.get_token());
+  }
 
   absl::Status Finish() override {
     if (!guard_) return absl::OkStatus();
@@ -186,6 +199,7 @@ class FileDisk final : public OpenedDisk {
   punch::FilesystemFacts filesystem_;
   DiskFacts facts_;
   std::vector<Range> allocated_, shared_;
+  absl::StatusOr<BtrfsView> unpunched_;  // on btrfs, before the first hole
   std::optional<ImageGuard> guard_;
   std::unique_ptr<punch::HoleMaker> holes_;  // uses the guard
   std::optional<uint64_t> allocation_;

@@ -3,7 +3,8 @@
 // block device (discards, opened exclusively), and what only QEMU can read (trims over NBD, under
 // QEMU's own locks).
 //
-// The way of a disk: Open, worker_disk() is read, Seize, Allocated, Free..., Finish. What the
+// The way of a disk: Open, worker_disk() is read, Seize, Allocated, Free..., Release,
+// Finish. What the
 // worker read still holds when Seize says OK, and nobody else can change the image from then on.
 #ifndef VIRT_RECLAIM_HOST_SPARSIFY_OPENED_DISK_H_
 #define VIRT_RECLAIM_HOST_SPARSIFY_OPENED_DISK_H_
@@ -11,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -45,6 +47,13 @@ struct DiskFacts {
   uint64_t repaired_leaks = 0;     // clusters that a run before this one lost when it was killed
 };
 
+// What came of space that the storage frees only together with more (btrfs: whole extents).
+struct Released {
+  uint64_t moved_bytes = 0;  // of the image: what is in use, copied to extents of its own
+  uint64_t held_bytes = 0;   // what was given back and the storage still holds
+  absl::Status status;       // why not all of it was moved
+};
+
 // One thread, always the same.
 class OpenedDisk {
  public:
@@ -64,6 +73,9 @@ class OpenedDisk {
   virtual bool Wanted() = 0;
   // Gives `range` back: free, allocated, at most kMaxHoleBytes. Aborted: as Wanted.
   virtual absl::Status Free(Range range) = 0;
+  // After all of it: has the storage really free what was given back. Ends early when `stop` asks,
+  // or somebody wants the image; content and times of the image are the same at any moment.
+  virtual Released Release(const std::stop_token& /*stop*/) { return {}; }
   // Makes it last, lets go of the image. No call but Allocation() after it.
   virtual absl::Status Finish() = 0;
 

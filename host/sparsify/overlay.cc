@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <chrono>
 #include <filesystem>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <system_error>
 #include <utility>
@@ -23,6 +24,7 @@
 #include "host/sparsify/nbd_client.h"
 #include "host/sparsify/qemu_img.h"
 #include "host/sparsify/qemu_server.h"
+#include "host/sparsify/shared_blocks.h"
 
 namespace virt_reclaim::sparsify {
 namespace {
@@ -33,6 +35,17 @@ constexpr off_t kTryBytes = off_t{1} << 20;
 constexpr std::chrono::minutes kShortLimit{1};
 constexpr std::chrono::hours kConvertLimit{24};  // terabytes onto a slow disk
 
+// data_file=, backing_file=
+bool HasOtherFiles(const Overlay::Output& output) {
+  return absl::StrContains(output.options, "_file=");
+}
+
+// What is compressed, or preallocated as asked, has blocks of its own.
+bool MayShareBlocks(const Overlay::Output& output) {
+  return (output.format == "raw" || output.format == "qcow2") && !output.compress &&
+         !HasOtherFiles(output) && !absl::StrContains(output.options, "preallocation");
+}
+
 std::vector<std::string> ConvertArguments(const char* format, const Overlay::Output& output,
                                           const std::string& from, const std::string& to) {
   std::vector<std::string> arguments = {"convert", "-f", format, "-O", output.format};
@@ -40,6 +53,11 @@ std::vector<std::string> ConvertArguments(const char* format, const Overlay::Out
   if (!output.options.empty()) {
     arguments.emplace_back("-o");
     arguments.push_back(output.options);
+  }
+  // Else qemu-img asks nobody to keep what it writes; of the image itself that is done afterwards.
+  if (HasOtherFiles(output)) {
+    arguments.emplace_back("-t");
+    arguments.emplace_back("writeback");
   }
   arguments.push_back(from);
   arguments.push_back(to);
@@ -54,6 +72,7 @@ absl::StatusOr<Overlay> Overlay::Make(const std::string& image, const std::strin
                       TemporaryDirectory::Make(directory, "virt-reclaim-overlay-"));
   Overlay overlay;
   overlay.path_ = temporary.path() + "/overlay.qcow2";
+  overlay.image_ = image;
   overlay.cluster_ = kCluster;
   overlay.directory_.emplace(std::move(temporary));
   VR_RETURN_IF_ERROR(RunQemuImg({"create", "-q", "-f", "qcow2", "-o",
@@ -82,6 +101,7 @@ absl::StatusOr<Overlay> Overlay::Use(const std::string& overlay, const std::stri
     return absl::FailedPreconditionError(absl::StrCat(
         "'", Printable(overlay), "' does not stand on '", Printable(image), "' itself"));
   }
+  used.image_ = image;
   used.cluster_ = std::max(cluster->get<uint64_t>(), kCluster);
   return used;
 }
@@ -157,8 +177,7 @@ absl::StatusOr<SparsifyResult> Overlay::ZeroFree(const SparsifyOptions& options,
 
 absl::Status Overlay::CheckOutput(const Output& output, const std::string& directory,
                                   const std::stop_token& stop) {
-  if (absl::StrContains(output.options, "_file=") || output.format == "host_device")
-    return absl::OkStatus();
+  if (HasOtherFiles(output) || output.format == "host_device") return absl::OkStatus();
   VR_ASSIGN_OR_RETURN(const TemporaryDirectory temporary,
                       TemporaryDirectory::Make(directory, "virt-reclaim-try-"));
   const std::string empty = temporary.path() + "/empty";
@@ -168,14 +187,28 @@ absl::Status Overlay::CheckOutput(const Output& output, const std::string& direc
     return ErrnoStatus(errno, absl::StrCat("make '", Printable(empty), "'"));
   const absl::Status tried =
       RunQemuImg(ConvertArguments("raw", output, empty, copy), kShortLimit, stop).status();
-  return absl::Status(tried.code(), absl::StrReplaceAll(tried.message(), {{copy, output.path}}));
+  if (!tried.ok())
+    return absl::Status(tried.code(), absl::StrReplaceAll(tried.message(), {{copy, output.path}}));
+  std::error_code error;
+  const auto files =
+      std::distance(std::filesystem::directory_iterator(temporary.path(), error), {});
+  if (error) return ErrnoStatus(error.value(), absl::StrCat("list '", temporary.path(), "'"));
+  if (files > 2) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("'", Printable(output.options), "' makes more than one file of a copy"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status Overlay::Convert(const Output& output, const std::stop_token& stop) const {
   VR_ASSIGN_OR_RETURN(CopyTarget target, CopyTarget::Make(output.path));
   std::vector<std::string> arguments = ConvertArguments("qcow2", output, path_, target.path());
   if (!output.bitmaps.empty()) arguments.insert(arguments.begin() + 1, "--bitmaps");
+  const bool share = MayShareBlocks(output) &&
+                     CanShareBlocks(image_, std::filesystem::path(target.path()).parent_path());
+  if (share) arguments.insert(arguments.begin() + 1, "-C");
   VR_RETURN_IF_ERROR(RunQemuImg(std::move(arguments), kConvertLimit, stop).status());
+  if (share) VR_RETURN_IF_ERROR(DropZeros(target.path(), stop));
   return target.Publish();
 }
 

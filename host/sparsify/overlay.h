@@ -54,12 +54,13 @@ class Overlay {
     std::vector<ImageBitmap> bitmaps{};  // that the copy gets; qcow2 only
   };
   // Tries on an empty image whether qemu-img can make such a copy, in `directory`, where nothing
-  // stays. FailedPrecondition: it cannot, with its words. What would touch other files is not
-  // tried.
+  // stays. FailedPrecondition: it cannot, with its words, or it makes several files, which could
+  // not take their names at once. What would touch other files is not tried.
   static absl::Status CheckOutput(const Output& output, const std::string& directory,
                                   const std::stop_token& stop);
 
-  // Copies what is left to a file that takes its name when it is whole (copy_target.h).
+  // Copies what is left to a file that takes its name when it is whole and on the disk
+  // (copy_target.h). It shares blocks with the image instead, where it can (shared_blocks.h).
   // FailedPrecondition: qemu-img cannot, with its words.
   absl::Status Convert(const Output& output, const std::stop_token& stop) const;
 
@@ -68,6 +69,7 @@ class Overlay {
 
   std::optional<TemporaryDirectory> directory_;  // none: it is the caller's
   std::string path_;
+  std::string image_;     // what it stands on
   uint64_t cluster_ = 0;  // bytes
 };
 

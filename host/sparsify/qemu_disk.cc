@@ -2,7 +2,9 @@
 // from before the free map is read until the end. A lease cannot be had besides; what has locking
 // off, and starts meanwhile, is looked for in /proc.
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,6 +27,7 @@
 #include "host/guard/image_guard.h"
 #include "host/punch/filesystem.h"
 #include "host/punch/holes.h"
+#include "host/sparsify/btrfs_image.h"
 #include "host/sparsify/nbd_client.h"
 #include "host/sparsify/opened_disk.h"
 #include "host/sparsify/qemu_img.h"
@@ -57,6 +60,10 @@ class QemuDisk final : public OpenedDisk {
     {
       VR_ASSIGN_OR_RETURN(const ImageGuard guard, ImageGuard::Acquire(spec_.path, asking));
       identity_ = guard.identity();
+      struct statfs mounted;
+      btrfs_ = fstatfs(guard.fd(), &mounted) == 0 && mounted.f_type == BTRFS_SUPER_MAGIC;
+      if (btrfs_) unpunched_ = ReadBtrfsView(guard.fd());
+      facts_.allocation_is_own = unpunched_.ok();
       if (mode_ == Mode::kSparsify) VR_RETURN_IF_ERROR(CheckPunching(guard));
     }
     mark_ =
@@ -74,9 +81,7 @@ class QemuDisk final : public OpenedDisk {
     }
     struct stat status;
     if (stat(spec_.path.c_str(), &status) != 0) return ErrnoStatus(errno, Quoted(spec_.path));
-    const ImageIdentity found = IdentityOf(status);
-    if (found.device != identity_.device || found.inode != identity_.inode)
-      return absl::FailedPreconditionError(Quoted(spec_.path) + " was replaced meanwhile");
+    VR_RETURN_IF_ERROR(CheckFile(IdentityOf(status)));
     return CheckAlone();
   }
 
@@ -108,7 +113,53 @@ class QemuDisk final : public OpenedDisk {
     return Annotate(trimmer_->Trim(range), Quoted(spec_.path));
   }
 
+  // The server lets go of the image first; what is in use moves under a lease of our own.
+  Released Release(const std::stop_token& stop) override {
+    if (!btrfs_) return {};
+    Released released;
+    released.status = Finish();
+    if (!released.status.ok()) return released;
+    GuardOptions options;
+    options.intent = ImageIntent::kWrite;
+    options.read_only = true;
+    std::error_code error;
+    const std::filesystem::path real = std::filesystem::canonical(spec_.path, error);
+    const auto guard = ImageGuard::Acquire(spec_.path, options);
+    if (error || !guard.ok()) {
+      released.status = error ? ErrnoStatus(error.value(), "resolve") : guard.status();
+      return released;
+    }
+    released.status = CheckFile(guard->identity());
+    if (!released.status.ok()) return released;
+    std::stop_source wanted;
+    const std::stop_callback forward(stop, [&] { wanted.request_stop(); });
+    const auto look = [&] {
+      if (guard->Interrupted()) wanted.request_stop();
+    };
+    return ReleasePunched(guard->fd(), real.parent_path().string(), unpunched_, look,
+                          wanted.get_token());
+  }
+
   absl::Status Finish() override {
+    if (!finished_) finished_ = DoFinish();
+    return *finished_;
+  }
+
+  std::optional<uint64_t> Allocation() override {
+    struct stat status;
+    if (stat(spec_.path.c_str(), &status) != 0 || !CheckFile(IdentityOf(status)).ok())
+      return std::nullopt;
+    if (!facts_.allocation_is_own) return static_cast<uint64_t>(status.st_blocks) * kStatBlock;
+    const UniqueFd fd(open(spec_.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+    if (!fd.valid() || fstat(fd.get(), &status) != 0 || !CheckFile(IdentityOf(status)).ok())
+      return std::nullopt;
+    const auto view = ReadBtrfsView(fd.get());
+    if (!view.ok()) return std::nullopt;
+    return punch::OwnBytes(view->references, view->shared);
+  }
+
+ private:
+  absl::Status DoFinish() {
     read_.fd.Reset();
     absl::Status status;
     if (trimmer_ != nullptr && mode_ == Mode::kSparsify) status = trimmer_->Flush();
@@ -122,16 +173,12 @@ class QemuDisk final : public OpenedDisk {
     return Annotate(status, Quoted(spec_.path));
   }
 
-  std::optional<uint64_t> Allocation() override {
-    struct stat status;
-    if (stat(spec_.path.c_str(), &status) != 0 || status.st_dev != identity_.device ||
-        status.st_ino != identity_.inode) {
-      return std::nullopt;
-    }
-    return static_cast<uint64_t>(status.st_blocks) * kStatBlock;
+  // The file that was opened, whatever was written to it.
+  absl::Status CheckFile(const ImageIdentity& found) const {
+    if (found.device == identity_.device && found.inode == identity_.inode) return absl::OkStatus();
+    return absl::FailedPreconditionError(Quoted(spec_.path) + " was replaced meanwhile");
   }
 
- private:
   // QEMU would take every trim, and nothing would come free.
   absl::Status CheckPunching(const ImageGuard& guard) const {
     std::error_code error;
@@ -201,6 +248,9 @@ class QemuDisk final : public OpenedDisk {
   ImageIdentity identity_;
   std::string mark_;  // a file that is there while clusters are given back
   bool marked_ = false;
+  bool btrfs_ = false;
+  absl::StatusOr<BtrfsView> unpunched_;  // on btrfs, as it was opened
+  std::optional<absl::Status> finished_;
   std::optional<QemuServer> server_;
   ReadConnection read_;
   std::unique_ptr<NbdTrimmer> trimmer_;  // uses the server

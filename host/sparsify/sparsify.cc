@@ -28,6 +28,7 @@ class Run {
     VR_RETURN_IF_ERROR(Decide());
     if (mode_ == Mode::kSparsify && !result_.too_little) {
       const absl::Status freed = FreeAll();
+      if (freed.ok()) ReleaseAll();
       const absl::Status finished = FinishAll();
       VR_RETURN_IF_ERROR(freed);
       VR_RETURN_IF_ERROR(finished);
@@ -121,6 +122,13 @@ class Run {
       }
     }
     return absl::OkStatus();
+  }
+
+  void ReleaseAll() {
+    for (size_t i = 0; i < disks_.size() && !MustStop(); ++i) {
+      if (result_.disks[i].requests > 0) result_.disks[i].released = disks_[i]->Release(stop_);
+    }
+    MustStop();  // so that an early end is told
   }
 
   // Whoever waits for one disk of a guest waits for all of them.

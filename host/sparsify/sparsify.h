@@ -42,6 +42,7 @@ struct DiskResult {
   uint64_t reclaimable_bytes = 0;  // free in the guest and allocated in the image
   uint64_t given_back_bytes = 0;   // of these; not what came free, which is `before` minus `after`
   uint64_t shared_bytes = 0;       // of these: frees nothing until the other sharer lets go
+  Released released;  // of what was given back, where the storage frees only whole extents
   uint64_t requests = 0;
   uint64_t repaired_leaks = 0;  // clusters that a run before this one lost when it was killed
   bool before_is_own = false;   // `before` and `after` leave out what is shared

@@ -86,7 +86,7 @@ void AddStopped(FakeWorld& world) {
                             {{"vda", "virtio", "/images/stopped.raw", "unmap"}}, ""),
                   DomainState::kShutOff);
   sparsify::SparsifyResult result;
-  result.disks.push_back({4 * kGiB, 4096, 3 * kGiB, kGiB, 2 * kGiB, 2 * kGiB, 0, 40, false});
+  result.disks.push_back({4 * kGiB, 4096, 3 * kGiB, kGiB, 2 * kGiB, 2 * kGiB, 0, {}, 40});
   sparsify::FilesystemResult root;
   root.found.place = "partition 1";
   root.found.type = "ext4";

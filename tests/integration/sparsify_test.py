@@ -5,10 +5,16 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
+import sys
 import unittest
 from pathlib import Path
+from types import SimpleNamespace
 
 import bedpath
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "freemap"))
+import imagelib
+import lvm_test
 
 from vrtest import EmbedHost, VirtReclaim, Workspace, host_program_path, main, skip_all
 from vrtest.guest import MIB
@@ -131,6 +137,33 @@ class Sparsify(unittest.TestCase):
         self.assertEqual(reply.status, DONE, reply)
         self.assertEqual([target["name"] for target in reply.json["targets"]], ["web"])
         self.assertIn("nothing-reclaimable", reply.json["targets"][0]["reasons"])
+
+    def test_6_a_volume_group_over_two_disks(self) -> None:
+        """Only together are they a group; one is raw, the other qcow2."""
+        work = self.space.path / "group"
+        work.mkdir()
+        imagelib.own_mounts()
+        group = lvm_test.Group(work, [96 * MIB, 96 * MIB]).create("lvcreate -an -Zn -Wn -n root -L 140M vg")
+        files = lvm_test.LvmTest.put(SimpleNamespace(directory=work), group, "root", *lvm_test.LvmTest.EXT4)
+        first, second = group.disks
+        qcow2 = work / "second.qcow2"
+        self.call("qemu-img", "convert", "-f", "raw", "-O", "qcow2", second, qcow2)
+        self.define("group", ("raw", first), ("qcow2", qcow2))
+        alone = self.reclaim.run("sparsify", "--dry-run", "--no-libvirt", str(qcow2))
+        self.assertEqual(alone.json["total"]["reclaimable_bytes"], 0, alone)
+        self.call("sync", first, qcow2)  # what they occupy is not settled before
+        before = [path.stat().st_blocks * 512 for path in (first, qcow2)]
+        reply = self.reclaim.run("sparsify", "group")
+        self.assertEqual(reply.status, DONE, reply)
+        for disk, path, old in zip(reply.json["targets"][0]["disks"], (first, qcow2), before, strict=True):
+            self.assertEqual(disk["freed_bytes"], old - path.stat().st_blocks * 512)
+        self.assertGreater(reply.json["total"]["freed_bytes"], 4 * MIB)
+        self.call("qemu-img", "check", qcow2)
+        self.call("qemu-img", "convert", "-f", "qcow2", "-O", "raw", qcow2, second)
+        group.copy("root", work / "volume", into=False)
+        self.call("e2fsck", "-fn", work / "volume")
+        with imagelib.Mounted(work / "volume", "ext4", "ro") as directory:
+            self.assertEqual(imagelib.hashes(directory), files)
 
 
 if __name__ == "__main__":

@@ -124,6 +124,14 @@ class QemuGuestAgent(unittest.TestCase):
         self.assertIsNotNone(domain["pace"]["punch_seconds_per_mib"])
         status, domain = self.trim("--way=qemu-agent")
         self.assertEqual((status, domain["way"]), (DONE, "qemu-agent"), domain)
+        # While the other one does not say whether it froze the guest, ours is not asked to trim either.
+        self.guest.run("kill -STOP $(cat /run/qemu-ga/pid)")
+        try:
+            status, domain = self.trim(seconds=2 * SILENCE_SECONDS)
+        finally:
+            self.guest.run("kill -CONT $(cat /run/qemu-ga/pid)")
+        self.assertEqual((status, domain["reasons"]), (1, ["agent-silent"]), domain)
+        wait_for("an agent that answers again", lambda: self.trim()[0] == DONE, seconds=120)
 
     def test_7_the_guest_of_a_host_that_died_stops_within_its_lease(self) -> None:
         self.guest.run(FILL, seconds=300)

@@ -448,6 +448,7 @@ def refused_before_the_work(drop_in, judge, work):
         (("--convert", "qcow2", "-o", "nope=1", source, work / "target"), "Invalid parameter 'nope'"),
         (("--convert", "qcow2", "-o", "cluster_size=3", source, work / "target"), f"{work}/target: error while converting qcow2: Cluster size"),
         (("--convert", "vdi", "--compress", source, work / "target"), "Compression not supported for this file format"),
+        (("--convert", "vmdk", "-o", "subformat=monolithicFlat", source, work / "target"), "makes more than one file"),
     ):
         done = drop_in(*words, status=1)
         if text not in done.stderr or not done.stderr.startswith("virt-sparsify: error: "):

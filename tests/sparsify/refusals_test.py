@@ -5,6 +5,7 @@ not a byte of the file changes. And block devices: discarded while nobody has th
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -215,6 +216,27 @@ def copies(judge, program, work):
     print("--output: a copy, and the source as it was", flush=True)
 
 
+def snapshots(judge, program, work):
+    """What deleting an internal snapshot would free is what it frees."""
+    path = judge.copy(work / "image", "qcow2")
+    for pattern, name in enumerate(("first", "second", "third"), 1):
+        run("qemu-img", "snapshot", "-c", name, path)
+        run("qemu-io", "-f", "qcow2", "-c", f"write -P {pattern} 12M {12 - pattern}M", path)
+    for name in ("first", "second", "third"):
+        (reason,) = program(path, status=5)["targets"][0]["reasons_explained"]
+        promised = re.search(rf"'{name}' \(\d\) (?:would free )?([0-9.]+) ([KM])iB", reason["detail"])
+        before = allocated(path)
+        run("qemu-img", "snapshot", "-d", name, path)
+        freed = before - allocated(path)
+        wanted = float(promised[1]) * (MIB if promised[2] == "M" else 1 << 10)
+        # As it is printed; the table of snapshots is written anew, and what it freed may be used at once.
+        if abs(freed - wanted) > 256 << 10 or freed < MIB:
+            raise AssertionError(f"{name}: {freed} came free: {reason}")
+        print(f"deleting a snapshot: {freed >> 10} KiB, said: {promised[1]} {promised[2]}iB", flush=True)
+    program(path)
+    path.unlink()
+
+
 def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "debugfs", "losetup", "qemu-img", "qemu-storage-daemon")
@@ -229,6 +251,7 @@ def main():
         after_a_kill(judge, program, work)
         devices(judge, program, work)
         copies(judge, program, work)
+        snapshots(judge, program, work)
         no_holes(judge, program, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)

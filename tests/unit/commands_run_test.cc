@@ -43,8 +43,7 @@ class RunTest : public TrimTest {
  protected:
   RunTest() {
     sparsify::SparsifyResult found;
-    found.disks.push_back(
-        {kGiB, 4096, 600 * kMiB, 200 * kMiB, 400 * kMiB, 400 * kMiB, 0, 1, false});
+    found.disks.push_back({kGiB, 4096, 600 * kMiB, 200 * kMiB, 400 * kMiB, 400 * kMiB, 0, {}, 1});
     sparsify::FilesystemResult& filesystem = found.filesystems.emplace_back();
     filesystem.found.type = "ext4";
     filesystem.found.place = "partition 1";

@@ -250,6 +250,8 @@ TEST_F(TrimTest, EachObstacleHasItsOwnReasonAndStallsNoOther) {
       .activity = {{Reason::kJobActive, ""}};
   add("frozen", "00000000-0000-0000-0000-000000000004", DomainState::kRunning, "connected")
       .activity = {{Reason::kFrozen, ""}};
+  add("unsaid", "00000000-0000-0000-0000-000000000009", DomainState::kRunning, "connected")
+      .activity = {{Reason::kAgentSilent, "whether it is frozen"}};
   add("noport", "00000000-0000-0000-0000-000000000005", DomainState::kRunning, "");
   add("deaf", "00000000-0000-0000-0000-000000000006", DomainState::kRunning, "disconnected");
   add("dead", "00000000-0000-0000-0000-000000000007", DomainState::kRunning, "connected")
@@ -272,6 +274,8 @@ TEST_F(TrimTest, EachObstacleHasItsOwnReasonAndStallsNoOther) {
   EXPECT_EQ(reasons["dead"], "agent-silent");
   EXPECT_EQ(reasons["taken"], "busy");
   EXPECT_EQ(kinds["web"], OutcomeKind::kDone);
+  EXPECT_EQ(reasons["unsaid"], "agent-silent");
+  EXPECT_EQ(kinds["unsaid"], OutcomeKind::kFailed);
   EXPECT_EQ(kinds["dead"], OutcomeKind::kFailed);
   EXPECT_EQ(kinds["noport"], OutcomeKind::kSkipped);
 }

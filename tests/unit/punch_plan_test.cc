@@ -141,6 +141,24 @@ TEST(ReleasePlanTest, SharedAndCompressedStay) {
   EXPECT_EQ(OwnBytes(references, shared), 131072U);
 }
 
+// Only extents that lost something since; what they hold still is counted, with what is not theirs
+// to free left out.
+TEST(ReleasePlanTest, WhatWasPunchedAndWhatIsHeld) {
+  const std::vector<ExtentReference> before = {
+      Reference(0, 131072, 1 << 20, 131072, 0),                 // half of it goes
+      Reference(131072, 135168, 2 << 20, 131072, 0),            // waste from before
+      Reference(262144, 262144 + 131072, 3 << 20, 131072, 0)};  // all of it goes
+  const std::vector<ExtentReference> after = {Reference(0, 65536, 1 << 20, 131072, 0),
+                                              Reference(131072, 135168, 2 << 20, 131072, 0),
+                                              Reference(524288, 528384, 4 << 20, 4096, 0)};
+  const auto punched = ReferencesToPunched(before, after);
+  EXPECT_THAT(punched, ElementsAre(after[0]));
+  EXPECT_EQ(HeldBytes(punched, {}), 65536U);
+  EXPECT_EQ(HeldBytes(after, {}), 65536U + 131072 - 4096);
+  const std::vector<Range> shared = {{0, 4096}};
+  EXPECT_EQ(HeldBytes(punched, shared), 0U);
+}
+
 // Two references to the same bytes of an extent use them once.
 TEST(ReleasePlanTest, SameBytesTwiceAreUsedOnce) {
   const std::vector<ExtentReference> references = {Reference(0, 65536, 1 << 20, 131072, 0),

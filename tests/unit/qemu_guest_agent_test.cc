@@ -39,6 +39,32 @@ TEST(ParseFsInfo, TellsWhereEachDiskSits) {
   EXPECT_FALSE(list[1].devices[0].name.empty());
 }
 
+// Only a word for it counts as thawed.
+TEST(FreezeBlocker, WhatIsNotKnownMayBeFrozen) {
+  const auto reason = [](const absl::StatusOr<std::string>& answer) -> std::string {
+    const auto blocker = FreezeBlocker(answer);
+    return blocker ? std::string(Code(blocker->reason)) : "";
+  };
+  EXPECT_EQ(reason(R"({"return":"thawed"})"), "");
+  EXPECT_EQ(reason(R"({"return":"frozen"})"), "frozen");
+  for (const char* odd : {R"({"return":"Thawed"})", R"({"return":{}})", R"({"return":null})", "{}",
+                          "thawed", "", R"(["thawed"])"})
+    EXPECT_EQ(reason(odd), "agent-failed") << odd;
+  EXPECT_EQ(reason(absl::DeadlineExceededError("no answer")), "agent-silent");
+  EXPECT_EQ(reason(absl::DeadlineExceededError("x has not been found")), "agent-silent");
+  EXPECT_EQ(reason(absl::AbortedError("timed out")), "busy");
+  EXPECT_EQ(reason(absl::UnavailableError("QEMU guest agent is not connected")), "agent-failed");
+  // One that was built without it never froze anything; one that may not say so may have.
+  EXPECT_EQ(
+      reason(absl::InternalError("unable to execute QEMU agent command 'x': The command x has "
+                                 "not been found")),
+      "");
+  EXPECT_EQ(reason(absl::InternalError("The command x has been disabled for this instance")),
+            "agent-failed");
+  EXPECT_NE(FreezeBlocker(absl::DeadlineExceededError("late"))->detail.find("late"),
+            std::string::npos);
+}
+
 TEST(ParseFstrim, EachPathHasItsResult) {
   const auto trims = ParseFstrim(R"({"return":{"paths":[{"path":"/","trimmed":600,"minimum":0},
 {"path":"/data","error":"trim not supported"},

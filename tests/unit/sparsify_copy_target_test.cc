@@ -73,6 +73,22 @@ TEST_F(CopyTargetTest, OtherNamesOfAFileStayTheSameFile) {
   EXPECT_TRUE(target->Publish().ok());
 }
 
+TEST_F(CopyTargetTest, WhatCameMeanwhileIsNotReplaced) {
+  auto target = CopyTarget::Make(File("copy"));
+  ASSERT_TRUE(target.ok()) << target.status();
+  Write(target->path(), "ours");
+  Write(File("copy"), "another one's");
+  EXPECT_TRUE(absl::IsAlreadyExists(target->Publish()));
+  EXPECT_EQ(*ReadFile(File("copy"), 100), "another one's");
+}
+
+TEST_F(CopyTargetTest, NothingToPublish) {
+  auto target = CopyTarget::Make(File("copy"));
+  ASSERT_TRUE(target.ok()) << target.status();
+  EXPECT_TRUE(absl::IsNotFound(target->Publish()));
+  EXPECT_EQ(Entries(), 1u);  // goes with `target`
+}
+
 TEST_F(CopyTargetTest, NoSuchDirectory) {
   EXPECT_TRUE(absl::IsNotFound(CopyTarget::Make(File("none/copy")).status()));
 }
