@@ -132,7 +132,7 @@ class Prober {
   absl::Status ProbeDisk(const DiskFacts& disk, const GuestFilesystem& filesystem,
                          ProbedDisk& result) {
     const auto refusal =
-        JudgeImage(disk, std::nullopt, /*allow_thick=*/!options_.spare_thick).refusal;
+        JudgeImage(disk, /*storage=*/{}, /*allow_thick=*/!options_.spare_thick).refusal;
     if (refusal)
       return absl::UnavailableError("the image is preallocated, and a probe would thin it");
     VR_ASSIGN_OR_RETURN(const Round first, Measure(disk, filesystem, kMarkerBytes));

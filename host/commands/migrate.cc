@@ -131,37 +131,44 @@ absl::Status RewriteInto(const Services& services, const MigrateOptions& options
   return absl::OkStatus();
 }
 
-// Asks each filesystem once. Any thread.
-class PunchTests {
+// What lies below images. Each filesystem is tried once; a block device is looked at in sysfs. Any
+// thread.
+class Storages {
  public:
-  explicit PunchTests(ImageStore& images) : images_(images) {}
-  std::optional<bool> CanPunch(const DiskFacts& disk) {
-    if (disk.chain.empty()) return std::nullopt;
-    const ImageFile& top = disk.chain.front();
+  explicit Storages(const Services& services) : services_(services) {}
+  ImageStorage Below(const DiskFacts& disk) {
+    // A file that cannot be examined may be a block device by another name.
+    if (disk.chain.empty()) return StorageOf(services_, disk.xml.source);
+    ImageStorage storage;
+    storage.punches = CanPunch(disk.chain.front());
+    return storage;
+  }
+
+ private:
+  std::optional<bool> CanPunch(const ImageFile& top) {
     const std::lock_guard lock(mutex_);
     const auto [entry, is_new] = known_.try_emplace(DataDevice(top));
     if (is_new) {
-      if (const auto can = images_.CanPunch(DataPath(top)); can.ok()) entry->second = *can;
+      if (const auto can = services_.images.CanPunch(DataPath(top)); can.ok()) entry->second = *can;
     }
     return entry->second;
   }
 
- private:
-  ImageStore& images_;
+  const Services& services_;
   std::mutex mutex_;
-  std::map<uint64_t, std::optional<bool>> known_;
+  std::map<uint64_t, std::optional<bool>> known_;  // by st_dev
 };
 
 // Takes the disks out of the change whose images forbid it. Those of the persistent definition: the
 // running domain may have others under the same names.
 absl::Status JudgeImages(const Services& services, const MigrateOptions& options,
-                         PunchTests& punch_tests, MigrateAction& action) {
+                         Storages& storages, MigrateAction& action) {
   VR_ASSIGN_OR_RETURN(const DomainFacts facts,
                       CollectDomain(services, action.domain, Hypervisor::Xml::kInactive));
   std::vector<xml::Refusal> refusals;
   for (const DiskFacts& disk : facts.disks) {
     if (!Touches(action.changes, disk.xml.target)) continue;
-    ImageJudgement judgement = JudgeImage(disk, punch_tests.CanPunch(disk), options.allow_thick);
+    ImageJudgement judgement = JudgeImage(disk, storages.Below(disk), options.allow_thick);
     action.risks.insert(action.risks.end(), judgement.risks.begin(), judgement.risks.end());
     if (!judgement.refusal) continue;
     action.excluded.push_back(disk.xml.target);
@@ -188,8 +195,8 @@ bool GoesOn(const Services& services, const MigrateOptions& options, const Migra
   return true;
 }
 
-absl::Status PlanInto(const Services& services, const MigrateOptions& options,
-                      PunchTests& punch_tests, const std::stop_token& stop, MigrateAction& action) {
+absl::Status PlanInto(const Services& services, const MigrateOptions& options, Storages& storages,
+                      const std::stop_token& stop, MigrateAction& action) {
   VR_ASSIGN_OR_RETURN(
       action.before, services.hypervisor.DomainXml(action.domain.uuid, Hypervisor::Xml::kInactive));
   VR_RETURN_IF_ERROR(xml::ParseDomain(action.before).status());
@@ -197,8 +204,7 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
     action.blockers.push_back({Reason::kRewriteRefused, Printable(status.message())});
     return absl::OkStatus();
   }
-  if (!action.changes.empty())
-    VR_RETURN_IF_ERROR(JudgeImages(services, options, punch_tests, action));
+  if (!action.changes.empty()) VR_RETURN_IF_ERROR(JudgeImages(services, options, storages, action));
   action.goes_on = GoesOn(services, options, action);
   if (action.changes.empty()) {
     action.power_cycle_pending = LiveIsOlder(services, options, action);
@@ -365,12 +371,12 @@ absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,
                                                        const MigrateOptions& options,
                                                        const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(std::vector<MigrateAction> plan, Select(services, options));
-  PunchTests punch_tests(services.images);
+  Storages storages(services);
   // A guest that is asked takes its time.
   ForEachInParallel(plan.size(), options.parallel, [&](size_t i) {
     MigrateAction& action = plan[i];
     if (stop.stop_requested() || !action.blockers.empty()) return;
-    action.error = PlanInto(services, options, punch_tests, stop, action);
+    action.error = PlanInto(services, options, storages, stop, action);
     if (!options.plan) return;
     for (const PlannedDomain& planned : options.plan->domains) {
       if (planned.uuid == action.domain.uuid) CompareWithPlan(planned, action);

@@ -10,6 +10,7 @@
 #include "host/commands/expected_mounts.h"
 #include "host/model/same_definition.h"
 #include "host/services/state_path.h"
+#include "xml-tools/stored.h"
 
 namespace virt_reclaim {
 namespace {
@@ -109,10 +110,9 @@ absl::Status MigrationRun::DefineNew(const std::stop_token& stop) {
       return Append(MigrationStep::kUndoing, Printable(defined.message()));
     }
   }
-  VR_ASSIGN_OR_RETURN(const std::string stored, Current());
-  VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(new_xml));
-  VR_ASSIGN_OR_RETURN(const xml::Domain found, xml::ParseDomain(stored));
-  if (SameWhereItMatters(wanted, found)) {
+  VR_ASSIGN_OR_RETURN(const std::string difference, DifferenceFrom(new_xml));
+  if (difference.empty()) {
+    VR_ASSIGN_OR_RETURN(const std::string stored, Current());
     MigrationRecord record;
     record.step = MigrationStep::kDefined;
     record.after_digest = Digest(stored);
@@ -122,11 +122,12 @@ absl::Status MigrationRun::DefineNew(const std::stop_token& stop) {
   }
   if (current != old_xml) {
     return absl::FailedPreconditionError(
-        absl::StrCat("somebody else changed its definition meanwhile; the one of before is in '",
-                     migration_.old_xml_path(), "'"));
+        absl::StrCat("somebody else changed its definition meanwhile (", difference,
+                     "); the one of before is in '", migration_.old_xml_path(), "'"));
   }
-  failure_ = absl::DataLossError(
-      "libvirt stored something else than what was defined; the old definition was put back");
+  failure_ =
+      absl::DataLossError(absl::StrCat("libvirt stored something else than what was defined (",
+                                       difference, "); the old definition was put back"));
   return Append(MigrationStep::kUndoing, std::string(failure_.message()));
 }
 
@@ -341,6 +342,12 @@ absl::StatusOr<std::string> MigrationRun::Current() {
   return services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kInactive);
 }
 
+absl::StatusOr<std::string> MigrationRun::DifferenceFrom(const std::string& definition) {
+  VR_ASSIGN_OR_RETURN(const std::string stored,
+                      services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kInactiveWithSecrets));
+  return xml::FirstDifference(definition, stored);
+}
+
 absl::StatusOr<bool> MigrationRun::IsOff() {
   VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
   return state == DomainState::kShutOff;
@@ -386,9 +393,8 @@ absl::Status MigrationRun::RequireOurs() {
   if (!defined.empty() && Digest(shown) == defined) return absl::OkStatus();
   if (defined.empty()) {  // killed before libvirt's version was written down
     VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
-    VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(new_xml));
-    VR_ASSIGN_OR_RETURN(const xml::Domain found, xml::ParseDomain(shown));
-    if (SameWhereItMatters(wanted, found)) return absl::OkStatus();
+    VR_ASSIGN_OR_RETURN(const std::string difference, DifferenceFrom(new_xml));
+    if (difference.empty()) return absl::OkStatus();
   }
   return absl::FailedPreconditionError(
       absl::StrCat("its definition was changed after the migration, and putting the old one back "
@@ -405,13 +411,11 @@ absl::Status MigrationRun::RestoreOldXml() {
     return Annotate(defined, absl::StrCat("the old definition could not be put back; it is in '",
                                           migration_.old_xml_path(), "'"));
   }
-  VR_ASSIGN_OR_RETURN(const std::string stored, Current());
-  VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(old_xml));
-  VR_ASSIGN_OR_RETURN(const xml::Domain found, xml::ParseDomain(stored));
-  if (SameWhereItMatters(wanted, found)) return absl::OkStatus();
-  return absl::DataLossError(
-      absl::StrCat("libvirt stored something else than the old definition, which is in '",
-                   migration_.old_xml_path(), "'"));
+  VR_ASSIGN_OR_RETURN(const std::string difference, DifferenceFrom(old_xml));
+  if (difference.empty()) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("libvirt stored something else (", difference,
+                                          ") than the old definition, which is in '",
+                                          migration_.old_xml_path(), "'"));
 }
 
 absl::Status MigrationRun::ShutDownAndWait(const std::stop_token& stop) {

@@ -72,6 +72,8 @@ class MigrationRun {
   // What the guest is like, when it runs and has an agent.
   void LookBefore(MigrationRecord& record, const std::stop_token& stop);
   absl::StatusOr<std::string> Current();
+  // Where libvirt's persistent definition first differs from `definition`; empty: nowhere.
+  absl::StatusOr<std::string> DifferenceFrom(const std::string& definition);
   absl::StatusOr<bool> IsOff();
   // The domain runs, and under the new definition.
   absl::StatusOr<bool> RunsNew();

@@ -3,14 +3,13 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
-#include <set>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
 #include "host/model/assessment.h"
+#include "host/model/device_discards.h"
 #include "host/model/guest_layers.h"
 #include "host/model/image_judge.h"
 #include "xml-tools/rewrite.h"
@@ -129,7 +128,7 @@ Layer ImageLayer(const DiskFacts& disk, uint64_t guest_unit) {
     layer.reasons.push_back(*unknown);
   }
   // Its refusal is about thin or thick; whether holes can be punched is the storage's own layer.
-  ImageJudgement judgement = JudgeImage(disk, std::nullopt, /*allow_thick=*/false, guest_unit);
+  ImageJudgement judgement = JudgeImage(disk, /*storage=*/{}, /*allow_thick=*/false, guest_unit);
   if (judgement.refusal) layer.remarks.push_back(*judgement.refusal);
   for (Blocker& risk : judgement.risks) {
     const bool holds = risk.reason == Reason::kInternalSnapshots || risk.reason == Reason::kOverlay;
@@ -146,64 +145,17 @@ Layer ImageLayer(const DiskFacts& disk, uint64_t guest_unit) {
   return layer;
 }
 
-std::string NameOf(const HostDevice& device) {
-  return device.dm_name.empty() ? device.name
-                                : absl::StrCat(device.dm_name, " (", device.name, ")");
-}
-
-bool IsThinPool(const HostDevice& device) {
-  return absl::StartsWith(device.dm_uuid, "LVM-") && absl::EndsWith(device.dm_uuid, "-tpool");
-}
-
-// The devices below `top` that take no discards. Not below a thin pool: there the space is the
-// pool's again, whatever the pool passes on.
-std::vector<std::string> LegsThatDrop(const std::vector<HostDevice>& devices,
-                                      const HostDevice& top) {
-  std::vector<std::string> dropping;
-  std::set<std::string> seen{top.name};
-  std::vector<const HostDevice*> open{&top};
-  while (!open.empty()) {
-    const HostDevice& device = *open.back();
-    open.pop_back();
-    if (IsThinPool(device)) continue;
-    if (&device != &top && device.discard_max == 0) dropping.push_back(NameOf(device));
-    for (const HostDevice& below : devices) {
-      const bool is_leg = std::find(device.parents.begin(), device.parents.end(), below.name) !=
-                          device.parents.end();
-      if (is_leg && seen.insert(below.name).second) open.push_back(&below);
-    }
-  }
-  std::sort(dropping.begin(), dropping.end());
-  return dropping;
-}
-
-// Which of the devices it is that drops them all: one without discards whose legs have some.
-std::string DropperOf(const std::vector<HostDevice>& devices) {
-  const auto drops = [&](const std::string& name) {
-    return std::any_of(devices.begin(), devices.end(), [&](const HostDevice& device) {
-      return device.name == name && device.discard_max == 0;
-    });
-  };
-  for (const HostDevice& device : devices) {
-    if (device.discard_max != 0 || std::any_of(device.parents.begin(), device.parents.end(), drops))
-      continue;
-    const bool crypt = absl::StartsWith(device.dm_uuid, "CRYPT-");
-    return absl::StrCat(NameOf(device), crypt ? ", dm-crypt without allow-discards" : "");
-  }
-  return NameOf(devices.front());
-}
-
 void JudgeBlockStorage(const ImageStorage& storage, uint64_t guest_unit, Layer& layer) {
   const HostDevice& top = storage.devices.front();
+  const DeviceDiscards judged = JudgeDevices(storage.devices);
+  const bool thin = judged.thin_pool != nullptr;
   layer.name = NameOf(top);
-  const auto pool = std::find_if(storage.devices.begin(), storage.devices.end(), IsThinPool);
-  const bool thin = pool != storage.devices.end() && absl::StartsWith(top.dm_uuid, "LVM-");
   layer.detail = thin ? "thin volume of LVM" : "block device";
-  if (!top.discard_max) return;
-  if (*top.discard_max == 0) {
+  if (!judged.is_known) return;
+  if (!judged.dropper.empty()) {
     layer.verdict = LayerVerdict::kDrops;
     absl::StrAppend(&layer.detail, ", takes no discards");
-    layer.reasons.push_back({Reason::kStorageCannotPunch, DropperOf(storage.devices)});
+    layer.reasons.push_back({Reason::kStorageCannotPunch, judged.dropper});
     return;
   }
   layer.verdict = LayerVerdict::kOk;
@@ -211,17 +163,12 @@ void JudgeBlockStorage(const ImageStorage& storage, uint64_t guest_unit, Layer& 
   if (top.discard_granularity > 0)
     absl::StrAppend(&layer.detail, thin ? " in chunks of " : " in units of ",
                     FormatByteSize(top.discard_granularity));
-  if (thin && pool->discard_max == 0)
+  if (thin && judged.thin_pool->discard_max == 0)
     absl::StrAppend(&layer.detail, "; its pool passes nothing on to what lies below");
-  if (thin && IsLargeUnit(top.discard_granularity, guest_unit)) {
-    layer.remarks.push_back(
-        {Reason::kLargeClusters, absl::StrCat(layer.name, ": chunks of ",
-                                              CompareUnits(top.discard_granularity, guest_unit))});
-  }
-  const std::vector<std::string> legs = LegsThatDrop(storage.devices, top);
-  if (!legs.empty()) {
+  if (const auto large = LargeChunks(storage.devices, guest_unit)) layer.remarks.push_back(*large);
+  if (!judged.lost_legs.empty()) {
     layer.verdict = LayerVerdict::kPartly;
-    layer.reasons.push_back({Reason::kStorageCannotPunch, absl::StrJoin(legs, ", ")});
+    layer.reasons.push_back({Reason::kStorageCannotPunch, absl::StrJoin(judged.lost_legs, ", ")});
   }
 }
 

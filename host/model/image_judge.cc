@@ -3,8 +3,10 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
+#include "host/model/device_discards.h"
 
 namespace virt_reclaim {
 namespace {
@@ -21,17 +23,39 @@ std::string PartOf(uint64_t allocation, uint64_t capacity) {
   return absl::StrCat(FormatByteSize(allocation), " of ", FormatByteSize(capacity));
 }
 
+// An image that is a block device: what it and the devices below it take of discards.
+void JudgeDevicesBelow(const ImageStorage& storage, uint64_t guest_unit,
+                       ImageJudgement& judgement) {
+  const DeviceDiscards judged = JudgeDevices(storage.devices);
+  if (!judged.dropper.empty()) judgement.refusal = {Reason::kStorageCannotPunch, judged.dropper};
+  if (!judged.lost_legs.empty()) {
+    judgement.risks.push_back({Reason::kStorageCannotPunch, absl::StrJoin(judged.lost_legs, ", ")});
+  }
+  if (auto large = LargeChunks(storage.devices, guest_unit))
+    judgement.risks.push_back(*std::move(large));
+}
+
 }  // namespace
 
-ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, bool allow_thick,
+std::optional<Blocker> LargeChunks(const std::vector<HostDevice>& devices, uint64_t guest_unit) {
+  if (devices.empty() || JudgeDevices(devices).thin_pool == nullptr) return std::nullopt;
+  const HostDevice& top = devices.front();
+  if (!IsLargeUnit(top.discard_granularity, guest_unit)) return std::nullopt;
+  return Blocker{
+      Reason::kLargeClusters,
+      absl::StrCat(NameOf(top), ": chunks of ", CompareUnits(top.discard_granularity, guest_unit))};
+}
+
+ImageJudgement JudgeImage(const DiskFacts& disk, const ImageStorage& storage, bool allow_thick,
                           uint64_t guest_unit) {
   ImageJudgement judgement;
   const std::string target = Printable(disk.xml.target);
   if (disk.xml.source.type == "block" && disk.xml.source.format == "qcow2")
     judgement.risks.push_back({Reason::kQcow2OnBlockDevice, target});
+  JudgeDevicesBelow(storage, guest_unit, judgement);
   if (disk.chain.empty()) return judgement;
   const ImageFile& top = disk.chain.front();
-  if (can_punch && !*can_punch) {
+  if (storage.punches && !*storage.punches) {
     judgement.refusal = {Reason::kStorageCannotPunch, Printable(top.path)};
   } else if (!allow_thick && IsThick(disk)) {
     judgement.refusal = {Reason::kThickImage, PartOf(*top.usage.allocation, *disk.usage.capacity)};

@@ -21,11 +21,14 @@ struct ImageJudgement {
   std::vector<Blocker> risks;
 };
 
-// `can_punch`: of the filesystem the image is on; empty: not known. `allow_thick`: the user said
-// that preallocated images may be thinned. `guest_unit`: the smallest piece that the guest's kernel
-// discards, in bytes; 0: not known.
-ImageJudgement JudgeImage(const DiskFacts& disk, std::optional<bool> can_punch, bool allow_thick,
+// `storage`: what lies below the image; what it does not know is no reason for anything.
+// `allow_thick`: the user said that preallocated images may be thinned. `guest_unit`: the smallest
+// piece that the guest's kernel discards, in bytes; 0: not known.
+ImageJudgement JudgeImage(const DiskFacts& disk, const ImageStorage& storage, bool allow_thick,
                           uint64_t guest_unit = 0);
+
+// That the image is a volume of a thin pool with such chunks; empty: it is none, or they are small.
+std::optional<Blocker> LargeChunks(const std::vector<HostDevice>& devices, uint64_t guest_unit);
 
 // Whether less may come free than the guest discards, since the host frees whole `unit`s (clusters,
 // chunks) only. A guest that discards in pieces of that size loses nothing.

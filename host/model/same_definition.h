@@ -1,4 +1,5 @@
-// Whether two definitions of a domain are the same as far as virt-reclaim is concerned. Pure.
+// Whether a domain runs under a definition, as far as virt-reclaim is concerned. Pure. (Whether
+// libvirt stored a definition is another question, and a stricter one: xml-tools/stored.h.)
 #ifndef VIRT_RECLAIM_HOST_MODEL_SAME_DEFINITION_H_
 #define VIRT_RECLAIM_HOST_MODEL_SAME_DEFINITION_H_
 

@@ -89,7 +89,7 @@ TEST_F(MigrateTest, LibvirtStoringSomethingElseIsRolledBack) {
   const auto migrated = Apply(Plan());
   EXPECT_EQ(migrated[0].outcome.kind, OutcomeKind::kFailed);
   EXPECT_THAT(std::string(migrated[0].outcome.error.message()),
-              HasSubstr("the old definition was put back"));
+              HasSubstr("(os/type/@machine); the old definition was put back"));
   EXPECT_EQ(InactiveXml(), before);
   EXPECT_THAT(world_.calls, ElementsAre("define web"));  // it is the old one already
   world_.stored_xml = before;

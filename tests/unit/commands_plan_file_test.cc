@@ -154,6 +154,36 @@ TEST_F(PlanFileTest, TheSavedDefinitionsImagesAreLookedAt) {
   EXPECT_EQ(action.refusals[0].reason, "thick-image");
 }
 
+// A block device is judged by its own limits, not by a file beside its node in /dev; on another
+// machine nothing is known of it.
+TEST_F(PlanFileTest, ABlockDeviceThatTakesNoDiscardsStaysAsItIs) {
+  FakeDomain& domain = DomainOf(0);
+  domain.inactive_xml = absl::StrReplaceAll(
+      domain.inactive_xml,
+      {{"disk type='file'", "disk type='block'"}, {"file='/images/0.raw'", "dev='/dev/vg/web'"}});
+  world_.can_punch = false;
+  HostDevice device;
+  device.name = "sdx";
+  for (const std::optional<uint64_t> limit :
+       {std::optional<uint64_t>(uint64_t{1} << 30), std::optional<uint64_t>(),
+        std::optional<uint64_t>(0)}) {
+    device.discard_max = limit;
+    world_.block_storage = {device};
+    const MigrateAction action = Plan()[0];
+    if (limit == 0u) {
+      EXPECT_THAT(action.changes, IsEmpty());
+      ASSERT_EQ(action.refusals.size(), 1u);
+      EXPECT_EQ(action.refusals[0].reason, "storage-cannot-punch");
+      EXPECT_THAT(action.refusals[0].detail, HasSubstr("sdx"));
+    } else {
+      EXPECT_FALSE(action.changes.empty());
+      EXPECT_THAT(action.refusals, IsEmpty());
+    }
+  }
+  world_.images_are_local = false;
+  EXPECT_FALSE(Plan()[0].changes.empty());
+}
+
 // The user has not said that images may be thinned, and storage that cannot punch gives nothing.
 TEST_F(PlanFileTest, DisksAreExcludedByTheirImages) {
   world_.images.at("/images/1.raw").allocation = 1 << 30;

@@ -1,0 +1,77 @@
+"""What migrate plan says of storage that takes discards and of storage that drops them: real files and real block devices."""
+
+from __future__ import annotations
+
+import unittest
+from pathlib import Path
+
+import bedpath
+
+from vrtest import EmbedHost, LoopDevice, VirtReclaim, Workspace, host_program_path, main, mount_without_holes, skip_all
+from vrtest.guest import MIB, OLD_MACHINE
+
+DONE = 0
+PUNCHES, CANNOT = "punches", "cannot"
+
+
+def domain_xml(name: str, image: Path) -> str:
+    kind, attribute = ("block", "dev") if image.is_block_device() else ("file", "file")
+    return f"""<domain type='qemu'>
+  <name>{name}</name>
+  <memory unit='MiB'>128</memory>
+  <os><type arch='x86_64' machine='{OLD_MACHINE}'>hvm</type></os>
+  <devices>
+    <disk type='{kind}' device='disk'>
+      <driver name='qemu' type='raw'/><source {attribute}='{image}'/><target dev='vda' bus='virtio'/>
+    </disk>
+  </devices>
+</domain>
+"""
+
+
+class StorageBelow(unittest.TestCase):
+    def setUp(self) -> None:
+        space = Workspace()
+        self.addCleanup(space.close)
+        self.host = EmbedHost(space.path)
+        self.reclaim = VirtReclaim(PROGRAM, self.host)
+        # A loop device has the discards of the filesystem that its file is on.
+        self.images: dict[str, Path] = {}
+        for name, directory in ((PUNCHES, space.path), (CANNOT, mount_without_holes(space))):
+            file, below = directory / f"{name}.raw", directory / f"{name}-below.raw"
+            for path in (file, below):
+                with open(path, "wb") as image:
+                    image.truncate(64 * MIB)
+            loop = LoopDevice(below)
+            space.before_close(loop.close)
+            self.images[f"file-{name}"] = file
+            self.images[f"block-{name}"] = loop.path
+        for name, image in self.images.items():
+            xml = space.path / f"{name}.xml"
+            xml.write_text(domain_xml(name, image))
+            self.host.virsh("define", xml)
+
+    def test_only_what_takes_discards_is_changed(self) -> None:
+        reply = self.reclaim.run("migrate", "plan", "--assume")
+        self.assertEqual(reply.status, DONE, str(reply))
+        planned = {domain["name"]: domain for domain in reply.json["domains"]}
+        self.assertEqual(planned.keys(), self.images.keys())
+        for kind in ("file", "block"):
+            changed = planned[f"{kind}-{PUNCHES}"]
+            self.assertEqual([change["what"] for change in changed["changes"]], ["discard", "machine"], str(changed))
+            self.assertEqual(changed["refusals"], [], str(changed))
+            left = planned[f"{kind}-{CANNOT}"]
+            self.assertEqual(left["changes"], [], str(left))
+            (refusal,) = left["refusals"]
+            self.assertEqual((refusal["target"], refusal["reason"]), ("vda", "storage-cannot-punch"))
+            # Whom to blame: the file itself, or the device.
+            named = str(self.images[f"{kind}-{CANNOT}"]) if kind == "file" else self.images[f"{kind}-{CANNOT}"].name
+            self.assertIn(named, refusal["detail"])
+
+
+if __name__ == "__main__":
+    bedpath.require_bed()
+    PROGRAM = host_program_path()
+    if not PROGRAM:
+        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    main()

@@ -1,0 +1,148 @@
+#include "xml-tools/stored.h"
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "base/escape.h"
+#include "base/status.h"
+#include "xml-tools/document.h"
+
+namespace virt_reclaim::xml {
+namespace {
+
+bool IsNamespaceDeclaration(absl::string_view attribute) {
+  return attribute == "xmlns" || absl::StartsWith(attribute, "xmlns:");
+}
+
+class Comparison {
+ public:
+  Comparison(const Document& given, const Document& stored) : given_(given), stored_(stored) {}
+  // Depth is bounded by kMaxDepth of tags.h.
+  std::string Compare(NodeId given, NodeId stored, const std::string& path) const;
+
+ private:
+  using Attributes = std::map<std::string, std::string>;
+  static Attributes AttributesOf(const Document& document, NodeId element);
+  static std::vector<std::pair<std::string, NodeId>> ChildrenOf(const Document& document,
+                                                                NodeId element);
+  std::string CompareAttributes(NodeId given, NodeId stored, const std::string& path) const;
+  std::string CompareChildren(NodeId given, NodeId stored, const std::string& path) const;
+  bool IsAddedByLibvirt(NodeId stored) const;
+  bool IsAddedByLibvirt(NodeId element, absl::string_view attribute, absl::string_view value) const;
+
+  const Document& given_;
+  const Document& stored_;
+};
+
+std::string Join(const std::string& path, absl::string_view name) {
+  return path.empty() ? std::string(name) : absl::StrCat(path, "/", name);
+}
+
+Comparison::Attributes Comparison::AttributesOf(const Document& document, NodeId element) {
+  Attributes all;
+  const Node& node = document.node(element);
+  for (uint32_t i = 0; i < node.attributes; ++i) {
+    const Attribute& attribute = document.attribute(node, i);
+    if (!IsNamespaceDeclaration(attribute.name)) all[attribute.name] = attribute.value;
+  }
+  return all;
+}
+
+// By a name that is theirs alone: "disk[vda]", "controller[scsi 0]", "interface[2]".
+std::vector<std::pair<std::string, NodeId>> Comparison::ChildrenOf(const Document& document,
+                                                                   NodeId element) {
+  std::vector<std::pair<std::string, NodeId>> children;
+  std::map<std::string, int> count;
+  for (NodeId id = document.node(element).first_child; id != kNoNode; id = document.node(id).next) {
+    const Node& node = document.node(id);
+    if (node.kind != NodeKind::kElement) continue;
+    std::string name = Printable(node.name);
+    if (node.name == "disk") {
+      const NodeId target = document.Child(id, "target");
+      if (target != kNoNode)
+        absl::StrAppend(&name, "[", Printable(document.Value(target, "dev")), "]");
+    } else if (node.name == "controller") {
+      absl::StrAppend(&name, "[", Printable(document.Value(id, "type")), " ",
+                      Printable(document.Value(id, "index")), "]");
+    }
+    const int number = ++count[name];
+    if (number > 1) absl::StrAppend(&name, "[", number, "]");
+    children.emplace_back(std::move(name), id);
+  }
+  return children;
+}
+
+bool Comparison::IsAddedByLibvirt(NodeId stored) const {
+  const Node& node = stored_.node(stored);
+  const NodeId above = node.parent;
+  const auto is_devices = [&](NodeId id) {
+    return stored_.IsElement(id, "devices") && stored_.node(id).parent == stored_.root();
+  };
+  if (node.name == "controller") {
+    const std::string type = stored_.Value(stored, "type");
+    return is_devices(above) && (type == "pci" || type == "virtio-serial");
+  }
+  return node.name == "address" && is_devices(stored_.node(above).parent);
+}
+
+bool Comparison::IsAddedByLibvirt(NodeId element, absl::string_view attribute,
+                                  absl::string_view value) const {
+  const Node& node = stored_.node(element);
+  if (attribute == "multifunction") return node.name == "address" && value == "on";
+  return attribute == "type" && value == "raw" && node.name == "driver" &&
+         stored_.IsElement(node.parent, "disk");
+}
+
+std::string Comparison::CompareAttributes(NodeId given, NodeId stored,
+                                          const std::string& path) const {
+  const Attributes wanted = AttributesOf(given_, given), found = AttributesOf(stored_, stored);
+  for (const auto& [name, value] : wanted) {
+    const auto same = found.find(name);
+    if (same == found.end() || same->second != value)
+      return Join(path, absl::StrCat("@", Printable(name)));
+  }
+  for (const auto& [name, value] : found) {
+    if (!wanted.contains(name) && !IsAddedByLibvirt(stored, name, value))
+      return Join(path, absl::StrCat("@", Printable(name)));
+  }
+  return "";
+}
+
+std::string Comparison::CompareChildren(NodeId given, NodeId stored,
+                                        const std::string& path) const {
+  const auto wanted = ChildrenOf(given_, given), found = ChildrenOf(stored_, stored);
+  std::map<std::string, NodeId> left(found.begin(), found.end());
+  for (const auto& [name, id] : wanted) {
+    const auto same = left.find(name);
+    if (same == left.end()) return Join(path, name);
+    const std::string difference = Compare(id, same->second, Join(path, name));
+    if (!difference.empty()) return difference;
+    left.erase(same);
+  }
+  for (const auto& [name, id] : found) {
+    if (left.contains(name) && !IsAddedByLibvirt(id)) return Join(path, name);
+  }
+  return "";
+}
+
+std::string Comparison::Compare(NodeId given, NodeId stored, const std::string& path) const {
+  if (given_.node(given).namespace_uri != stored_.node(stored).namespace_uri) return path;
+  std::string difference = CompareAttributes(given, stored, path);
+  if (difference.empty()) difference = CompareChildren(given, stored, path);
+  if (!difference.empty()) return difference;
+  return given_.TextOf(given) == stored_.TextOf(stored) ? "" : Join(path, "text()");
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> FirstDifference(absl::string_view given, absl::string_view stored) {
+  VR_ASSIGN_OR_RETURN(const Document wanted, ParseDocument(given));
+  VR_ASSIGN_OR_RETURN(const Document found, ParseDocument(stored));
+  if (wanted.node(wanted.root()).name != found.node(found.root()).name) return "/";
+  return Comparison(wanted, found).Compare(wanted.root(), found.root(), "");
+}
+
+}  // namespace virt_reclaim::xml
