@@ -138,7 +138,7 @@ class Storages {
   explicit Storages(const Services& services) : services_(services) {}
   ImageStorage Below(const DiskFacts& disk) {
     // A file that cannot be examined may be a block device by another name.
-    if (disk.chain.empty()) return StorageOf(services_, disk.xml.source);
+    if (disk.chain.empty()) return StorageOf(services_, disk);
     ImageStorage storage;
     storage.punches = CanPunch(disk.chain.front());
     return storage;
