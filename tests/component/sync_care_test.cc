@@ -75,7 +75,7 @@ TEST(SyncCareTest, ACachedCopyStaysCached) {
     ASSERT_TRUE(result.ok()) << result.status();
     EXPECT_GE(
         std::stoull(Shell("fincore --bytes --noheadings --output RES " + fs.Path("copy")).output),
-        content.size())
+        content.size() / 16 * 15)  // some may be reclaimed meanwhile
         << type;
     {
       const UniqueFd fd(open(fs.Path("copy").c_str(), O_RDONLY | O_CLOEXEC));

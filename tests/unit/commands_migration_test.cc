@@ -1,11 +1,10 @@
-// migrate with power cycles, rollbacks and kills, in the fake world: whatever happens, no domain is
-// lost, its XML is the old one or the new one, and the next call brings it to an end.
+// migrate with power cycles and rollbacks, in the fake world: whatever happens, no domain is lost,
+// and its XML is the old one or the new one. Kills: commands_migration_killed_test.cc.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "absl/strings/str_cat.h"
 #include "host/commands/migrate.h"
-#include "tests/fakes/fake_world.h"
+#include "tests/unit/migration_fixture.h"
 
 namespace virt_reclaim {
 namespace {
@@ -13,44 +12,6 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
-
-std::string Uuid(int number) {
-  return absl::StrCat("11111111-2222-3333-4444-", 555555555000 + number);
-}
-
-class MigrationTest : public testing::Test {
- protected:
-  MigrationTest() {
-    options_.power_cycle = PowerCycle::kShutdown;
-    options_.run.verify_timeout = absl::Minutes(2);
-    options_.assume = true;  // of the domains that are off
-    options_.parallel = 1;   // the fake world has no locks
-  }
-
-  FakeDomain& Add(FakeWorld& world, int number = 0, DomainState state = DomainState::kRunning) {
-    FakeDomain& domain = world.AddDomain(
-        DomainXml(absl::StrCat("web", number), Uuid(number), "pc-i440fx-3.1",
-                  {{"vda", "virtio", absl::StrCat("/images/", number, ".raw"), ""}}, "connected"),
-        state);
-    domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", 1 << 30, 1 << 20)};
-    domain.agent.facts.filesystems[0].uuid = "root-uuid";
-    return domain;
-  }
-  static std::vector<MigrateAction> Plan(FakeWorld& world, const MigrateOptions& options) {
-    return PlanMigrate(world.services(), options, {}).value();
-  }
-  static MigratedDomain ApplyOne(FakeWorld& world, const MigrateOptions& options) {
-    return ApplyMigrate(world.services(), options, Plan(world, options), {}).at(0);
-  }
-  static MigrationStep StepOf(FakeWorld& world) {
-    return MigrationStatus(world.services(), {}).value().at(0).place->step;
-  }
-  static bool IsNew(const FakeDomain& domain) {
-    return domain.inactive_xml.find("unmap") != std::string::npos;
-  }
-
-  MigrateOptions options_;
-};
 
 TEST_F(MigrationTest, PowerCycleAndVerify) {
   FakeWorld world;
@@ -419,82 +380,6 @@ TEST_F(MigrationTest, ACloneOfTheBootDiskIsNotTheBootDisk) {
   EXPECT_EQ(migrated.place->step, MigrationStep::kRolledBack) << migrated.outcome.error;
   EXPECT_THAT(std::string(migrated.outcome.error.message()), HasSubstr("'/'"));
 }
-
-// Killed at every point at which it can be, and called again until it is through: with what result
-// does not depend on the kill.
-class KilledTest : public MigrationTest, public testing::WithParamInterface<const char*> {
- protected:
-  static bool Works() {
-    return GetParam() == std::string("works") || GetParam() == std::string("is slow");
-  }
-  void Prepare(FakeDomain& domain) {
-    if (GetParam() == std::string("is slow")) domain.power_takes = absl::Seconds(10);
-    if (GetParam() == std::string("does not boot")) domain.cannot_boot_with = "unmap";
-    if (GetParam() == std::string("does not start"))
-      domain.start = absl::InternalError("start: no such machine type");
-  }
-  static bool Crashes(FakeWorld& world, const std::function<void()>& call) {
-    try {
-      call();
-    } catch (const FakeCrash&) {
-      return true;
-    }
-    world.crash_in = 0;
-    return false;
-  }
-};
-
-TEST_P(KilledTest, AtEveryPointTheNextCallConverges) {
-  int points = 0;
-  for (bool crashed = true; crashed;) {
-    FakeWorld world;
-    FakeDomain& domain = Add(world);
-    Prepare(domain);
-    world.crash_in = ++points;
-    crashed = Crashes(world, [&] { ApplyOne(world, options_); });
-    EXPECT_TRUE(domain.inactive_xml == domain.first_xml || IsNew(domain)) << "killed at " << points;
-    std::vector<MigratedDomain> last;
-    for (int call = 0; call < 3; ++call)
-      last = ApplyMigrate(world.services(), options_, Plan(world, options_), {});
-    const bool works = Works();
-    EXPECT_EQ(IsNew(domain), works) << "killed at " << points;
-    EXPECT_EQ(domain.summary.state, DomainState::kRunning) << "killed at " << points;
-    EXPECT_EQ(domain.live_xml, domain.inactive_xml) << "killed at " << points;
-    EXPECT_EQ(StepOf(world), works ? MigrationStep::kDone : MigrationStep::kRolledBack)
-        << "killed at " << points;
-    if (testing::Test::HasFailure()) return;
-  }
-  EXPECT_GT(points, 10);
-  RecordProperty("points", points);
-}
-
-TEST_P(KilledTest, InARollbackTheNextCallConverges) {
-  if (!Works()) return;
-  for (bool crashed = true, first = true; crashed; first = false) {
-    static int points;
-    if (first) points = 0;
-    FakeWorld world;
-    FakeDomain& domain = Add(world);
-    Prepare(domain);
-    ApplyOne(world, options_);
-    world.crash_in = ++points;
-    crashed = Crashes(world, [&] { RollBackMigrated(world.services(), options_, {}).value(); });
-    EXPECT_TRUE(domain.inactive_xml == domain.first_xml || IsNew(domain)) << "killed at " << points;
-    RollBackMigrated(world.services(), options_, {}).value();
-    EXPECT_EQ(domain.live_xml, domain.first_xml) << "killed at " << points;
-    EXPECT_EQ(domain.inactive_xml, domain.first_xml) << "killed at " << points;
-    EXPECT_EQ(StepOf(world), MigrationStep::kRolledBack) << "killed at " << points;
-    if (testing::Test::HasFailure()) return;
-  }
-}
-
-INSTANTIATE_TEST_SUITE_P(Migration, KilledTest,
-                         testing::Values("works", "is slow", "does not boot", "does not start"),
-                         [](const auto& test) {
-                           std::string name = test.param;
-                           std::replace(name.begin(), name.end(), ' ', '_');
-                           return name;
-                         });
 
 }  // namespace
 }  // namespace virt_reclaim

@@ -1,0 +1,96 @@
+"""apply and rollback of a domain that is off, killed at every sync of the journal and of libvirt's definition. No guest is booted."""
+
+from __future__ import annotations
+
+import signal
+import unittest
+
+import bedpath
+
+from vrtest import EmbedHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all
+from vrtest.guest import MIB, OLD_MACHINE
+from vrtest.programs import find_program
+
+DONE, REFUSED = 0, 5
+APPLY, ROLLBACK = ("migrate", "apply", "--assume", "web"), ("migrate", "rollback", "web")
+PASSWORD = "s3cr3t!"
+
+
+class Killed(unittest.TestCase):
+    def setUp(self) -> None:
+        self.space = Workspace()
+        self.addCleanup(self.space.close)
+        self.host = EmbedHost(self.space.path)
+        self.reclaim = VirtReclaim(PROGRAM, self.host)
+        image = self.space.path / "web.raw"
+        with open(image, "wb") as file:
+            file.truncate(64 * MIB)
+        xml = self.space.path / "web.xml"
+        xml.write_text(
+            f"<domain type='qemu'><name>web</name><memory unit='MiB'>128</memory>"
+            f"<os><type arch='x86_64' machine='{OLD_MACHINE}'>hvm</type></os>"
+            f"<devices><disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{image}'/>"
+            f"<target dev='vda' bus='virtio'/></disk><graphics type='vnc' passwd='{PASSWORD}'/></devices></domain>"
+        )
+        self.host.virsh("define", xml)
+        self.old = self.saved()
+
+    def saved(self) -> str:
+        return self.host.virsh("dumpxml", "--inactive", "--security-info", "web").stdout
+
+    def killed(self, point: int, words: tuple[str, ...]) -> Reply:
+        killer = VirtReclaim(
+            PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN="/state/:/etc/qemu/"
+        )
+        return killer.run(*words)
+
+    def require_whole(self) -> None:
+        """The domain has the one definition or the other; and every migration that has begun has the old one, secrets and all."""
+        saved = self.saved()
+        self.assertTrue(saved == self.old or saved.count("discard='unmap'") == 1, saved)
+        for journal in (self.space.path / "state" / "migrate").rglob("journal.jsonl"):
+            if journal.stat().st_size:
+                kept = (journal.parent / "old.xml").read_text()
+                self.assertNotIn("unmap", kept)
+                self.assertIn(PASSWORD, kept)
+                self.assertTrue(kept.rstrip().endswith("</domain>"), kept)
+
+    def converges(self, first: tuple[str, ...], then: tuple[str, ...], least: int) -> None:
+        point = 0
+        while True:
+            point += 1
+            if first is ROLLBACK:
+                self.assertEqual(self.reclaim.run(*APPLY).status, DONE)
+            killed = self.killed(point, first)
+            if killed.status != -signal.SIGKILL:
+                break
+            with self.subTest(killed_at=point):
+                self.require_whole()
+                reply = self.reclaim.run(*then)
+                # Before it had begun there is nothing to roll back.
+                self.assertIn(reply.status, (DONE,) if then is first else (DONE, REFUSED), str(reply))
+                self.require_whole()
+                if then is APPLY:
+                    self.assertIn("discard='unmap'", self.saved())
+                    self.assertEqual(self.reclaim.run(*ROLLBACK).status, DONE)
+                self.assertEqual(self.saved(), self.old)
+        self.assertEqual(killed.status, DONE, str(killed))
+        self.assertGreater(point, least)
+
+    def test_in_an_apply_the_next_one_goes_on(self) -> None:
+        self.converges(APPLY, APPLY, 5)
+
+    def test_in_an_apply_a_rollback_puts_the_old_one_back(self) -> None:
+        self.converges(APPLY, ROLLBACK, 5)
+
+    def test_in_a_rollback_the_next_one_goes_on(self) -> None:
+        self.converges(ROLLBACK, ROLLBACK, 3)
+
+
+if __name__ == "__main__":
+    bedpath.require_bed()
+    PROGRAM = host_program_path()
+    KILLER = find_program("libkill_at_sync.so")
+    if not PROGRAM or not KILLER:
+        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    main()
