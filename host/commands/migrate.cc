@@ -32,6 +32,14 @@ bool LiveIsOlder(const Services& services, const MigrateOptions& options,
   return rewritten.ok() && !rewritten->changes.empty();
 }
 
+bool HasLvm(const std::vector<GuestFilesystem>& filesystems) {
+  return std::any_of(filesystems.begin(), filesystems.end(), [](const GuestFilesystem& one) {
+    return std::any_of(one.devices.begin(), one.devices.end(), [](const GuestDevice& device) {
+      return device.kind == GuestDeviceKind::kLvm;
+    });
+  });
+}
+
 // Why there is nothing known of a guest, or what its agent says. `facts.live` is known.
 void AskGuest(const Services& services, const DomainSummary& domain, bool locked,
               const std::stop_token& stop, MigrationFacts& facts) {
@@ -42,9 +50,13 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
     facts.guest_unknown = std::string(Sentence(access.blocker->reason));
     return;
   }
-  auto preflight = access.session->agent->Preflight(kPreflightTimeout, stop);
+  GuestAgent& agent = *access.session->agent;
+  auto preflight = agent.Preflight(kPreflightTimeout, stop);
   if (preflight.ok()) {
     facts.guest = *std::move(preflight);
+    if (facts.guest->lvm_issue_discards == GuestSetting::kUnknown) return;
+    const auto filesystems = agent.ListFilesystems(kAgentTimeout, stop);
+    facts.guest_has_lvm = filesystems.ok() && HasLvm(*filesystems);
   } else {
     facts.guest_unknown = absl::IsUnimplemented(preflight.status())
                               ? "its agent is older than this program"

@@ -158,6 +158,27 @@ TEST_F(MigrateTest, LargeClustersAreNotSaidToAGuestThatDiscardsAsMuch) {
   EXPECT_TRUE(said());
 }
 
+TEST_F(MigrateTest, IssueDiscardsIsSaidToAGuestWithVolumes) {
+  FakeDomain& domain = AddOldDomain(DomainState::kRunning);
+  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", 1 << 30, 1 << 20)};
+  const auto said = [&] {
+    const auto risks = Plan()[0].risks;
+    return std::any_of(risks.begin(), risks.end(), [](const Blocker& risk) {
+      return risk.reason == Reason::kLvmIssueDiscards;
+    });
+  };
+  domain.agent.preflight->lvm_issue_discards = GuestSetting::kEnabled;
+  EXPECT_FALSE(said());
+  GuestDevice volume;
+  volume.name = "dm-0";
+  volume.kind = GuestDeviceKind::kLvm;
+  domain.agent.facts.filesystems[0].devices.push_back(volume);
+  EXPECT_TRUE(said());
+  EXPECT_THAT(Plan()[0].blockers, IsEmpty());
+  domain.agent.preflight->lvm_issue_discards = GuestSetting::kUnknown;
+  EXPECT_FALSE(said());
+}
+
 TEST_F(MigrateTest, StopIsHonouredBetweenDomains) {
   AddOldDomain();
   const auto plan = Plan();

@@ -151,6 +151,29 @@ TEST(JudgeTest, RisksDoNotStopAnything) {
   EXPECT_THAT(judgement.risks, Has(Reason::kFstrimTimer));
 }
 
+// It is about lvremove and lvreduce only, and stops nothing.
+TEST(JudgeTest, IssueDiscardsOfLvmIsARemarkToWhoHasVolumes) {
+  MigrationFacts facts;
+  facts.guest = GoodGuest();
+  for (const GuestSetting setting :
+       {GuestSetting::kUnknown, GuestSetting::kEnabled, GuestSetting::kDisabled}) {
+    facts.guest->lvm_issue_discards = setting;
+    facts.guest_has_lvm = false;  // many guests have the file, and no volume
+    EXPECT_THAT(Judge(facts, {}).risks, IsEmpty());
+    facts.guest_has_lvm = true;
+    const MigrationJudgement judgement = Judge(facts, {});
+    EXPECT_THAT(judgement.blockers, IsEmpty());
+    if (setting == GuestSetting::kUnknown) {
+      EXPECT_THAT(judgement.risks, IsEmpty());
+      continue;
+    }
+    ASSERT_THAT(judgement.risks, testing::SizeIs(1));
+    EXPECT_EQ(judgement.risks[0].reason, Reason::kLvmIssueDiscards);
+    EXPECT_THAT(judgement.risks[0].detail,
+                testing::StartsWith(setting == GuestSetting::kEnabled ? "on:" : "off:"));
+  }
+}
+
 TEST(JudgeTest, TheHostMustHaveTheMachineType) {
   MigrationFacts facts;
   MigrationChange change;
