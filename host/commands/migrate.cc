@@ -9,6 +9,7 @@
 #include "host/commands/offline_facts.h"
 #include "host/services/migration_store.h"
 #include "host/services/state_path.h"
+#include "xml-tools/pending.h"
 
 namespace virt_reclaim {
 namespace {
@@ -64,10 +65,11 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
   }
 }
 
-absl::Status CollectMigrationFacts(const Services& services, const DomainSummary& domain,
+absl::Status CollectMigrationFacts(const Services& services, const MigrateAction& action,
                                    const MigrationChange& change, bool locked,
                                    const std::stop_token& stop,
                                    const MigrateProgress& reading_disks, MigrationFacts& facts) {
+  const DomainSummary& domain = action.domain;
   Hypervisor& hypervisor = services.hypervisor;
   facts.persistent = domain.persistent;
   const auto saved = hypervisor.HasManagedSave(domain.uuid);
@@ -91,6 +93,7 @@ absl::Status CollectMigrationFacts(const Services& services, const DomainSummary
   VR_ASSIGN_OR_RETURN(const std::string live,
                       hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive));
   VR_ASSIGN_OR_RETURN(facts.live, xml::ParseDomain(live));
+  VR_ASSIGN_OR_RETURN(facts.pending, xml::FirstPending(action.before, live));
   VR_ASSIGN_OR_RETURN(facts.activity, hypervisor.Activity(domain.uuid, *facts.live));
   AskGuest(services, domain, locked, stop, facts);
   return absl::OkStatus();
@@ -297,8 +300,8 @@ absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
   change.fix_guest = options.fix_guest;
   change.assume = options.assume;
   change.power_cycle = options.power_cycle == PowerCycle::kShutdown;
-  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, action.domain, change, locked, stop,
-                                           options.progress, facts));
+  VR_RETURN_IF_ERROR(
+      CollectMigrationFacts(services, action, change, locked, stop, options.progress, facts));
   return Judge(facts, change);
 }
 

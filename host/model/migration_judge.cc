@@ -53,6 +53,9 @@ void JudgeLive(const MigrationFacts& facts, const MigrationChange& change,
                MigrationJudgement& judgement) {
   if (!facts.live || SameWhereItMatters(facts.saved, *facts.live) ||
       SameWhereItMatters(change.after, *facts.live)) {
+    // Of the rest nobody can be sure what libvirt makes of it, so that it stops nothing.
+    if (!facts.pending.empty())
+      judgement.risks.push_back({Reason::kDefinitionPending, facts.pending});
     return;
   }
   (change.power_cycle ? judgement.blockers : judgement.risks)

@@ -179,6 +179,17 @@ TEST_F(MigrateTest, IssueDiscardsIsSaidToAGuestWithVolumes) {
   EXPECT_FALSE(said());
 }
 
+TEST_F(MigrateTest, WhatElseWaitsForAPowerCycleIsARisk) {
+  FakeDomain& domain = AddOldDomain(DomainState::kRunning);
+  options_.power_cycle = PowerCycle::kShutdown;
+  domain.inactive_xml.insert(domain.inactive_xml.find("  <os>"), "  <memory>2048</memory>\n");
+  domain.live_xml.insert(domain.live_xml.find("  <os>"), "  <memory>2048</memory>\n");
+  EXPECT_THAT(Plan()[0].risks, IsEmpty());
+  domain.inactive_xml.replace(domain.inactive_xml.find(">2048<"), 6, ">9048<");
+  EXPECT_THAT(Plan()[0].risks, ElementsAre(Blocker{Reason::kDefinitionPending, "memory"}));
+  EXPECT_THAT(Plan()[0].blockers, IsEmpty());
+}
+
 TEST_F(MigrateTest, StopIsHonouredBetweenDomains) {
   AddOldDomain();
   const auto plan = Plan();

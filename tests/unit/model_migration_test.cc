@@ -88,6 +88,23 @@ TEST(JudgeTest, APowerCycleWouldBringSomebodyElsesChangeIntoForce) {
   EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
 }
 
+// What libvirt makes of the rest at a start is not ours to know for certain: a remark.
+TEST(JudgeTest, WhatElseWaitsForAPowerCycleIsOnlySaid) {
+  MigrationFacts facts;
+  facts.saved.machine = "pc-q35-7.2";
+  facts.live = facts.saved;
+  facts.pending = "memory";
+  MigrationChange change;
+  change.power_cycle = true;
+  change.after = facts.saved;
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+  EXPECT_THAT(Judge(facts, change).risks,
+              testing::ElementsAre(Blocker{Reason::kDefinitionPending, "memory"}));
+  facts.live->machine = "pc-q35-6.0";  // said once
+  EXPECT_THAT(Judge(facts, change).risks, IsEmpty());
+  EXPECT_THAT(Judge(facts, change).blockers, testing::SizeIs(1));
+}
+
 TEST(JudgeTest, ABusChangeNeedsDriversAndNamesThatStay) {
   MigrationChange change;
   change.moved_disks = {"vda"};
