@@ -138,7 +138,7 @@ absl::Status JudgeImagesInto(const Services& services, const MigrateOptions& opt
   for (const xml::Refusal& refusal : judged.refusals) action.excluded.push_back(refusal.target);
   if (!action.excluded.empty()) VR_RETURN_IF_ERROR(RewriteInto(services, options, action));
   action.refusals.insert(action.refusals.end(), judged.refusals.begin(), judged.refusals.end());
-  action.images = IdentitiesOf(judged.facts, action.changes);
+  action.images = IdentitiesOf(services, judged.facts, action.changes);
   return absl::OkStatus();
 }
 
@@ -263,7 +263,7 @@ absl::StatusOr<std::vector<PlannedImage>> ImagesOf(const Services& services,
                                                    const std::vector<xml::Change>& changes) {
   VR_ASSIGN_OR_RETURN(const DomainFacts facts,
                       CollectDomain(services, domain, Hypervisor::Xml::kInactive));
-  return IdentitiesOf(facts, changes);
+  return IdentitiesOf(services, facts, changes);
 }
 
 absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const MigrateOptions& options,

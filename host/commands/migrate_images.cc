@@ -14,8 +14,8 @@ namespace {
 
 constexpr absl::Duration kAgentTimeout = absl::Seconds(2);
 
-// Empty: it is no file of this machine.
-std::optional<PlannedImage> IdentityOf(const DiskFacts& disk) {
+// Empty: it is neither a file nor a block device of this machine.
+std::optional<PlannedImage> IdentityOf(const Services& services, const DiskFacts& disk) {
   PlannedImage image;
   image.target = disk.xml.target;
   if (!disk.chain.empty()) {
@@ -25,7 +25,14 @@ std::optional<PlannedImage> IdentityOf(const DiskFacts& disk) {
     image.inode = top.inode;
     return image;
   }
-  return std::nullopt;
+  const ImageStorage storage = StorageOf(services, disk);
+  if (storage.devices.empty()) return std::nullopt;
+  const HostDevice& device = storage.devices.front();
+  if (device.number == 0 || !device.size) return std::nullopt;
+  image.path = disk.xml.source.path;
+  image.number = device.number;
+  image.size = *device.size;
+  return image;
 }
 
 bool SaysLargeClusters(const ImageJudgement& judgement) {
@@ -127,12 +134,12 @@ absl::StatusOr<JudgedImages> JudgeImages(const Services& services, const Migrate
   return judged;
 }
 
-std::vector<PlannedImage> IdentitiesOf(const DomainFacts& facts,
+std::vector<PlannedImage> IdentitiesOf(const Services& services, const DomainFacts& facts,
                                        const std::vector<xml::Change>& changes) {
   std::vector<PlannedImage> images;
   for (const DiskFacts& disk : facts.disks) {
     if (!TouchesDisk(changes, disk.xml.target)) continue;
-    if (auto image = IdentityOf(disk)) images.push_back(*std::move(image));
+    if (auto image = IdentityOf(services, disk)) images.push_back(*std::move(image));
   }
   return images;
 }

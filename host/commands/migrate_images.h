@@ -46,9 +46,9 @@ absl::StatusOr<JudgedImages> JudgeImages(const Services& services, const Migrate
                                          const MigrateAction& action, Storages& storages,
                                          const std::stop_token& stop);
 
-// The images of the disks that `changes` are about; those that are no files of this machine
-// have no identity, and are left out.
-std::vector<PlannedImage> IdentitiesOf(const DomainFacts& facts,
+// The images of the disks that `changes` are about; those that are neither files nor block devices
+// of this machine have no identity, and are left out.
+std::vector<PlannedImage> IdentitiesOf(const Services& services, const DomainFacts& facts,
                                        const std::vector<xml::Change>& changes);
 
 }  // namespace virt_reclaim
