@@ -10,7 +10,7 @@ function(virt_reclaim_xml_test name label file)
 endfunction()
 
 virt_reclaim_xml_test(xml_golden_test golden golden/xml/golden_test.cc)
-foreach(unit diff document domain filter hostile machine_types rewrite stored)
+foreach(unit diff document domain filter hostile machine_types pending rewrite stored)
   virt_reclaim_xml_test(xml_${unit}_test unit unit/xml_${unit}_test.cc)
 endforeach()
 

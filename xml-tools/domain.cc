@@ -130,6 +130,7 @@ Disk Reader::ReadDisk(NodeId node) const {
   disk.driver_name = Get(driver, "name");
   disk.discard = Get(driver, "discard");
   disk.detect_zeroes = Get(driver, "detect_zeroes");
+  disk.discard_no_unref = Get(driver, "discard_no_unref");
   disk.cache = Get(driver, "cache");
   disk.io = Get(driver, "io");
   disk.read_only = Has(node, "readonly");

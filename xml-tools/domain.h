@@ -50,6 +50,7 @@ struct Disk {
   std::string driver_name;           // qemu
   std::string discard;               // driver/@discard; empty when not said, which means ignore
   std::string detect_zeroes;
+  std::string discard_no_unref;  // driver/@discard_no_unref; empty when not said, which means off
   std::string cache, io;
   bool read_only = false;
   bool shareable = false;

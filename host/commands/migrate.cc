@@ -1,16 +1,15 @@
 #include "host/commands/migrate.h"
 
 #include <algorithm>
-#include <map>
-#include <mutex>
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/commands/migrate_images.h"
 #include "host/commands/offline_facts.h"
-#include "host/model/image_judge.h"
 #include "host/services/migration_store.h"
 #include "host/services/state_path.h"
+#include "xml-tools/pending.h"
 
 namespace virt_reclaim {
 namespace {
@@ -34,6 +33,14 @@ bool LiveIsOlder(const Services& services, const MigrateOptions& options,
   return rewritten.ok() && !rewritten->changes.empty();
 }
 
+bool HasLvm(const std::vector<GuestFilesystem>& filesystems) {
+  return std::any_of(filesystems.begin(), filesystems.end(), [](const GuestFilesystem& one) {
+    return std::any_of(one.devices.begin(), one.devices.end(), [](const GuestDevice& device) {
+      return device.kind == GuestDeviceKind::kLvm;
+    });
+  });
+}
+
 // Why there is nothing known of a guest, or what its agent says. `facts.live` is known.
 void AskGuest(const Services& services, const DomainSummary& domain, bool locked,
               const std::stop_token& stop, MigrationFacts& facts) {
@@ -44,9 +51,13 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
     facts.guest_unknown = std::string(Sentence(access.blocker->reason));
     return;
   }
-  auto preflight = access.session->agent->Preflight(kPreflightTimeout, stop);
+  GuestAgent& agent = *access.session->agent;
+  auto preflight = agent.Preflight(kPreflightTimeout, stop);
   if (preflight.ok()) {
     facts.guest = *std::move(preflight);
+    if (facts.guest->lvm_issue_discards == GuestSetting::kUnknown) return;
+    const auto filesystems = agent.ListFilesystems(kAgentTimeout, stop);
+    facts.guest_has_lvm = filesystems.ok() && HasLvm(*filesystems);
   } else {
     facts.guest_unknown = absl::IsUnimplemented(preflight.status())
                               ? "its agent is older than this program"
@@ -54,10 +65,11 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
   }
 }
 
-absl::Status CollectMigrationFacts(const Services& services, const DomainSummary& domain,
+absl::Status CollectMigrationFacts(const Services& services, const MigrateAction& action,
                                    const MigrationChange& change, bool locked,
                                    const std::stop_token& stop,
                                    const MigrateProgress& reading_disks, MigrationFacts& facts) {
+  const DomainSummary& domain = action.domain;
   Hypervisor& hypervisor = services.hypervisor;
   facts.persistent = domain.persistent;
   const auto saved = hypervisor.HasManagedSave(domain.uuid);
@@ -81,25 +93,10 @@ absl::Status CollectMigrationFacts(const Services& services, const DomainSummary
   VR_ASSIGN_OR_RETURN(const std::string live,
                       hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive));
   VR_ASSIGN_OR_RETURN(facts.live, xml::ParseDomain(live));
+  VR_ASSIGN_OR_RETURN(facts.pending, xml::FirstPending(action.before, live));
   VR_ASSIGN_OR_RETURN(facts.activity, hypervisor.Activity(domain.uuid, *facts.live));
   AskGuest(services, domain, locked, stop, facts);
   return absl::OkStatus();
-}
-
-bool Touches(const std::vector<xml::Change>& changes, const std::string& target) {
-  return std::any_of(changes.begin(), changes.end(),
-                     [&](const xml::Change& change) { return change.target == target; });
-}
-
-std::vector<PlannedImage> IdentitiesOf(const DomainFacts& facts,
-                                       const std::vector<xml::Change>& changes) {
-  std::vector<PlannedImage> images;
-  for (const DiskFacts& disk : facts.disks) {
-    if (disk.chain.empty() || !Touches(changes, disk.xml.target)) continue;
-    const ImageFile& top = disk.chain.front();
-    images.push_back({disk.xml.target, top.path, top.device, top.inode});
-  }
-  return images;
 }
 
 MigrationChange ChangeOf(const xml::Domain& before, const std::vector<xml::Change>& changes) {
@@ -111,7 +108,7 @@ MigrationChange ChangeOf(const xml::Domain& before, const std::vector<xml::Chang
   for (const xml::Disk& disk : before.disks) {
     const bool moved = std::find(change.moved_disks.begin(), change.moved_disks.end(),
                                  disk.target) != change.moved_disks.end();
-    if (disk.bus == "virtio" && !moved && Touches(changes, disk.target))
+    if (disk.bus == "virtio" && !moved && TouchesDisk(changes, disk.target))
       change.uses_virtio_blk = true;
   }
   return change;
@@ -131,54 +128,17 @@ absl::Status RewriteInto(const Services& services, const MigrateOptions& options
   return absl::OkStatus();
 }
 
-// What lies below images. Each filesystem is tried once; a block device is looked at in sysfs. Any
-// thread.
-class Storages {
- public:
-  explicit Storages(const Services& services) : services_(services) {}
-  ImageStorage Below(const DiskFacts& disk) {
-    // A file that cannot be examined may be a block device by another name.
-    if (disk.chain.empty()) return StorageOf(services_, disk);
-    ImageStorage storage;
-    storage.punches = CanPunch(disk.chain.front());
-    return storage;
-  }
-
- private:
-  std::optional<bool> CanPunch(const ImageFile& top) {
-    const std::lock_guard lock(mutex_);
-    const auto [entry, is_new] = known_.try_emplace(DataDevice(top));
-    if (is_new) {
-      if (const auto can = services_.images.CanPunch(DataPath(top)); can.ok()) entry->second = *can;
-    }
-    return entry->second;
-  }
-
-  const Services& services_;
-  std::mutex mutex_;
-  std::map<uint64_t, std::optional<bool>> known_;  // by st_dev
-};
-
-// Takes the disks out of the change whose images forbid it. Those of the persistent definition: the
-// running domain may have others under the same names.
-absl::Status JudgeImages(const Services& services, const MigrateOptions& options,
-                         Storages& storages, MigrateAction& action) {
-  VR_ASSIGN_OR_RETURN(const DomainFacts facts,
-                      CollectDomain(services, action.domain, Hypervisor::Xml::kInactive));
-  std::vector<xml::Refusal> refusals;
-  for (const DiskFacts& disk : facts.disks) {
-    if (!Touches(action.changes, disk.xml.target)) continue;
-    ImageJudgement judgement = JudgeImage(disk, storages.Below(disk), options.allow_thick);
-    action.risks.insert(action.risks.end(), judgement.risks.begin(), judgement.risks.end());
-    if (!judgement.refusal) continue;
-    action.excluded.push_back(disk.xml.target);
-    refusals.push_back(
-        {disk.xml.target, std::string(Code(judgement.refusal->reason)),
-         absl::StrCat(Sentence(judgement.refusal->reason), " (", judgement.refusal->detail, ")")});
-  }
+// Takes the disks out of the change whose images forbid it.
+absl::Status JudgeImagesInto(const Services& services, const MigrateOptions& options,
+                             Storages& storages, const std::stop_token& stop,
+                             MigrateAction& action) {
+  VR_ASSIGN_OR_RETURN(const JudgedImages judged,
+                      JudgeImages(services, options, action, storages, stop));
+  action.risks.insert(action.risks.end(), judged.risks.begin(), judged.risks.end());
+  for (const xml::Refusal& refusal : judged.refusals) action.excluded.push_back(refusal.target);
   if (!action.excluded.empty()) VR_RETURN_IF_ERROR(RewriteInto(services, options, action));
-  action.refusals.insert(action.refusals.end(), refusals.begin(), refusals.end());
-  action.images = IdentitiesOf(facts, action.changes);
+  action.refusals.insert(action.refusals.end(), judged.refusals.begin(), judged.refusals.end());
+  action.images = IdentitiesOf(services, judged.facts, action.changes);
   return absl::OkStatus();
 }
 
@@ -204,7 +164,8 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options, S
     action.blockers.push_back({Reason::kRewriteRefused, Printable(status.message())});
     return absl::OkStatus();
   }
-  if (!action.changes.empty()) VR_RETURN_IF_ERROR(JudgeImages(services, options, storages, action));
+  if (!action.changes.empty())
+    VR_RETURN_IF_ERROR(JudgeImagesInto(services, options, storages, stop, action));
   action.goes_on = GoesOn(services, options, action);
   if (action.changes.empty()) {
     action.power_cycle_pending = LiveIsOlder(services, options, action);
@@ -302,7 +263,7 @@ absl::StatusOr<std::vector<PlannedImage>> ImagesOf(const Services& services,
                                                    const std::vector<xml::Change>& changes) {
   VR_ASSIGN_OR_RETURN(const DomainFacts facts,
                       CollectDomain(services, domain, Hypervisor::Xml::kInactive));
-  return IdentitiesOf(facts, changes);
+  return IdentitiesOf(services, facts, changes);
 }
 
 absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const MigrateOptions& options,
@@ -339,8 +300,8 @@ absl::StatusOr<MigrationJudgement> Preflight(const Services& services,
   change.fix_guest = options.fix_guest;
   change.assume = options.assume;
   change.power_cycle = options.power_cycle == PowerCycle::kShutdown;
-  VR_RETURN_IF_ERROR(CollectMigrationFacts(services, action.domain, change, locked, stop,
-                                           options.progress, facts));
+  VR_RETURN_IF_ERROR(
+      CollectMigrationFacts(services, action, change, locked, stop, options.progress, facts));
   return Judge(facts, change);
 }
 

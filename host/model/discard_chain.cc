@@ -10,6 +10,7 @@
 #include "base/escape.h"
 #include "host/model/assessment.h"
 #include "host/model/device_discards.h"
+#include "host/model/guest_disks.h"
 #include "host/model/guest_layers.h"
 #include "host/model/image_judge.h"
 #include "xml-tools/rewrite.h"
@@ -98,19 +99,6 @@ void JudgeFormat(const DiskFacts& disk, Layer& layer) {
   } else if (format.empty() || format == "raw" || format == "qcow2") {
     layer.verdict = LayerVerdict::kOk;
   }
-}
-
-// The smallest piece that the guest's kernel discards of the disk; 0: not known.
-uint64_t GuestUnitOf(const ChainFacts& facts, const std::string& target) {
-  if (!facts.guest) return 0;
-  for (const GuestFilesystem& filesystem : facts.guest->filesystems) {
-    for (const GuestDevice& device : filesystem.devices) {
-      const auto found = facts.guest_to_target.find(device.name);
-      if (device.is_disk && found != facts.guest_to_target.end() && found->second == target)
-        return device.discard_granularity;
-    }
-  }
-  return 0;
 }
 
 Layer ImageLayer(const DiskFacts& disk, uint64_t guest_unit) {
@@ -318,7 +306,8 @@ DiscardChain JudgeDiscardChain(const ChainFacts& facts, const DiskFacts& disk,
     driver.reasons.insert(driver.reasons.begin(), {Reason::kReadOnly, "the disk is <readonly/>"});
   }
   std::move(definition.begin(), definition.end(), std::back_inserter(chain.layers));
-  const uint64_t guest_unit = GuestUnitOf(facts, disk.xml.target);
+  const uint64_t guest_unit =
+      facts.guest ? DiscardUnitOf(facts.guest_to_target, *facts.guest, disk.xml.target) : 0;
   chain.layers.push_back(ImageLayer(disk, guest_unit));
   chain.layers.push_back(StorageLayer(disk, storage, guest_unit));
   return chain;

@@ -96,6 +96,8 @@ struct HostDevice {
   std::vector<std::string> parents;  // what it lies on
   std::optional<uint64_t> discard_max;
   uint64_t discard_granularity = 0;
+  uint64_t number = 0;  // its st_rdev; 0: not known
+  std::optional<uint64_t> size = std::nullopt;
 };
 
 // What QEMU itself says of a disk's device; only when the user let us ask.

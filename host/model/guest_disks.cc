@@ -188,6 +188,18 @@ std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
   return matches;
 }
 
+uint64_t DiscardUnitOf(const std::map<std::string, std::string>& guest_to_target,
+                       const GuestFacts& guest, const std::string& target) {
+  for (const GuestFilesystem& filesystem : guest.filesystems) {
+    for (const GuestDevice& device : filesystem.devices) {
+      const auto found = guest_to_target.find(device.name);
+      if (device.is_disk && found != guest_to_target.end() && found->second == target)
+        return device.discard_granularity;
+    }
+  }
+  return 0;
+}
+
 std::map<std::string, GuestDiskUse> GuestUseByTarget(
     const std::map<std::string, std::string>& guest_to_target, const GuestFacts& guest) {
   std::map<std::string, GuestDiskUse> use;

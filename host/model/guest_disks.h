@@ -4,6 +4,7 @@
 #ifndef VIRT_RECLAIM_HOST_MODEL_GUEST_DISKS_H_
 #define VIRT_RECLAIM_HOST_MODEL_GUEST_DISKS_H_
 
+#include <cstdint>
 #include <map>
 #include <string>
 
@@ -19,6 +20,10 @@ std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
 // Per target, what the guest's mounted filesystems use of it.
 std::map<std::string, GuestDiskUse> GuestUseByTarget(
     const std::map<std::string, std::string>& guest_to_target, const GuestFacts& guest);
+
+// The smallest piece that the guest's kernel discards of the disk `target`, in bytes; 0: not known.
+uint64_t DiscardUnitOf(const std::map<std::string, std::string>& guest_to_target,
+                       const GuestFacts& guest, const std::string& target);
 
 // Kernel names of the disks below a filesystem.
 std::vector<std::string> DisksOf(const GuestFilesystem& filesystem);

@@ -50,7 +50,9 @@ ImageJudgement JudgeImage(const DiskFacts& disk, const ImageStorage& storage, bo
                           uint64_t guest_unit) {
   ImageJudgement judgement;
   const std::string target = Printable(disk.xml.target);
-  if (disk.xml.source.type == "block" && disk.xml.source.format == "qcow2")
+  // With discard_no_unref freed clusters stay where they are, and the end of the image with them.
+  if (disk.xml.source.type == "block" && disk.xml.source.format == "qcow2" &&
+      disk.xml.discard_no_unref != "on")
     judgement.risks.push_back({Reason::kQcow2OnBlockDevice, target});
   JudgeDevicesBelow(storage, guest_unit, judgement);
   if (disk.chain.empty()) return judgement;

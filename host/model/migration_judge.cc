@@ -53,6 +53,9 @@ void JudgeLive(const MigrationFacts& facts, const MigrationChange& change,
                MigrationJudgement& judgement) {
   if (!facts.live || SameWhereItMatters(facts.saved, *facts.live) ||
       SameWhereItMatters(change.after, *facts.live)) {
+    // Of the rest nobody can be sure what libvirt makes of it, so that it stops nothing.
+    if (!facts.pending.empty())
+      judgement.risks.push_back({Reason::kDefinitionPending, facts.pending});
     return;
   }
   (change.power_cycle ? judgement.blockers : judgement.risks)
@@ -105,6 +108,18 @@ void JudgeBusChange(const GuestPreflight& guest, bool is_off, bool fix,
     judgement.blockers.push_back({Reason::kGuestUnknown, "it has more than it could tell"});
 }
 
+// By default nothing is said of it in lvm.conf, and nothing is said here.
+void JudgeLvm(const MigrationFacts& facts, MigrationJudgement& judgement) {
+  if (!facts.guest_has_lvm) return;
+  if (facts.guest->lvm_issue_discards == GuestSetting::kEnabled) {
+    judgement.risks.push_back({Reason::kLvmIssueDiscards,
+                               "on: what lvremove removes is then gone from the host at once"});
+  } else if (facts.guest->lvm_issue_discards == GuestSetting::kDisabled) {
+    judgement.risks.push_back(
+        {Reason::kLvmIssueDiscards, "off: what a removed volume held stays on the host"});
+  }
+}
+
 void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
                 MigrationJudgement& judgement) {
   const bool moves = !change.moved_disks.empty();
@@ -132,6 +147,7 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
     if (mount.discard_option == GuestSetting::kDisabled && !mount.mount_points.empty())
       judgement.risks.push_back({Reason::kMountedNodiscard, mount.mount_points.front()});
   }
+  JudgeLvm(facts, judgement);
   if (guest.fstrim_timer == GuestSetting::kEnabled)
     judgement.risks.push_back({Reason::kFstrimTimer, ""});
 }

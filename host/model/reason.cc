@@ -92,6 +92,8 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
     {Reason::kMountedNodiscard, "mounted-nodiscard",
      "a filesystem of the guest is mounted with nodiscard: only trims give its space back",
      InChain::kRemark},
+    {Reason::kLvmIssueDiscards, "lvm-issue-discards",
+     "the guest's LVM: its setting issue_discards is about removed volumes only, trims pass"},
     {Reason::kCheckpoints, "checkpoints",
      "it has checkpoints: what is trimmed counts as changed for the next incremental backup",
      InChain::kRemark},

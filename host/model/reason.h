@@ -72,6 +72,7 @@ enum class Reason {
   kGuestTooOld,
   kFstrimTimer,
   kMountedNodiscard,
+  kLvmIssueDiscards,
   kCheckpoints,
   kDefinitionPending,
   // ... and on what a disk's image stands.

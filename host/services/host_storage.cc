@@ -24,6 +24,8 @@ namespace virt_reclaim {
 namespace {
 
 constexpr size_t kMaxDevices = 64;
+constexpr uint64_t kSector = 512;  // of sysfs, whatever the device's own is
+constexpr uint64_t kMaxSectors = UINT64_MAX / kSector;
 constexpr size_t kMaxAttributeBytes = 4096;  // a sysfs file is at most a page
 
 constexpr std::array kFilesystems = std::to_array<std::pair<int64_t, absl::string_view>>({
@@ -77,6 +79,15 @@ HostDevice ReadDevice(const std::string& directory) {
   device.dm_name = Attribute(directory, "dm/name");
   device.dm_uuid = Attribute(directory, "dm/uuid");
   device.parents = Slaves(directory);
+  uint32_t major = 0, minor = 0;
+  const std::vector<std::string> number_parts = absl::StrSplit(Attribute(directory, "dev"), ':');
+  if (number_parts.size() == 2 && absl::SimpleAtoi(number_parts[0], &major) &&
+      absl::SimpleAtoi(number_parts[1], &minor)) {
+    device.number = makedev(major, minor);
+  }
+  uint64_t sectors = 0;
+  if (absl::SimpleAtoi(Attribute(directory, "size"), &sectors) && sectors <= kMaxSectors)
+    device.size = sectors * kSector;
   // A partition has no queue of its own.
   const bool partition = access(absl::StrCat(directory, "/partition").c_str(), F_OK) == 0;
   const std::string queue =

@@ -23,10 +23,15 @@ constexpr size_t kDigestLength = 64;                // SHA-256 in hex
 Json DomainJson(const PlannedDomain& domain) {
   Json images = Json::array();
   for (const PlannedImage& image : domain.images) {
-    images.push_back({{"target", image.target},
-                      {"path", image.path},
-                      {"device", image.device},
-                      {"inode", image.inode}});
+    Json one = {{"target", image.target}, {"path", image.path}};
+    if (image.number != 0) {
+      one["device_number"] = image.number;
+      one["size_bytes"] = image.size;
+    } else {
+      one["device"] = image.device;
+      one["inode"] = image.inode;
+    }
+    images.push_back(std::move(one));
   }
   return {{"name", domain.name},
           {"uuid", domain.uuid},
@@ -97,6 +102,22 @@ class Taker {
   absl::Status status_;
 };
 
+absl::StatusOr<PlannedImage> ImageOf(const Json& object) {
+  Taker take(object);
+  PlannedImage image;
+  image.target = take.Text("target");
+  image.path = take.Text("path");
+  if (object.is_object() && object.contains("device_number")) {
+    image.number = take.Number("device_number");
+    image.size = take.Number("size_bytes");
+  } else {
+    image.device = take.Number("device");
+    image.inode = take.Number("inode");
+  }
+  VR_RETURN_IF_ERROR(take.status());
+  return image;
+}
+
 absl::StatusOr<PlannedDomain> DomainOf(const Json& object) {
   Taker take(object);
   PlannedDomain domain;
@@ -105,10 +126,8 @@ absl::StatusOr<PlannedDomain> DomainOf(const Json& object) {
   domain.before_digest = take.DigestText("before_sha256");
   domain.after_digest = take.DigestText("after_sha256");
   for (const Json& one : take.List("images")) {
-    Taker image(one);
-    domain.images.push_back(
-        {image.Text("target"), image.Text("path"), image.Number("device"), image.Number("inode")});
-    VR_RETURN_IF_ERROR(image.status());
+    VR_ASSIGN_OR_RETURN(PlannedImage image, ImageOf(one));
+    domain.images.push_back(std::move(image));
   }
   VR_RETURN_IF_ERROR(take.status());
   return domain;

@@ -15,10 +15,12 @@
 
 namespace virt_reclaim {
 
-// The image of a disk that is to change; a local file, by its identity.
+// The image of a disk that is to change, by its identity: of a local file `device` and `inode`, of
+// a block device of this machine `number` (st_rdev, never 0) and `size` in bytes.
 struct PlannedImage {
   std::string target, path;
   uint64_t device = 0, inode = 0;
+  uint64_t number = 0, size = 0;
   bool operator==(const PlannedImage&) const = default;
 };
 

@@ -46,6 +46,7 @@ class FakeImageStore : public ImageStore {
                        device == world_.devices.end() ? 1 : device->second,
                        std::hash<std::string>()(source.path) + world_.replaced.count(source.path)});
       chain.back().internal_snapshots = world_.internal_snapshots;
+      chain.back().granularity = world_.granularity;
       AddDataFile(chain.back());
     }
     return chain;

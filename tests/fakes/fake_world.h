@@ -125,6 +125,7 @@ class FakeWorld {
   std::vector<GuestTrimOptions> trimmed_with;                         // by our agents
   std::vector<std::string> reached;                                   // pieces of trims: "/#3"
   uint32_t internal_snapshots = 0;                                    // of every image
+  uint64_t granularity = 0;                                           // of every image
   ImageHeader header;  // what else every image says of itself
   // What Sparsify answers, whatever it is asked.
   absl::StatusOr<sparsify::SparsifyResult> sparsify = absl::UnimplementedError("not filled in");

@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
+
 #include "base/io.h"
 #include "host/commands/migrate.h"
 #include "tests/fakes/fake_world.h"
@@ -121,6 +123,71 @@ TEST_F(MigrateTest, ManagedSaveTransientAndManagersRefuse) {
   ASSERT_FALSE(Plan()[0].blockers.empty());
   EXPECT_EQ(Plan()[0].blockers[0].reason, Reason::kManaged);
   EXPECT_THAT(world_.calls, IsEmpty());
+}
+
+// The guest is asked what it discards when the clusters are large.
+TEST_F(MigrateTest, LargeClustersAreNotSaidToAGuestThatDiscardsAsMuch) {
+  FakeDomain& domain = AddOldDomain(DomainState::kRunning);
+  world_.AddImage("/images/a.raw", 1 << 30, 1 << 20);
+  world_.granularity = 2 << 20;
+  const auto said = [&] {
+    const auto risks = Plan()[0].risks;
+    return std::any_of(risks.begin(), risks.end(),
+                       [](const Blocker& risk) { return risk.reason == Reason::kLargeClusters; });
+  };
+  GuestFilesystem filesystem = FilesystemOn("vda", 5, "/", 1 << 30, 1 << 20);
+  filesystem.devices[0].discard_granularity = 512;
+  domain.agent.facts.filesystems = {filesystem};
+  EXPECT_TRUE(said());
+  domain.agent.facts.filesystems[0].devices[0].discard_granularity = 2 << 20;
+  EXPECT_FALSE(said());
+  // Another disk is under that name when it starts the next time.
+  const std::string live = domain.live_xml;
+  domain.live_xml.replace(live.find("/images/a.raw"), 13, "/images/b.raw");
+  EXPECT_TRUE(said());
+  domain.live_xml = live;
+  // On another bus it discards in other units.
+  options_.rewrite.bus = xml::BusPolicy::kVirtioScsi;
+  EXPECT_TRUE(said());
+  options_.rewrite.bus = xml::BusPolicy::kKeep;
+  EXPECT_FALSE(said());
+  domain.agent.list = absl::UnavailableError("gone");
+  EXPECT_TRUE(said());
+  domain.agent.list = absl::OkStatus();
+  domain.agent.connect = absl::UnavailableError("nobody");
+  EXPECT_TRUE(said());
+}
+
+TEST_F(MigrateTest, IssueDiscardsIsSaidToAGuestWithVolumes) {
+  FakeDomain& domain = AddOldDomain(DomainState::kRunning);
+  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", 1 << 30, 1 << 20)};
+  const auto said = [&] {
+    const auto risks = Plan()[0].risks;
+    return std::any_of(risks.begin(), risks.end(), [](const Blocker& risk) {
+      return risk.reason == Reason::kLvmIssueDiscards;
+    });
+  };
+  domain.agent.preflight->lvm_issue_discards = GuestSetting::kEnabled;
+  EXPECT_FALSE(said());
+  GuestDevice volume;
+  volume.name = "dm-0";
+  volume.kind = GuestDeviceKind::kLvm;
+  domain.agent.facts.filesystems[0].devices.push_back(volume);
+  EXPECT_TRUE(said());
+  EXPECT_THAT(Plan()[0].blockers, IsEmpty());
+  domain.agent.preflight->lvm_issue_discards = GuestSetting::kUnknown;
+  EXPECT_FALSE(said());
+}
+
+TEST_F(MigrateTest, WhatElseWaitsForAPowerCycleIsARisk) {
+  FakeDomain& domain = AddOldDomain(DomainState::kRunning);
+  options_.power_cycle = PowerCycle::kShutdown;
+  domain.inactive_xml.insert(domain.inactive_xml.find("  <os>"), "  <memory>2048</memory>\n");
+  domain.live_xml.insert(domain.live_xml.find("  <os>"), "  <memory>2048</memory>\n");
+  EXPECT_THAT(Plan()[0].risks, IsEmpty());
+  domain.inactive_xml.replace(domain.inactive_xml.find(">2048<"), 6, ">9048<");
+  EXPECT_THAT(Plan()[0].risks, ElementsAre(Blocker{Reason::kDefinitionPending, "memory"}));
+  EXPECT_THAT(Plan()[0].blockers, IsEmpty());
 }
 
 TEST_F(MigrateTest, StopIsHonouredBetweenDomains) {

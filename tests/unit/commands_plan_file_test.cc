@@ -104,6 +104,44 @@ TEST_F(PlanFileTest, LeavesAloneWhatChangedSince) {
   EXPECT_THAT(world_.calls, IsEmpty());
 }
 
+// As whoever looks at the device: by its number and size.
+TEST_F(PlanFileTest, LeavesAloneABlockDeviceThatIsAnother) {
+  FakeDomain& domain = DomainOf(0);
+  domain.inactive_xml = absl::StrReplaceAll(
+      domain.inactive_xml,
+      {{"disk type='file'", "disk type='block'"}, {"file='/images/0.raw'", "dev='/dev/vg/web'"}});
+  HostDevice device;
+  device.name = "dm-3";
+  device.discard_max = uint64_t{1} << 30;
+  device.number = 0xfd03;
+  device.size = uint64_t{10} << 30;
+  world_.block_storage = {device};
+  Save();
+  EXPECT_THAT(options_.plan->domains.at(0).images,
+              ElementsAre(PlannedImage{"vda", "/dev/vg/web", 0, 0, 0xfd03, uint64_t{10} << 30}));
+  EXPECT_THAT(options_.plan->domains.at(1).images.at(0).path, HasSubstr("1.raw"));
+  EXPECT_THAT(Plan()[0].blockers, IsEmpty());
+  for (const bool resized : {false, true}) {
+    world_.block_storage = {device};
+    (resized ? *world_.block_storage[0].size : world_.block_storage[0].number) += 1;
+    const auto blockers = Plan()[0].blockers;
+    ASSERT_FALSE(blockers.empty()) << resized;
+    EXPECT_EQ(blockers[0], (Blocker{Reason::kChangedSincePlan, "the image of vda"}));
+  }
+  world_.block_storage[0].size = std::nullopt;  // not known is not as it was
+  EXPECT_FALSE(Plan()[0].blockers.empty());
+  world_.block_storage = {};
+  EXPECT_FALSE(Plan()[0].blockers.empty());
+  // ... and so between the plan of a call and its apply.
+  world_.block_storage = {device};
+  const auto plan = Plan();
+  world_.block_storage[0].number += 1;
+  const auto applied = ApplyMigrate(world_.services(), options_, plan, {});
+  EXPECT_EQ(applied.at(0).outcome.kind, OutcomeKind::kFailed);
+  EXPECT_THAT(std::string(applied.at(0).outcome.error.message()), HasSubstr("were replaced"));
+  EXPECT_THAT(world_.calls, testing::Not(testing::Contains("define web0")));
+}
+
 TEST_F(PlanFileTest, SelectsTheDomainsOfTheOtherVerbs) {
   Save();
   options_.domains = {"web1"};
@@ -137,6 +175,7 @@ TEST_F(PlanFileTest, IsCheckedWholly) {
   EXPECT_FALSE(ReadChanged("\"assume\": true", "\"assume\": 1").ok());
   EXPECT_FALSE(ReadChanged("\"before_sha256\": \"", "\"before_sha256\": \"x").ok());
   EXPECT_FALSE(ReadChanged("\"inode\": ", "\"inode\": -").ok());
+  EXPECT_FALSE(ReadChanged("\"inode\": ", "\"device_number\": ").ok());  // without a size
   EXPECT_FALSE(ReadChanged("\"domains\": [", "\"domains\": [1,").ok());
   EXPECT_FALSE(ReadChanged("}", "").ok());
   EXPECT_FALSE(ReadPlanFile(path_ + ".no").ok());

@@ -39,6 +39,8 @@ TEST_F(HostStorageTest, AVolumeAndWhatItLiesOn) {
   Put("dm-1/queue/discard_max_bytes", "65536");
   Put("dm-1/queue/discard_granularity", "4096");
   Put("dm-1/dm/name", "vg-lv");
+  Put("dm-1/dev", "253:1");
+  Put("dm-1/size", "2048");
   Put("dm-1/dm/uuid", "LVM-abc");
   Put("sda/queue/discard_max_bytes", "0");
   Put("sda/sda1/partition", "1");
@@ -48,6 +50,10 @@ TEST_F(HostStorageTest, AVolumeAndWhatItLiesOn) {
   ASSERT_EQ(devices.size(), 2u);
   EXPECT_EQ(devices[0].name, "dm-1");
   EXPECT_EQ(devices[0].dm_name, "vg-lv");
+  EXPECT_EQ(devices[0].number, makedev(253, 1));
+  EXPECT_EQ(devices[0].size, 1u << 20);
+  EXPECT_EQ(devices[1].number, 0u);
+  EXPECT_EQ(devices[1].size, std::nullopt);
   EXPECT_EQ(devices[0].dm_uuid, "LVM-abc");
   EXPECT_EQ(devices[0].discard_max, 65536u);
   EXPECT_EQ(devices[0].discard_granularity, 4096u);

@@ -129,6 +129,10 @@ TEST(ImageJudgeTest, WhatKeepsSpaceIsSaid) {
   DiskFacts block;
   block.xml.source = {"block", "qcow2", "/dev/vg/a"};
   EXPECT_THAT(JudgeImage(block, {}, false).risks, has(Reason::kQcow2OnBlockDevice));
+  block.xml.discard_no_unref = "off";
+  EXPECT_THAT(JudgeImage(block, {}, false).risks, has(Reason::kQcow2OnBlockDevice));
+  block.xml.discard_no_unref = "on";  // the clusters stay where they are
+  EXPECT_THAT(JudgeImage(block, {}, false).risks, IsEmpty());
 }
 
 }  // namespace

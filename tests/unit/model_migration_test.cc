@@ -88,6 +88,23 @@ TEST(JudgeTest, APowerCycleWouldBringSomebodyElsesChangeIntoForce) {
   EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
 }
 
+// What libvirt makes of the rest at a start is not ours to know for certain: a remark.
+TEST(JudgeTest, WhatElseWaitsForAPowerCycleIsOnlySaid) {
+  MigrationFacts facts;
+  facts.saved.machine = "pc-q35-7.2";
+  facts.live = facts.saved;
+  facts.pending = "memory";
+  MigrationChange change;
+  change.power_cycle = true;
+  change.after = facts.saved;
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+  EXPECT_THAT(Judge(facts, change).risks,
+              testing::ElementsAre(Blocker{Reason::kDefinitionPending, "memory"}));
+  facts.live->machine = "pc-q35-6.0";  // said once
+  EXPECT_THAT(Judge(facts, change).risks, IsEmpty());
+  EXPECT_THAT(Judge(facts, change).blockers, testing::SizeIs(1));
+}
+
 TEST(JudgeTest, ABusChangeNeedsDriversAndNamesThatStay) {
   MigrationChange change;
   change.moved_disks = {"vda"};
@@ -149,6 +166,29 @@ TEST(JudgeTest, RisksDoNotStopAnything) {
   EXPECT_THAT(judgement.risks, Has(Reason::kGuestLayer));
   EXPECT_THAT(judgement.risks, Has(Reason::kDmCrypt));
   EXPECT_THAT(judgement.risks, Has(Reason::kFstrimTimer));
+}
+
+// It is about lvremove and lvreduce only, and stops nothing.
+TEST(JudgeTest, IssueDiscardsOfLvmIsARemarkToWhoHasVolumes) {
+  MigrationFacts facts;
+  facts.guest = GoodGuest();
+  for (const GuestSetting setting :
+       {GuestSetting::kUnknown, GuestSetting::kEnabled, GuestSetting::kDisabled}) {
+    facts.guest->lvm_issue_discards = setting;
+    facts.guest_has_lvm = false;  // many guests have the file, and no volume
+    EXPECT_THAT(Judge(facts, {}).risks, IsEmpty());
+    facts.guest_has_lvm = true;
+    const MigrationJudgement judgement = Judge(facts, {});
+    EXPECT_THAT(judgement.blockers, IsEmpty());
+    if (setting == GuestSetting::kUnknown) {
+      EXPECT_THAT(judgement.risks, IsEmpty());
+      continue;
+    }
+    ASSERT_THAT(judgement.risks, testing::SizeIs(1));
+    EXPECT_EQ(judgement.risks[0].reason, Reason::kLvmIssueDiscards);
+    EXPECT_THAT(judgement.risks[0].detail,
+                testing::StartsWith(setting == GuestSetting::kEnabled ? "on:" : "off:"));
+  }
 }
 
 TEST(JudgeTest, TheHostMustHaveTheMachineType) {

@@ -19,7 +19,7 @@ constexpr char kLive[] = R"(<domain type='kvm' id='3' xmlns:x='urn:manager'>
   <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
   <devices>
     <disk type='file'>
-      <driver name='qemu' type='qcow2' cache='none' io='native' discard='unmap' detect_zeroes='on'/>
+      <driver name='qemu' type='qcow2' cache='none' io='native' discard='unmap' detect_zeroes='on' discard_no_unref='on'/>
       <source file='/vm/top.qcow2'/>
       <backingStore type='file'><format type='qcow2'/><source file='/vm/mid.qcow2'/>
         <backingStore type='block'><format type='raw'/><source dev='/dev/vg/base'/><backingStore/></backingStore>
@@ -86,6 +86,7 @@ TEST(XmlDomainTest, ReadsDisks) {
   EXPECT_EQ(vda.source.path, "/vm/top.qcow2");
   EXPECT_EQ(vda.source.format, "qcow2");
   EXPECT_EQ(vda.cache + vda.io + vda.discard + vda.detect_zeroes, "nonenativeunmapon");
+  EXPECT_EQ(vda.discard_no_unref, "on");
   ASSERT_EQ(vda.backing.size(), 2u);
   EXPECT_EQ(vda.backing[1].type, "block");
   EXPECT_EQ(vda.backing[1].format, "raw");
@@ -96,6 +97,7 @@ TEST(XmlDomainTest, ReadsDisks) {
   const Disk& sdb = domain->disks[1];
   EXPECT_EQ(sdb.source.path, "rbd:pool/image");
   EXPECT_TRUE(sdb.read_only && sdb.shareable && !sdb.transient);
+  EXPECT_EQ(sdb.discard_no_unref, "");
   EXPECT_EQ(sdb.wwn, "5000c50015ea71ac");
   EXPECT_EQ(sdb.drive, (DriveAddress{1, 0, 2, 3}));
   const Disk& vdb = domain->disks[2];
