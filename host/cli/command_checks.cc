@@ -78,6 +78,11 @@ absl::Status CheckExplain(const CommandLine& line) {
   return absl::OkStatus();
 }
 
+absl::Status CheckAgentInstall(const CommandLine& line) {
+  if (!line.domains.empty()) return absl::OkStatus();
+  return InvalidArgumentError("agent install: name the domains");
+}
+
 absl::Status CheckPunch(const CommandLine& line) {
   if (line.null && line.files_from.empty())
     return InvalidArgumentError("--null: it is about --files-from");

@@ -16,6 +16,7 @@ absl::Status CheckMachine(const CommandLine& line);
 absl::Status CheckApply(const CommandLine& line);
 absl::Status CheckRollback(const CommandLine& line);
 absl::Status CheckExplain(const CommandLine& line);
+absl::Status CheckAgentInstall(const CommandLine& line);
 absl::Status CheckPunch(const CommandLine& line);
 absl::Status CheckSync(const CommandLine& line);
 absl::Status CheckSparsify(const CommandLine& line);
