@@ -54,7 +54,7 @@ bool HasController(const xml::Domain& domain) {
 InstallStep OfflineStep(const AgentInstallOptions& options, const DomainSummary& domain) {
   InstallStep step;
   step.what = domain.state == DomainState::kShutOff ? "while it is off, on the host"
-                                                    : "or shut it down, and then, on the host";
+                                                    : "shut it down, and then, on the host";
   step.command = {"virt-customize"};
   if (!options.connect.empty())
     step.command.insert(step.command.end(), {"--connect", options.connect});
@@ -242,8 +242,14 @@ class Installer {
   // What was planned is not done.
   static void Undone(AgentInstall& install, const absl::Status& status) {
     install.starts = false;
-    if (install.defined == PortState::kAdd) install.defined = PortState::kNone;
     if (install.live == PortState::kAdd) install.live = PortState::kNone;
+    if (install.defined == PortState::kAdd) {
+      install.defined = PortState::kNone;
+      if (install.live == PortState::kAtPowerCycle) install.live = PortState::kNone;
+      std::erase_if(install.outcome.reasons, [](const Blocker& reason) {
+        return reason.reason == Reason::kPowerCyclePending;
+      });
+    }
     Fail(install, status);
   }
 

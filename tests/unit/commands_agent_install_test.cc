@@ -363,6 +363,18 @@ TEST_F(AgentInstallTest, ADefinitionThatLibvirtStoresOtherwiseIsPutBack) {
   ExpectUntouched();
 }
 
+TEST_F(AgentInstallTest, APortThatCannotBeDefinedDoesNotComeWithThePowerCycle) {
+  domain().live_xml = domain().inactive_xml =
+      absl::StrReplaceAll(domain().live_xml, {{"virtio-serial", "usb"}});
+  world_.define = absl::InternalError("no");
+  const AgentInstall done = Install();
+  EXPECT_EQ(done.outcome.kind, OutcomeKind::kFailed);
+  EXPECT_EQ(done.defined, PortState::kNone);
+  EXPECT_EQ(done.live, PortState::kNone);
+  EXPECT_THAT(done.outcome.reasons, IsEmpty());
+  ExpectUntouched();
+}
+
 TEST_F(AgentInstallTest, ADefinitionThatChangedSinceThePlanIsLeftAlone) {
   auto plan = PlanAgentInstall(world_.services(), options_, {}).value();
   domain().inactive_xml = absl::StrReplaceAll(domain().inactive_xml, {{"unmap", "ignore"}});
