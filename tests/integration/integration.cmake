@@ -43,7 +43,6 @@ virt_reclaim_integration_test(migrate_killed 300)
 virt_reclaim_integration_test(sync_domain 900)
 virt_reclaim_integration_test(sparsify 300)
 virt_reclaim_integration_test(static_agent 300)
-# Not yet: agent_install, which has not been run on a real guest so far.
 # The first run on a machine fetches a Debian.
 virt_reclaim_integration_test(debian_guest 1500 SECONDS 800)
 if(VIRT_RECLAIM_GUESTFS)
