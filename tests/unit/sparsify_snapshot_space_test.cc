@@ -1,6 +1,6 @@
 #include <gmock/gmock.h>
 
-#include <cstring>
+#include <algorithm>
 #include <random>
 #include <string>
 
@@ -46,7 +46,7 @@ class Image {
     if (data.empty()) data = {{0, bytes.size()}};
     const punch::ReadBytes read = [this](uint64_t offset, std::span<unsigned char> out) {
       if (offset > bytes.size() || out.size() > bytes.size() - offset) return false;
-      memcpy(out.data(), bytes.data() + offset, out.size());
+      std::copy_n(bytes.data() + offset, out.size(), out.data());
       return true;
     };
     return FindSnapshotSpace(read, bytes.size(), data);
