@@ -130,7 +130,7 @@ absl::Status RewriteInto(const Services& services, const MigrateOptions& options
 
 // Takes the disks out of the change whose images forbid it.
 absl::Status JudgeImagesInto(const Services& services, const MigrateOptions& options,
-                             Storages& storages, const std::stop_token& stop,
+                             StoragesBelow& storages, const std::stop_token& stop,
                              MigrateAction& action) {
   VR_ASSIGN_OR_RETURN(const JudgedImages judged,
                       JudgeImages(services, options, action, storages, stop));
@@ -155,8 +155,8 @@ bool GoesOn(const Services& services, const MigrateOptions& options, const Migra
   return true;
 }
 
-absl::Status PlanInto(const Services& services, const MigrateOptions& options, Storages& storages,
-                      const std::stop_token& stop, MigrateAction& action) {
+absl::Status PlanInto(const Services& services, const MigrateOptions& options,
+                      StoragesBelow& storages, const std::stop_token& stop, MigrateAction& action) {
   VR_ASSIGN_OR_RETURN(
       action.before, services.hypervisor.DomainXml(action.domain.uuid, Hypervisor::Xml::kInactive));
   VR_RETURN_IF_ERROR(xml::ParseDomain(action.before).status());
@@ -332,7 +332,7 @@ absl::StatusOr<std::vector<MigrateAction>> PlanMigrate(const Services& services,
                                                        const MigrateOptions& options,
                                                        const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(std::vector<MigrateAction> plan, Select(services, options));
-  Storages storages(services);
+  StoragesBelow storages(services);
   // A guest that is asked takes its time.
   ForEachInParallel(plan.size(), options.parallel, [&](size_t i) {
     MigrateAction& action = plan[i];

@@ -90,7 +90,7 @@ class GuestUnits {
 
 }  // namespace
 
-ImageStorage Storages::Below(const DiskFacts& disk) {
+ImageStorage StoragesBelow::Of(const DiskFacts& disk) {
   // A file that cannot be examined may be a block device by another name.
   if (disk.chain.empty()) return StorageOf(services_, disk);
   ImageStorage storage;
@@ -98,7 +98,7 @@ ImageStorage Storages::Below(const DiskFacts& disk) {
   return storage;
 }
 
-std::optional<bool> Storages::CanPunch(const ImageFile& top) {
+std::optional<bool> StoragesBelow::CanPunch(const ImageFile& top) {
   const std::lock_guard lock(mutex_);
   const auto [entry, is_new] = known_.try_emplace(DataDevice(top));
   if (is_new) {
@@ -113,7 +113,7 @@ bool TouchesDisk(const std::vector<xml::Change>& changes, const std::string& tar
 }
 
 absl::StatusOr<JudgedImages> JudgeImages(const Services& services, const MigrateOptions& options,
-                                         const MigrateAction& action, Storages& storages,
+                                         const MigrateAction& action, StoragesBelow& storages,
                                          const std::stop_token& stop) {
   JudgedImages judged;
   VR_ASSIGN_OR_RETURN(judged.facts,
@@ -121,7 +121,7 @@ absl::StatusOr<JudgedImages> JudgeImages(const Services& services, const Migrate
   GuestUnits units(services, action, stop);
   for (const DiskFacts& disk : judged.facts.disks) {
     if (!TouchesDisk(action.changes, disk.xml.target)) continue;
-    const ImageStorage storage = storages.Below(disk);
+    const ImageStorage storage = storages.Of(disk);
     ImageJudgement judgement = JudgeImage(disk, storage, options.allow_thick);
     if (SaysLargeClusters(judgement))
       judgement = JudgeImage(disk, storage, options.allow_thick, units.Of(disk.xml));

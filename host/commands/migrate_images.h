@@ -21,10 +21,10 @@ bool TouchesDisk(const std::vector<xml::Change>& changes, const std::string& tar
 
 // What lies below images. Each filesystem is tried once; a block device is looked at in sysfs. Any
 // thread.
-class Storages {
+class StoragesBelow {
  public:
-  explicit Storages(const Services& services) : services_(services) {}
-  ImageStorage Below(const DiskFacts& disk);
+  explicit StoragesBelow(const Services& services) : services_(services) {}
+  ImageStorage Of(const DiskFacts& disk);
 
  private:
   std::optional<bool> CanPunch(const ImageFile& top);
@@ -43,7 +43,7 @@ struct JudgedImages {
 // Those of the persistent definition: the running domain may have others under the same names. Its
 // guest is asked when a risk depends on it.
 absl::StatusOr<JudgedImages> JudgeImages(const Services& services, const MigrateOptions& options,
-                                         const MigrateAction& action, Storages& storages,
+                                         const MigrateAction& action, StoragesBelow& storages,
                                          const std::stop_token& stop);
 
 // The images of the disks that `changes` are about; those that are neither files nor block devices

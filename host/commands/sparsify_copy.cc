@@ -185,10 +185,48 @@ void KeepForm(const sparsify::ImageForm& form, SparsifyCopyPlan& plan) {
     plan.lost.emplace_back("bitmaps, which compat=0.10 does not have");
 }
 
+bool IsFile(const std::string& path, const struct stat& file) {
+  struct stat status;
+  return stat(path.c_str(), &status) == 0 && status.st_dev == file.st_dev &&
+         status.st_ino == file.st_ino;
+}
+
+bool StandsAlone(const ImageHeader& header) {
+  return header.format == "raw" ||
+         (header.format == "qcow2" && !header.backing && !header.external_data);
+}
+
+// FailedPrecondition: the source stands on `replaced`, or may: a name that is no path ("json:...")
+// is not followed, nor is what other formats say of other files.
+absl::Status CheckNotBelow(const Services& services, const SparsifyCopyOptions& options,
+                           const ImageHeader& source, const struct stat& replaced) {
+  if (StandsAlone(source)) return absl::OkStatus();
+  const absl::Status stands_on = absl::FailedPreconditionError(
+      absl::StrCat(Quoted(options.output), " is what ", Quoted(options.source), " stands on"));
+  const auto chain = services.images.Chain({"file", source.format, options.source}, {});
+  bool known = chain.ok() && !chain->empty();
+  for (const ImageFile& image : chain.ok() ? *chain : std::vector<ImageFile>()) {
+    if (IsFile(image.path, replaced) || (image.data && IsFile(image.data->path, replaced)))
+      return stands_on;
+    known = known && (!image.external_data || image.data);
+  }
+  if (known) {
+    const ImageFile& last = chain->back();
+    const auto header = services.images.ReadHeader(last.path, last.format);
+    // Its data file was looked at.
+    known =
+        header.ok() && !header->backing && (header->format == "raw" || header->format == "qcow2");
+  }
+  if (known) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("not known whether ", Quoted(options.source), " stands on ",
+                   Quoted(options.output), ": remove that file first, or name another one"));
+}
+
 // A file that is replaced must be nobody's, and nothing that the source stands on: QEMU's locks on
 // it would not be heard of, as it is not opened.
 absl::Status CheckReplaced(const Services& services, const SparsifyCopyOptions& options,
-                           const std::string& format) {
+                           const ImageHeader& source) {
   struct stat replaced;
   if (stat(options.output.c_str(), &replaced) != 0 || !S_ISREG(replaced.st_mode))
     return absl::OkStatus();
@@ -196,17 +234,7 @@ absl::Status CheckReplaced(const Services& services, const SparsifyCopyOptions& 
   asking.intent = ImageIntent::kResize;
   const absl::Status unused = CheckUnused(options.output, asking);
   if (absl::IsAborted(unused)) return unused;
-  const auto chain = services.images.Chain({"file", format, options.source}, {});
-  if (!chain.ok()) return absl::OkStatus();
-  for (const ImageFile& image : *chain) {
-    struct stat status;
-    if (stat(image.path.c_str(), &status) == 0 && status.st_dev == replaced.st_dev &&
-        status.st_ino == replaced.st_ino) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(Quoted(options.output), " is what ", Quoted(options.source), " stands on"));
-    }
-  }
-  return absl::OkStatus();
+  return CheckNotBelow(services, options, source, replaced);
 }
 
 }  // namespace
@@ -231,7 +259,7 @@ absl::StatusOr<SparsifyCopyPlan> PlanSparsifyCopy(const Services& services,
   const absl::Status unused = CheckUnused(options.source, Reading());
   if (absl::IsAborted(unused)) return unused;
   VR_ASSIGN_OR_RETURN(plan.header, services.images.ReadHeader(options.source, format));
-  VR_RETURN_IF_ERROR(CheckReplaced(services, options, plan.header.format));
+  VR_RETURN_IF_ERROR(CheckReplaced(services, options, plan.header));
   VR_ASSIGN_OR_RETURN(plan.output.path, Absolute(options.output));
   plan.output.format = options.output_format.empty() ? plan.header.format : options.output_format;
   plan.output.options = options.qemu_options;

@@ -42,6 +42,20 @@ std::optional<Range> CompressedCluster(uint64_t entry, uint32_t cluster_bits, ui
 // Reads all of the span at an offset, false when that cannot be.
 using ReadBytes = std::function<bool(uint64_t offset, std::span<unsigned char> bytes)>;
 
+// Parts of an entry of an L1 or L2 table that is not compressed, and what says that it is.
+inline constexpr uint64_t kQcow2OffsetMask = 0x00fffffffffffe00;
+inline constexpr uint64_t kQcow2Compressed = uint64_t{1} << 62;
+inline constexpr uint64_t kQcow2EntryBytes = 8;                   // of L1 tables
+inline constexpr uint64_t kQcow2MaxL1Bytes = uint64_t{32} << 20;  // QEMU's own limit, block/qcow2.h
+
+// The number in `bytes`, at most 8 of them. Pure.
+uint64_t BigEndian(std::span<const unsigned char> bytes);
+
+// Hands out the 8-byte number at every `stride` bytes of a table, until `entry` says false. False:
+// then, and when the table cannot be read.
+bool ForEachTableEntry(const ReadBytes& read, uint64_t offset, uint64_t bytes, uint64_t stride,
+                       const std::function<bool(uint64_t)>& entry);
+
 // The compressed clusters of the active state of the image behind `read`, sorted and joined; less
 // of them where something is damaged or there are too many: it reads 262,144 L2 tables and 1 GiB of
 // them at most, and keeps at most four million ranges. Any thread.

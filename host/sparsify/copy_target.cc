@@ -14,6 +14,7 @@
 #include "base/io.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "host/guard/image_guard.h"
 
 namespace virt_reclaim::sparsify {
 namespace {
@@ -29,10 +30,32 @@ absl::Status TakeOwnerAndMode(int fd, const struct stat& like, const std::string
   return absl::OkStatus();
 }
 
-// Under a name that nothing has yet, where the filesystem can promise that.
+// Under a name that nothing has yet. Where the filesystem cannot promise that (NFS, FUSE) the name
+// is taken with an empty file first, which only one can make.
 bool GiveNewName(const std::string& from, const std::string& to) {
   if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) return true;
-  return (errno == EINVAL || errno == ENOSYS) && rename(from.c_str(), to.c_str()) == 0;
+  if (errno != EINVAL && errno != ENOSYS) return false;
+  const UniqueFd taken(open(to.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  if (!taken.valid()) return false;
+  if (rename(from.c_str(), to.c_str()) == 0) return true;
+  const int error = errno;
+  unlink(to.c_str());
+  errno = error;
+  return false;
+}
+
+// Hours may have gone by since it was looked at: another file may be there, or a domain use it,
+// which would go on writing to a file without a name.
+absl::Status CheckStillUnused(const std::string& path, const struct stat& replaced,
+                              const std::string& quoted) {
+  struct stat now;
+  if (lstat(path.c_str(), &now) != 0) return ErrnoStatus(errno, "look at " + quoted);
+  if (now.st_dev != replaced.st_dev || now.st_ino != replaced.st_ino)
+    return absl::AbortedError(quoted + " is another file by now");
+  GuardOptions asking;
+  asking.intent = ImageIntent::kResize;
+  const absl::Status unused = CheckUnused(path, asking);
+  return absl::IsAborted(unused) ? unused : absl::OkStatus();
 }
 
 }  // namespace
@@ -73,6 +96,7 @@ absl::Status CopyTarget::Publish() {
   const bool lasting = S_ISREG(written.st_mode) || S_ISBLK(written.st_mode);
   if (lasting && fsync(fd.get()) != 0) return ErrnoStatus(errno, "sync " + quoted);
   if (!directory_) return absl::OkStatus();
+  if (replaced_) VR_RETURN_IF_ERROR(CheckStillUnused(path_, *replaced_, quoted));
   const bool named = replaced_ ? rename(temporary_path_.c_str(), path_.c_str()) == 0
                                : GiveNewName(temporary_path_, path_);
   if (!named) return ErrnoStatus(errno, "make " + quoted);

@@ -26,7 +26,8 @@ class CopyTarget {
 
   // Gives it its name, and owner and mode of the file it takes the place of, once all of it is on
   // the disk; when this returns, the name is, too (fsync). AlreadyExists: somebody else made a file
-  // of that name meanwhile. Any error: what was written goes with this object, unless it is the
+  // of that name meanwhile; Aborted: the file it takes the place of is another one by now, or in
+  // use. Any error: what was written goes with this object, unless it is the
   // sync of the directory that failed.
   absl::Status Publish();
 

@@ -21,21 +21,16 @@
 namespace virt_reclaim::sparsify {
 namespace {
 
-constexpr uint64_t kOffsetMask = 0x00fffffffffffe00;  // of entries that are not compressed
-constexpr uint64_t kCompressed = uint64_t{1} << 62;
 constexpr uint64_t kKnownFeatures = 0x1f;  // dirty, corrupt, data file, compression, extended L2
-constexpr uint64_t kEntryBytes = 8;
 constexpr uint64_t kVersion2Header = 72;
 constexpr size_t kSnapshotBytes = 40;  // of one in the table, before what has no fixed length
 
 constexpr uint32_t kMaxSnapshots = 1024;
 constexpr uint64_t kMaxExtraBytes = 1024;    // QEMU's own limit, block/qcow2-snapshot.c
-constexpr uint64_t kMaxL1Bytes = 32 * kMiB;  // likewise, block/qcow2.h
 constexpr uint64_t kMaxL1Entries = 8 << 20;  // of all L1 tables
 constexpr size_t kMaxL2Tables = 1 << 18;
 constexpr uint64_t kMaxL2Bytes = kGiB;
 constexpr uint64_t kMaxClusters = 64 << 20;  // 128 MiB of marks; 4 TiB of the usual clusters
-constexpr size_t kChunkBytes = 64 * kKiB;
 constexpr size_t kDescribed = 5;
 
 // Who refers to a cluster: from kFirst on one snapshot alone.
@@ -45,10 +40,8 @@ constexpr Owner kGuest = 1;  // the active state, perhaps besides snapshots
 constexpr Owner kSeveral = 2;
 constexpr Owner kFirst = 3;
 
-uint64_t BigEndian(const unsigned char* bytes, size_t width) {
-  uint64_t value = 0;
-  for (size_t i = 0; i < width; ++i) value = value << 8 | bytes[i];
-  return value;
+uint64_t NumberAt(std::span<const unsigned char> bytes, size_t at, size_t width) {
+  return punch::BigEndian(bytes.subspan(at, width));
 }
 
 absl::Status Damaged(absl::string_view what) {
@@ -95,13 +88,13 @@ class Finder {
     const auto tables = punch::ParseQcow2Start(
         absl::string_view(reinterpret_cast<const char*>(start.data()), start.size()), file_bytes_);
     if (!tables) return Damaged("no qcow2 image with data of its own");
-    if (BigEndian(&start[4], 4) == 3 && (BigEndian(&start[72], 8) & ~kKnownFeatures) != 0)
+    if (NumberAt(start, 4, 4) == 3 && (NumberAt(start, 72, 8) & ~kKnownFeatures) != 0)
       return Damaged("unknown features");
     tables_ = *tables;
     cluster_ = uint64_t{1} << tables_.cluster_bits;
     if (file_bytes_ / cluster_ >= kMaxClusters) return TooMany("the image is too large");
-    count_ = static_cast<uint32_t>(BigEndian(&start[60], 4));
-    snapshots_offset_ = BigEndian(&start[64], 8);
+    count_ = static_cast<uint32_t>(NumberAt(start, 60, 4));
+    snapshots_offset_ = NumberAt(start, 64, 8);
     return count_ > kMaxSnapshots ? TooMany("there are too many") : absl::OkStatus();
   }
 
@@ -111,11 +104,11 @@ class Finder {
       std::vector<unsigned char> entry(kSnapshotBytes);
       if (!read_(at, entry)) return Damaged("the table of snapshots");
       Snapshot snapshot;
-      snapshot.l1_offset = BigEndian(entry.data(), 8);
-      snapshot.l1_entries = BigEndian(&entry[8], 4);
-      const uint64_t id_bytes = BigEndian(&entry[12], 2);
-      const uint64_t name_bytes = BigEndian(&entry[14], 2);
-      const uint64_t extra_bytes = BigEndian(&entry[36], 4);
+      snapshot.l1_offset = NumberAt(entry, 0, 8);
+      snapshot.l1_entries = NumberAt(entry, 8, 4);
+      const uint64_t id_bytes = NumberAt(entry, 12, 2);
+      const uint64_t name_bytes = NumberAt(entry, 14, 2);
+      const uint64_t extra_bytes = NumberAt(entry, 36, 4);
       if (extra_bytes > kMaxExtraBytes) return Damaged("the table of snapshots");
       std::vector<unsigned char> texts(id_bytes + name_bytes);
       const uint64_t texts_at = at + kSnapshotBytes + extra_bytes;
@@ -138,35 +131,34 @@ class Finder {
 
   absl::Status ForEachEntry(uint64_t offset, uint64_t bytes, uint64_t stride,
                             const std::function<absl::Status(uint64_t)>& entry) const {
-    std::vector<unsigned char> chunk;
-    while (bytes > 0) {
-      chunk.resize(std::min<uint64_t>(bytes, kChunkBytes));
-      if (!read_(offset, chunk)) return Damaged("a table outside of the file");
-      for (size_t at = 0; at + kEntryBytes <= chunk.size(); at += stride)
-        VR_RETURN_IF_ERROR(entry(BigEndian(&chunk[at], kEntryBytes)));
-      offset += chunk.size();
-      bytes -= chunk.size();
-    }
-    return absl::OkStatus();
+    absl::Status status;
+    const bool whole = punch::ForEachTableEntry(read_, offset, bytes, stride, [&](uint64_t number) {
+      status = entry(number);
+      return status.ok();
+    });
+    if (!status.ok()) return status;
+    return whole ? absl::OkStatus() : Damaged("a table outside of the file");
   }
 
   absl::Status AddL1(uint64_t offset, uint64_t entries, Owner owner) {
-    const uint64_t bytes = entries * kEntryBytes;
+    const uint64_t bytes = entries * punch::kQcow2EntryBytes;
     l1_entries_ += entries;
-    if (bytes > kMaxL1Bytes || l1_entries_ > kMaxL1Entries) return TooMany("large tables");
+    if (bytes > punch::kQcow2MaxL1Bytes || l1_entries_ > kMaxL1Entries)
+      return TooMany("large tables");
     if (bytes > 0 && (!IsCluster(offset) || bytes > file_bytes_ - offset))
       return Damaged("an L1 table outside of the file");
     Mark({offset, offset + bytes}, owner);
-    return ForEachEntry(offset, bytes, kEntryBytes, [&](uint64_t entry) -> absl::Status {
-      const uint64_t table = entry & kOffsetMask;
-      if (table == 0) return absl::OkStatus();
-      if (!IsCluster(table)) return Damaged("an L2 table outside of the file");
-      Owner& owners = l2_tables_[table];
-      owners = Joined(owners, owner);
-      if (l2_tables_.size() > kMaxL2Tables || l2_tables_.size() * cluster_ > kMaxL2Bytes)
-        return TooMany("too many tables");
-      return absl::OkStatus();
-    });
+    return ForEachEntry(
+        offset, bytes, punch::kQcow2EntryBytes, [&](uint64_t entry) -> absl::Status {
+          const uint64_t table = entry & punch::kQcow2OffsetMask;
+          if (table == 0) return absl::OkStatus();
+          if (!IsCluster(table)) return Damaged("an L2 table outside of the file");
+          Owner& owners = l2_tables_[table];
+          owners = Joined(owners, owner);
+          if (l2_tables_.size() > kMaxL2Tables || l2_tables_.size() * cluster_ > kMaxL2Bytes)
+            return TooMany("too many tables");
+          return absl::OkStatus();
+        });
   }
 
   absl::Status AddL2(uint64_t offset, Owner owner) {
@@ -174,13 +166,13 @@ class Finder {
     // QEMU writes whole clusters, but the file may end within the last one.
     const uint64_t bytes = std::min(cluster_, file_bytes_ - offset);
     return ForEachEntry(offset, bytes, tables_.l2_entry_bytes, [&](uint64_t entry) -> absl::Status {
-      if ((entry & kCompressed) != 0) {
+      if ((entry & punch::kQcow2Compressed) != 0) {
         const auto range = punch::CompressedCluster(entry, tables_.cluster_bits, file_bytes_);
         if (!range) return Damaged("a cluster outside of the file");
         Mark(*range, owner);
         return absl::OkStatus();
       }
-      const uint64_t data = entry & kOffsetMask;
+      const uint64_t data = entry & punch::kQcow2OffsetMask;
       if (data == 0) return absl::OkStatus();
       if (!IsCluster(data)) return Damaged("a cluster outside of the file");
       Mark({data, data + cluster_}, owner);

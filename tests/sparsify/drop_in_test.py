@@ -378,6 +378,16 @@ def nobody_writes_the_source(drop_in, judge, work):
         imagelib.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", format_, top)
         if "stands on" not in drop_in("--tmp", temporary, top, source, status=1).stderr:
             raise AssertionError("a backing file was replaced")
+        # By a name that is no path, and as the file that has the data.
+        description = '{"driver": "%s", "file": {"driver": "file", "filename": "%s"}}' % (format_, source)
+        imagelib.run("qemu-img", "create", "-q", "-f", "qcow2", "-b", f"json:{description}", "-F", format_, top)
+        if "not known whether" not in drop_in("--tmp", temporary, top, source, status=1).stderr:
+            raise AssertionError("a backing file with a description for a name was replaced")
+        data = work / "data"
+        imagelib.run("qemu-img", "create", "-q", "-f", "qcow2", "-o", f"data_file={data}", top, "64M")
+        if "stands on" not in drop_in("--tmp", temporary, top, data, status=1).stderr:
+            raise AssertionError("a data file was replaced")
+        data.unlink()
         top.unlink()
         process = asleep_copying(drop_in, work, temporary, source, target)
         begin = time.monotonic()

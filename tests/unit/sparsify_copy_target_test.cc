@@ -82,6 +82,22 @@ TEST_F(CopyTargetTest, WhatCameMeanwhileIsNotReplaced) {
   EXPECT_EQ(*ReadFile(File("copy"), 100), "another one's");
 }
 
+TEST_F(CopyTargetTest, WhatItReplacesMayBeAnotherFileOrInUseByThen) {
+  Write(File("old"), "old");
+  auto target = CopyTarget::Make(File("old"));
+  ASSERT_TRUE(target.ok()) << target.status();
+  Write(target->path(), "ours");
+  {
+    const std::ofstream user(File("old"), std::ios::app);
+    EXPECT_TRUE(absl::IsAborted(target->Publish()));
+  }
+  EXPECT_EQ(*ReadFile(File("old"), 100), "old");
+  Write(File("new"), "another one's");
+  fs::rename(File("new"), File("old"));
+  EXPECT_TRUE(absl::IsAborted(target->Publish()));
+  EXPECT_EQ(*ReadFile(File("old"), 100), "another one's");
+}
+
 TEST_F(CopyTargetTest, NothingToPublish) {
   auto target = CopyTarget::Make(File("copy"));
   ASSERT_TRUE(target.ok()) << target.status();
