@@ -27,7 +27,7 @@ using ::testing::SizeIs;
 
 // In the forked child: one trimmed megabyte, after a while.
 std::atomic<int> chunk_milliseconds{0};
-int FakeFitrim(int /*fd*/, uint64_t /*start*/, uint64_t& length, uint64_t /*minimum*/) {
+int SlowFitrim(int /*fd*/, uint64_t /*start*/, uint64_t& length, uint64_t /*minimum*/) {
   if (chunk_milliseconds > 0) poll(nullptr, 0, chunk_milliseconds);
   length = 1000000;
   return 0;
@@ -88,7 +88,7 @@ struct ServiceTest : ::testing::Test {
   }
 
   FilesystemList list{{MakeFilesystem("/"), MakeFilesystem("/ro", Obstacle::kReadOnly)}, false};
-  AgentService service{{[this] { return list; }, FakeFitrim}};
+  AgentService service{{[this] { return list; }, SlowFitrim}};
   AgentServer server{service};
 };
 

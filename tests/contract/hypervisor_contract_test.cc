@@ -20,7 +20,6 @@ namespace {
 
 using testing::HasSubstr;
 
-constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
 constexpr char kGuestPing[] = R"({"execute":"guest-ping"})";
 constexpr char kNode[] =
     R"(<node><cpu><mhz>2000</mhz><model>x</model><active>2</active><nodes>1</nodes><sockets>1</sockets>

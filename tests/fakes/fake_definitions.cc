@@ -5,6 +5,10 @@
 
 namespace virt_reclaim {
 
+std::string Uuid(int number) {
+  return absl::StrCat("11111111-2222-3333-4444-", 555555555000 + number);
+}
+
 std::string DomainXml(const std::string& name, const std::string& uuid, const std::string& machine,
                       const std::vector<FakeDisk>& disks, const std::string& channel_state) {
   std::string xml = absl::StrCat("<domain type='kvm'>\n  <name>", name, "</name>\n  <uuid>", uuid,

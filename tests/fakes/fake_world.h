@@ -161,6 +161,11 @@ class FakeWorld {
   friend class FakeHypervisor;
 };
 
+// UUIDs of domains: of one, of another, of many.
+inline constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
+inline constexpr char kUuid2[] = "11111111-2222-3333-4444-666666666666";
+std::string Uuid(int number);
+
 // The XML of a small domain: one virtio disk per image, and the agent's channel.
 struct FakeDisk {
   std::string target, bus, image, discard;

@@ -9,8 +9,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
-
 class ExplainTest : public testing::Test {
  protected:
   ExplainTest() {

@@ -15,8 +15,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
-
 class MigrateTest : public testing::Test {
  protected:
   FakeDomain& AddOldDomain(DomainState state = DomainState::kShutOff) {

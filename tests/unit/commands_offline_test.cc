@@ -14,8 +14,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
 
-constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
-
 class OfflineTest : public testing::Test {
  protected:
   OfflineTest() {

@@ -34,14 +34,14 @@ TEST_F(OverviewTest, StoragesAreAskedOnceAndFilesCountOnce) {
 
 TEST_F(OverviewTest, ADiskOnASharedFileCountsOnceOnItsStorage) {
   Add("web");
-  world_.AddDomain(DomainXml("twin", Uuid("twin"), "pc-q35-7.2",
+  world_.AddDomain(DomainXml("twin", UuidOf("twin"), "pc-q35-7.2",
                              {{"vda", "virtio", "/images/web.raw", "unmap"}}, ""),
                    DomainState::kShutOff);
   EXPECT_EQ(Make().storages.at(0).images, 600 * kMiB);
 }
 
 TEST_F(OverviewTest, WithoutLocalImagesThereIsNoStorage) {
-  world_.AddDomain(DomainXml("off", Uuid("off"), "pc-q35-7.2",
+  world_.AddDomain(DomainXml("off", UuidOf("off"), "pc-q35-7.2",
                              {{"vda", "virtio", "/images/gone.raw", "unmap"}}, ""),
                    DomainState::kShutOff);
   const Overview overview = Make();

@@ -16,10 +16,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-std::string Uuid(int number) {
-  return absl::StrCat("11111111-2222-3333-4444-", 555555555000 + number);
-}
-
 class PlanFileTest : public testing::Test {
  protected:
   PlanFileTest() : path_(world_.directory() + "/plan.json") {

@@ -9,9 +9,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
-constexpr char kUuid2[] = "11111111-2222-3333-4444-666666666666";
-
 TEST(MakeReport, ShowsHostAndGuestSideBySide) {
   FakeWorld world;
   world.AddImage("/images/a.raw", kGiB, 600 * kMiB);

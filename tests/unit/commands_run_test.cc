@@ -321,7 +321,7 @@ TEST_F(RunTest, AClockThatIsSetBackInTheMiddle) {
       ElementsAre("trim a: done 480 MiB", "trim b: done 480 MiB", "sparsify old: done 400 MiB"));
   const auto trims =
       TrimHistory(world_.services().state_directory, world_.services().hypervisor.Uri())
-          .Read(Uuid("a"));
+          .Read(UuidOf("a"));
   ASSERT_EQ(trims.size(), 1u);
   EXPECT_GE(trims[0].took, absl::ZeroDuration());
 }

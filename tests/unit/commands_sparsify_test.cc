@@ -20,9 +20,6 @@ using testing::ElementsAre;
 using testing::Field;
 using testing::IsEmpty;
 
-constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
-constexpr char kUuid2[] = "11111111-2222-3333-4444-666666666666";
-
 sparsify::SparsifyResult Found(uint64_t reclaimable, uint64_t given, uint64_t freed) {
   sparsify::SparsifyResult result;
   sparsify::DiskResult& disk = result.disks.emplace_back();

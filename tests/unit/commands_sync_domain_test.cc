@@ -21,8 +21,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
 
-constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
-
 class SyncDomainTest : public testing::Test {
  protected:
   SyncDomainTest() : services_(world_.services()) {

@@ -19,7 +19,7 @@ using testing::IsEmpty;
 class TrimHistoryTest : public TrimTest {
  protected:
   std::vector<TrimRecord> History(const std::string& name) {
-    return TrimHistory(world_.services().state_directory, "fake:///world").Read(Uuid(name));
+    return TrimHistory(world_.services().state_directory, "fake:///world").Read(UuidOf(name));
   }
 };
 
@@ -178,7 +178,7 @@ TEST_F(TrimHistoryTest, WhatCannotBeStoppedIsNotBegunWithoutEnoughTime) {
   record.took = absl::Minutes(10);
   record.whole = true;
   ASSERT_TRUE(TrimHistory(world_.services().state_directory, "fake:///world")
-                  .Append(Uuid("web"), "web", record)
+                  .Append(UuidOf("web"), "web", record)
                   .ok());
   TrimOptions options;
   options.max_duration = absl::Minutes(9);

@@ -11,8 +11,6 @@ namespace {
 using testing::ElementsAre;
 using testing::IsEmpty;
 
-constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
-
 std::vector<std::string> Codes(const std::vector<Blocker>& blockers) {
   std::vector<std::string> codes;
   for (const Blocker& blocker : blockers) codes.emplace_back(Code(blocker.reason));

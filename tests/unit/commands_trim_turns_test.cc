@@ -111,7 +111,7 @@ TEST_F(TrimTurnsTest, CtrlCEndsTheWait) {
 TEST_F(TrimTurnsTest, TheSameDomainIsBusyAtOnce) {
   Add("web");
   const auto storage = OtherOn("1");
-  const auto domain = DomainLock::Take(world_.services().lock_directory, Uuid("web"));
+  const auto domain = DomainLock::Take(world_.services().lock_directory, UuidOf("web"));
   ASSERT_TRUE(domain.ok());
   EXPECT_THAT(Lines(Run(Telling())), ElementsAre("web: skipped busy"));
   EXPECT_THAT(waited_, IsEmpty());

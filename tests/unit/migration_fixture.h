@@ -13,10 +13,6 @@
 
 namespace virt_reclaim {
 
-inline std::string Uuid(int number) {
-  return absl::StrCat("11111111-2222-3333-4444-", 555555555000 + number);
-}
-
 class MigrationTest : public testing::Test {
  protected:
   MigrationTest() {

@@ -10,8 +10,8 @@ using testing::IsEmpty;
 using testing::Pair;
 using testing::UnorderedElementsAre;
 
-GuestDevice Device(const std::string& name, const std::string& bus_path,
-                   const std::string& scsi = "", const std::string& serial = "") {
+GuestDevice DeviceAt(const std::string& name, const std::string& bus_path,
+                     const std::string& scsi = "", const std::string& serial = "") {
   GuestDevice device;
   device.name = name;
   device.is_disk = true;
@@ -47,8 +47,8 @@ TEST(MatchGuestDisks, ByPciSlotOnI440fx) {
   xml::Domain domain;
   domain.disks = {VirtioDisk("vda", 0, 4), VirtioDisk("vdb", 0, 5)};
   // The guest names them the other way round.
-  const GuestFacts guest = Guest({Device("vda", "pci0000:00/0000:00:05.0/virtio1"),
-                                  Device("vdb", "pci0000:00/0000:00:04.0/virtio0")});
+  const GuestFacts guest = Guest({DeviceAt("vda", "pci0000:00/0000:00:05.0/virtio1"),
+                                  DeviceAt("vdb", "pci0000:00/0000:00:04.0/virtio0")});
   EXPECT_THAT(MatchGuestDisks(domain, guest),
               UnorderedElementsAre(Pair("vda", "vdb"), Pair("vdb", "vda")));
 }
@@ -70,7 +70,7 @@ TEST(MatchGuestDisks, ByAtaPort) {
                   DriveDisk("hdc", "ide", 1, 0), DriveDisk("sda", "sata", 0, 0),
                   DriveDisk("sdb", "sata", 0, 1)};
   const auto device = [](const char* name, const char* path, const char* scsi, uint32_t port) {
-    GuestDevice made = Device(name, path, scsi);
+    GuestDevice made = DeviceAt(name, path, scsi);
     made.ata_port = port;
     return made;
   };
@@ -89,7 +89,7 @@ TEST(MatchGuestDisks, ByRootPortOnQ35WhereBusNumbersDiffer) {
   domain.controllers = {{"pci", "pcie-root-port", 3, xml::PciAddress{0, 0, 2, 6}},
                         {"pci", "pcie-root-port", 7, xml::PciAddress{0, 0, 2, 2}}};
   domain.disks = {VirtioDisk("vda", 7, 0), VirtioDisk("vdb", 3, 0)};
-  const GuestFacts guest = Guest({Device("vdx", "pci0000:00/0000:00:02.6/0000:04:00.0/virtio3")});
+  const GuestFacts guest = Guest({DeviceAt("vdx", "pci0000:00/0000:00:02.6/0000:04:00.0/virtio3")});
   EXPECT_THAT(MatchGuestDisks(domain, guest), UnorderedElementsAre(Pair("vdx", "vdb")));
 }
 
@@ -102,15 +102,16 @@ TEST(MatchGuestDisks, ByScsiAddressBehindItsController) {
   disk.bus = "scsi";
   disk.drive = xml::DriveAddress{1, 0, 0, 2};
   domain.disks = {disk};
-  EXPECT_TRUE(
-      MatchGuestDisks(
-          domain, Guest({Device("sda", "pci0000:00/0000:00:06.0/virtio0/host0/target0:0:0/0:0:0:2",
-                                "0:0:0:2")}))
-          .empty());
+  EXPECT_TRUE(MatchGuestDisks(
+                  domain, Guest({DeviceAt(
+                              "sda", "pci0000:00/0000:00:06.0/virtio0/host0/target0:0:0/0:0:0:2",
+                              "0:0:0:2")}))
+                  .empty());
   EXPECT_THAT(
       MatchGuestDisks(
-          domain, Guest({Device("sdb", "pci0000:00/0000:00:07.0/virtio1/host1/target1:0:0/1:0:0:2",
-                                "1:0:0:2")})),
+          domain,
+          Guest({DeviceAt("sdb", "pci0000:00/0000:00:07.0/virtio1/host1/target1:0:0/1:0:0:2",
+                          "1:0:0:2")})),
       UnorderedElementsAre(Pair("sdb", "sda")));
 }
 
@@ -121,17 +122,17 @@ TEST(MatchGuestDisks, BySerialCutTo20BytesOnVirtio) {
   disk.bus = "virtio";
   disk.serial = "0123456789abcdefghijKLMNOP";
   domain.disks = {disk};
-  EXPECT_THAT(MatchGuestDisks(domain, Guest({Device("vdz", "", "", "0123456789abcdefghij")})),
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vdz", "", "", "0123456789abcdefghij")})),
               UnorderedElementsAre(Pair("vdz", "vda")));
-  EXPECT_TRUE(MatchGuestDisks(domain, Guest({Device("vdz", "", "", "")})).empty());
+  EXPECT_TRUE(MatchGuestDisks(domain, Guest({DeviceAt("vdz", "", "", "")})).empty());
 }
 
 TEST(MatchGuestDisks, AnAddressSaysMoreThanASerial) {
   xml::Domain domain;
   domain.disks = {VirtioDisk("vda", 0, 4), VirtioDisk("vdb", 0, 5)};
   for (xml::Disk& disk : domain.disks) disk.serial = "clone";
-  const GuestFacts guest = Guest({Device("vda", "pci0000:00/0000:00:05.0/virtio1", "", "clone"),
-                                  Device("vdb", "pci0000:00/0000:00:04.0/virtio0", "", "clone")});
+  const GuestFacts guest = Guest({DeviceAt("vda", "pci0000:00/0000:00:05.0/virtio1", "", "clone"),
+                                  DeviceAt("vdb", "pci0000:00/0000:00:04.0/virtio0", "", "clone")});
   EXPECT_THAT(MatchGuestDisks(domain, guest),
               UnorderedElementsAre(Pair("vda", "vdb"), Pair("vdb", "vda")));
 }
@@ -142,22 +143,22 @@ TEST(MatchGuestDisks, ASerialThatSeveralHaveTellsNothing) {
   for (xml::Disk& disk : domain.disks) disk.serial = "clone";
   domain.disks[2].serial = "own";
   const std::string elsewhere = "pci0000:00/0000:00:1e.0/0000:01:01.0/virtio9";
-  EXPECT_THAT(MatchGuestDisks(domain, Guest({Device("sda", elsewhere, "", "clone"),
-                                             Device("sdb", elsewhere, "", "own")})),
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("sda", elsewhere, "", "clone"),
+                                             DeviceAt("sdb", elsewhere, "", "own")})),
               UnorderedElementsAre(Pair("sdb", "vdc")));
   // Whose address is known is not claimed by another's serial.
-  EXPECT_THAT(MatchGuestDisks(domain, Guest({Device("sda", elsewhere, "", "own"),
-                                             Device("sdb", "pci0000:00/0000:00:06.0/virtio1")})),
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("sda", elsewhere, "", "own"),
+                                             DeviceAt("sdb", "pci0000:00/0000:00:06.0/virtio1")})),
               UnorderedElementsAre(Pair("sdb", "vdc")));
   // Nor by two at once.
-  EXPECT_THAT(MatchGuestDisks(domain, Guest({Device("sda", elsewhere, "", "own"),
-                                             Device("sdb", elsewhere, "", "own")})),
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("sda", elsewhere, "", "own"),
+                                             DeviceAt("sdb", elsewhere, "", "own")})),
               IsEmpty());
   // virtio cuts serials, and then they may be equal.
   domain.disks[0].serial = "01234567890123456789-a";
   domain.disks[1].serial = "01234567890123456789-b";
   EXPECT_THAT(
-      MatchGuestDisks(domain, Guest({Device("sda", elsewhere, "", "01234567890123456789")})),
+      MatchGuestDisks(domain, Guest({DeviceAt("sda", elsewhere, "", "01234567890123456789")})),
       IsEmpty());
 }
 
@@ -166,12 +167,12 @@ TEST(MatchGuestDisks, BridgesThatPointAtThemselvesEnd) {
   domain.controllers = {{"pci", "pcie-root-port", 1, xml::PciAddress{0, 1, 0, 0}}};
   domain.disks = {VirtioDisk("vda", 1, 0)};
   EXPECT_TRUE(
-      MatchGuestDisks(domain, Guest({Device("vda", "pci0000:00/0000:00:00.0/0000:00:00.0")}))
+      MatchGuestDisks(domain, Guest({DeviceAt("vda", "pci0000:00/0000:00:00.0/0000:00:00.0")}))
           .empty());
 }
 
 TEST(GuestUseByTarget, SumsPerDiskAndCallsTheRestUnknown) {
-  const GuestFacts guest = Guest({Device("vda", "")});
+  const GuestFacts guest = Guest({DeviceAt("vda", "")});
   const auto use = GuestUseByTarget({{"vda", "vda"}}, guest);
   ASSERT_EQ(use.size(), 1u);
   EXPECT_EQ(use.at("vda").used, 100u);
@@ -180,7 +181,7 @@ TEST(GuestUseByTarget, SumsPerDiskAndCallsTheRestUnknown) {
 }
 
 TEST(GuestUseByTarget, PartitionsNotMountedAreUnknown) {
-  GuestFacts guest = Guest({Device("vda", "")});
+  GuestFacts guest = Guest({DeviceAt("vda", "")});
   GuestDevice partition;
   partition.name = "vda1";
   partition.size = 600;
@@ -193,7 +194,7 @@ TEST(GuestUseByTarget, PartitionsNotMountedAreUnknown) {
 TEST(GuestUseByTarget, FilesystemsOnSeveralDisksFreeNothingOfOne) {
   GuestFacts guest;
   GuestFilesystem filesystem;
-  filesystem.devices = {Device("vda", ""), Device("vdb", "")};
+  filesystem.devices = {DeviceAt("vda", ""), DeviceAt("vdb", "")};
   filesystem.free = 900;
   guest.filesystems = {filesystem};
   const auto use = GuestUseByTarget({{"vda", "vda"}, {"vdb", "vdb"}}, guest);

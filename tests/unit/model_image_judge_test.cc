@@ -57,7 +57,7 @@ TEST(ImageJudgeTest, StorageThatCannotPunchGivesNothing) {
   EXPECT_EQ(JudgeImage(Disk(10 * kGiB, kGiB), {}, true).refusal, std::nullopt);
 }
 
-HostDevice Device(const std::string& name, std::optional<uint64_t> discard_max,
+HostDevice OnHost(const std::string& name, std::optional<uint64_t> discard_max,
                   std::vector<std::string> parents = {}) {
   HostDevice device;
   device.name = name;
@@ -73,27 +73,27 @@ TEST(ImageJudgeTest, ABlockDeviceIsJudgedByItsLimits) {
     const char* refused_for;  // empty: not refused
     const char* risk;         // empty: none
   };
-  std::vector<HostDevice> thin = {Device("dm-1", kMiB, {"dm-2"}), Device("dm-2", 0, {"sda"}),
-                                  Device("sda", 0)};
+  std::vector<HostDevice> thin = {OnHost("dm-1", kMiB, {"dm-2"}), OnHost("dm-2", 0, {"sda"}),
+                                  OnHost("sda", 0)};
   thin[0].dm_uuid = "LVM-volume";
   thin[1].dm_uuid = "LVM-pool-tpool";
   std::vector<HostDevice> coarse = thin;
   coarse[0].discard_granularity = kMiB;
-  std::vector<HostDevice> crypt = {Device("dm-0", 0, {"sda"}), Device("sda", kGiB)};
+  std::vector<HostDevice> crypt = {OnHost("dm-0", 0, {"sda"}), OnHost("sda", kGiB)};
   crypt[0].dm_name = "secret";
   crypt[0].dm_uuid = "CRYPT-LUKS2-abc";
   const std::vector<Case> cases = {
-      {"takes them", {Device("sda", kGiB)}, "", ""},
-      {"takes none", {Device("sda", 0)}, "sda", ""},
-      {"what it lies on takes none", {Device("dm-0", 0, {"sda"}), Device("sda", 0)}, "sda", ""},
+      {"takes them", {OnHost("sda", kGiB)}, "", ""},
+      {"takes none", {OnHost("sda", 0)}, "sda", ""},
+      {"what it lies on takes none", {OnHost("dm-0", 0, {"sda"}), OnHost("sda", 0)}, "sda", ""},
       {"dm-crypt takes none", crypt, "secret (dm-0), dm-crypt without allow-discards", ""},
       {"a leg takes none",
-       {Device("md0", kGiB, {"sda", "sdb"}), Device("sda", kGiB), Device("sdb", 0)},
+       {OnHost("md0", kGiB, {"sda", "sdb"}), OnHost("sda", kGiB), OnHost("sdb", 0)},
        "",
        "storage-cannot-punch: sdb"},
       {"a thin volume, whatever lies below its pool", thin, "", ""},
       {"a thin volume of large chunks", coarse, "", "large-clusters: dm-1: chunks of 1.0 MiB"},
-      {"sysfs does not say", {Device("sda", std::nullopt)}, "", ""},
+      {"sysfs does not say", {OnHost("sda", std::nullopt)}, "", ""},
       {"not in sysfs", {}, "", ""},
   };
   DiskFacts disk;

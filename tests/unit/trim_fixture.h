@@ -22,7 +22,7 @@ inline constexpr char kFsInfo[] =
 inline constexpr char kTrimmed[] =
     R"({"return":{"paths":[{"path":"/","trimmed":943718400,"minimum":0}]}})";
 
-inline std::string Uuid(const std::string& name) {
+inline std::string UuidOf(const std::string& name) {
   std::string digits = absl::StrCat(std::hash<std::string>()(name) % 1000000);
   digits.insert(0, 12 - digits.size(), '0');
   return absl::StrCat("11111111-2222-3333-4444-", digits);
@@ -51,7 +51,7 @@ class TrimTest : public testing::Test {
     world_.AddImage(image, kGiB, 600 * kMiB);
     world_.devices[image] = device;
     FakeDomain& domain = world_.AddDomain(
-        DomainXml(name, Uuid(name), "pc-q35-7.2", {{"vda", "virtio", image, "unmap"}}, channel),
+        DomainXml(name, UuidOf(name), "pc-q35-7.2", {{"vda", "virtio", image, "unmap"}}, channel),
         DomainState::kRunning);
     domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
     GuestTrim trim;
