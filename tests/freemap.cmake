@@ -13,13 +13,13 @@ virt_reclaim_test(freemap_sandbox_test
 add_executable(freemap_dump freemap/freemap_dump.cc)
 target_link_libraries(freemap_dump PRIVATE virt_reclaim_freemap)
 
-# virt_reclaim_freemap_test(NAME SCRIPT TIMEOUT ARGUMENTS...): a script on real images, on all processors and so alone. Too long
+# virt_reclaim_freemap_test(NAME SCRIPT TIMEOUT ARGUMENTS...): a script on real images, on two processors. Too long
 # for scripts/test --quick: label corpus.
 find_package(Python3 3.11 COMPONENTS Interpreter REQUIRED)
 function(virt_reclaim_freemap_test name script timeout)
   add_test(NAME ${name} COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/freemap/${script}
     $<TARGET_FILE:freemap_dump> ${ARGN})
-  set_tests_properties(${name} PROPERTIES LABELS corpus TIMEOUT ${timeout} SKIP_RETURN_CODE 77 RUN_SERIAL ON
+  set_tests_properties(${name} PROPERTIES LABELS corpus TIMEOUT ${timeout} SKIP_RETURN_CODE 77 PROCESSORS 2
     ENVIRONMENT PYTHONDONTWRITEBYTECODE=1)
 endfunction()
 
@@ -33,7 +33,7 @@ virt_reclaim_freemap_test(freemap_lvm lvm_test.py 300 ${worker})
 virt_reclaim_freemap_test(freemap_scale scale_test.py 300 ${worker})
 set_tests_properties(freemap_dirty_windows PROPERTIES LABELS component)  # a few seconds
 # One process each.
-set_tests_properties(freemap_dirty freemap_dirty_windows freemap_lvm freemap_scale PROPERTIES RUN_SERIAL OFF)
+set_tests_properties(freemap_dirty freemap_dirty_windows freemap_lvm freemap_scale PROPERTIES PROCESSORS 1)
 virt_reclaim_freemap_test(freemap_hostile hostile_test.py 600)
 foreach(package e2fsprogs btrfs-progs)
   virt_reclaim_freemap_test(freemap_corpus_${package} corpus_test.py 300 ${package})

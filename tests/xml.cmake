@@ -23,4 +23,4 @@ endforeach()
 # Every XML file of libvirt's own tests, in every mode; a minute or two once scripts/fetch-corpus has them.
 find_package(Python3 3.11 COMPONENTS Interpreter REQUIRED)
 add_test(NAME xml_corpus COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/xml-corpus $<TARGET_FILE:virt-reclaim-xml>)
-set_tests_properties(xml_corpus PROPERTIES LABELS corpus TIMEOUT 900 SKIP_RETURN_CODE 77 RUN_SERIAL ON)
+set_tests_properties(xml_corpus PROPERTIES LABELS corpus TIMEOUT 900 SKIP_RETURN_CODE 77 PROCESSORS 2)
