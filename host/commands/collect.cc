@@ -246,7 +246,7 @@ std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts,
       if (access.blocker->reason == Reason::kNotRunning) return std::nullopt;
       return access.blocker;
     }
-    auto filesystems = access.session->agent->ListFilesystems(timeout, stop);
+    auto filesystems = access.session->agent->ListFilesystems(kListingTimeout, stop);
     if (!filesystems.ok()) return AgentBlocker(filesystems.status());
     GuestFacts guest;
     guest.filesystems = *std::move(filesystems);

@@ -44,6 +44,10 @@ struct AgentSession {
   std::unique_ptr<GuestAgent> agent;  // destroyed first
 };
 
+// What an agent that has greeted us is given to tell its filesystems: it is there, and a guest on a
+// busy host is slow.
+inline constexpr absl::Duration kListingTimeout = absl::Seconds(10);
+
 // The session, or why there is none.
 struct AgentAccess {
   std::optional<AgentSession> session;

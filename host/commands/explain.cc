@@ -161,7 +161,7 @@ class DomainExplainer {
     if (!access.session) {
       result_.agent = access.blocker;
     } else {
-      auto filesystems = access.session->agent->ListFilesystems(options_.agent_timeout, stop_);
+      auto filesystems = access.session->agent->ListFilesystems(kListingTimeout, stop_);
       if (filesystems.ok()) {
         facts_.guest.emplace();
         facts_.guest->filesystems = *std::move(filesystems);

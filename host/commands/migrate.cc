@@ -56,7 +56,7 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
   if (preflight.ok()) {
     facts.guest = *std::move(preflight);
     if (facts.guest->lvm_issue_discards == GuestSetting::kUnknown) return;
-    const auto filesystems = agent.ListFilesystems(kAgentTimeout, stop);
+    const auto filesystems = agent.ListFilesystems(kListingTimeout, stop);
     facts.guest_has_lvm = filesystems.ok() && HasLvm(*filesystems);
   } else {
     facts.guest_unknown = absl::IsUnimplemented(preflight.status())

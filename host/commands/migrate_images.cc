@@ -73,7 +73,7 @@ class GuestUnits {
     const AgentAccess access =
         OpenAgent(services_, {action_.domain, live_, {}}, kAgentTimeout, stop_);
     if (!access.session) return;
-    auto filesystems = access.session->agent->ListFilesystems(kAgentTimeout, stop_);
+    auto filesystems = access.session->agent->ListFilesystems(kListingTimeout, stop_);
     if (!filesystems.ok()) return;
     guest_.filesystems = *std::move(filesystems);
     matches_ = MatchGuestDisks(live_, guest_);

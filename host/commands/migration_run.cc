@@ -161,7 +161,7 @@ void MigrationRun::LookBefore(MigrationRecord& record, const std::stop_token& st
   if (!facts.ok()) return;
   AgentAccess access = OpenAgentLocked(services_, *facts, kAgentTimeout, stop);
   if (!access.session) return;
-  auto filesystems = access.session->agent->ListFilesystems(kAgentTimeout, stop);
+  auto filesystems = access.session->agent->ListFilesystems(kListingTimeout, stop);
   record.had_agent = filesystems.ok();
   if (filesystems.ok())
     record.mounts = OncePerFilesystem(MountsOf(*facts, *std::move(filesystems)));
@@ -277,7 +277,7 @@ absl::StatusOr<std::string> MigrationRun::MissingMount(const std::stop_token& st
   if (!access.session)
     return absl::UnavailableError(absl::StrCat(Sentence(access.blocker->reason)));
   VR_ASSIGN_OR_RETURN(std::vector<GuestFilesystem> filesystems,
-                      access.session->agent->ListFilesystems(kAgentTimeout, stop));
+                      access.session->agent->ListFilesystems(kListingTimeout, stop));
   const std::vector<ExpectedMount> found = MountsOf(facts, std::move(filesystems));
   const std::vector<ExpectedMount> expected = place().mounts;
   const ExpectedMount* missing = FindMissing(expected, found);

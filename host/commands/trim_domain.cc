@@ -76,7 +76,7 @@ class DomainTrim {
     result_.way = way;
     GuestAgent& agent = *access.session->agent;
 
-    auto filesystems = agent.ListFilesystems(std::min(Left(), absl::Seconds(10)), stop);
+    auto filesystems = agent.ListFilesystems(std::min(Left(), kListingTimeout), stop);
     if (stop.stop_requested()) return Cancel();
     if (filesystems.ok()) {
       guest_.filesystems = *std::move(filesystems);
