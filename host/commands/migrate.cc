@@ -48,7 +48,9 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
   AgentAccess access = locked ? OpenAgentLocked(services, running, kAgentTimeout, stop)
                               : OpenAgent(services, running, kAgentTimeout, stop);
   if (!access.session) {
-    facts.guest_unknown = std::string(Sentence(access.blocker->reason));
+    const Blocker& blocker = *access.blocker;
+    facts.guest_busy = blocker.reason == Reason::kBusy;
+    facts.guest_unknown = facts.guest_busy ? blocker.detail : std::string(Sentence(blocker.reason));
     return;
   }
   GuestAgent& agent = *access.session->agent;
@@ -314,6 +316,10 @@ Outcome OutcomeOf(const MigrateAction& action) {
   } else if (!action.blockers.empty()) {
     outcome.kind = OutcomeKind::kSkipped;
     outcome.reasons = action.blockers;
+    // Not left out for what it is: whoever meant all domains meant it, too.
+    outcome.asked_for |=
+        std::any_of(action.blockers.begin(), action.blockers.end(),
+                    [](const Blocker& blocker) { return blocker.reason == Reason::kBusy; });
   }
   return outcome;
 }

@@ -78,6 +78,9 @@ absl::Status ReadOfflineFacts(const Services& services, const DomainSummary& dom
     facts.guest = *std::move(guest);
   } else if (absl::IsUnimplemented(guest.status())) {
     facts.guest_unknown = std::string(kInstead);
+  } else if (absl::IsAborted(guest.status())) {
+    facts.guest_busy = true;
+    facts.guest_unknown = std::string(guest.status().message());
   } else {
     facts.guest_unknown = absl::StrCat("it is off, and ", guest.status().message());
   }

@@ -1,14 +1,19 @@
-"""apply and rollback of a domain that is off, killed at every sync of the journal and of libvirt's definition. No guest is booted."""
+"""apply and rollback of a domain that is off, killed at every sync of the journal and of libvirt's definition, and a second run
+at once, at every sync of the first. No guest is booted."""
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import unittest
+from pathlib import Path
 
 import bedpath
 
-from vrtest import EmbedHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all
+from vrtest import DaemonHost, EmbedHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all
 from vrtest.guest import MIB, OLD_MACHINE
+from vrtest.host import Host
 from vrtest.programs import find_program
 
 DONE, REFUSED = 0, 5
@@ -16,11 +21,16 @@ APPLY, ROLLBACK = ("migrate", "apply", "--assume", "web"), ("migrate", "rollback
 PASSWORD = "s3cr3t!"
 
 
-class Killed(unittest.TestCase):
+class OneDomain(unittest.TestCase):
+    """A domain that is off, on a host of its own."""
+
+    def make_host(self) -> Host:
+        return EmbedHost(self.space.path)
+
     def setUp(self) -> None:
         self.space = Workspace()
         self.addCleanup(self.space.close)
-        self.host = EmbedHost(self.space.path)
+        self.host = self.make_host()
         self.reclaim = VirtReclaim(PROGRAM, self.host)
         image = self.space.path / "web.raw"
         with open(image, "wb") as file:
@@ -38,6 +48,8 @@ class Killed(unittest.TestCase):
     def saved(self) -> str:
         return self.host.virsh("dumpxml", "--inactive", "--security-info", "web").stdout
 
+
+class Killed(OneDomain):
     def killed(self, point: int, words: tuple[str, ...]) -> Reply:
         killer = VirtReclaim(
             PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN="/state/:/etc/qemu/"
@@ -87,8 +99,80 @@ class Killed(unittest.TestCase):
         self.converges(ROLLBACK, ROLLBACK, 3)
 
 
+class TwiceAtOnce(OneDomain):
+    """The first run is stopped at each sync of its journal, and the second comes meanwhile. An embedded driver lets in one of them;
+    with a libvirtd it is our lock that keeps the second out."""
+
+    def definition(self) -> str:
+        # Nobody else gets into an embedded driver that somebody has open.
+        return (self.space.path / "libvirt" / "etc" / "qemu" / "web.xml").read_text()
+
+    def kept(self) -> dict[str, bytes]:
+        state = self.space.path / "state"
+        return {str(path): path.read_bytes() for path in sorted(state.rglob("*")) if path.is_file()}
+
+    def stopped_at(self, point: int) -> tuple[subprocess.Popen[str], bool]:
+        """The first run, and whether it was stopped; else it has ended."""
+        stopper = VirtReclaim(
+            PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN="/state/",
+            VR_KILL_WITH=str(int(signal.SIGSTOP)),
+        )
+        first = stopper.start(*APPLY)
+        self.addCleanup(self.end, first)
+        # Looked at only: it is Popen that hears of the end.
+        seen = os.waitid(os.P_PID, first.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        return first, seen is not None and seen.si_code == os.CLD_STOPPED
+
+    @staticmethod
+    def end(process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+    def require_busy(self, reply: Reply) -> None:
+        self.assertEqual(reply.status, REFUSED, str(reply))
+        self.assertIn("pid file", reply.json["error"])
+
+    def test_the_second_is_busy_and_changes_nothing(self) -> None:
+        point = 0
+        while True:
+            point += 1
+            first, stopped = self.stopped_at(point)
+            if not stopped:
+                break
+            with self.subTest(first_stopped_at=point):
+                definition, kept = self.definition(), self.kept()
+                for words in (APPLY, ("migrate", "apply", "--all", "--assume"), ROLLBACK):
+                    self.require_busy(self.reclaim.run(*words))
+                self.assertEqual(self.definition(), definition)
+                self.assertEqual(self.kept(), kept)
+                first.send_signal(signal.SIGCONT)
+                output, errors = first.communicate(timeout=60)
+                self.assertEqual(first.returncode, DONE, output + errors)
+                self.assertEqual(self.saved().count("discard='unmap'"), 1)
+                self.assertEqual(self.reclaim.run(*ROLLBACK).status, DONE)
+                self.assertEqual(self.saved(), self.old)
+        first.communicate(timeout=60)
+        self.assertEqual(first.returncode, DONE)
+        self.assertGreater(point, 4)
+        print(f"a second run at each of {point - 1} points of a first one")
+
+
+class TwiceAtOnceWithDaemon(TwiceAtOnce):
+    def make_host(self) -> Host:
+        return DaemonHost(self.space)
+
+    def definition(self) -> str:
+        return self.saved()
+
+    def require_busy(self, reply: Reply) -> None:
+        self.assertEqual(reply.status, REFUSED, str(reply))
+        (domain,) = reply.json["domains"]
+        self.assertEqual(domain["reasons"], ["busy"], str(reply))
+
+
 if __name__ == "__main__":
-    bedpath.require_bed()
+    bedpath.require_bed("libvirtd", "unshare")
     PROGRAM = host_program_path()
     KILLER = find_program("libkill_at_sync.so")
     if not PROGRAM or not KILLER:

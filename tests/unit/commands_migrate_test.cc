@@ -3,9 +3,12 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <map>
 
 #include "base/io.h"
 #include "host/commands/migrate.h"
+#include "host/services/domain_lock.h"
 #include "tests/fakes/fake_world.h"
 
 namespace virt_reclaim {
@@ -27,6 +30,25 @@ class MigrateTest : public testing::Test {
     return ApplyMigrate(world_.services(), options_, plan, {});
   }
   const std::string& InactiveXml() { return world_.domains[kUuid].inactive_xml; }
+  // By path: all that is kept of migrations.
+  std::map<std::string, std::string> Kept() {
+    std::map<std::string, std::string> files;
+    const std::filesystem::path state = world_.services().state_directory;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(state)) {
+      if (entry.is_regular_file())
+        files[entry.path().string()] = ReadFile(entry.path().string(), 1 << 20).value();
+    }
+    return files;
+  }
+  static void ExpectBusy(const std::vector<MigratedDomain>& migrated) {
+    ASSERT_EQ(migrated.size(), 1u);
+    const Outcome& outcome = migrated[0].outcome;
+    EXPECT_EQ(ExitStatusOf(std::vector<Outcome>{outcome}), ExitStatus::kRefused);
+    EXPECT_THAT(
+        outcome.reasons,
+        ElementsAre(Blocker{Reason::kBusy, "another virt-reclaim is working on this domain"}));
+    EXPECT_THAT(migrated[0].changes, IsEmpty());
+  }
 
   MigrateTest() {
     options_.assume = true;  // the domains are off
@@ -195,6 +217,60 @@ TEST_F(MigrateTest, StopIsHonouredBetweenDomains) {
   stop.request_stop();
   const auto migrated = ApplyMigrate(world_.services(), options_, plan, stop.get_token());
   EXPECT_EQ(migrated[0].outcome.kind, OutcomeKind::kCancelled);
+  EXPECT_THAT(world_.calls, IsEmpty());
+}
+
+TEST_F(MigrateTest, ASecondRunMeanwhileIsBusyAndChangesNothing) {
+  AddOldDomain();
+  const auto planned = Plan();
+  int seconds = 0;
+  world_.while_defining = [&] {
+    if (++seconds > 1) return;
+    const std::string definition = InactiveXml();
+    const auto kept = Kept();
+    EXPECT_FALSE(kept.empty());
+    ExpectBusy(Apply(planned));
+    ExpectBusy(Apply(Plan()));
+    ExpectBusy(RollBackMigrated(world_.services(), options_, {}).value());
+    ExpectBusy(VerifyMigrated(world_.services(), options_, {}).value());
+    EXPECT_EQ(InactiveXml(), definition);
+    EXPECT_EQ(Kept(), kept);
+  };
+  const auto first = Apply(planned);
+  EXPECT_EQ(first[0].outcome.kind, OutcomeKind::kDone) << first[0].outcome.error;
+  EXPECT_EQ(seconds, 1);
+  EXPECT_THAT(world_.calls, ElementsAre("define web"));
+}
+
+TEST_F(MigrateTest, ASecondRunMeanwhileServesTheOthersOnce) {
+  AddOldDomain();
+  world_.AddDomain(
+      DomainXml("web2", kUuid2, "pc-i440fx-3.1", {{"vda", "virtio", "/images/b.raw", ""}}, ""),
+      DomainState::kShutOff);
+  std::vector<MigratedDomain> second;
+  world_.while_defining = [&] {
+    if (second.empty()) second = Apply(Plan());
+  };
+  const auto first = Apply(Plan());
+  ASSERT_EQ(second.size(), 2u);
+  ExpectBusy({second[0]});
+  EXPECT_EQ(second[1].outcome.kind, OutcomeKind::kDone);
+  EXPECT_EQ(first[0].outcome.kind, OutcomeKind::kDone);
+  // It was as planned no more, and is left as the other has left it.
+  EXPECT_THAT(std::string(first[1].outcome.error.message()), HasSubstr("changed since"));
+  EXPECT_THAT(world_.calls, ElementsAre("define web", "define web2"));
+}
+
+// Whoever means all domains means this one, too, also while it is only being looked at.
+TEST_F(MigrateTest, AGuestThatAnotherRunHasIsBusyAndNotUnknown) {
+  FakeDomain& domain = AddOldDomain(DomainState::kRunning);
+  options_.assume = false;
+  EXPECT_THAT(Plan()[0].blockers, IsEmpty());
+  const auto lock = DomainLock::Take(world_.services().lock_directory, kUuid);
+  const auto plan = Plan();
+  EXPECT_FALSE(plan[0].asked_for);
+  ExpectBusy(Apply(plan));
+  EXPECT_EQ(domain.inactive_xml, domain.first_xml);
   EXPECT_THAT(world_.calls, IsEmpty());
 }
 

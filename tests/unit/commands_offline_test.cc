@@ -120,7 +120,7 @@ TEST_F(OfflineTest, SavedCrashedOrBusyIsNotRead) {
   EXPECT_EQ(Blocked(), "the domain is not running");
   Domain().summary.state = DomainState::kShutOff;
   const auto lock = DomainLock::Take(world_.services().lock_directory, kUuid);
-  EXPECT_THAT(Blocked(), HasSubstr("another virt-reclaim"));
+  EXPECT_EQ(Blocked(Reason::kBusy), "another virt-reclaim is working on this domain");
   EXPECT_THAT(world_.disks_read, IsEmpty());
 }
 
@@ -131,6 +131,21 @@ TEST_F(OfflineTest, LockIsHeldWhileReading) {
   };
   EXPECT_THAT(Plan().blockers, IsEmpty());
   EXPECT_FALSE(taken);
+}
+
+TEST_F(OfflineTest, ASecondApplyWhileItsDisksAreReadIsBusy) {
+  std::vector<MigratedDomain> second;
+  world_.while_reading = [&] {
+    if (!second.empty()) return;
+    const auto plan = PlanMigrate(world_.services(), options_, {}).value();
+    second = ApplyMigrate(world_.services(), options_, plan, {});
+  };
+  EXPECT_THAT(Plan().blockers, IsEmpty());
+  ASSERT_THAT(second, SizeIs(1));
+  ASSERT_THAT(second[0].outcome.reasons, SizeIs(1));
+  EXPECT_EQ(second[0].outcome.reasons[0].reason, Reason::kBusy);
+  EXPECT_EQ(ExitStatusOf(std::vector<Outcome>{second[0].outcome}), ExitStatus::kRefused);
+  EXPECT_THAT(world_.calls, IsEmpty());
 }
 
 TEST_F(OfflineTest, DisksThatAreElsewhere) {

@@ -54,6 +54,8 @@ TEST(JudgeTest, NothingKnownOfTheGuestMattersOnlyToABusChange) {
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
   change.assume = true;
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
+  facts.guest_busy = true;
+  EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kBusy));
   facts.guest = GoodGuest();
   EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
 }

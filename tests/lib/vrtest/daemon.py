@@ -24,6 +24,8 @@ listen_tcp = 1
 listen_addr = "127.0.0.1"
 tcp_port = "{port}"
 auth_tcp = "none"
+# A client that a test has stopped is not given up.
+keepalive_interval = -1
 log_outputs = "3:file:{directory}/libvirtd.log"
 """
 
