@@ -3,14 +3,14 @@
 #include <algorithm>
 #include <cstdint>
 #include <map>
-#include <utility>
+#include <optional>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "base/escape.h"
 #include "base/status.h"
 #include "xml-tools/document.h"
+#include "xml-tools/named_children.h"
 
 namespace virt_reclaim::xml {
 namespace {
@@ -73,8 +73,19 @@ const Names& Pluggable() {
   return kNames;
 }
 
-std::string Join(const std::string& path, absl::string_view name) {
-  return path.empty() ? std::string(name) : absl::StrCat(path, "/", name);
+// "disk[vda]", "interface[52:54:00:00:00:01]", "timer[rtc]".
+std::optional<std::string> KeyOfPending(const Document& document, NodeId element) {
+  const std::string& kind = document.node(element).name;
+  std::string key;
+  if (kind == "disk") key = document.Value(document.Child(element, "target"), "dev");
+  if (kind == "interface") key = document.Value(document.Child(element, "mac"), "address");
+  if (kind == "timer" || kind == "feature") key = document.Value(element, "name");
+  if (key.empty()) return std::nullopt;
+  return key;
+}
+
+NamedChildren ChildrenOf(const Document& document, NodeId element) {
+  return xml::ChildrenOf(document, element, KeyOfPending);
 }
 
 class Comparison {
@@ -83,9 +94,6 @@ class Comparison {
   std::string Compare() const;
 
  private:
-  using Children = std::vector<std::pair<std::string, NodeId>>;
-  static Children ChildrenOf(const Document& document, NodeId element);
-
   std::string CompareAll(NodeId saved, NodeId live, const std::string& path,
                          const Names& skipped) const;
   std::string CompareAttribute(NodeId saved, NodeId live, absl::string_view name,
@@ -111,33 +119,13 @@ class Comparison {
   const Document& live_;
 };
 
-// By a name that is theirs alone: "disk[vda]", "interface[52:54:00:00:00:01]", "hostdev[2]".
-Comparison::Children Comparison::ChildrenOf(const Document& document, NodeId element) {
-  Children children;
-  std::map<std::string, int> count;
-  for (NodeId id = document.node(element).first_child; id != kNoNode; id = document.node(id).next) {
-    const Node& node = document.node(id);
-    if (node.kind != NodeKind::kElement) continue;
-    std::string key;
-    if (node.name == "disk") key = document.Value(document.Child(id, "target"), "dev");
-    if (node.name == "interface") key = document.Value(document.Child(id, "mac"), "address");
-    if (node.name == "timer" || node.name == "feature") key = document.Value(id, "name");
-    std::string name = Printable(node.name);
-    if (!key.empty()) absl::StrAppend(&name, "[", Printable(key), "]");
-    const int number = ++count[name];
-    if (number > 1) absl::StrAppend(&name, "[", number, "]");
-    children.emplace_back(std::move(name), id);
-  }
-  return children;
-}
-
 std::string Comparison::CompareAttribute(NodeId saved, NodeId live, absl::string_view name,
                                          const std::string& path) const {
   const Attribute* const wanted = saved_.FindAttribute(saved, name);
   if (wanted == nullptr) return "";
   const Attribute* const found = live_.FindAttribute(live, name);
   const bool same = found != nullptr && found->value == wanted->value;
-  return same ? "" : Join(path, absl::StrCat("@", Printable(name)));
+  return same ? "" : JoinAttribute(path, name);
 }
 
 std::string Comparison::CompareText(NodeId saved, NodeId live, const std::string& path) const {
@@ -157,7 +145,7 @@ std::string Comparison::CompareAll(NodeId saved, NodeId live, const std::string&
     std::string difference = CompareAttribute(saved, live, attribute.name, path);
     if (!difference.empty()) return difference;
   }
-  const Children found = ChildrenOf(live_, live);
+  const NamedChildren found = ChildrenOf(live_, live);
   const std::map<std::string, NodeId> by_name(found.begin(), found.end());
   bool has_children = false;
   for (const auto& [name, id] : ChildrenOf(saved_, saved)) {
@@ -209,7 +197,7 @@ std::string Comparison::CompareCpu() const {
 
 // `whole`: model and features, too.
 std::string Comparison::CompareCpuParts(NodeId saved, NodeId live, bool whole) const {
-  const Children found = ChildrenOf(live_, live);
+  const NamedChildren found = ChildrenOf(live_, live);
   const std::map<std::string, NodeId> by_name(found.begin(), found.end());
   for (const auto& [name, id] : ChildrenOf(saved_, saved)) {
     const std::string& kind = saved_.node(id).name;
@@ -250,7 +238,7 @@ std::string Comparison::CompareClock() const {
   if (live == kNoNode) return "clock";
   const std::string now = live_.Value(live, "offset");
   if (saved_.Value(saved, "offset") != now && now != "variable") return "clock/@offset";
-  const Children found = ChildrenOf(live_, live);
+  const NamedChildren found = ChildrenOf(live_, live);
   const std::map<std::string, NodeId> by_name(found.begin(), found.end());
   for (const auto& [name, id] : ChildrenOf(saved_, saved)) {
     const std::string path = absl::StrCat("clock/", name);
@@ -266,7 +254,7 @@ std::string Comparison::CompareClock() const {
 std::string Comparison::CompareOs() const {
   const NodeId saved = OfSaved("os"), live = OfLive("os");
   if (saved == kNoNode || live == kNoNode) return "";
-  const Children found = ChildrenOf(live_, live);
+  const NamedChildren found = ChildrenOf(live_, live);
   const std::map<std::string, NodeId> by_name(found.begin(), found.end());
   static const Names kTexts = {"loader", "nvram", "kernel", "initrd", "cmdline", "dtb"};
   for (const auto& [name, id] : ChildrenOf(saved_, saved)) {
@@ -342,7 +330,7 @@ std::string Comparison::CompareDevice(NodeId saved, NodeId live, const std::stri
 std::string Comparison::CompareDevices() const {
   const NodeId saved = OfSaved("devices"), live = OfLive("devices");
   if (saved == kNoNode || live == kNoNode) return "";
-  const Children found = ChildrenOf(live_, live);
+  const NamedChildren found = ChildrenOf(live_, live);
   std::map<std::string, NodeId> left(found.begin(), found.end());
   for (const auto& [name, id] : ChildrenOf(saved_, saved)) {
     const std::string& kind = saved_.node(id).name;

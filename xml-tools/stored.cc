@@ -1,20 +1,31 @@
 #include "xml-tools/stored.h"
 
 #include <map>
-#include <utility>
-#include <vector>
+#include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "base/escape.h"
 #include "base/status.h"
 #include "xml-tools/document.h"
+#include "xml-tools/named_children.h"
 
 namespace virt_reclaim::xml {
 namespace {
 
 bool IsNamespaceDeclaration(absl::string_view attribute) {
   return attribute == "xmlns" || absl::StartsWith(attribute, "xmlns:");
+}
+
+// As libvirt sorts them: disks by target, controllers by type and index.
+std::optional<std::string> KeyOfStored(const Document& document, NodeId element) {
+  const std::string& kind = document.node(element).name;
+  if (kind == "disk") {
+    const NodeId target = document.Child(element, "target");
+    if (target != kNoNode) return document.Value(target, "dev");
+  }
+  if (kind == "controller")
+    return absl::StrCat(document.Value(element, "type"), " ", document.Value(element, "index"));
+  return std::nullopt;
 }
 
 class Comparison {
@@ -26,8 +37,6 @@ class Comparison {
  private:
   using Attributes = std::map<std::string, std::string>;
   static Attributes AttributesOf(const Document& document, NodeId element);
-  static std::vector<std::pair<std::string, NodeId>> ChildrenOf(const Document& document,
-                                                                NodeId element);
   std::string CompareAttributes(NodeId given, NodeId stored, const std::string& path) const;
   std::string CompareChildren(NodeId given, NodeId stored, const std::string& path) const;
   bool IsAddedByLibvirt(NodeId stored) const;
@@ -37,10 +46,6 @@ class Comparison {
   const Document& stored_;
 };
 
-std::string Join(const std::string& path, absl::string_view name) {
-  return path.empty() ? std::string(name) : absl::StrCat(path, "/", name);
-}
-
 Comparison::Attributes Comparison::AttributesOf(const Document& document, NodeId element) {
   Attributes all;
   const Node& node = document.node(element);
@@ -49,30 +54,6 @@ Comparison::Attributes Comparison::AttributesOf(const Document& document, NodeId
     if (!IsNamespaceDeclaration(attribute.name)) all[attribute.name] = attribute.value;
   }
   return all;
-}
-
-// By a name that is theirs alone: "disk[vda]", "controller[scsi 0]", "interface[2]".
-std::vector<std::pair<std::string, NodeId>> Comparison::ChildrenOf(const Document& document,
-                                                                   NodeId element) {
-  std::vector<std::pair<std::string, NodeId>> children;
-  std::map<std::string, int> count;
-  for (NodeId id = document.node(element).first_child; id != kNoNode; id = document.node(id).next) {
-    const Node& node = document.node(id);
-    if (node.kind != NodeKind::kElement) continue;
-    std::string name = Printable(node.name);
-    if (node.name == "disk") {
-      const NodeId target = document.Child(id, "target");
-      if (target != kNoNode)
-        absl::StrAppend(&name, "[", Printable(document.Value(target, "dev")), "]");
-    } else if (node.name == "controller") {
-      absl::StrAppend(&name, "[", Printable(document.Value(id, "type")), " ",
-                      Printable(document.Value(id, "index")), "]");
-    }
-    const int number = ++count[name];
-    if (number > 1) absl::StrAppend(&name, "[", number, "]");
-    children.emplace_back(std::move(name), id);
-  }
-  return children;
 }
 
 bool Comparison::IsAddedByLibvirt(NodeId stored) const {
@@ -101,19 +82,19 @@ std::string Comparison::CompareAttributes(NodeId given, NodeId stored,
   const Attributes wanted = AttributesOf(given_, given), found = AttributesOf(stored_, stored);
   for (const auto& [name, value] : wanted) {
     const auto same = found.find(name);
-    if (same == found.end() || same->second != value)
-      return Join(path, absl::StrCat("@", Printable(name)));
+    if (same == found.end() || same->second != value) return JoinAttribute(path, name);
   }
   for (const auto& [name, value] : found) {
     if (!wanted.contains(name) && !IsAddedByLibvirt(stored, name, value))
-      return Join(path, absl::StrCat("@", Printable(name)));
+      return JoinAttribute(path, name);
   }
   return "";
 }
 
 std::string Comparison::CompareChildren(NodeId given, NodeId stored,
                                         const std::string& path) const {
-  const auto wanted = ChildrenOf(given_, given), found = ChildrenOf(stored_, stored);
+  const NamedChildren wanted = ChildrenOf(given_, given, KeyOfStored);
+  const NamedChildren found = ChildrenOf(stored_, stored, KeyOfStored);
   std::map<std::string, NodeId> left(found.begin(), found.end());
   for (const auto& [name, id] : wanted) {
     const auto same = left.find(name);
