@@ -8,7 +8,8 @@ endfunction()
 virt_reclaim_package_test(units unit 120)
 virt_reclaim_package_test(completion component 240)
 # Of what scripts/build-packages has made.
+virt_reclaim_package_test(reproducible integration 300)
 virt_reclaim_package_test(install integration 1200)
 virt_reclaim_package_test(systemd integration 1200)
-set_tests_properties(packages.install packages.systemd PROPERTIES ENVIRONMENT
+set_tests_properties(packages.reproducible packages.install packages.systemd PROPERTIES ENVIRONMENT
   "VIRT_RECLAIM_PACKAGES=${PROJECT_SOURCE_DIR}/build/packages;PYTHONDONTWRITEBYTECODE=1")
