@@ -39,3 +39,27 @@ def metric_names() -> set[str]:
 
 def used_names(text: str) -> set[str]:
     return set(re.findall(r"\bvirt_reclaim_[a-z_]+", text))
+
+
+def documented_labels() -> dict[str, set[str]]:
+    """Metric -> its labels, by the tables of docs/metrics.md."""
+    rows = re.findall(r"^\| `(virt_reclaim_\w+)` \| (.*?) \|", (ROOT / "docs/metrics.md").read_text(), flags=re.M)
+    return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
+
+
+def sample_labels(text: str) -> dict[str, set[str]]:
+    """Metric -> the labels it has in `text`, which `virt-reclaim metrics` printed."""
+    found: dict[str, set[str]] = {}
+    for name, labels in re.findall(r"^(virt_reclaim_\w+)(?:\{(.*)\})? ", text, flags=re.M):
+        found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+    return found
+
+
+def query_labels(expression: str) -> set[str]:
+    """Labels that a query names: in selectors, and after by, on and their like."""
+    named = set()
+    for selector in re.findall(r"\{(.*?)\}", expression):
+        named.update(re.findall(r"(\w+)\s*[=!]", selector))
+    for names in re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\((.*?)\)", expression):
+        named.update(re.findall(r"\w+", names))
+    return named
