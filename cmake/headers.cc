@@ -1,1 +1,1 @@
-// So that the headers that all tests have are compiled once: CMakeLists.txt.
+// So that there is something to compile the shared headers for: Precompiled.cmake.

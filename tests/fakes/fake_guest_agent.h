@@ -2,6 +2,7 @@
 #ifndef VIRT_RECLAIM_TESTS_FAKES_FAKE_GUEST_AGENT_H_
 #define VIRT_RECLAIM_TESTS_FAKES_FAKE_GUEST_AGENT_H_
 
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <vector>
@@ -20,9 +21,12 @@ class FakeGuestAgent : public GuestAgent {
     return agent_.facts;
   }
 
-  absl::StatusOr<std::vector<GuestFilesystem>> ListFilesystems(absl::Duration,
+  absl::StatusOr<std::vector<GuestFilesystem>> ListFilesystems(absl::Duration timeout,
                                                                std::stop_token) override {
     if (agent_.while_listing) agent_.while_listing();
+    world_.Sleep(std::min(agent_.listing_takes, timeout));
+    if (agent_.listing_takes > timeout)
+      return absl::DeadlineExceededError("ListFilesystems: no answer in time");
     if (!agent_.list.ok()) return agent_.list;
     return agent_.facts.filesystems;
   }

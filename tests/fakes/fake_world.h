@@ -24,6 +24,7 @@ struct FakeAgent {
   GuestFacts facts;
   std::vector<GuestTrim> trims;           // what a Trim reports
   std::map<std::string, uint64_t> freed;  // per image path: what a Trim takes from the allocation
+  absl::Duration listing_takes = absl::ZeroDuration();  // likewise of ListFilesystems
   absl::Duration takes = absl::ZeroDuration();  // a Trim; past its timeout it is DeadlineExceeded
   std::function<void()> while_listing, while_trimming;
   uint64_t pieces = 0;          // of each of `trims`, a minute each; their numbers are its offsets

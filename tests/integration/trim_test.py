@@ -169,7 +169,8 @@ class QemuGuestAgent(unittest.TestCase):
         self.assertIn("enospc", domain["error"])
         self.host.virsh("resume", DOMAIN)
         self.guest.run("wait; sync; ls /mnt/small/much", seconds=120)
-        self.assertEqual(self.trim("--way=agent")[0], DONE, "the next one goes on")
+        status, domain = self.trim("--way=agent")
+        self.assertEqual(status, DONE, f"the next one goes on: {domain}")
 
     @classmethod
     def move_to_small_storage(cls, image: Path) -> None:

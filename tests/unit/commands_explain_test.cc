@@ -48,6 +48,13 @@ TEST_F(ExplainTest, AllWellAndProved) {
   }
 }
 
+TEST_F(ExplainTest, AGuestThatIsSlowToListIsKnown) {
+  domain_->agent.listing_takes = kListingTimeout;
+  EXPECT_FALSE(Run().agent.has_value());
+  domain_->agent.listing_takes = kListingTimeout + absl::Seconds(1);
+  EXPECT_EQ(Run().agent->reason, Reason::kAgentSilent);
+}
+
 TEST_F(ExplainTest, OneDiskOnlyAndNothingElseIsProbed) {
   const ExplainedDomain domain = Run("web:vdb", true);
   ASSERT_EQ(domain.disks.size(), 1u);

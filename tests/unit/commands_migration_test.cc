@@ -26,6 +26,14 @@ TEST_F(MigrationTest, PowerCycleAndVerify) {
   EXPECT_THAT(world.calls, testing::SizeIs(3));
 }
 
+TEST_F(MigrationTest, WhatASlowGuestHasMountedIsStillLookedFor) {
+  FakeWorld world;
+  Add(world).agent.listing_takes = kListingTimeout;
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.place->step, MigrationStep::kDone) << migrated.outcome.error;
+  EXPECT_EQ(migrated.place->mounts.size(), 1u);
+}
+
 TEST_F(MigrationTest, DiscardsAreProvedAfterThePowerCycle) {
   for (const bool reaches : {true, false}) {
     FakeWorld world;

@@ -29,6 +29,23 @@ TEST(MakeReport, ShowsHostAndGuestSideBySide) {
   EXPECT_EQ(report.total.disks_with_guest, 1u);
 }
 
+TEST(MakeReport, AGuestThatIsSlowToListIsKnown) {
+  FakeWorld world;
+  world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+  FakeDomain& domain =
+      world.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2",
+                                {{"vda", "virtio", "/images/a.raw", "unmap"}}, "connected"),
+                      DomainState::kRunning);
+  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
+  const auto known = [&] {
+    return MakeReport(world.services(), {}, {}).value().total.disks_with_guest;
+  };
+  domain.agent.listing_takes = kListingTimeout;
+  EXPECT_EQ(known(), 1u);
+  domain.agent.listing_takes = kListingTimeout + absl::Seconds(1);
+  EXPECT_EQ(known(), 0u);
+}
+
 TEST(MakeReport, BothMapsAreCompared) {
   FakeWorld world;
   world.AddImage("/images/a.raw", kGiB, 600 * kMiB);

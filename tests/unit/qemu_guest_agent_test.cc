@@ -14,7 +14,6 @@ using testing::ElementsAre;
 using testing::IsEmpty;
 using testing::SizeIs;
 
-constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
 // As qemu-guest-agent 7.2 writes it.
 constexpr char kFsInfo[] = R"({"return":[{"name":"vda1","total-bytes":1000,"mountpoint":"/","disk":
 [{"serial":"abc","bus-type":"virtio","bus":0,"unit":0,"pci-controller":{"bus":0,"slot":5,"domain":0,
