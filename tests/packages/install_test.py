@@ -1,23 +1,35 @@
 #!/usr/bin/env python3
-"""The packages on a fresh Debian 12: installed, used, upgraded, removed, purged. Needs root, and the packages that
-scripts/build-packages makes."""
+"""The packages on a fresh Debian 12: installed, tested by debian/tests, used, upgraded, removed, purged. Needs root, and the packages
+that scripts/build-packages makes."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import tempfile
 import unittest
 from pathlib import Path
 
 from packagelib import JOBS, NAMES, Debian, require, run
 
+DEBIAN_TESTS = Path(__file__).resolve().parents[2] / "debian" / "tests"
+NOBODY = "65534"
 TIMERS = [f"virt-reclaim-{job}.timer" for job in JOBS]
 AGENT_NEEDS = {"libblkid1", "libc6", "libmount1"}
 # What apt, dpkg and their like write for themselves.
 NOT_OURS = re.compile(
     r"/(proc|sys|dev|tmp|run|packages)(/|$)|/var/(cache|log|lib/apt|lib/dpkg|lib/systemd/deb-systemd-helper-(enabled|masked)$)|/etc/ld.so.cache$"
 )
+
+
+def debian_tests() -> dict[str, set[str]]:
+    """Of debian/tests/control: name of a test -> packages it needs that are not ours."""
+    found = {}
+    for stanza in (DEBIAN_TESTS / "control").read_text().split("\n\n"):
+        fields = dict(re.findall(r"^(\S+): (.*)$", stanza, flags=re.M))
+        found[fields["Tests"]] = {name for name in fields["Depends"].split(", ") if name not in NAMES}
+    return found
 
 
 class Install(unittest.TestCase):
@@ -27,7 +39,7 @@ class Install(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory(dir="/var/tmp"))) / "root"
-        cls.debian = Debian(cls.root, "systemd", "udev", "e2fsprogs")
+        cls.debian = Debian(cls.root, *sorted({"systemd", "udev", "e2fsprogs"}.union(*debian_tests().values())))
         # systemd's own, of its first boot.
         (cls.root / "var" / "lib" / "systemd" / "timers").mkdir(exist_ok=True)
         cls.before = cls.snapshot()
@@ -57,7 +69,23 @@ class Install(unittest.TestCase):
         wanted = self.root / "etc" / "systemd" / "system" / "timers.target.wants"
         self.assertEqual([path.name for path in wanted.glob("virt-reclaim*")], [], "a timer enabled by itself")
 
-    def test_3_used(self) -> None:
+    def test_3_tested_by_debian(self) -> None:
+        """Every test of debian/tests, as root and as somebody else, as autopkgtest would with what debian/tests/control says."""
+        scripts = {path.name for path in DEBIAN_TESTS.iterdir()} - {"control"}
+        self.assertEqual(set(debian_tests()), scripts)
+        shutil.copytree(DEBIAN_TESTS, self.root / "packages" / "tests")
+        for name in sorted(scripts):
+            for user in ("0", NOBODY):
+                with self.subTest(name, user=user):
+                    place = f"/tmp/{name}-{user}"
+                    (self.root / place[1:]).mkdir()
+                    os.chown(self.root / place[1:], int(user), int(user))
+                    self.inside(
+                        "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "env", f"AUTOPKGTEST_TMP={place}", f"HOME={place}",
+                        "PYTHONDONTWRITEBYTECODE=1", f"/packages/tests/{name}",
+                    )
+
+    def test_4_used(self) -> None:
         self.inside("virt-reclaim", "--connect", "test:///default", "report")
         self.inside(
             "sh", "-exc",
@@ -70,7 +98,7 @@ class Install(unittest.TestCase):
             (self.root / path).parent.mkdir(parents=True, exist_ok=True)
             (self.root / path).touch()
 
-    def test_4_upgraded(self) -> None:
+    def test_5_upgraded(self) -> None:
         for name in NAMES:
             with tempfile.TemporaryDirectory() as directory:
                 run("dpkg-deb", "--raw-extract", self.debian.package(name), f"{directory}/x")
@@ -82,12 +110,12 @@ class Install(unittest.TestCase):
         wanted = self.root / "etc" / "systemd" / "system" / "timers.target.wants"
         self.assertEqual(sorted(path.name for path in wanted.glob("virt-reclaim*")), sorted(TIMERS))
 
-    def test_5_removed(self) -> None:
+    def test_6_removed(self) -> None:
         self.inside("dpkg", "--remove", *NAMES)
         self.assertEqual([path for path in self.snapshot() if "/bin/virt-reclaim" in path], [])
         self.assertTrue((self.root / "var" / "lib" / "virt-reclaim").exists(), "what migrations may need is kept")
 
-    def test_6_purge_leaves_nothing(self) -> None:
+    def test_7_purge_leaves_nothing(self) -> None:
         self.inside("dpkg", "--purge", *NAMES)
         self.assertEqual(sorted(path for path in self.snapshot() - self.before if not path.startswith("/tmp")), [])
 
