@@ -1,5 +1,5 @@
 # RPMs, for distributions that have no package of it: configure with -DCMAKE_INSTALL_PREFIX=/usr, build, then 'cpack -G RPM' in
-# the build directory. Debian's packages come from debian/.
+# the build directory. Debian's packages come from debian/. Their systemd reloads itself and udev when units and rules come or go.
 set(CPACK_GENERATOR RPM)
 set(CPACK_PACKAGE_NAME virt-reclaim)
 set(CPACK_PACKAGE_VENDOR "virt-reclaim maintainers")
@@ -26,11 +26,14 @@ set(CPACK_RPM_HOST_PACKAGE_NAME virt-reclaim)
 set(CPACK_RPM_HOST_PACKAGE_SUGGESTS "virt-reclaim-guestfs, libvirt-client")
 # An upgrade leaves a policy alone that somebody wrote.
 set(CPACK_RPM_HOST_USER_FILELIST "%config(noreplace) ${CMAKE_INSTALL_FULL_SYSCONFDIR}/virt-reclaim/config.toml")
+set(CPACK_RPM_HOST_PRE_UNINSTALL_SCRIPT_FILE ${CMAKE_CURRENT_LIST_DIR}/rpm/host-preun.sh)
 set(CPACK_RPM_GUESTFS_PACKAGE_NAME virt-reclaim-guestfs)
 set(CPACK_RPM_GUESTFS_PACKAGE_REQUIRES "virt-reclaim = ${PROJECT_VERSION}")
 set(CPACK_RPM_GUESTFS_PACKAGE_SUMMARY "virt-reclaim: guests that are off")
 set(CPACK_RPM_AGENT_PACKAGE_NAME virt-reclaim-agent)
 set(CPACK_RPM_AGENT_PACKAGE_SUMMARY "virt-reclaim: the agent in the guest")
+set(CPACK_RPM_AGENT_POST_INSTALL_SCRIPT_FILE ${CMAKE_CURRENT_LIST_DIR}/rpm/agent-post.sh)
+set(CPACK_RPM_AGENT_PRE_UNINSTALL_SCRIPT_FILE ${CMAKE_CURRENT_LIST_DIR}/rpm/agent-preun.sh)
 # Directories of the distribution's own packages.
 set(CPACK_RPM_EXCLUDE_FROM_AUTO_FILELIST_ADDITION
   /usr/lib/systemd /usr/lib/systemd/system /usr/lib/udev /usr/lib/udev/rules.d /usr/libexec /usr/sbin /usr/share/man
