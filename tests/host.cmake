@@ -15,7 +15,8 @@ target_compile_definitions(policy_test PRIVATE POLICY_DATA_DIRECTORY="${CMAKE_CU
   POLICY_MAN_PAGE="${CMAKE_SOURCE_DIR}/docs/man/virt-reclaim-config.5.scd")
 
 virt_reclaim_test(commands_test
-  SOURCES unit/allocation_map_test.cc unit/call_watchdog_test.cc unit/channel_socket_test.cc unit/commands_explain_test.cc unit/commands_migrate_test.cc
+  SOURCES unit/allocation_map_test.cc unit/call_watchdog_test.cc unit/channel_socket_test.cc unit/commands_agent_install_test.cc
+    unit/commands_explain_test.cc unit/commands_migrate_test.cc
     unit/commands_migration_test.cc unit/commands_offline_test.cc unit/commands_plan_file_test.cc
     unit/commands_overview_test.cc unit/commands_report_test.cc unit/commands_run_test.cc unit/commands_sparsify_test.cc
     unit/commands_sync_domain_test.cc unit/commands_trim_choice_test.cc

@@ -21,6 +21,7 @@ verbs:
   config show     what the policy says, and where
   metrics         numbers for Prometheus: disks, storages, trims
   agent status    which guests have an agent, and why the others do not answer
+  agent install   put the agent into guests, and its port into their domains
   sparsify        give back what stopped guests, or image files, have free inside
   virt-sparsify   the same with the command line, messages and statuses of libguestfs's virt-sparsify, also copying
   punch           make holes of the zero blocks in images and backups
@@ -283,10 +284,25 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examine
 )";
 
 constexpr absl::string_view kAgent = R"(usage: virt-reclaim agent status [OPTIONS] [DOMAIN...]
+       virt-reclaim agent install [OPTIONS] DOMAIN...
 
-Which guests have a virt-reclaim-agent, its version and kernel, and for the others the reason why none answers.
+status: which guests have a virt-reclaim-agent, its version and kernel, and for the others the reason why none answers.
 
-exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 5 a domain that was named has no agent to ask, 130 interrupted
+install adds the agent's port to the domain's definition, and plugs it into the running domain where that has a
+virtio-serial controller; else it comes with the next power cycle. Into a running Linux guest with qemu-guest-agent it then
+puts the program, its units and its udev rule: written beside their places, checked there by their SHA-256, renamed, and
+started. What is there already and equal is left as it is. For guests that are off, or have no qemu-guest-agent that may do
+this, it prints the steps to do by hand.
+
+options of install:
+      --agent-binary FILE   the program for the guest, best the static one (default: virt-reclaim-agent beside the units
+                            in VIRT_RECLAIM_AGENT_FILES, which is /usr/share/virt-reclaim/agent)
+  -n, --dry-run             ask the guests what is there, and say what would be done
+of both:
+      --json                machine-readable output
+
+exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, or installed and silent, 5 refused, busy, or left to be done by
+             hand; status: a domain that was named has no agent to ask, 130 interrupted
 )";
 
 constexpr absl::string_view kRun = R"(usage: virt-reclaim run [OPTIONS]

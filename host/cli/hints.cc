@@ -60,6 +60,15 @@ std::optional<std::string> HintFor(Reason reason, const HintContext& context) {
       return "install virt-reclaim-agent in the guest ('apt install virt-reclaim-agent' or 'dnf "
              "install virt-reclaim-agent', and it starts), or start it there, see "
              "virt-reclaim-agent(8)";
+    case Reason::kCommandsBlocked:
+      return "in the guest, take them out of qemu-guest-agent's block list (BLOCK_RPCS or "
+             "FILTER_RPC_ARGS in /etc/sysconfig/qemu-ga, block-rpcs in /etc/qemu/qemu-ga.conf) and "
+             "restart it, or do the steps by hand";
+    case Reason::kAgentPackaged:
+      return "in the guest: 'apt install virt-reclaim-agent' or 'dnf upgrade virt-reclaim-agent'";
+    case Reason::kMigrationUnfinished:
+      return absl::StrCat(Program("virt-reclaim", context, "migrate status"),
+                          " shows where it stands; 'migrate apply' goes on with it");
     case Reason::kNoPort:
     case Reason::kNoController:
       return "add a channel named org.virt_reclaim.agent.v1, see virt-reclaim(1), AGENT CHANNEL";

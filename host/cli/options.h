@@ -36,6 +36,7 @@ enum class Verb {
   kConfigShow,
   kCompletion,  // never runs: its script is printed
   kMetrics,
+  kAgentInstall,
 };
 
 struct CommandLine {
@@ -108,6 +109,8 @@ struct CommandLine {
   std::string job;  // empty: all
   bool emergency = false;
   bool resume = false;
+  // Of agent install.
+  std::string agent_binary;  // empty: the one that is installed here
 };
 
 // What to print instead of working: --help and --version.

@@ -13,6 +13,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
+#include "host/cli/agent_program.h"
 #include "host/cli/config_program.h"
 #include "host/cli/explain_output.h"
 #include "host/cli/hints.h"
@@ -108,6 +109,8 @@ class VerbRunner {
         return FollowUp(services);
       case Verb::kAgentStatus:
         return AgentStatus(services);
+      case Verb::kAgentInstall:
+        return RunAgentInstall(line_, services, progress_, stop_);
       case Verb::kSync:
         return RunSyncDomain(line_, services, progress_, stop_);
       case Verb::kMetrics:

@@ -169,13 +169,25 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
     {Reason::kNoRoom, "no-room", "its storage is still full, and would pause it again at once"},
     {Reason::kStorageBusy, "storage-busy",
      "not begun: another virt-reclaim trims on the same storage"},
+    {Reason::kNoQemuAgent, "no-qemu-agent",
+     "no qemu-guest-agent answers in the guest, so that nothing can be put into it while it runs"},
+    {Reason::kCommandsBlocked, "commands-blocked",
+     "qemu-guest-agent in the guest may not write files or start programs for the host"},
+    {Reason::kGuestNotLinux, "guest-not-linux", "the guest is no Linux that the agent is for"},
+    {Reason::kAgentPackaged, "agent-packaged",
+     "the guest has the agent from a package of its own, which its package manager upgrades"},
+    {Reason::kMigrationUnfinished, "migration-unfinished",
+     "a migration of it is not finished, and would take another change of its definition for "
+     "somebody else's"},
+    {Reason::kNoSystemd, "no-systemd",
+     "no systemd runs in the guest: the agent is there, and its own init must start it"},
 });
 
 constexpr bool InEnumOrder() {
   for (size_t i = 0; i < kReasons.size(); ++i) {
     if (static_cast<size_t>(kReasons[i].reason) != i) return false;
   }
-  return kReasons.size() == static_cast<size_t>(Reason::kStorageBusy) + 1;
+  return kReasons.size() == static_cast<size_t>(Reason::kNoSystemd) + 1;
 }
 static_assert(InEnumOrder());
 

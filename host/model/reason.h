@@ -122,6 +122,13 @@ enum class Reason {
   kNoRoom,
   // A trim that is not begun.
   kStorageBusy,
+  // An agent that is not installed.
+  kNoQemuAgent,
+  kCommandsBlocked,
+  kGuestNotLinux,
+  kAgentPackaged,
+  kMigrationUnfinished,
+  kNoSystemd,
 };
 
 // What a reason says of a layer of the discard chain (discard_chain.h).

@@ -149,6 +149,12 @@ class Hypervisor {
   // make it printable). What happened before is not told. Unimplemented: this driver tells of none.
   virtual absl::StatusOr<std::unique_ptr<ErrorWatch>> WatchErrors(
       const std::string& uuid, std::function<void(const std::string& what)> on_error) = 0;
+
+  // Plugs a device (its element of libvirt's XML) into the running domain only; the persistent
+  // definition stays. FailedPrecondition: the domain is off.
+  virtual absl::Status AttachDevice(const std::string& /*uuid*/, const std::string& /*xml*/) {
+    return absl::UnimplementedError("this driver cannot plug devices");
+  }
 };
 
 // Connects to libvirt; an empty URI means libvirt's default (LIBVIRT_DEFAULT_URI). Starts libvirt's

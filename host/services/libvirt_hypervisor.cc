@@ -224,6 +224,13 @@ class LibvirtHypervisor : public Hypervisor {
     return domain == nullptr ? LibvirtStatus("define") : absl::OkStatus();
   }
 
+  absl::Status AttachDevice(const std::string& uuid, const std::string& xml) override {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    return virDomainAttachDeviceFlags(domain, xml.c_str(), VIR_DOMAIN_AFFECT_LIVE) == 0
+               ? absl::OkStatus()
+               : LibvirtStatus("plug the device");
+  }
+
   absl::StatusOr<DomainState> State(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     while (true) {

@@ -9,15 +9,14 @@
 #include "absl/strings/str_format.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/services/qemu_agent_answer.h"
 
 namespace virt_reclaim {
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr size_t kMaxReplyBytes = 1 << 20;  // of an honest guest with 4096 filesystems
-constexpr int kMaxDepth = 8;                // guest-get-fsinfo needs 6
-constexpr size_t kMaxFilesystems = 4096;    // the limits of our own agent's contract
+constexpr size_t kMaxFilesystems = 4096;  // the limits of our own agent's contract
 constexpr size_t kMaxDisks = 64;
 constexpr size_t kMaxNameBytes = 256;
 constexpr absl::Duration kListTimeout = absl::Seconds(10);
@@ -33,23 +32,6 @@ std::optional<uint64_t> Number(const Json& object, const char* key) {
   const auto found = object.find(key);
   if (found == object.end() || !found->is_number_unsigned()) return std::nullopt;
   return found->get<uint64_t>();
-}
-
-// The value of "return". What nests deeper than any honest answer is dropped while it is read.
-absl::StatusOr<Json> ReturnOf(absl::string_view text) {
-  if (text.size() > kMaxReplyBytes)
-    return absl::InternalError("qemu-guest-agent: the answer is too large");
-  const auto shallow = [](int depth, Json::parse_event_t, const Json&) {
-    return depth <= kMaxDepth;
-  };
-  Json json = Json::parse(text.begin(), text.end(), shallow, /*allow_exceptions=*/false);
-  if (!json.is_object()) return absl::InternalError("qemu-guest-agent: the answer is no JSON");
-  if (const auto error = json.find("error"); error != json.end() && error->is_object()) {
-    return absl::InternalError(absl::StrCat("qemu-guest-agent: ", Text(*error, "desc")));
-  }
-  const auto found = json.find("return");
-  if (found == json.end()) return absl::InternalError("qemu-guest-agent: the answer is empty");
-  return std::move(*found);
 }
 
 // Where the guest sees a disk, in the words of our own agent. A bus number above 0 is the guest
@@ -169,7 +151,7 @@ class QemuGuestAgent : public GuestAgent {
 
 std::optional<Blocker> FreezeBlocker(const absl::StatusOr<std::string>& answer) {
   const absl::StatusOr<Json> said =
-      answer.ok() ? ReturnOf(*answer) : absl::StatusOr<Json>(answer.status());
+      answer.ok() ? QemuAgentReturn(*answer) : absl::StatusOr<Json>(answer.status());
   if (said.ok() && *said == "thawed") return std::nullopt;
   if (said.ok() && *said == "frozen") return Blocker{Reason::kFrozen, ""};
   const std::string message = Printable(said.ok() ? "" : said.status().message());
@@ -185,7 +167,7 @@ std::optional<Blocker> FreezeBlocker(const absl::StatusOr<std::string>& answer) 
 }
 
 absl::StatusOr<std::vector<GuestFilesystem>> ParseFsInfo(absl::string_view json) {
-  VR_ASSIGN_OR_RETURN(const Json list, ReturnOf(json));
+  VR_ASSIGN_OR_RETURN(const Json list, QemuAgentReturn(json));
   if (!list.is_array()) return absl::InternalError("qemu-guest-agent: no list of filesystems");
   std::vector<GuestFilesystem> filesystems;
   for (const Json& entry : list) {
@@ -197,7 +179,7 @@ absl::StatusOr<std::vector<GuestFilesystem>> ParseFsInfo(absl::string_view json)
 
 absl::StatusOr<std::vector<GuestTrim>> ParseFstrim(
     absl::string_view json, const std::vector<GuestFilesystem>& filesystems) {
-  VR_ASSIGN_OR_RETURN(const Json answer, ReturnOf(json));
+  VR_ASSIGN_OR_RETURN(const Json answer, QemuAgentReturn(json));
   std::vector<GuestTrim> trims;
   // Before QEMU 2.4 it only says that it is done.
   const auto paths = answer.is_object() ? answer.find("paths") : answer.end();

@@ -9,6 +9,7 @@
 
 #include <fstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/unique_fd.h"
 #include "host/services/hypervisor.h"
@@ -118,6 +119,16 @@ TYPED_TEST(HypervisorContract, DefineReplacesTheInactiveXmlOnly) {
   ASSERT_TRUE(hypervisor.Define(xml).ok());
   EXPECT_THAT(hypervisor.DomainXml(kUuid, Hypervisor::Xml::kInactive).value(), HasSubstr("b.raw"));
   EXPECT_THAT(hypervisor.DomainXml(kUuid, Hypervisor::Xml::kLive).value(), HasSubstr("a.raw"));
+}
+
+// libvirt's test driver plugs in nothing, so that only what both refuse can be compared; a real
+// QEMU: integration/agent_install_test.py.
+TYPED_TEST(HypervisorContract, NothingIsPluggedIntoWhatIsNotThere) {
+  Hypervisor& hypervisor = this->world_.hypervisor();
+  const std::string nobody = "00000000-0000-0000-0000-000000000000";
+  EXPECT_TRUE(absl::IsNotFound(hypervisor.AttachDevice(nobody, "<channel type='unix'/>")));
+  EXPECT_FALSE(absl::StrContains(hypervisor.DomainXml(kUuid, Hypervisor::Xml::kInactive).value(),
+                                 "<channel"));
 }
 
 TYPED_TEST(HypervisorContract, WhatIsNoQemuHasNoDeviceProperties) {

@@ -285,6 +285,18 @@ class FakeHypervisor : public FakeBackups {
     return absl::OkStatus();
   }
 
+  absl::Status AttachDevice(const std::string& uuid, const std::string& text) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    const Effect effect(world_, "attach to", *domain);
+    if (domain->summary.state == DomainState::kShutOff)
+      return absl::FailedPreconditionError("plug the device: domain is not running");
+    VR_RETURN_IF_ERROR(domain->attach);
+    const size_t end = domain->live_xml.find("  </devices>");
+    if (end == std::string::npos) return absl::InternalError("plug the device: no <devices>");
+    domain->live_xml.insert(end, text);
+    return absl::OkStatus();
+  }
+
   absl::StatusOr<std::unique_ptr<link::Port>> OpenChannel(const std::string& uuid,
                                                           const std::string&,
                                                           const std::string&) override {
@@ -299,6 +311,13 @@ class FakeHypervisor : public FakeBackups {
                                                const std::stop_token& stop) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     const FakeQemuAgent& agent = domain->qemu_agent;
+    if (agent.handler) {
+      domain->qemu_commands.push_back(command);
+      if (stop.stop_requested()) return absl::CancelledError("interrupted");
+      auto answer = agent.handler(command);
+      if (absl::IsDeadlineExceeded(answer.status())) world_.Sleep(timeout);
+      return answer;
+    }
     if (agent.answers.empty()) return absl::UnimplementedError("no guest agent is configured");
     for (const auto& [name, answer] : agent.answers) {
       if (command.find(absl::StrCat("\"", name, "\"")) == std::string::npos) continue;

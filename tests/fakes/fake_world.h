@@ -49,6 +49,8 @@ struct FakeQemuAgent {
   std::map<std::string, absl::StatusOr<std::string>> answers;  // by command; JSON
   std::map<std::string, uint64_t> freed;                       // of guest-fstrim, per image path
   bool pauses_domain = false;                                  // so does guest-fstrim
+  // Who answers in the place of `answers` (fake_guest_tree.h).
+  std::function<absl::StatusOr<std::string>(const std::string& command)> handler;
 };
 
 struct FakeDomain {
@@ -79,6 +81,7 @@ struct FakeDomain {
   std::string cannot_boot_with;  // a text of the definition with which the guest is dead
   std::optional<GuestFilesystem> boots_from;  // its only filesystem after a start
   absl::Status channel;                       // not OK: OpenChannel fails with it
+  absl::Status attach;                        // not OK: AttachDevice fails with it
   // A channel with somebody behind it who speaks the link, in the place of `agent`.
   std::function<std::unique_ptr<link::Port>()> port;
   FakeAgent agent;

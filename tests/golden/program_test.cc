@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <optional>
 
 #include "absl/strings/match.h"
@@ -15,6 +16,7 @@
 #include "absl/strings/str_replace.h"
 #include "base/byte_size.h"
 #include "base/io.h"
+#include "tests/fakes/fake_guest_tree.h"
 #include "tests/fakes/fake_world.h"
 
 namespace virt_reclaim {
@@ -167,6 +169,28 @@ exclude = ["*.tmp"]
 )";
 constexpr char kWrongPolicy[] = "[defaults]\ntreshold = '5G'\n";
 
+// What agent install puts into guests; 'new' has a qemu-guest-agent that may do everything.
+void AddAgentFiles(FakeWorld& world, FakeGuestTree& tree) {
+  const std::string directory = world.directory() + "/files";
+  for (const char* name : {"systemd", "udev"})
+    std::filesystem::create_directories(absl::StrCat(directory, "/", name));
+  for (const char* name :
+       {"systemd/virt-reclaim-agent.service", "systemd/virt-reclaim-agent-worker.socket",
+        "systemd/virt-reclaim-agent-worker@.service", "udev/99-virt-reclaim-agent.rules"})
+    ASSERT_TRUE(WriteFileDurably(absl::StrCat(directory, "/", name), name, 0644).ok());
+  ASSERT_TRUE(WriteFileDurably(directory + "/virt-reclaim-agent",
+                               "\x7f"
+                               "ELF",
+                               0755)
+                  .ok());
+  tree.HasSystemd();
+  tree.HasPort();
+  for (auto& [uuid, domain] : world.domains) {
+    if (domain.summary.name == "new")
+      domain.qemu_agent.handler = [&tree](const std::string& text) { return tree.Answer(text); };
+  }
+}
+
 struct Case {
   std::string name;
   std::vector<std::string> arguments;
@@ -185,6 +209,9 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
   if (absl::StartsWith(GetParam().name, "run")) AddStopped(world);
   if (GetParam().name == "trim-no-agent" || GetParam().name == "explain-read-only")
     AddFaultyDomains(world);
+  FakeGuestTree tree(world.directory() + "/guest");
+  setenv("VIRT_RECLAIM_AGENT_FILES", (world.directory() + "/files").c_str(), 1);
+  if (absl::StartsWith(GetParam().name, "agent-install")) AddAgentFiles(world, tree);
   ASSERT_TRUE(WriteFileDurably(world.directory() + "/policy.toml", kPolicy, 0644).ok());
   ASSERT_TRUE(WriteFileDurably(world.directory() + "/wrong.toml", kWrongPolicy, 0644).ok());
   std::vector<std::string> arguments = GetParam().arguments;
@@ -328,6 +355,13 @@ const std::vector<Case> kCases{
     {"rollback-nothing", {"migrate", "rollback", "--all"}},
     {"rollback-dry-run", {"migrate", "rollback", "-n", "web"}, {"migrate", "apply", "web"}},
     {"agent-status", {"agent", "status"}},
+    {"agent-install-dry-run", {"agent", "install", "-n", "new", "off"}},
+    {"agent-install-json", {"agent", "install", "-n", "--json", "new"}},
+    {"agent-install-off", {"agent", "install", "off"}},
+    {"agent-install-off-json", {"-c", "qemu:///system", "agent", "install", "--json", "off"}},
+    {"agent-install-nobody", {"agent", "install"}},
+    {"agent-install-bad-binary", {"agent", "install", "--agent-binary=/dev/null", "new"}},
+    {"agent-no-binary", {"agent", "install", "new"}},
     {"help-punch", {"punch", "--help"}},
     {"punch-nothing-named", {"punch"}},
     {"punch-null-alone", {"punch", "-0", "a.raw"}},

@@ -43,6 +43,7 @@ virt_reclaim_integration_test(migrate_killed 300)
 virt_reclaim_integration_test(sync_domain 900)
 virt_reclaim_integration_test(sparsify 300)
 virt_reclaim_integration_test(static_agent 300)
+virt_reclaim_integration_test(agent_install 600)
 # The first run on a machine fetches a Debian and makes a disk of it: beside three others it was not through after 1,500 s.
 virt_reclaim_integration_test(debian_guest 2700 SECONDS 800)
 if(VIRT_RECLAIM_GUESTFS)

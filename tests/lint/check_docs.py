@@ -24,6 +24,7 @@ JSON_SOURCES = (
     "host/cli/metrics_output.cc",
     "host/cli/punch_program.cc",
     "host/cli/run_program.cc",
+    "host/cli/agent_program.cc",
     "host/cli/config_program.cc",
 )
 EXITS = "docs/exit-status.md"

@@ -94,6 +94,7 @@ TEST(ParseCommandLine, AliasAndNestedVerbs) {
   EXPECT_EQ(Parse({"migrate", "plan", "--diff", "web"}).verb, Verb::kMigratePlan);
   EXPECT_EQ(Parse({"migrate", "apply", "--all"}).verb, Verb::kMigrateApply);
   EXPECT_EQ(Parse({"agent", "status", "--json"}).verb, Verb::kAgentStatus);
+  EXPECT_EQ(Parse({"agent", "install", "--agent-binary", "x", "web"}).agent_binary, "x");
 }
 
 TEST(CommandTable, EveryOptionStandsInTheHelpOfItsVerb) {
@@ -197,6 +198,17 @@ TEST(Hints, OfATrimThatCannotBegin) {
             HintFor(Reason::kNotRunning, context));
   EXPECT_THAT(HintForTrim({Reason::kAgentNotConnected, ""}, context).value(),
               testing::StartsWith("install virt-reclaim-agent in the guest"));
+}
+
+TEST(Hints, OfAnAgentThatIsNotInstalled) {
+  const HintContext context{"", "web"};
+  EXPECT_THAT(HintFor(Reason::kMigrationUnfinished, context).value(),
+              testing::StartsWith("'virt-reclaim migrate status web' shows"));
+  EXPECT_EQ(Parse({"migrate", "status", "web"}).verb, Verb::kMigrateStatus);
+  EXPECT_THAT(HintFor(Reason::kCommandsBlocked, context).value(),
+              testing::HasSubstr("/etc/sysconfig/qemu-ga"));
+  EXPECT_THAT(HintFor(Reason::kAgentPackaged, context).value(),
+              testing::HasSubstr("'apt install virt-reclaim-agent'"));
 }
 
 // What is there to be read, until it ends with `end`. A terminal's bytes pass through a worker of
