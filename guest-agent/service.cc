@@ -23,8 +23,11 @@ using std::chrono::steady_clock;
 constexpr int kMaxNamedMountPoints = 4096;
 constexpr size_t kMaxPathBytes = 4096;  // PATH_MAX
 constexpr milliseconds kProgressInterval{100};
-// For a trim that is being stopped: its grace, the kernel's time to notice the kill, and a little.
-constexpr milliseconds kPlaceWait = kStopGrace + milliseconds(800);
+// For a trim that nobody waits for any more: that its host has gone may be noticed only now.
+constexpr milliseconds kNoticeWait{500};
+// For a trim that is being stopped: its grace, and the time a busy guest's kernel takes to notice
+// the kill.
+constexpr milliseconds kPlaceWait = kStopGrace + milliseconds(3000);
 
 constexpr char kPlaceTaken[] = "another trim is under way";
 
@@ -126,9 +129,10 @@ void AgentService::Stop() {
 
 bool AgentService::TakePlace(std::stop_source trim) {
   std::unique_lock lock(mutex_);
-  if (running_ && running_->stop_requested()) {
-    place_free_.wait_for(lock, kPlaceWait, [&] { return !running_; });
-  }
+  const auto is_free = [&] { return !running_; };
+  place_free_.wait_for(lock, kNoticeWait,
+                       [&] { return is_free() || stopped_ || running_->stop_requested(); });
+  if (running_ && running_->stop_requested()) place_free_.wait_for(lock, kPlaceWait, is_free);
   if (running_ || stopped_) return false;
   running_ = std::move(trim);
   return true;

@@ -71,8 +71,8 @@ class AgentService {
   absl::StatusOr<Response> InPlace(
       const std::function<absl::StatusOr<Response>(const Request&, const std::stop_token&)>& call,
       const Request& request, std::stop_source stop);
-  // The one place of what works on a disk. Waits a moment for one that was told to stop already
-  // (its host has gone).
+  // The one place of what works on a disk. Waits for one that was told to stop already (its host
+  // has gone), and a moment for one that is about to be told.
   bool TakePlace(std::stop_source trim);
   void LeavePlace();
 

@@ -21,9 +21,11 @@ using Json = nlohmann::json;
 constexpr std::array kNeeded = {"guest-exec",       "guest-exec-status", "guest-file-close",
                                 "guest-file-flush", "guest-file-open",   "guest-file-write"};
 constexpr absl::Duration kCall = absl::Seconds(10);  // one command, that never has to wait
-constexpr absl::Duration kClosing = absl::Seconds(2);
-// A third of what a libvirt daemon takes in one call, as base64.
-constexpr size_t kPiece = size_t{192} << 10;
+constexpr absl::Duration kClosing = absl::Seconds(10);
+constexpr absl::Duration kClosingInterrupted = absl::Seconds(2);
+// As base64 qemu-guest-agent reads it byte by byte: an emulated guest takes a second and more for
+// four times as much, a real one some milliseconds.
+constexpr size_t kPiece = size_t{48} << 10;
 constexpr size_t kMaxCommands = 1024;  // qemu-guest-agent 9 has 45
 constexpr size_t kMaxNameBytes = 64;
 constexpr absl::Duration kFirstLook = absl::Milliseconds(50);
@@ -130,7 +132,8 @@ absl::Status GuestPrograms::WriteFile(const std::string& path, absl::string_view
   const absl::Status written = WriteAll(handle, content, deadline, progress, stop);
   // Also after a stop: the agent would keep it open for ever.
   const Json close = {{"execute", "guest-file-close"}, {"arguments", {{"handle", handle}}}};
-  const auto closed = hypervisor_.QemuAgentCommand(uuid_, close.dump(), kClosing, {});
+  const auto closed = hypervisor_.QemuAgentCommand(
+      uuid_, close.dump(), stop.stop_requested() ? kClosingInterrupted : kClosing, {});
   VR_RETURN_IF_ERROR(written);
   if (!closed.ok()) return closed.status();
   return QemuAgentReturn(*closed).status();
