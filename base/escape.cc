@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 
 namespace virt_reclaim {
@@ -70,6 +71,10 @@ std::string Printable(absl::string_view text, size_t max_bytes) {
   }
   if (cut) out += "...";
   return out;
+}
+
+std::string Quoted(absl::string_view text, size_t max_bytes) {
+  return absl::StrCat("'", Printable(text, max_bytes), "'");
 }
 
 }  // namespace virt_reclaim

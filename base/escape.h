@@ -18,6 +18,9 @@ inline constexpr size_t kMaxPrintedBytes = 4096;  // PATH_MAX: the longest hones
 // after `max_bytes` input bytes, with "..." to show it. Any thread.
 std::string Printable(absl::string_view text, size_t max_bytes = kMaxPrintedBytes);
 
+// The same in single quotes, as messages have names. Any thread.
+std::string Quoted(absl::string_view text, size_t max_bytes = kMaxPrintedBytes);
+
 }  // namespace virt_reclaim
 
 #endif  // VIRT_RECLAIM_BASE_ESCAPE_H_

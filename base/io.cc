@@ -9,6 +9,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "base/handle.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
 
@@ -80,6 +81,21 @@ absl::Status MakeDirectories(const std::string& path) {
       return ErrnoStatus(errno, absl::StrCat("mkdir '", part, "'"));
     if (slash == std::string::npos) return absl::OkStatus();
   }
+}
+
+bool WriteAll(int fd, absl::string_view text) {
+  while (!text.empty()) {
+    const ssize_t n = write(fd, text.data(), text.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return false;
+    text.remove_prefix(static_cast<size_t>(n));
+  }
+  return true;
+}
+
+std::string RealPath(const std::string& path) {
+  const Handle<char, free> real(realpath(path.c_str(), nullptr));
+  return real == nullptr ? "" : std::string(real.get());
 }
 
 }  // namespace virt_reclaim

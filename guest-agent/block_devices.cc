@@ -51,11 +51,6 @@ std::optional<dev_t> ParseDeviceNumber(absl::string_view text) {
   return makedev(major_part, minor_part);
 }
 
-std::string RealPath(const std::string& path) {
-  Handle<char, free> real(realpath(path.c_str(), nullptr));
-  return real == nullptr ? "" : std::string(real.get());
-}
-
 std::string Directory(const std::string& path) {
   const size_t slash = path.rfind('/');
   return slash == std::string::npos || slash == 0 ? "/" : path.substr(0, slash);

@@ -1,13 +1,11 @@
 #include "guest-agent/cli.h"
 
-#include <stdlib.h>
-
 #include <cstdio>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
-#include "base/handle.h"
+#include "base/io.h"
 #include "base/stop_signal.h"
 #include "guest-agent/daemon.h"
 #include "guest-agent/guest_calls.h"
@@ -97,8 +95,7 @@ int Trim(CommandLine line) {
   }
   for (std::string& point : line.mount_points) {
     // As fstrim: a relative path or a symbolic link to a mount point will do.
-    const Handle<char, free> real(realpath(point.c_str(), nullptr));
-    if (real != nullptr) point = real.get();
+    if (std::string real = RealPath(point); !real.empty()) point = std::move(real);
   }
   const auto targets = ChooseTargets(*list, line.mount_points);
   if (!targets.ok()) {

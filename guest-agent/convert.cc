@@ -11,7 +11,7 @@ namespace {
 constexpr size_t kMaxResponseBytes =
     (size_t{1} << 20) - (size_t{64} << 10);  // below the message limit, with room
 constexpr size_t kMaxFilesystemBytes = size_t{128} << 10;
-constexpr size_t kMaxNameBytes =
+constexpr size_t kMaxLongNameBytes =
     1024;  // of what is no path; escaping makes it four times as long at worst
 
 static_assert(static_cast<int>(Obstacle::kNone) == v1::TRIM_OBSTACLE_NONE);
@@ -41,25 +41,25 @@ static_assert(static_cast<int>(TrimResult::kSkipped) == v1::TRIM_RESULT_SKIPPED)
 static_assert(static_cast<int>(TrimResult::kFailed) == v1::TRIM_RESULT_FAILED);
 static_assert(static_cast<int>(TrimResult::kCancelled) == v1::TRIM_RESULT_CANCELLED);
 
-std::string Name(absl::string_view text) { return Utf8(text, kMaxNameBytes); }
+std::string LongName(absl::string_view text) { return Utf8(text, kMaxLongNameBytes); }
 v1::TrimObstacle ToProto(Obstacle obstacle) { return static_cast<v1::TrimObstacle>(obstacle); }
 
 void ToProto(const BlockDevice& device, v1::BlockDevice& out) {
-  out.set_name(Name(device.name));
+  out.set_name(LongName(device.name));
   out.set_device_number(DeviceNumberString(device.number));
   out.set_kind(static_cast<v1::BlockDeviceKind>(device.kind));
-  for (const std::string& parent : device.parents) out.add_parents(Name(parent));
+  for (const std::string& parent : device.parents) out.add_parents(LongName(parent));
   out.set_size_bytes(device.size_bytes);
   out.set_start_bytes(device.start_bytes);
   out.set_discard_max_bytes(device.discard_max_bytes);
   out.set_discard_granularity_bytes(device.discard_granularity_bytes);
-  out.set_dm_name(Name(device.dm_name));
-  out.set_dm_uuid(Name(device.dm_uuid));
-  out.set_md_level(Name(device.md_level));
-  out.set_serial(Name(device.serial));
-  out.set_wwid(Name(device.wwid));
-  out.set_bus_path(Name(device.bus_path));
-  out.set_scsi_address(Name(device.scsi_address));
+  out.set_dm_name(LongName(device.dm_name));
+  out.set_dm_uuid(LongName(device.dm_uuid));
+  out.set_md_level(LongName(device.md_level));
+  out.set_serial(LongName(device.serial));
+  out.set_wwid(LongName(device.wwid));
+  out.set_bus_path(LongName(device.bus_path));
+  out.set_scsi_address(LongName(device.scsi_address));
   out.set_ata_port(device.ata_port);
   out.set_backing_file(Utf8(device.backing_file));
 }
@@ -68,15 +68,15 @@ void ToProto(const BlockDevice& device, v1::BlockDevice& out) {
 bool ToProto(const Filesystem& filesystem, v1::Filesystem& out) {
   bool whole = true;
   out.set_source(Utf8(filesystem.source));
-  out.set_type(Name(filesystem.type));
-  out.set_uuid(Name(filesystem.uuid));
+  out.set_type(LongName(filesystem.type));
+  out.set_uuid(LongName(filesystem.uuid));
   out.set_read_only(filesystem.read_only);
   out.set_size_bytes(filesystem.size_bytes);
   out.set_used_bytes(filesystem.used_bytes);
   out.set_free_bytes(filesystem.free_bytes);
   if (filesystem.freed_since_trim) out.set_freed_since_trim_bytes(*filesystem.freed_since_trim);
   out.set_obstacle(ToProto(filesystem.verdict.obstacle));
-  out.set_obstacle_device(Name(filesystem.verdict.device));
+  out.set_obstacle_device(LongName(filesystem.verdict.device));
   if (HasOption(filesystem.options, "discard")) out.set_discard_option(v1::DISCARD_SETTING_ENABLED);
   if (HasOption(filesystem.options, "nodiscard"))
     out.set_discard_option(v1::DISCARD_SETTING_DISABLED);
@@ -150,8 +150,8 @@ void ToProto(const TrimTarget& target, uint32_t index, const TrimFinished& finis
   ToProto(finished.elapsed, *out.mutable_elapsed());
   out.set_chunks(finished.progress.chunks);
   out.set_obstacle(ToProto(finished.verdict.obstacle));
-  out.set_obstacle_device(Name(finished.verdict.device));
-  for (const std::string& disk : target.filesystem.Disks()) out.add_disks(Name(disk));
+  out.set_obstacle_device(LongName(finished.verdict.device));
+  for (const std::string& disk : target.filesystem.Disks()) out.add_disks(LongName(disk));
 }
 
 void ToProto(const TrimTotals& totals, v1::TrimSummary& out) {

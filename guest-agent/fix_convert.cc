@@ -8,9 +8,6 @@
 namespace virt_reclaim::agent {
 namespace {
 
-constexpr size_t kMaxNameBytes = 256;
-constexpr size_t kMaxPathBytes = 1024;
-constexpr size_t kMaxLineBytes = 1024;
 constexpr size_t kMaxOutputBytes = 4096;
 
 static_assert(static_cast<int>(FixAction::kPlan) == v1::FIX_ACTION_PLAN);
@@ -19,10 +16,6 @@ static_assert(static_cast<int>(FixAction::kUndo) == v1::FIX_ACTION_UNDO);
 static_assert(static_cast<int>(FixResult::kNothingToDo) == v1::FIX_RESULT_NOTHING_TO_DO);
 static_assert(static_cast<int>(FixResult::kDone) == v1::FIX_RESULT_DONE);
 static_assert(static_cast<int>(FixResult::kFailed) == v1::FIX_RESULT_FAILED);
-
-std::string Name(absl::string_view text) { return Utf8(text, kMaxNameBytes); }
-std::string Path(absl::string_view text) { return Utf8(text, kMaxPathBytes); }
-std::string Line(absl::string_view text) { return Utf8(text, kMaxLineBytes); }
 
 }  // namespace
 
@@ -35,14 +28,14 @@ void ToProto(const Marker& marker, v1::WriteMarkerResponse& out) {
     message.set_offset_bytes(extent.offset_bytes);
     message.set_length_bytes(extent.length_bytes);
   }
-  out.set_device(Name(marker.device));
-  out.set_disk(Name(marker.disk));
+  out.set_device(ProtoName(marker.device));
+  out.set_disk(ProtoName(marker.disk));
   out.set_start_bytes(marker.start_bytes);
 }
 
 void ToProto(const FreeMap& map, v1::ReadFreeMapResponse& out) {
   constexpr uint64_t kSector = 512;
-  out.set_disk(Name(map.disk));
+  out.set_disk(ProtoName(map.disk));
   out.set_left_out_bytes(map.free.left_out_bytes);
   uint64_t end = 0;  // sectors
   for (const FreeRun& run : map.free.runs) {
@@ -58,26 +51,27 @@ void ToProto(const FixReport& report, v1::FixGuestResponse& out) {
   ResponseRoom room;
   for (const FileChange& change : report.changes) {
     v1::FixedFile message;
-    message.set_path(Path(change.path));
-    message.set_backup(Path(change.backup));
+    message.set_path(ProtoPath(change.path));
+    message.set_backup(ProtoPath(change.backup));
     for (const FixedLine& line : change.lines) {
       if (message.lines_size() == int{kMaxPreflightEntries}) break;
       v1::FixedLine& fixed = *message.add_lines();
       fixed.set_line(line.line);
-      fixed.set_before(Line(line.before));
-      fixed.set_after(Line(line.after));
+      fixed.set_before(ProtoLine(line.before));
+      fixed.set_after(ProtoLine(line.after));
     }
     if (!room.Has(message)) message.clear_lines();
     if (out.files_size() < int{kMaxPreflightEntries}) *out.add_files() = std::move(message);
   }
   for (const FixCommand& command : report.commands) {
     v1::FixCommand& message = *out.add_commands();
-    for (const std::string& argument : command.arguments) message.add_arguments(Path(argument));
+    for (const std::string& argument : command.arguments)
+      message.add_arguments(ProtoPath(argument));
     message.set_exit_status(command.exit_status);
     message.set_output(Utf8(command.output, kMaxOutputBytes));
   }
   for (const std::string& refusal : report.refusals) {
-    if (out.refusals_size() < int{kMaxPreflightEntries} / 4) out.add_refusals(Line(refusal));
+    if (out.refusals_size() < int{kMaxPreflightEntries} / 4) out.add_refusals(ProtoLine(refusal));
   }
 }
 

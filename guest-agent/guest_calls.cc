@@ -18,9 +18,7 @@ constexpr size_t kMaxPathBytes = 4096;  // PATH_MAX
 
 absl::StatusOr<TrimTarget> FindTarget(const PreflightSources& sources,
                                       const std::string& mount_point) {
-  if (mount_point.empty() || mount_point[0] != '/' || mount_point.size() > kMaxPathBytes) {
-    return absl::InvalidArgumentError("a mount point is an absolute path of at most 4096 bytes");
-  }
+  VR_RETURN_IF_ERROR(CheckMountPoint(mount_point));
   VR_ASSIGN_OR_RETURN(const FilesystemList list, sources.read_filesystems());
   VR_ASSIGN_OR_RETURN(auto targets, ChooseTargets(list, {mount_point}));
   return std::move(targets.front());
@@ -40,6 +38,11 @@ absl::StatusOr<v1::FixGuestResponse> Fix(const PreflightSources& sources,
 }
 
 }  // namespace
+
+absl::Status CheckMountPoint(const std::string& point) {
+  if (!point.empty() && point[0] == '/' && point.size() <= kMaxPathBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError("a mount point is an absolute path of at most 4096 bytes");
+}
 
 GuestCalls DirectCalls(PreflightSources sources, FitrimCall fitrim) {
   GuestCalls calls;

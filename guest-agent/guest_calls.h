@@ -9,6 +9,7 @@
 #include <stop_token>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "guest-agent/fitrim.h"
 #include "guest-agent/preflight.h"
@@ -32,6 +33,9 @@ struct GuestCalls {
   // Deletes markers that a crash left.
   std::function<void()> clean_up;
 };
+
+// InvalidArgument for what a request cannot name: no absolute path, or more than PATH_MAX of it.
+absl::Status CheckMountPoint(const std::string& point);
 
 // Done here and now.
 GuestCalls DirectCalls(PreflightSources sources, FitrimCall fitrim = KernelFitrim);

@@ -12,6 +12,8 @@
 
 namespace virt_reclaim::agent {
 
+inline constexpr uint64_t kSchemaVersion = 1;  // of every document of --json
+
 class JsonWriter {
  public:
   void BeginObject() { Open('{'); }

@@ -120,7 +120,8 @@ std::string Suggest(absl::string_view wrong, const std::vector<absl::string_view
   return best.empty() ? " (see --help)" : absl::StrCat(": did you mean '", best, "'?");
 }
 
-std::string Quoted(absl::string_view word) { return absl::StrCat("'", Printable(word, 200), "'"); }
+// What was typed need not be shown in full.
+std::string QuotedWord(absl::string_view word) { return Quoted(word, 200); }
 
 absl::Status WrongOption(absl::string_view name, const Verb* verb) {
   std::vector<absl::string_view> candidates;
@@ -129,14 +130,14 @@ absl::Status WrongOption(absl::string_view name, const Verb* verb) {
     candidates.push_back(option.name);
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("unknown option ", Quoted(name), Suggest(name, candidates)));
+      absl::StrCat("unknown option ", QuotedWord(name), Suggest(name, candidates)));
 }
 
 absl::StatusOr<std::chrono::milliseconds> ParsePause(absl::string_view text) {
   absl::Duration pause;
   if (!absl::ParseDuration(text, &pause)) {
     return absl::InvalidArgumentError(
-        absl::StrCat(Quoted(text), " is no time (write 200ms or 1.5s)"));
+        absl::StrCat(QuotedWord(text), " is no time (write 200ms or 1.5s)"));
   }
   if (pause < absl::ZeroDuration() || pause > absl::Seconds(60)) {
     return absl::InvalidArgumentError("the pause must be between 0 and 60 seconds");
@@ -242,7 +243,7 @@ class Parser {
                                        [&](const Verb& verb) { return verb.name == word; });
       if (found == std::end(kVerbs)) {
         return absl::InvalidArgumentError(
-            absl::StrCat("unknown command ", Quoted(word),
+            absl::StrCat("unknown command ", QuotedWord(word),
                          Suggest(word, {"list", "trim", "preflight", "daemon"})));
       }
       verb_ = found;
@@ -251,7 +252,7 @@ class Parser {
     }
     if (verb_->command != Command::kTrim) {
       return absl::InvalidArgumentError(
-          absl::StrCat("'", verb_->name, "' takes no argument ", Quoted(word)));
+          absl::StrCat("'", verb_->name, "' takes no argument ", QuotedWord(word)));
     }
     if (word.empty()) return absl::InvalidArgumentError("a mount point is empty");
     line_.mount_points.emplace_back(word);

@@ -12,8 +12,6 @@
 namespace virt_reclaim::agent {
 namespace {
 
-constexpr uint64_t kSchemaVersion = 1;
-
 bool IsShown(const Filesystem& filesystem, bool all) {
   return all || filesystem.verdict.obstacle != Obstacle::kNoDevice;
 }

@@ -24,7 +24,7 @@
 namespace virt_reclaim::agent {
 namespace {
 
-constexpr size_t kMaxNameBytes = 4096;
+constexpr size_t kMaxPortNameBytes = 4096;
 constexpr int kSlowMilliseconds = 10000;  // the idle agent's budget: one wakeup in ten seconds
 constexpr int kQuickMilliseconds = 250;
 constexpr int kQuickTries = 8;
@@ -55,7 +55,8 @@ std::optional<std::string> FindPort(absl::string_view name, const std::string& d
   if (directory == nullptr) return std::nullopt;
   while (const dirent* entry = readdir(directory.get())) {
     if (entry->d_name[0] == '.') continue;
-    const auto found = ReadFile(absl::StrCat(ports, "/", entry->d_name, "/name"), kMaxNameBytes);
+    const auto found =
+        ReadFile(absl::StrCat(ports, "/", entry->d_name, "/name"), kMaxPortNameBytes);
     if (found.ok() && absl::StripAsciiWhitespace(*found) == name)
       return absl::StrCat(dev, "/", entry->d_name);
   }

@@ -8,8 +8,6 @@
 namespace virt_reclaim::agent {
 namespace {
 
-constexpr uint64_t kSchemaVersion = 1;
-
 std::string Row(absl::string_view key, absl::string_view value) {
   const std::string padding(key.size() < 20 ? 20 - key.size() : 1, ' ');
   return absl::StrCat(key, padding, value.empty() ? "-" : value, "\n");

@@ -21,7 +21,6 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 constexpr int kMaxNamedMountPoints = 4096;
-constexpr size_t kMaxPathBytes = 4096;  // PATH_MAX
 constexpr milliseconds kProgressInterval{100};
 // For a trim that nobody waits for any more: that its host has gone may be noticed only now.
 constexpr milliseconds kNoticeWait{500};
@@ -32,11 +31,6 @@ constexpr milliseconds kPlaceWait = kStopGrace + milliseconds(3000);
 constexpr char kPlaceTaken[] = "another trim is under way";
 
 absl::Status Unimplemented() { return absl::UnimplementedError("not a call of this agent"); }
-
-absl::Status CheckMountPoint(const std::string& point) {
-  if (!point.empty() && point[0] == '/' && point.size() <= kMaxPathBytes) return absl::OkStatus();
-  return absl::InvalidArgumentError("a mount point is an absolute path of at most 4096 bytes");
-}
 
 absl::StatusOr<milliseconds> ReadPause(const google::protobuf::Duration& pause) {
   // Before anything is multiplied: a Duration holds far more than a clock does.

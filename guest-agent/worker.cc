@@ -26,7 +26,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr size_t kMaxMessageBytes = size_t{1} << 20;  // the contract's limit
+constexpr size_t kMaxCallBytes = size_t{1} << 20;  // the contract's limit
 constexpr size_t kMaxHeadBytes = 1024;
 constexpr milliseconds kRequestDeadline{5000};
 // Above the longest a fix may take; the host's own deadline stops a call before.
@@ -63,7 +63,7 @@ absl::StatusOr<std::string> ReceiveAll(int fd, milliseconds patience, const std:
     if (n < 0) return ErrnoStatus(errno, "read from the worker's socket");
     if (n == 0) return bytes;
     bytes.append(buffer, static_cast<size_t>(n));
-    if (bytes.size() > kMaxMessageBytes + kMaxHeadBytes) {
+    if (bytes.size() > kMaxCallBytes + kMaxHeadBytes) {
       return absl::ResourceExhaustedError("too much on the worker's socket");
     }
   }

@@ -4,7 +4,9 @@
 #define VIRT_RECLAIM_GUEST_CONFIG_PREFLIGHT_PROTO_H_
 
 #include <cstddef>
+#include <string>
 
+#include "absl/strings/string_view.h"
 #include "guest-config/preflight_facts.h"
 #include "virt_reclaim/agent/v1/agent.pb.h"
 
@@ -23,6 +25,13 @@ class ResponseRoom {
   static constexpr size_t kMaxBytes = (size_t{1} << 20) - (size_t{128} << 10);
   size_t bytes_ = size_t{64} << 10;  // for what is not counted: names of kernels and tools
 };
+
+// A name, a path, a line as the contract has them: valid UTF-8, cut to its bound in bytes before
+// escaping, which makes four bytes of one at worst: 256 lines stay below a message's limit with all
+// else.
+std::string ProtoName(absl::string_view text);
+std::string ProtoPath(absl::string_view text);
+std::string ProtoLine(absl::string_view text);
 
 void ToProto(const Preflight& preflight, v1::PreflightResponse& out);
 

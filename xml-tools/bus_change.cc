@@ -5,7 +5,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "base/escape.h"
+#include "base/contains.h"
+#include "xml-tools/judge.h"
 #include "xml-tools/targets.h"
 #include "xml-tools/windows.h"
 
@@ -23,15 +24,6 @@ constexpr absl::string_view kVanishing[] = {"event_idx", "queue_size"};
 // Far beyond any domain; places and names are looked for among all disks, each time.
 constexpr size_t kMaxDisks = 1000;
 constexpr absl::string_view kOnce[] = {"driver", "target", "address", "alias"};
-
-template <size_t N>
-bool Contains(const absl::string_view (&list)[N], absl::string_view value) {
-  return std::find(std::begin(list), std::end(list), value) != std::end(list);
-}
-
-Refusal Refuse(const Disk& disk, absl::string_view reason, std::string detail) {
-  return {disk.target, std::string(reason), std::move(detail)};
-}
 
 struct Place {
   std::string bus;

@@ -1,8 +1,8 @@
 // DiscardPathOf: the measured table of docs/discard-support.md as code. Keep both alike.
-#include <algorithm>
 #include <optional>
 
 #include "absl/strings/match.h"
+#include "base/contains.h"
 #include "xml-tools/machine_types.h"
 #include "xml-tools/rewrite.h"
 #include "xml-tools/targets.h"
@@ -14,11 +14,6 @@ constexpr absl::string_view kPassingScsiModels[] = {
     "virtio-scsi", "virtio-transitional", "virtio-non-transitional",
     "lsilogic",    "lsisas1078",          "vmpvscsi"};
 constexpr absl::string_view kDroppingScsiModels[] = {"am53c974", "dc390"};
-
-template <size_t N>
-bool Contains(const absl::string_view (&list)[N], absl::string_view value) {
-  return std::find(std::begin(list), std::end(list), value) != std::end(list);
-}
 
 DiscardPath ScsiPath(const Domain& domain, const Disk& disk) {
   const uint32_t wanted = ScsiAddress(disk).controller;

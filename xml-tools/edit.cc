@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/status.h"
+#include "xml-tools/tags.h"
 
 namespace virt_reclaim::xml {
 namespace {
@@ -49,8 +50,6 @@ absl::string_view Indentation(const Document& document, NodeId parent) {
   if (line > 0 && blanks[line] == '\n' && blanks[line - 1] == '\r') --line;
   return blanks.substr(line);
 }
-
-bool IsBlank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 
 // The blanks that stand right before an element, from its last line end on.
 absl::string_view Lead(const Document& document, NodeId element) {

@@ -15,12 +15,6 @@ namespace {
 constexpr absl::string_view kDoubtfulProtocols[] = {"ssh", "nfs",  "http", "https",
                                                     "ftp", "ftps", "tftp"};
 
-Refusal Refuse(const Disk& disk, absl::string_view reason, std::string detail) {
-  return {disk.target, std::string(reason), std::move(detail)};
-}
-
-std::string Quoted(absl::string_view text) { return absl::StrCat("'", Printable(text), "'"); }
-
 std::optional<Refusal> RefusalOfDevice(const Disk& disk) {
   if (disk.device == "disk") return std::nullopt;
   if (disk.device == "cdrom") return Refuse(disk, "cdrom", "a CD-ROM has nothing to discard");
@@ -49,6 +43,10 @@ std::optional<Refusal> RefusalOfSource(const Document& document, NodeId node, co
 }
 
 }  // namespace
+
+Refusal Refuse(const Disk& disk, absl::string_view reason, std::string detail) {
+  return {disk.target, std::string(reason), std::move(detail)};
+}
 
 std::optional<Refusal> RefusalOfKind(const Document& document, NodeId node, const Disk& disk,
                                      const QemuConflicts& conflicts) {

@@ -4,14 +4,19 @@
 #define VIRT_RECLAIM_XML_TOOLS_JUDGE_H_
 
 #include <optional>
+#include <string>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "xml-tools/conflicts.h"
 #include "xml-tools/document.h"
 #include "xml-tools/domain.h"
 #include "xml-tools/rewrite.h"
 
 namespace virt_reclaim::xml {
+
+// The refusal of `disk`; `reason` is a code, `detail` a sentence.
+Refusal Refuse(const Disk& disk, absl::string_view reason, std::string detail);
 
 // Why the disk stays as it is, whatever its bus and machine type; nullopt: nothing against it.
 std::optional<Refusal> RefusalOfKind(const Document& document, NodeId node, const Disk& disk,

@@ -9,8 +9,6 @@
 namespace virt_reclaim::xml {
 namespace {
 
-std::string Quoted(absl::string_view text) { return absl::StrCat("'", Printable(text), "'"); }
-
 MachineChoice Keep(absl::string_view now, absl::string_view reason, std::string detail) {
   return {std::string(now), "", Refusal{"", std::string(reason), std::move(detail)}};
 }

@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/contains.h"
 
 namespace virt_reclaim::xml {
 namespace {
@@ -59,11 +60,6 @@ constexpr UbuntuRelease kUbuntuReleases[] = {
 constexpr uint32_t kUbuntuFirstPassing[] = {19, 10};
 constexpr absl::string_view kUbuntuRaised = "eoan";
 constexpr absl::string_view kUbuntuRaisedSuffixes[] = {"", "-hpb"};  // that eoan has
-
-template <typename List, typename Value>
-bool Contains(const List& list, const Value& value) {
-  return std::find(std::begin(list), std::end(list), value) != std::end(list);
-}
 
 std::optional<std::vector<uint32_t>> ParseVersion(absl::string_view text) {
   std::vector<uint32_t> version;

@@ -108,8 +108,7 @@ class Program {
         result = status;
     }
     if (options_.json) files_.push_back(AsJson(file, result));
-    const std::string name =
-        file == "-" ? "standard input" : absl::StrCat("'", Printable(file), "'");
+    const std::string name = file == "-" ? "standard input" : Quoted(file);
     if (!text.ok()) return Fail(name, text.status(), kError);
     if (!result.ok()) return Fail(name, result.status(), ExitStatusOf(result.status()));
     if (!result->changes.empty()) ++changed_;

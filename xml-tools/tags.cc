@@ -13,7 +13,6 @@ constexpr auto kNone = absl::string_view::npos;
 constexpr size_t kMarkSize =
     3;  // of a UTF-8 byte order mark, which may stand before the XML declaration
 
-bool IsBlank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
 bool EndsName(char c) { return IsBlank(c) || c == '=' || c == '/' || c == '>' || c == '<'; }
 
 class TagFinder {

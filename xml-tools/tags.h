@@ -52,6 +52,9 @@ struct RawTags {
 // value or the XML declaration). The views point into `text`.
 absl::StatusOr<RawTags> FindTags(absl::string_view text);
 
+// White space of XML.
+inline bool IsBlank(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\r'; }
+
 // 1-based line of `offset`.
 size_t LineOf(absl::string_view text, size_t offset);
 

@@ -86,7 +86,7 @@ OptionSpec OutputFile(std::string names, std::string CommandLine::*member) {
                 });
 }
 
-OptionSpec Policy(const std::string& name, std::string words) {
+OptionSpec PolicyOption(const std::string& name, std::string words) {
   return {name, std::move(words), [name](CommandLine& line, const std::string& text) {
             return xml::SetPolicy(name, text, line.rewrite);
           }};
@@ -154,14 +154,14 @@ std::vector<OptionSpec> ChangeOptions() {
          return absl::OkStatus();
        },
        /*repeats=*/true},
-      Policy("--machine", "auto|keep|latest|NAME"),
+      PolicyOption("--machine", "auto|keep|latest|NAME"),
       {"--keep-machine", "",
        [](CommandLine& line, const std::string&) {
          return xml::SetPolicy("--machine", "keep", line.rewrite);
        }},
-      Policy("--bus", "keep|auto|virtio-scsi"),
-      Policy("--channel", "keep|add"),
-      Policy("--detect-zeroes", "keep|off|on|unmap"),
+      PolicyOption("--bus", "keep|auto|virtio-scsi"),
+      PolicyOption("--channel", "keep|add"),
+      PolicyOption("--detect-zeroes", "keep|off|on|unmap"),
       Flag("--fix-guest", &CommandLine::fix_guest),
       Flag("--allow-thick", &CommandLine::allow_thick),
       Flag("--assume", &CommandLine::assume),

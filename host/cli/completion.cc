@@ -121,13 +121,13 @@ std::vector<Group> Groups() {
 
 std::string LastWord(const VerbSpec& verb) { return verb.words.substr(verb.words.rfind(' ') + 1); }
 
-struct Word {
+struct WordToType {
   std::string text, summary;
 };
 
 // What may stand where the verb does.
-std::vector<Word> WordsOf(const Group& group) {
-  std::vector<Word> words;
+std::vector<WordToType> WordsOf(const Group& group) {
+  std::vector<WordToType> words;
   for (const VerbSpec* verb : group.verbs) {
     const std::string summary = HelpSummary(HelpText(""), verb->words, false);
     words.push_back({LastWord(*verb), summary});
@@ -146,9 +146,9 @@ std::vector<Word> WordsOf(const Group& group) {
   return words;
 }
 
-std::string JoinWords(const std::vector<Word>& words) {
+std::string JoinWords(const std::vector<WordToType>& words) {
   return absl::StrJoin(words, " ",
-                       [](std::string* out, const Word& word) { StrAppend(out, word.text); });
+                       [](std::string* out, const WordToType& word) { StrAppend(out, word.text); });
 }
 
 // ---- bash.
@@ -216,7 +216,7 @@ std::string BashScript() {
 
 // ---- zsh.
 
-std::string Quoted(absl::string_view text) {
+std::string ZshQuoted(absl::string_view text) {
   return StrCat("'", absl::StrReplaceAll(text, {{"'", "'\\''"}}), "'");
 }
 
@@ -248,29 +248,30 @@ std::string ZshOption(const OptionSpec& option, const VerbSpec* verb) {
   }
   const std::vector<std::string> names = Names(option);
   if (names.size() == 1) {
-    return Quoted(StrCat(option.repeats ? "*" : "", names[0], TakesValue(option) ? "=" : "", rest));
+    return ZshQuoted(
+        StrCat(option.repeats ? "*" : "", names[0], TakesValue(option) ? "=" : "", rest));
   }
   const bool value = TakesValue(option);
   const std::string excluded =
       option.repeats ? "'*'" : StrCat("'(", absl::StrJoin(names, " "), ")'");
   return StrCat(excluded, "{", names[0], value ? "+" : "", ",", names[1], value ? "=" : "", "}",
-                Quoted(rest));
+                ZshQuoted(rest));
 }
 
 // The function that completes behind the program, or behind the name of a group.
 std::string ZshFunction(const Group& group) {
   const std::string name = group.name.empty() ? "_virt_reclaim" : "_virt_reclaim_" + group.name;
   std::string items, cases;
-  for (const Word& word : WordsOf(group))
-    StrAppend(&items, "    ", Quoted(StrCat(word.text, ":", word.summary)), "\n");
+  for (const WordToType& word : WordsOf(group))
+    StrAppend(&items, "    ", ZshQuoted(StrCat(word.text, ":", word.summary)), "\n");
   for (const VerbSpec* verb : group.verbs) {
     StrAppend(&cases, "    ", LastWord(*verb), verb->alias.empty() ? "" : "|", verb->alias,
               ")\n      _arguments -s $all \\\n");
     for (const OptionSpec& option : verb->options)
       StrAppend(&cases, "        ", ZshOption(option, verb), " \\\n");
     StrAppend(&cases, "        ",
-              Quoted(StrCat("*:", absl::AsciiStrToLower(verb->argument), ":",
-                            ZshAction(KindOf(verb->argument), verb->argument))),
+              ZshQuoted(StrCat("*:", absl::AsciiStrToLower(verb->argument), ":",
+                               ZshAction(KindOf(verb->argument), verb->argument))),
               "\n      ;;\n");
   }
   if (group.name.empty()) {
@@ -371,7 +372,7 @@ std::string FishScript() {
   StrAppend(&lines, FishOption(VersionOption(), nullptr, "\"\""));
   for (const Group& group : Groups()) {
     if (!group.name.empty()) groups.push_back(group.name);
-    for (const Word& word : WordsOf(group)) {
+    for (const WordToType& word : WordsOf(group)) {
       StrAppend(&lines, "complete -c virt-reclaim -n ",
                 FishQuoted(StrCat("__virt_reclaim_at \"", group.name, "\"")), " -a ", word.text,
                 " -d ", FishQuoted(word.summary), "\n");

@@ -19,19 +19,13 @@ std::optional<std::string> FixOf(const ExplainedDomain& domain, const ExplainedD
   return FixFor(disk.culprit->blocker, {connect, domain.summary.name}, disk.chain.target);
 }
 
-std::string Codes(const std::vector<Blocker>& blockers) {
-  return absl::StrJoin(blockers, ", ", [](std::string* out, const Blocker& blocker) {
-    absl::StrAppend(out, Code(blocker.reason));
-  });
-}
-
 std::string LayersText(const DiscardChain& chain) {
   TextTable table;
   for (absl::string_view title : {"LAYER", "VERDICT", "NAME", "DETAIL"}) table.AddColumn(title);
   for (const Layer& layer : chain.layers) {
     std::string detail = Printable(layer.detail);
-    const std::string codes = Codes(layer.reasons);
-    const std::string notes = Codes(layer.remarks);
+    const std::string codes = ReasonCodes(layer.reasons);
+    const std::string notes = ReasonCodes(layer.remarks);
     if (!codes.empty()) absl::StrAppend(&detail, detail.empty() ? "" : "; ", codes);
     if (!notes.empty()) absl::StrAppend(&detail, detail.empty() ? "" : "; ", "note: ", notes);
     table.AddRow({std::string(Name(layer.kind)), std::string(Name(layer.verdict)),

@@ -159,7 +159,7 @@ std::string TrimCell(const OverviewDomain& domain) {
   return text;
 }
 
-std::string Codes(const std::vector<Blocker>& blockers) {
+std::string CodesHtml(const std::vector<Blocker>& blockers) {
   return absl::StrJoin(blockers, "<br>", [](std::string* out, const Blocker& blocker) {
     const std::string more = blocker.detail.empty() ? "" : StrCat(" (", blocker.detail, ")");
     StrAppend(out, "<code title=\"", HtmlText(StrCat(Sentence(blocker.reason), more)), "\">",
@@ -172,7 +172,7 @@ std::string DomainName(const OverviewDomain& domain) {
                             "</b><br><span class=\"faint\">", Name(domain.state), "</span>");
   if (!domain.examined)
     StrAppend(&cell, "<br><span class=\"bad\">", HtmlText(domain.error), "</span>");
-  if (domain.agent) StrAppend(&cell, "<br>", Codes({*domain.agent}));
+  if (domain.agent) StrAppend(&cell, "<br>", CodesHtml({*domain.agent}));
   return cell + "</td>";
 }
 
@@ -192,7 +192,7 @@ std::string DiskRow(const OverviewDomain& domain, const OverviewDisk& disk, bool
       number(SizeText(disk.allocation)), number(SizeText(disk.capacity)),
       number(SizeText(disk.guest_used)), number(SizeText(disk.reclaimable)), "<td>",
       Line(disk.history, "class=\"small\""), "</td>", number(first ? TrimCell(domain) : ""), "<td>",
-      Codes(disk.blockers), "</td></tr>\n");
+      CodesHtml(disk.blockers), "</td></tr>\n");
 }
 
 std::string DomainTable(const Overview& overview) {

@@ -16,6 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "base/io.h"
 #include "base/journal.h"
 #include "base/standard_fds.h"
 #include "base/status.h"
@@ -94,17 +95,6 @@ absl::Status WithRealServices(const CommandLine& given,
   return absl::OkStatus();
 }
 
-bool WriteAll(int fd, const std::string& text) {
-  size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t n = write(fd, text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return false;
-    done += static_cast<size_t>(n);
-  }
-  return true;
-}
-
 // Anything but "y" or "yes" is no, also the end of the input and Ctrl-C.
 bool AskOnTerminal(const std::string& question, const std::stop_token& stop) {
   constexpr int kStepMilliseconds = 250;
@@ -150,8 +140,8 @@ int Main(int argc, char** argv) {
   const StopSignal stop_signal;
   if (const auto arguments = VirtSparsifyArguments(argc, argv)) {
     VirtSparsifyStreams streams;
-    streams.out = [](absl::string_view text) { WriteAll(STDOUT_FILENO, std::string(text)); };
-    streams.err = [](absl::string_view text) { WriteAll(STDERR_FILENO, std::string(text)); };
+    streams.out = [](absl::string_view text) { WriteAll(STDOUT_FILENO, text); };
+    streams.err = [](absl::string_view text) { WriteAll(STDERR_FILENO, text); };
     streams.terminated = [&] { return stop_signal.received() == SIGTERM; };
     if (isatty(STDIN_FILENO) == 1) {
       streams.wait_for_return = [&](absl::string_view text) {

@@ -23,7 +23,7 @@ std::string Number(double value) {
   return std::string(text, end.ptr);
 }
 
-std::string Quoted(absl::string_view text) {
+std::string LabelValue(absl::string_view text) {
   return absl::StrCat(
       "\"", absl::StrReplaceAll(text, {{"\\", "\\\\"}, {"\"", "\\\""}, {"\n", "\\n"}}), "\"");
 }
@@ -39,7 +39,7 @@ std::string MetricsText(const std::vector<MetricFamily>& families) {
     for (const MetricSample& sample : family.samples) {
       const std::string labels =
           absl::StrJoin(sample.labels, ",", [](std::string* out, const auto& label) {
-            absl::StrAppend(out, label.first, "=", Quoted(label.second));
+            absl::StrAppend(out, label.first, "=", LabelValue(label.second));
           });
       absl::StrAppend(&text, family.name, labels.empty() ? "" : absl::StrCat("{", labels, "}"), " ",
                       Number(sample.value), "\n");

@@ -75,9 +75,9 @@ std::string Mismatch(absl::string_view text) {
 }
 
 // Makes the parser that the command table describes, and a CommandLine of what it hears.
-class Parser {
+class OptionParser {
  public:
-  Parser() : root_("", "virt-reclaim") {
+  OptionParser() : root_("", "virt-reclaim") {
     root_.set_help_flag();
     root_.add_flag("-h,--help", help_);
     root_.add_flag("-V,--version", version_);
@@ -252,7 +252,7 @@ class Parser {
 
 absl::StatusOr<std::variant<CommandLine, PrintAndExit>> ParseCommandLine(
     const std::vector<std::string>& arguments) {
-  return Parser().Parse(arguments);
+  return OptionParser().Parse(arguments);
 }
 
 }  // namespace virt_reclaim

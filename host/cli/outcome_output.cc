@@ -5,18 +5,19 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/escape.h"
+#include "host/cli/json_parts.h"
 
 namespace virt_reclaim {
-namespace {
-
-using Json = nlohmann::ordered_json;
-
-}  // namespace
-
 std::string BlockerText(const Blocker& blocker) {
   std::string text = absl::StrCat(Code(blocker.reason), ": ", Sentence(blocker.reason));
   if (!blocker.detail.empty()) absl::StrAppend(&text, " (", blocker.detail, ")");
   return text;
+}
+
+std::string ReasonCodes(const std::vector<Blocker>& blockers) {
+  return absl::StrJoin(blockers, ", ", [](std::string* out, const Blocker& blocker) {
+    absl::StrAppend(out, Code(blocker.reason));
+  });
 }
 
 std::string BlockerTexts(const std::vector<Blocker>& blockers) {

@@ -13,6 +13,8 @@ namespace virt_reclaim {
 
 // "machine-too-old: virtio-blk passes discards only from machine type 4.0 on (pc-i440fx-3.1)".
 std::string BlockerText(const Blocker& blocker);
+// The codes alone: "no-agent, busy".
+std::string ReasonCodes(const std::vector<Blocker>& blockers);
 // One after the other.
 std::string BlockerTexts(const std::vector<Blocker>& blockers);
 // "failed: ...", "skipped: ...", "interrupted", or remarks; empty: done, and nothing to say.

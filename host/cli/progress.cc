@@ -17,7 +17,7 @@ namespace {
 constexpr absl::Duration kEvery = absl::Milliseconds(100);
 constexpr size_t kBarWidth = 20;
 
-void WriteAll(int fd, absl::string_view text) {
+void WriteOnce(int fd, absl::string_view text) {
   static_cast<void>(!write(fd, text.data(), text.size()));
 }
 
@@ -71,7 +71,7 @@ void ProgressLine::Show(const std::string& text) {
 void ProgressLine::Say(absl::string_view line) {
   const std::lock_guard lock(mutex_);
   Clear();
-  WriteAll(fd_, absl::StrCat(line, "\n"));
+  WriteOnce(fd_, absl::StrCat(line, "\n"));
 }
 
 void ProgressLine::Draw(std::string line) {
@@ -80,12 +80,12 @@ void ProgressLine::Draw(std::string line) {
   const size_t length = line.size();
   if (shown_ > length) line.append(shown_ - length, ' ');
   shown_ = length;
-  WriteAll(fd_, absl::StrCat("\r", line));
+  WriteOnce(fd_, absl::StrCat("\r", line));
 }
 
 void ProgressLine::Clear() {
   if (shown_ == 0) return;
-  WriteAll(fd_, absl::StrCat("\r", std::string(shown_, ' '), "\r"));
+  WriteOnce(fd_, absl::StrCat("\r", std::string(shown_, ' '), "\r"));
   shown_ = 0;
 }
 

@@ -11,6 +11,7 @@
 #include "base/status.h"
 #include "host/cli/files_progress.h"
 #include "host/cli/journal_output.h"
+#include "host/cli/json_parts.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/text_table.h"
 #include "host/commands/punch_files.h"
@@ -19,7 +20,6 @@ namespace virt_reclaim {
 namespace {
 
 using Align = TextTable::Align;
-using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxListBytes = size_t{256} << 20;  // a million paths
 
@@ -30,7 +30,7 @@ absl::StatusOr<std::vector<std::string>> ReadList(const std::string& path, bool 
   return std::vector<std::string>(absl::StrSplit(text, null ? '\0' : '\n', absl::SkipEmpty()));
 }
 
-absl::StatusOr<PunchFilesOptions> OptionsOf(const CommandLine& line) {
+absl::StatusOr<PunchFilesOptions> PunchOptionsOf(const CommandLine& line) {
   PunchFilesOptions options;
   options.paths = line.files;
   if (!line.files_from.empty()) {
@@ -129,7 +129,7 @@ std::string OutputText(const std::vector<PunchedFile>& files, bool dry_run) {
 
 ProgramResult RunPunch(const CommandLine& line, ProgressLine& progress,
                        const std::stop_token& stop) {
-  const auto options = OptionsOf(line);
+  const auto options = PunchOptionsOf(line);
   if (!options.ok()) return FailWith(options.status(), line.json);
   const auto actions = FindPunchActions(*options, stop);
   if (!actions.ok()) return FailWith(actions.status(), line.json);

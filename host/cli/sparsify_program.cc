@@ -9,6 +9,7 @@
 #include "base/byte_size.h"
 #include "base/escape.h"
 #include "host/cli/journal_output.h"
+#include "host/cli/json_parts.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/text_table.h"
 #include "host/commands/sparsify_copy.h"
@@ -18,9 +19,8 @@ namespace virt_reclaim {
 namespace {
 
 using Align = TextTable::Align;
-using Json = nlohmann::ordered_json;
 
-SparsifyImagesOptions OptionsOf(const CommandLine& line) {
+SparsifyImagesOptions SparsifyOptionsOf(const CommandLine& line) {
   SparsifyImagesOptions options;
   options.targets = line.domains;
   options.all_off = line.all_off;
@@ -43,8 +43,6 @@ std::string ProgressText(const SparsifyTargetProgress& now) {
   return absl::StrCat(text, ": ", now.name);
 }
 
-Json Number(const std::optional<uint64_t>& bytes) { return bytes ? Json(*bytes) : Json(nullptr); }
-
 Json DiskJson(const SparsifyDisk& disk, const sparsify::DiskResult* result) {
   Json json = {{"target", Printable(disk.target)},
                {"image", Printable(disk.spec.path)},
@@ -52,14 +50,14 @@ Json DiskJson(const SparsifyDisk& disk, const sparsify::DiskResult* result) {
                {"capacity_bytes", disk.header.capacity}};
   if (result == nullptr) return json;
   json["granularity_bytes"] = result->granularity;
-  json["allocation_before_bytes"] = Number(result->before);
-  json["allocation_after_bytes"] = Number(result->after);
+  json["allocation_before_bytes"] = OrNull(result->before);
+  json["allocation_after_bytes"] = OrNull(result->after);
   json["reclaimable_bytes"] = result->reclaimable_bytes;
   json["given_back_bytes"] = result->given_back_bytes;
   json["shared_bytes"] = result->shared_bytes;
   json["moved_bytes"] = result->released.moved_bytes;
   json["held_bytes"] = result->released.held_bytes;
-  json["freed_bytes"] = Number(result->freed_bytes());
+  json["freed_bytes"] = OrNull(result->freed_bytes());
   return json;
 }
 
@@ -95,7 +93,7 @@ Json TargetJson(const SparsifiedTarget& target) {
   }
   if (!target.output.empty()) {
     json["output"] = Printable(target.output);
-    json["output_allocation_bytes"] = Number(target.output_bytes);
+    json["output_allocation_bytes"] = OrNull(target.output_bytes);
     json["not_kept"] = target.lost;
   }
   json["filesystems"] = Json::array();
@@ -222,7 +220,7 @@ std::vector<SparsifiedTarget> MakeCopy(const CommandLine& line, const Services& 
 
 ProgramResult RunSparsify(const CommandLine& line, const Services& services, ProgressLine& progress,
                           const std::stop_token& stop) {
-  const SparsifyImagesOptions options = OptionsOf(line);
+  const SparsifyImagesOptions options = SparsifyOptionsOf(line);
   std::vector<SparsifiedTarget> targets;
   if (line.copy.empty() || line.dry_run) {
     const auto actions = PlanSparsify(services, options, stop);

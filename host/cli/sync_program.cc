@@ -7,6 +7,7 @@
 #include "base/byte_size.h"
 #include "base/escape.h"
 #include "host/cli/files_progress.h"
+#include "host/cli/json_parts.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/text_table.h"
 #include "host/commands/sync_domain.h"
@@ -17,7 +18,6 @@ namespace virt_reclaim {
 namespace {
 
 using Align = TextTable::Align;
-using Json = nlohmann::ordered_json;
 
 sync::SyncOptions EngineOf(const CommandLine& line) {
   sync::SyncOptions engine;
@@ -31,7 +31,7 @@ sync::SyncOptions EngineOf(const CommandLine& line) {
   return engine;
 }
 
-SyncFilesOptions OptionsOf(const CommandLine& line) {
+SyncFilesOptions SyncOptionsOf(const CommandLine& line) {
   SyncFilesOptions options;
   options.sources.assign(line.files.begin(), line.files.end() - 1);
   options.destination = line.files.back();
@@ -205,7 +205,7 @@ ProgramResult RunSyncDomain(const CommandLine& line, const Services& services,
 
 ProgramResult RunSync(const CommandLine& line, ProgressLine& progress,
                       const std::stop_token& stop) {
-  const SyncFilesOptions options = OptionsOf(line);
+  const SyncFilesOptions options = SyncOptionsOf(line);
   const auto actions = FindSyncActions(options, stop);
   if (!actions.ok()) return FailWith(actions.status(), line.json);
   const punch::SteadyClock clock = [] { return std::chrono::steady_clock::now(); };

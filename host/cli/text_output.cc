@@ -24,12 +24,6 @@ std::string Size(const std::optional<int64_t>& bytes) {
   return bytes ? FormatSignedByteSize(*bytes) : "-";
 }
 
-std::string Codes(const std::vector<Blocker>& blockers) {
-  return absl::StrJoin(blockers, ", ", [](std::string* out, const Blocker& b) {
-    absl::StrAppend(out, Code(b.reason));
-  });
-}
-
 std::string ChangeText(const xml::Change& change) {
   return absl::StrCat(change.what, " ",
                       change.before.empty() ? "(not set)" : Printable(change.before), " -> ",
@@ -77,7 +71,7 @@ void AddReportRows(const ReportedDomain& domain, bool remembered, TextTable& tab
            Size(disk.facts.usage.allocation), Size(used),
            Size(disk.assessment.reclaimable)};
     if (remembered) row.push_back(Growth(domain, disk));
-    row.push_back(Codes(disk.assessment.blockers));
+    row.push_back(ReasonCodes(disk.assessment.blockers));
     table.AddRow(std::move(row));
   }
 }
@@ -93,7 +87,7 @@ void AddTrimRows(const TrimmedDomain& domain, TextTable& table) {
   for (const TrimmedDisk& disk : domain.disks) {
     table.AddRow({name, Printable(disk.target), way,
                   disk.guest_not_supported ? "not supported" : Size(disk.trimmed), Size(disk.freed),
-                  Codes(disk.reasons)});
+                  ReasonCodes(disk.reasons)});
   }
 }
 

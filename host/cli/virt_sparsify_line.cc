@@ -132,7 +132,7 @@ std::string HintFor(absl::string_view word) {
 size_t LastWord() { return optind > 0 ? static_cast<size_t>(optind) - 1 : 0; }
 
 // One run over the words.
-class Parser {
+class LineParser {
  public:
   std::variant<VirtSparsifyLine, VirtSparsifyEnd> Parse(const std::vector<std::string>& arguments) {
     std::vector<std::string> words = {kName};
@@ -312,7 +312,7 @@ class Parser {
 
 std::variant<VirtSparsifyLine, VirtSparsifyEnd> ParseVirtSparsify(
     const std::vector<std::string>& arguments) {
-  return Parser().Parse(arguments);
+  return LineParser().Parse(arguments);
 }
 
 std::string VirtSparsifyError(const std::string& text, bool advice) {

@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/io.h"
 #include "base/status.h"
 #include "host/cli/outcome_output.h"
 #include "host/cli/virt_sparsify_line.h"
@@ -221,8 +222,7 @@ class Run {
     struct stat status;
     if (line_.check_tmpdir == Check::kIgnore || stat(input.c_str(), &status) != 0)
       return std::nullopt;
-    const uint64_t needed =
-        S_ISBLK(status.st_mode) ? capacity : static_cast<uint64_t>(status.st_blocks) * 512;
+    const uint64_t needed = S_ISBLK(status.st_mode) ? capacity : AllocatedBytes(status);
     const std::string text = TooLittleSpace(directory, needed);
     if (text.empty()) return std::nullopt;
     speaker_.Warning(text);

@@ -16,6 +16,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/escape.h"
+#include "base/io.h"
 #include "base/status.h"
 
 namespace virt_reclaim {
@@ -24,16 +25,6 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kProgressEvery{333};  // as libguestfs's daemon
-
-// What cannot be written is lost: the work is more.
-void WriteAll(int fd, const std::string& text) {
-  for (size_t done = 0; done < text.size();) {
-    const ssize_t n = write(fd, text.data() + done, text.size() - done);
-    if (n < 0 && errno == EINTR) continue;
-    if (n <= 0) return;
-    done += static_cast<size_t>(n);
-  }
-}
 
 }  // namespace
 
@@ -99,7 +90,7 @@ void VirtSparsifySpeaker::Json(const char* type, const std::string& text) const 
   const std::string document = absl::StrCat("{ \"message\": ", quoted.dump(), ", \"timestamp\": \"",
                                             now, "\", \"type\": \"", type, "\" }\n");
   if (json_.valid()) {
-    WriteAll(json_.get(), document);
+    WriteAll(json_.get(), document);  // what cannot be written is lost: the work is more
   } else if (line_->machine_output == "stream:stderr") {
     streams_->err(document);
   } else {

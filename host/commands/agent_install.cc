@@ -19,7 +19,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr size_t kThreads = 8;
 constexpr absl::Duration kAgentTimeout = absl::Seconds(2);
 constexpr absl::Duration kComingUp = absl::Seconds(20);  // the agent opens its port within 2
 constexpr absl::Duration kPause = absl::Milliseconds(500);
@@ -74,9 +73,10 @@ GuestPrograms ProgramsOf(const Services& services, const std::string& uuid) {
 
 // ---- The plan.
 
-class Planner {
+class InstallPlanner {
  public:
-  Planner(const Services& services, const AgentInstallOptions& options, const std::stop_token& stop)
+  InstallPlanner(const Services& services, const AgentInstallOptions& options,
+                 const std::stop_token& stop)
       : services_(services), options_(options), stop_(stop) {}
 
   AgentInstall Plan(const DomainSummary& summary) const {
@@ -374,9 +374,9 @@ absl::StatusOr<std::vector<AgentInstall>> PlanAgentInstall(const Services& servi
                                                            const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
                       SelectDomains(services.hypervisor, options.domains));
-  const Planner planner(services, options, stop);
+  const InstallPlanner planner(services, options, stop);
   std::vector<AgentInstall> plan(selected.size());
-  ForEachInParallel(selected.size(), kThreads, [&](size_t i) {
+  ForEachInParallel(selected.size(), kGuestsAtOnce, [&](size_t i) {
     if (!stop.stop_requested()) plan[i] = planner.Plan(selected[i]);
   });
   if (stop.stop_requested()) return absl::CancelledError("interrupted");

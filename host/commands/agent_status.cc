@@ -5,8 +5,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr size_t kThreads = 8;
-
 AgentStatusOfDomain StatusOf(const Services& services, const DomainSummary& summary,
                              const AgentStatusOptions& options, const std::stop_token& stop) {
   AgentStatusOfDomain status;
@@ -47,7 +45,7 @@ absl::StatusOr<std::vector<AgentStatusOfDomain>> GetAgentStatus(const Services& 
   VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
                       SelectDomains(services.hypervisor, options.domains));
   std::vector<AgentStatusOfDomain> statuses(selected.size());
-  ForEachInParallel(selected.size(), kThreads, [&](size_t i) {
+  ForEachInParallel(selected.size(), kGuestsAtOnce, [&](size_t i) {
     if (!stop.stop_requested()) statuses[i] = StatusOf(services, selected[i], options, stop);
   });
   if (stop.stop_requested()) return absl::CancelledError("interrupted");

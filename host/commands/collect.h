@@ -2,6 +2,7 @@
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_COLLECT_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_COLLECT_H_
 
+#include <cstddef>
 #include <functional>
 #include <map>
 #include <memory>
@@ -17,6 +18,9 @@
 #include "host/services/domain_lock.h"
 
 namespace virt_reclaim {
+
+// Threads that only wait, for libvirt and for guests: one silent guest must not hold up the others.
+inline constexpr size_t kGuestsAtOnce = 8;
 
 // The domains named by name, UUID or a pattern of names (fnmatch: * ? [...]), in the order given;
 // all of them, by name, when `names` is empty. NotFound for a name that is none, and for a pattern

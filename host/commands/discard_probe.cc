@@ -24,7 +24,7 @@ constexpr uint64_t kRepeatBytes = 64 * kMiB;
 uint64_t EnoughOf(uint64_t bytes, uint64_t cluster) {
   return (bytes - std::min(bytes / 2, 2 * cluster)) / 10 * 9;
 }
-constexpr absl::Duration kCallTimeout = absl::Minutes(1);
+constexpr absl::Duration kProbeCallTimeout = absl::Minutes(1);
 // XFS of newer kernels returns from FITRIM before its discards are done.
 constexpr absl::Duration kPatience = absl::Seconds(10);
 constexpr absl::Duration kStep = absl::Milliseconds(100);
@@ -53,7 +53,7 @@ class Prober {
   std::vector<ProbedDisk> Probe() {
     std::vector<ProbedDisk> probed;
     GuestFacts guest;
-    auto filesystems = agent_.ListFilesystems(kCallTimeout, stop_);
+    auto filesystems = agent_.ListFilesystems(kProbeCallTimeout, stop_);
     if (filesystems.ok()) guest.filesystems = *std::move(filesystems);
     guest_to_target_ = MatchGuestDisks(domain_.live, guest);
     for (const DiskFacts& disk : domain_.disks) {
@@ -168,13 +168,13 @@ class Prober {
     const std::string& mount_point = filesystem.mount_points.front();
     VR_ASSIGN_OR_RETURN(const uint64_t before, Allocation(disk));
     VR_ASSIGN_OR_RETURN(const GuestMarker marker,
-                        agent_.WriteMarker(mount_point, size, kCallTimeout, stop_));
+                        agent_.WriteMarker(mount_point, size, kProbeCallTimeout, stop_));
     const auto full = Allocation(disk);
     const std::vector<Range> extents = ExtentsOf(marker, disk);
     const uint64_t held = HeldOf(extents, disk).value_or(0);
     // Whatever was measured, and whoever wants to stop: the marker has to go.
     VR_ASSIGN_OR_RETURN(const GuestMarkerDiscard discarded,
-                        agent_.DiscardMarker(mount_point, marker, kCallTimeout, {}));
+                        agent_.DiscardMarker(mount_point, marker, kProbeCallTimeout, {}));
     VR_RETURN_IF_ERROR(full.status());
     Round round;
     if (!discarded.error_name.empty()) {

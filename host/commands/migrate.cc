@@ -14,7 +14,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr absl::Duration kAgentTimeout = absl::Seconds(2);
 constexpr absl::string_view kGuestUnchecked = "guest-unchecked";
 constexpr absl::Duration kPreflightTimeout = absl::Minutes(1);
 
@@ -45,8 +44,8 @@ bool HasLvm(const std::vector<GuestFilesystem>& filesystems) {
 void AskGuest(const Services& services, const DomainSummary& domain, bool locked,
               const std::stop_token& stop, MigrationFacts& facts) {
   const DomainFacts running = {domain, *facts.live, {}};  // its disks are not asked about
-  AgentAccess access = locked ? OpenAgentLocked(services, running, kAgentTimeout, stop)
-                              : OpenAgent(services, running, kAgentTimeout, stop);
+  AgentAccess access = locked ? OpenAgentLocked(services, running, kPlanAgentTimeout, stop)
+                              : OpenAgent(services, running, kPlanAgentTimeout, stop);
   if (!access.session) {
     const Blocker& blocker = *access.blocker;
     facts.guest_busy = blocker.reason == Reason::kBusy;

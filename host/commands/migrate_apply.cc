@@ -12,7 +12,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr absl::Duration kAgentTimeout = absl::Seconds(5);
 constexpr absl::Duration kPauseStep = absl::Milliseconds(250);  // how late a stop is noticed
 constexpr absl::Duration kFixTimeout = absl::Minutes(30);       // making an initramfs takes a while
 
@@ -115,7 +114,7 @@ absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOpt
 absl::StatusOr<GuestFix> CallFix(const Services& services, const DomainSummary& domain,
                                  GuestFixAction what, const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, domain));
-  AgentAccess access = OpenAgentLocked(services, facts, kAgentTimeout, stop);
+  AgentAccess access = OpenAgentLocked(services, facts, kRunAgentTimeout, stop);
   if (!access.session) return absl::UnavailableError(Sentence(access.blocker->reason));
   VR_ASSIGN_OR_RETURN(GuestFix fix, access.session->agent->FixGuest(what, kFixTimeout, stop));
   if (fix.result == GuestFixResult::kDone || fix.result == GuestFixResult::kNothingToDo) return fix;

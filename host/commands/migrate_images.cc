@@ -12,8 +12,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr absl::Duration kAgentTimeout = absl::Seconds(2);
-
 // Empty: it is neither a file nor a block device of this machine.
 std::optional<PlannedImage> IdentityOf(const Services& services, const DiskFacts& disk) {
   PlannedImage image;
@@ -71,7 +69,7 @@ class GuestUnits {
     if (!live.ok()) return;
     live_ = *std::move(live);
     const AgentAccess access =
-        OpenAgent(services_, {action_.domain, live_, {}}, kAgentTimeout, stop_);
+        OpenAgent(services_, {action_.domain, live_, {}}, kPlanAgentTimeout, stop_);
     if (!access.session) return;
     auto filesystems = access.session->agent->ListFilesystems(kListingTimeout, stop_);
     if (!filesystems.ok()) return;

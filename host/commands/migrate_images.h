@@ -12,9 +12,13 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "host/commands/migrate.h"
 
 namespace virt_reclaim {
+
+// How long a plan waits for the agent of a guest.
+inline constexpr absl::Duration kPlanAgentTimeout = absl::Seconds(2);
 
 // Whether one of the changes is about the disk.
 bool TouchesDisk(const std::vector<xml::Change>& changes, const std::string& target);

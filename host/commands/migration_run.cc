@@ -18,7 +18,6 @@ namespace {
 constexpr absl::Duration kPoll = absl::Milliseconds(250);
 // A guest that is still booting does not hear the power button.
 constexpr absl::Duration kAskAgain = absl::Seconds(20);
-constexpr absl::Duration kAgentTimeout = absl::Seconds(5);
 constexpr int kMostPatience = 4;  // times verify_timeout
 constexpr int kMostStops = 3;     // of a guest in one migration
 // Busy disks buy a guest this much.
@@ -159,7 +158,7 @@ void MigrationRun::LookBefore(MigrationRecord& record, const std::stop_token& st
   if (!state.ok() || *state != DomainState::kRunning) return;
   const auto facts = CollectDomain(services_, {"", uuid_, *state, true});
   if (!facts.ok()) return;
-  AgentAccess access = OpenAgentLocked(services_, *facts, kAgentTimeout, stop);
+  AgentAccess access = OpenAgentLocked(services_, *facts, kRunAgentTimeout, stop);
   if (!access.session) return;
   auto filesystems = access.session->agent->ListFilesystems(kListingTimeout, stop);
   record.had_agent = filesystems.ok();
@@ -265,7 +264,7 @@ std::vector<ProbedDisk> MigrationRun::Probe(const std::stop_token& stop) {
   probed_.clear();
   const auto facts = CollectDomain(services_, {"", uuid_, DomainState::kRunning, true});
   if (!facts.ok()) return probed_;
-  AgentAccess access = OpenAgentLocked(services_, *facts, kAgentTimeout, stop);
+  AgentAccess access = OpenAgentLocked(services_, *facts, kRunAgentTimeout, stop);
   if (access.session) probed_ = ProbeDiscards(services_, *facts, *access.session->agent, {}, stop);
   return probed_;
 }
@@ -273,7 +272,7 @@ std::vector<ProbedDisk> MigrationRun::Probe(const std::stop_token& stop) {
 absl::StatusOr<std::string> MigrationRun::MissingMount(const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const DomainFacts facts,
                       CollectDomain(services_, {"", uuid_, DomainState::kRunning, true}));
-  AgentAccess access = OpenAgentLocked(services_, facts, kAgentTimeout, stop);
+  AgentAccess access = OpenAgentLocked(services_, facts, kRunAgentTimeout, stop);
   if (!access.session)
     return absl::UnavailableError(absl::StrCat(Sentence(access.blocker->reason)));
   VR_ASSIGN_OR_RETURN(std::vector<GuestFilesystem> filesystems,
@@ -464,7 +463,7 @@ absl::Status MigrationRun::StopForRollback(const std::stop_token& stop) {
 
 bool MigrationRun::AnswersPing(const std::stop_token& stop) {
   return services_.hypervisor
-      .QemuAgentCommand(uuid_, R"({"execute":"guest-ping"})", kAgentTimeout, stop)
+      .QemuAgentCommand(uuid_, R"({"execute":"guest-ping"})", kRunAgentTimeout, stop)
       .ok();
 }
 

@@ -12,12 +12,16 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "host/commands/discard_probe.h"
 #include "host/commands/services.h"
 #include "host/model/migration.h"
 #include "host/services/migration_store.h"
 
 namespace virt_reclaim {
+
+// How long a migration under way waits for the agent of a guest.
+inline constexpr absl::Duration kRunAgentTimeout = absl::Seconds(5);
 
 struct MigrationRunOptions {
   bool power_cycle = false;  // shut a running guest down and start it

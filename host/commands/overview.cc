@@ -14,9 +14,9 @@ namespace virt_reclaim {
 namespace {
 
 // Which storage each image lies on, and what images occupy there.
-class Storages {
+class StorageUse {
  public:
-  explicit Storages(ImageStore& images) : images_(images) {}
+  explicit StorageUse(ImageStore& images) : images_(images) {}
 
   // The id of its storage; empty: it cannot be asked.
   std::string Add(const ImageFile& file) {
@@ -89,7 +89,7 @@ Overview MakeOverview(const Services& services, const Report& report) {
   overview.disks = report.total.disks;
   overview.disks_with_guest = report.total.disks_with_guest;
   const TrimHistory history(services.state_directory, services.hypervisor.Uri());
-  Storages storages(services.images);
+  StorageUse storages(services.images);
   std::vector<std::string> uuids;
   for (const ReportedDomain& reported : report.domains) {
     uuids.push_back(Printable(reported.summary.uuid));

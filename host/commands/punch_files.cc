@@ -8,12 +8,11 @@
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
+#include "base/io.h"
 #include "base/status.h"
 
 namespace virt_reclaim {
 namespace {
-
-constexpr uint64_t kStatBlock = 512;  // unit of st_blocks, stat(2)
 
 // What stands in the way of a file is a reason; what went wrong with it is an error.
 void SetOutcome(const absl::Status& status, Outcome& outcome) {
@@ -100,8 +99,7 @@ absl::StatusOr<std::vector<PunchAction>> FindPunchActions(const PunchFilesOption
     action.asked_for =
         std::find(options.paths.begin(), options.paths.end(), path) != options.paths.end();
     struct stat status;
-    if (error.ok() && stat(path.c_str(), &status) == 0)
-      action.allocation = static_cast<uint64_t>(status.st_blocks) * kStatBlock;
+    if (error.ok() && stat(path.c_str(), &status) == 0) action.allocation = AllocatedBytes(status);
   };
   VR_RETURN_IF_ERROR(punch::FindFiles(
       options.paths, options.find, stop,

@@ -13,8 +13,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr size_t kAgentThreads = 8;  // they only wait; one silent guest must not hold up the others
-
 // The last trim, and what the images have grown by since.
 void AddHistory(const Services& services, ReportedDomain& domain) {
   const std::vector<TrimRecord> trims =
@@ -163,7 +161,7 @@ absl::StatusOr<Report> MakeReport(const Services& services, const ReportOptions&
                       SelectDomains(services.hypervisor, options.domains));
   Report report;
   report.domains.resize(selected.size());
-  ForEachInParallel(selected.size(), kAgentThreads, [&](size_t i) {
+  ForEachInParallel(selected.size(), kGuestsAtOnce, [&](size_t i) {
     if (!stop.stop_requested())
       report.domains[i] = ReportDomain(services, selected[i], options, stop);
   });

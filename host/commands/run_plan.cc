@@ -18,7 +18,6 @@ namespace {
 using policy::DomainSettings;
 using policy::Job;
 
-constexpr size_t kThreads = 8;  // they only wait for libvirt
 // A gentle trim pauses longer than it works (as of the verb trim).
 constexpr absl::Duration kGentleTimeout = absl::Hours(8);
 
@@ -60,7 +59,7 @@ std::vector<absl::StatusOr<policy::Values>> ResolveAll(const Services& services,
                                                        const std::vector<DomainSummary>& domains,
                                                        const std::stop_token& stop) {
   std::vector<absl::StatusOr<policy::Values>> values(domains.size());
-  ForEachInParallel(domains.size(), kThreads, [&](size_t i) {
+  ForEachInParallel(domains.size(), kGuestsAtOnce, [&](size_t i) {
     values[i] = stop.stop_requested() ? absl::CancelledError("interrupted")
                                       : ResolveDomain(services, policy, domains[i]);
   });
@@ -136,10 +135,10 @@ void Hurry(policy::BackupSettings& settings) {
   settings.max_rate = 0;
 }
 
-class Planner {
+class RunPlanner {
  public:
-  Planner(const Services& services, const policy::Policy& policy, const RunOptions& options,
-          const std::stop_token& stop)
+  RunPlanner(const Services& services, const policy::Policy& policy, const RunOptions& options,
+             const std::stop_token& stop)
       : services_(services), policy_(policy), options_(options), stop_(stop) {}
 
   absl::StatusOr<RunPlan> Plan() {
@@ -326,7 +325,7 @@ absl::StatusOr<std::vector<DomainLock>> LockJobs(const Services& services,
 
 absl::StatusOr<RunPlan> PlanRun(const Services& services, const policy::Policy& policy,
                                 const RunOptions& options, const std::stop_token& stop) {
-  return Planner(services, policy, options, stop).Plan();
+  return RunPlanner(services, policy, options, stop).Plan();
 }
 
 std::vector<RunItem> ItemsOf(const RunPlan& plan) {

@@ -15,7 +15,7 @@ namespace {
 constexpr uint64_t kLeastRoom = 256 * kMiB;
 // QEMU tries again at once what failed. It takes libvirt a moment to tell of the next error.
 constexpr absl::Duration kTrial = absl::Seconds(2);
-constexpr absl::Duration kEvery = absl::Milliseconds(200);
+constexpr absl::Duration kStateEvery = absl::Milliseconds(200);
 
 // The least room on the storages below its images; of block devices nobody knows.
 absl::StatusOr<uint64_t> RoomBelow(const Services& services, const DomainSummary& domain) {
@@ -31,8 +31,8 @@ absl::StatusOr<uint64_t> RoomBelow(const Services& services, const DomainSummary
 }
 
 absl::Status StaysUp(const Services& services, const DomainSummary& domain) {
-  for (absl::Duration waited; waited < kTrial; waited += kEvery) {
-    services.sleep(kEvery);
+  for (absl::Duration waited; waited < kTrial; waited += kStateEvery) {
+    services.sleep(kStateEvery);
     VR_ASSIGN_OR_RETURN(const bool paused, services.hypervisor.IsPausedByIoError(domain.uuid));
     if (paused) return absl::UnavailableError("an I/O error has paused it again");
   }

@@ -17,9 +17,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/escape.h"
+#include "base/io.h"
 #include "base/status.h"
 #include "host/commands/image_users.h"
 #include "host/guard/image_guard.h"
+#include "host/guard/image_identity.h"
 #include "host/model/reason.h"
 #include "host/services/domain_lock.h"
 #include "host/sparsify/image_form.h"
@@ -27,11 +29,8 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr uint64_t kStatBlock = 512;  // unit of st_blocks, stat(2)
 // How late it is noticed that somebody wants to write the source, who waits until then.
 constexpr std::chrono::milliseconds kLookEvery{100};
-
-std::string Quoted(const std::string& path) { return absl::StrCat("'", Printable(path), "'"); }
 
 absl::StatusOr<std::string> Absolute(const std::string& path) {
   std::error_code error;
@@ -187,8 +186,7 @@ void KeepForm(const sparsify::ImageForm& form, SparsifyCopyPlan& plan) {
 
 bool IsFile(const std::string& path, const struct stat& file) {
   struct stat status;
-  return stat(path.c_str(), &status) == 0 && status.st_dev == file.st_dev &&
-         status.st_ino == file.st_ino;
+  return stat(path.c_str(), &status) == 0 && SameFile(IdentityOf(status), IdentityOf(file));
 }
 
 bool StandsAlone(const ImageHeader& header) {
@@ -322,11 +320,10 @@ SparsifiedTarget SparsifyInto(const Services& services, const SparsifyCopyOption
     for (sparsify::DiskResult& result : target.result->disks) {
       result.given_back_bytes = 0;  // the source has it still
       if (stat(options.source.c_str(), &status) == 0 && S_ISREG(status.st_mode))
-        result.before = static_cast<uint64_t>(status.st_blocks) * kStatBlock;
+        result.before = AllocatedBytes(status);
     }
     target.output = plan.output.path;
-    if (stat(target.output.c_str(), &status) == 0)
-      target.output_bytes = static_cast<uint64_t>(status.st_blocks) * kStatBlock;
+    if (stat(target.output.c_str(), &status) == 0) target.output_bytes = AllocatedBytes(status);
     AddRefusals(target);
     target.lost = plan.lost;
     return absl::OkStatus();

@@ -59,9 +59,9 @@ absl::StatusOr<bool> LiesOnStorage(const Services& services, const std::string& 
   return false;
 }
 
-class Planner {
+class SparsifyPlanner {
  public:
-  Planner(const Services& services, const SparsifyImagesOptions& options, ImageUsers users)
+  SparsifyPlanner(const Services& services, const SparsifyImagesOptions& options, ImageUsers users)
       : services_(services), options_(options), users_(std::move(users)) {}
 
   SparsifyAction PlanFile(const std::string& path) {
@@ -222,12 +222,8 @@ absl::Status CheckSame(const ImageIdentity& planned, const std::string& path) {
   struct stat status;
   if (stat(path.c_str(), &status) != 0)
     return ErrnoStatus(errno, absl::StrCat("stat '", Printable(path), "'"));
-  const ImageIdentity found = IdentityOf(status);
-  if (found.device == planned.device && found.inode == planned.inode &&
-      found.block_device == planned.block_device)
-    return absl::OkStatus();
-  return absl::FailedPreconditionError(
-      absl::StrCat("'", Printable(path), "' was replaced by another file meanwhile"));
+  if (SameFile(IdentityOf(status), planned)) return absl::OkStatus();
+  return absl::FailedPreconditionError(Quoted(path) + " was replaced by another file meanwhile");
 }
 
 // What the native engine leaves to libguestfs, which opens `images` by their names. Without it,
@@ -362,7 +358,7 @@ absl::StatusOr<std::vector<SparsifyAction>> PlanSparsify(const Services& service
         "sparsify works on images of this machine, not on those of another one");
   }
   VR_ASSIGN_OR_RETURN(ImageUsers users, ImageUsers::Find(services, stop));
-  Planner planner(services, options, std::move(users));
+  SparsifyPlanner planner(services, options, std::move(users));
   std::vector<SparsifyAction> actions;
   std::vector<std::string> names;
   for (const std::string& target : options.targets) {

@@ -16,7 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
 #include "base/escape.h"
-#include "base/handle.h"
+#include "base/io.h"
 #include "base/status.h"
 #include "host/services/domain_lock.h"
 #include "host/sync/checkpoint_note.h"
@@ -29,8 +29,6 @@ namespace {
 constexpr char kSocketDirectory[] = "/tmp/virt-reclaim-backup-";
 constexpr char kSocketName[] = "/nbd";
 
-std::string Quoted(absl::string_view path) { return absl::StrCat("'", Printable(path), "'"); }
-
 std::string Xml(absl::string_view text) {
   return absl::StrReplaceAll(
       text, {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"'", "&apos;"}, {"\"", "&quot;"}});
@@ -39,14 +37,13 @@ std::string Xml(absl::string_view text) {
 // What the checkpoints of copies in this directory are called, before their time. FNV-1a: short,
 // the same for ever, and two directories of one domain are no adversaries.
 absl::StatusOr<std::string> CheckpointPrefix(const std::string& directory) {
-  const Handle<char, free> real(realpath(directory.c_str(), nullptr));
-  if (real == nullptr) return ErrnoStatus(errno, "resolve " + Quoted(directory));
+  const std::string real = RealPath(directory);
+  if (real.empty()) return ErrnoStatus(errno, "resolve " + Quoted(directory));
   struct stat status;
-  if (stat(real.get(), &status) != 0 || !S_ISDIR(status.st_mode))
+  if (stat(real.c_str(), &status) != 0 || !S_ISDIR(status.st_mode))
     return absl::InvalidArgumentError(Quoted(directory) + " is no directory");
   uint64_t hash = 0xcbf29ce484222325;
-  for (const char c : absl::string_view(real.get()))
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  for (const char c : real) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
   return absl::StrFormat("virt-reclaim-%016x-", hash);
 }
 

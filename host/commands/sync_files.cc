@@ -16,8 +16,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/escape.h"
+#include "base/io.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "host/guard/image_identity.h"
 #include "host/punch/find_files.h"
 #include "host/punch/punch.h"
 #include "host/sync/replace_file.h"
@@ -25,10 +27,6 @@
 
 namespace virt_reclaim {
 namespace {
-
-constexpr uint64_t kStatBlock = 512;  // unit of st_blocks, stat(2)
-
-std::string Quoted(absl::string_view path) { return absl::StrCat("'", Printable(path), "'"); }
 
 bool IsDirectory(const std::string& path) {
   struct stat status;
@@ -108,8 +106,7 @@ class Finder {
     SyncAction& action = actions_.emplace_back();
     action.source = source;
     struct stat status;
-    if (stat(source.c_str(), &status) == 0)
-      action.allocation = static_cast<uint64_t>(status.st_blocks) * kStatBlock;
+    if (stat(source.c_str(), &status) == 0) action.allocation = AllocatedBytes(status);
     return action;
   }
 
@@ -242,7 +239,7 @@ absl::StatusOr<bool> Link(const SyncAction& action) {
   struct stat second;
   if (stat(action.link_to.c_str(), &first) != 0) return false;
   if (lstat(action.destination.c_str(), &second) == 0)
-    return second.st_dev == first.st_dev && second.st_ino == first.st_ino;
+    return SameFile(IdentityOf(second), IdentityOf(first));
   if (link(action.link_to.c_str(), action.destination.c_str()) == 0) return true;
   if (errno == EPERM || errno == EXDEV || errno == EMLINK || errno == EOPNOTSUPP) return false;
   return ErrnoStatus(errno, "link " + Quoted(action.destination));

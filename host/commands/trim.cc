@@ -21,7 +21,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr size_t kPlanThreads = 8;  // they only wait, for libvirt and for guests
 // How often a storage is looked at that other programs trim on.
 constexpr absl::Duration kLookForPlace = absl::Milliseconds(200);
 
@@ -279,7 +278,7 @@ absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
   VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
                       SelectDomains(services.hypervisor, options.domains));
   std::vector<absl::StatusOr<std::optional<TrimAction>>> actions(selected.size());
-  ForEachInParallel(selected.size(), kPlanThreads, [&](size_t i) {
+  ForEachInParallel(selected.size(), kGuestsAtOnce, [&](size_t i) {
     if (!stop.stop_requested()) actions[i] = PlanDomain(services, options, selected[i], stop);
   });
   if (stop.stop_requested()) return absl::CancelledError("interrupted");

@@ -9,8 +9,8 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr absl::Duration kEvery = absl::Seconds(1);
-constexpr absl::Duration kCallTimeout = absl::Seconds(1);
+constexpr absl::Duration kLatencyEvery = absl::Seconds(1);
+constexpr absl::Duration kPauseCallTimeout = absl::Seconds(1);
 
 }  // namespace
 
@@ -30,7 +30,7 @@ TrimLatency::TrimLatency(const Services& services, const DomainFacts& facts, Gue
 
 void TrimLatency::Look() {
   const absl::Time now = services_.now();
-  if (storages_.empty() || now - looked_ < kEvery) return;
+  if (storages_.empty() || now - looked_ < kLatencyEvery) return;
   looked_ = now;
   absl::Duration pause = absl::ZeroDuration();
   for (Storage& storage : storages_) {
@@ -38,7 +38,7 @@ void TrimLatency::Look() {
     pause = std::max(pause, reading.ok() ? storage.pace.After(*reading) : storage.pace.pause());
   }
   if (pause == told_) return;
-  const absl::Status status = agent_.SetTrimPause(pause, kCallTimeout);
+  const absl::Status status = agent_.SetTrimPause(pause, kPauseCallTimeout);
   if (status.ok()) told_ = pause;
   if (absl::IsUnimplemented(status)) storages_.clear();
 }

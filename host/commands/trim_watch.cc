@@ -10,7 +10,7 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr absl::Duration kEvery = absl::Seconds(1);
+constexpr absl::Duration kWatchEvery = absl::Seconds(1);
 // With less than this, whoever writes next may be paused by ENOSPC.
 constexpr uint64_t kCriticalRoom = 256 * kMiB;
 // Less is filesystem bookkeeping.
@@ -63,7 +63,7 @@ std::optional<int64_t> TrimWatch::Overhead() const {
 
 void TrimWatch::LookAtStorage() {
   const absl::Time now = services_.now();
-  if (!overhead_before_ || now - looked_ < kEvery) return;
+  if (!overhead_before_ || now - looked_ < kWatchEvery) return;
   looked_ = now;
   for (const DiskFacts& disk : facts_.disks) {
     if (IsOther(disk.xml) || disk.chain.empty()) continue;

@@ -11,29 +11,28 @@ namespace virt_reclaim::freemap {
 namespace {
 
 constexpr size_t kSuperBytes = 4096;
-constexpr size_t kChecksumBytes = 32;
-constexpr size_t kDeviceItem = 201;
+constexpr size_t kDeviceItemAt = 201;
 constexpr size_t kSystemChunks = 811;
 constexpr size_t kMaxSystemChunks = 2048;
 constexpr uint64_t kWritten = 1;  // the one flag of a superblock in peace
 
 // mixed_backref, default_subvol, mixed_groups, lzo, zstd, big_metadata, extended_iref,
 // skinny_metadata, no_holes, metadata_uuid
-constexpr uint64_t kKnownIncompat = 0x77f & ~uint64_t{0x80};
+constexpr uint64_t kBtrfsKnownIncompat = 0x77f & ~uint64_t{0x80};
 constexpr uint64_t kMetadataUuid = 0x400;
-constexpr uint64_t kKnownRoCompat = 0x1 | 0x2 | 0x4;  // free_space_tree, its valid bit, verity
+constexpr uint64_t kBtrfsKnownRoCompat = 0x1 | 0x2 | 0x4;  // free_space_tree, its valid bit, verity
 
 bool IsSuper(Bytes bytes, uint64_t at) {
   return StartsWith(bytes, 64, "_BHRfS_M", 8) && LittleEndian<uint64_t>(bytes, 48) == at &&
          LittleEndian<uint16_t>(bytes, 196) == 0 &&
-         Crc32c(Part(bytes, kChecksumBytes, kSuperBytes - kChecksumBytes)) ==
+         Crc32c(Part(bytes, kBtrfsChecksumBytes, kSuperBytes - kBtrfsChecksumBytes)) ==
              LittleEndian<uint32_t>(bytes, 0);
 }
 
 absl::Status CheckFeatures(Bytes sb) {
-  if (const uint64_t more = LittleEndian<uint64_t>(sb, 188) & ~kKnownIncompat; more != 0)
+  if (const uint64_t more = LittleEndian<uint64_t>(sb, 188) & ~kBtrfsKnownIncompat; more != 0)
     return UnknownError(absl::StrCat("incompatible features 0x", absl::Hex(more)));
-  if (const uint64_t more = LittleEndian<uint64_t>(sb, 180) & ~kKnownRoCompat; more != 0)
+  if (const uint64_t more = LittleEndian<uint64_t>(sb, 180) & ~kBtrfsKnownRoCompat; more != 0)
     return UnknownError(absl::StrCat("read-only compatible features 0x", absl::Hex(more)));
   if (LittleEndian<uint64_t>(sb, 172) != 0) return UnknownError("compatible features");
   if (LittleEndian<uint64_t>(sb, 56) != kWritten)
@@ -82,8 +81,8 @@ absl::StatusOr<BtrfsSuper> ReadBtrfsSuper(const ByteSource& source, const ReadOp
   super.chunk_generation = LittleEndian<uint64_t>(sb, 164);
   super.root_level = sb[198];
   super.chunk_root_level = sb[199];
-  super.device_id = LittleEndian<uint64_t>(sb, kDeviceItem);
-  super.device_bytes = LittleEndian<uint64_t>(sb, kDeviceItem + 8);
+  super.device_id = LittleEndian<uint64_t>(sb, kDeviceItemAt);
+  super.device_bytes = LittleEndian<uint64_t>(sb, kDeviceItemAt + 8);
   const auto power = [](uint32_t value) {
     return std::has_single_bit(value) && value >= 4096 && value <= 65536;
   };

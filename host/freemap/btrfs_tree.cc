@@ -12,7 +12,6 @@ namespace virt_reclaim::freemap {
 namespace {
 
 constexpr size_t kHeaderBytes = 101;
-constexpr size_t kChecksumBytes = 32;
 constexpr size_t kKeyBytes = 17;
 constexpr size_t kItemBytes = 25;
 constexpr size_t kPointerBytes = 33;
@@ -131,7 +130,7 @@ absl::StatusOr<std::vector<uint8_t>> BtrfsTrees::ReadBlock(const BtrfsRoot& bloc
   VR_ASSIGN_OR_RETURN(
       std::vector<uint8_t> bytes,
       source_.ReadBytes(chunk->stripes[0] + (block.logical - chunk->logical), super_.node_bytes));
-  if (Crc32c(Part(bytes, kChecksumBytes, bytes.size() - kChecksumBytes)) !=
+  if (Crc32c(Part(bytes, kBtrfsChecksumBytes, bytes.size() - kBtrfsChecksumBytes)) !=
       LittleEndian<uint32_t>(bytes, 0)) {
     return DamagedError(absl::StrCat("bad checksum of a block of tree ", block.owner));
   }

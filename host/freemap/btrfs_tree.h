@@ -6,6 +6,7 @@
 
 #include <array>
 #include <compare>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -17,6 +18,9 @@
 #include "host/freemap/readers.h"
 
 namespace virt_reclaim::freemap {
+
+inline constexpr size_t kBtrfsChecksumBytes =
+    32;  // at the front of the superblock and of each node
 
 inline constexpr uint64_t kBtrfsReserved = uint64_t{1} << 20;      // at the device's start
 inline constexpr uint64_t kBtrfsSuperStripe = uint64_t{64} << 10;  // around each superblock

@@ -25,7 +25,6 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr int kFirstDisk = 3;
 constexpr int kAboveAll = 1000;     // descriptors on their way do not stand on each other's places
 constexpr milliseconds kStep{100};  // how late a stop is noticed
 

@@ -11,14 +11,14 @@
 namespace virt_reclaim::freemap {
 namespace {
 
-constexpr size_t kBootBytes = 512;
+constexpr size_t kExfatBootBytes = 512;
 constexpr uint32_t kSectors = 12;  // of a boot region; the last has the checksum of the others
 constexpr uint32_t kMaxClusters = 0xfffffff5;
 constexpr size_t kFlags = 106;
-constexpr size_t kInUse = 112;  // per cent
+constexpr size_t kInUseAt = 112;  // per cent
 
 // What changes while it is mounted, and so is not in the checksum: the flags and the per cent.
-bool Changes(size_t at) { return at == kFlags || at == kFlags + 1 || at == kInUse; }
+bool Changes(size_t at) { return at == kFlags || at == kFlags + 1 || at == kInUseAt; }
 
 bool GoodChecksum(Bytes region, uint32_t sector) {
   const size_t covered = size_t{kSectors - 1} * sector;
@@ -38,7 +38,7 @@ absl::Status CheckRegions(const ByteSource& source, uint32_t sector) {
   VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> backup, source.ReadBytes(bytes, bytes));
   if (!GoodChecksum(main, sector)) return DamagedError("bad checksum of the boot region");
   if (!GoodChecksum(backup, sector)) return DamagedError("bad checksum of the second boot region");
-  for (size_t at = 0; at < kBootBytes; ++at) {
+  for (size_t at = 0; at < kExfatBootBytes; ++at) {
     if (!Changes(at) && main[at] != backup[at]) return DamagedError("the two boot regions differ");
   }
   return absl::OkStatus();
@@ -54,7 +54,7 @@ absl::Status CheckState(uint32_t flags) {
 }  // namespace
 
 absl::StatusOr<ExfatGeometry> ReadExfatBoot(const ByteSource& source, FilesystemFacts& facts) {
-  VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> boot, source.ReadBytes(0, kBootBytes));
+  VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> boot, source.ReadBytes(0, kExfatBootBytes));
   if (!StartsWith(boot, 0,
                   "\xeb\x76\x90"
                   "EXFAT   ",

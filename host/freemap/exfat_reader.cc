@@ -16,8 +16,6 @@
 namespace virt_reclaim::freemap {
 namespace {
 
-constexpr size_t kEntryBytes = 32;
-constexpr size_t kMaxPending = 4'000'000;  // directories that are still to be read
 constexpr uint64_t kMaxUpCaseBytes = 128 << 10;
 constexpr uint64_t kMaxDirectoryBytes = 256 << 20;  // the specification's bound
 
@@ -118,8 +116,8 @@ absl::Status ExfatMap::ReadRoot() {
       FollowChain(table_, g_.heap, g_.root, g_.heap.count, [&](uint32_t cluster) -> absl::Status {
         if (ended) return absl::OkStatus();
         VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadCluster(cluster));
-        for (size_t at = 0; at < bytes.size() && !ended; at += kEntryBytes) {
-          const Bytes entry = Part(bytes, at, kEntryBytes);
+        for (size_t at = 0; at < bytes.size() && !ended; at += kFatEntryBytes) {
+          const Bytes entry = Part(bytes, at, kFatEntryBytes);
           ended = entry[0] == kEndOfDirectory;
           if (entry[0] != kBitmapEntry && entry[0] != kUpCaseEntry) continue;
           auto& table = entry[0] == kBitmapEntry ? bitmap_ : up_case_;
@@ -163,7 +161,7 @@ absl::Status ExfatMap::TakeAllocation(const Allocation& allocation,
                                       std::vector<uint32_t>* clusters) {
   const auto keep = [clusters](uint32_t cluster) -> absl::Status {
     if (clusters == nullptr) return absl::OkStatus();
-    if (clusters->size() >= kMaxPending) return TooLargeError("a directory is too long");
+    if (clusters->size() >= kMaxPendingDirectories) return TooLargeError("a directory is too long");
     clusters->push_back(cluster);
     return absl::OkStatus();
   };
@@ -222,10 +220,10 @@ absl::Status ExfatMap::TakeSet() {
     return DamagedError("bad checksum of a file's entries");
   constexpr uint16_t kDirectory = 0x10;
   const bool directory = (LittleEndian<uint16_t>(set_, 4) & kDirectory) != 0;
-  for (size_t at = kEntryBytes; at < set_.size(); at += kEntryBytes) {
-    const Bytes entry = Part(set_, at, kEntryBytes);
+  for (size_t at = kFatEntryBytes; at < set_.size(); at += kFatEntryBytes) {
+    const Bytes entry = Part(set_, at, kFatEntryBytes);
     const uint8_t type = entry[0];
-    if ((type == kStreamEntry) != (at == kEntryBytes)) return DamagedError("a file's entries");
+    if ((type == kStreamEntry) != (at == kFatEntryBytes)) return DamagedError("a file's entries");
     if (type == kNameEntry || type == kVendorEntry) continue;
     if (type != kStreamEntry && type != kVendorAllocation)
       return UnknownError("an unknown entry of a file");
@@ -242,7 +240,7 @@ absl::Status ExfatMap::TakeSet() {
       continue;
     }
     if (allocation.bytes > kMaxDirectoryBytes) return DamagedError("a directory's length");
-    if (pending_.size() >= kMaxPending) return TooLargeError("too many directories");
+    if (pending_.size() >= kMaxPendingDirectories) return TooLargeError("too many directories");
     pending_.push_back(allocation);
   }
   return absl::OkStatus();
@@ -252,7 +250,7 @@ absl::Status ExfatMap::TakePrimary(Bytes entry, bool root) {
   const uint8_t type = entry[0];
   if (type == kFileEntry) {
     set_.assign(entry.begin(), entry.end());
-    set_bytes_ = (size_t{entry[1]} + 1) * kEntryBytes;
+    set_bytes_ = (size_t{entry[1]} + 1) * kFatEntryBytes;
     if (entry[1] < 2) return DamagedError("a file's entries");
     return absl::OkStatus();
   }
@@ -274,8 +272,8 @@ absl::Status ExfatMap::ReadDirectory(const std::vector<uint32_t>& clusters, bool
   set_bytes_ = 0;
   for (const uint32_t cluster : clusters) {
     VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, ReadCluster(cluster));
-    for (size_t at = 0; at < bytes.size(); at += kEntryBytes) {
-      const Bytes entry = Part(bytes, at, kEntryBytes);
+    for (size_t at = 0; at < bytes.size(); at += kFatEntryBytes) {
+      const Bytes entry = Part(bytes, at, kFatEntryBytes);
       ended = ended || entry[0] == kEndOfDirectory;
       if (set_bytes_ != 0) {
         constexpr uint8_t kSecondary = 0x40;
@@ -300,7 +298,7 @@ absl::Status ExfatMap::WalkTree() {
   VR_RETURN_IF_ERROR(TakeAllocation(*bitmap_, nullptr));
   std::vector<uint32_t> clusters;
   const auto root = walk_.Chain(g_.root, [&clusters](uint32_t cluster) {
-    if (clusters.size() >= kMaxPending) return TooLargeError("a directory is too long");
+    if (clusters.size() >= kMaxPendingDirectories) return TooLargeError("a directory is too long");
     clusters.push_back(cluster);
     return absl::OkStatus();
   });

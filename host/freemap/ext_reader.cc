@@ -18,20 +18,20 @@ namespace virt_reclaim::freemap {
 namespace {
 
 constexpr uint64_t kSuperblockOffset = 1024;
-constexpr size_t kSuperblockBytes = 1024;
-constexpr uint64_t kMaxGroups = 1'000'000;  // 125 TiB of 4 KiB blocks; ~150 bytes of memory each
+constexpr size_t kExtSuperblockBytes = 1024;
+constexpr uint64_t kMaxExtGroups = 1'000'000;  // 125 TiB of 4 KiB blocks; ~150 bytes of memory each
 constexpr uint32_t kMmpMagic = 0x004d4d50;
 constexpr uint32_t kMmpClean = 0xff4d4d50;
 
 // Features with no effect on which blocks are free, or one that is handled here. Others: unknown.
-constexpr uint32_t kKnownIncompat =
+constexpr uint32_t kExtKnownIncompat =
     EXT2_FEATURE_INCOMPAT_FILETYPE | EXT3_FEATURE_INCOMPAT_RECOVER | EXT2_FEATURE_INCOMPAT_META_BG |
     EXT3_FEATURE_INCOMPAT_EXTENTS | EXT4_FEATURE_INCOMPAT_64BIT | EXT4_FEATURE_INCOMPAT_MMP |
     EXT4_FEATURE_INCOMPAT_FLEX_BG | EXT4_FEATURE_INCOMPAT_EA_INODE |
     EXT4_FEATURE_INCOMPAT_CSUM_SEED | EXT4_FEATURE_INCOMPAT_LARGEDIR |
     EXT4_FEATURE_INCOMPAT_INLINE_DATA | EXT4_FEATURE_INCOMPAT_ENCRYPT |
     EXT4_FEATURE_INCOMPAT_CASEFOLD;
-constexpr uint32_t kKnownRoCompat =
+constexpr uint32_t kExtKnownRoCompat =
     EXT2_FEATURE_RO_COMPAT_SPARSE_SUPER | EXT2_FEATURE_RO_COMPAT_LARGE_FILE |
     EXT4_FEATURE_RO_COMPAT_HUGE_FILE | EXT4_FEATURE_RO_COMPAT_GDT_CSUM |
     EXT4_FEATURE_RO_COMPAT_DIR_NLINK | EXT4_FEATURE_RO_COMPAT_EXTRA_ISIZE |
@@ -66,16 +66,16 @@ absl::Status CheckSuperblock(Bytes sb, const ByteSource& source, const ReadOptio
   facts.size_bytes = blocks * block;
   if ((incompat & EXT3_FEATURE_INCOMPAT_JOURNAL_DEV) != 0)
     return UnknownError("the journal of another filesystem");
-  if (const uint32_t more = incompat & ~kKnownIncompat; more != 0)
+  if (const uint32_t more = incompat & ~kExtKnownIncompat; more != 0)
     return UnknownError(absl::StrCat("incompatible features 0x", absl::Hex(more)));
-  if (const uint32_t more = ro_compat & ~kKnownRoCompat; more != 0)
+  if (const uint32_t more = ro_compat & ~kExtKnownRoCompat; more != 0)
     return UnknownError(absl::StrCat("read-only compatible features 0x", absl::Hex(more)));
   if (const uint32_t more = compat & ~kKnownCompat; more != 0)
     return UnknownError(absl::StrCat("compatible features 0x", absl::Hex(more)));
   if (facts.size_bytes > source.size()) return StateError("it is larger than what holds it");
   const uint64_t per_group = LittleEndian<uint32_t>(sb, 0x20);
   if (per_group == 0 || blocks == 0) return DamagedError("no blocks");
-  if (blocks / per_group >= kMaxGroups) return TooLargeError("too many block groups");
+  if (blocks / per_group >= kMaxExtGroups) return TooLargeError("too many block groups");
 
   const uint16_t state = LittleEndian<uint16_t>(sb, 0x3a);
   if ((state & EXT2_ERROR_FS) != 0) return StateError("errors are noted in it: wants fsck");
@@ -298,11 +298,11 @@ absl::Status ExtMap::Read(FreeList& free) {
 absl::Status ReadExt(const ByteSource& source, const ReadOptions& options, FilesystemFacts& facts,
                      FreeList& free) {
   VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> sb,
-                      source.ReadBytes(kSuperblockOffset, kSuperblockBytes));
+                      source.ReadBytes(kSuperblockOffset, kExtSuperblockBytes));
   VR_RETURN_IF_ERROR(CheckSuperblock(sb, source, options, facts));
   VR_ASSIGN_OR_RETURN(const ExtHandle fs, OpenExt(source));
   // The device behind `source` is not ours alone: libext2fs must have seen what was judged.
-  if (!Equal(sb, {reinterpret_cast<const uint8_t*>(fs->super), kSuperblockBytes}))
+  if (!Equal(sb, {reinterpret_cast<const uint8_t*>(fs->super), kExtSuperblockBytes}))
     return StateError("it changes while it is read");
   return ExtMap(source, fs.get()).Read(free);
 }

@@ -3,6 +3,7 @@
 #ifndef VIRT_RECLAIM_HOST_FREEMAP_FAT_CLUSTERS_H_
 #define VIRT_RECLAIM_HOST_FREEMAP_FAT_CLUSTERS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -13,6 +14,10 @@
 #include "host/freemap/free_list.h"
 
 namespace virt_reclaim::freemap {
+
+inline constexpr size_t kFatEntryBytes = 32;  // of a directory
+inline constexpr size_t kMaxPendingDirectories =
+    4'000'000;  // directories that are still to be read
 
 struct ClusterHeap {
   uint64_t offset = 0;  // bytes, of cluster 2

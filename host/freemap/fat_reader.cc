@@ -19,9 +19,7 @@ namespace virt_reclaim::freemap {
 namespace {
 
 constexpr size_t kBootBytes = 512;
-constexpr size_t kEntryBytes = 32;
-constexpr size_t kChunk = 64 << 10;
-constexpr size_t kMaxPending = 4'000'000;  // directories that are still to be read
+constexpr size_t kFatChunk = 64 << 10;
 // By their count of clusters the kinds are told from each other, and by nothing else.
 constexpr uint64_t kFat12Clusters = 4085;
 constexpr uint64_t kFat16Clusters = 65525;
@@ -89,7 +87,7 @@ absl::StatusOr<FatGeometry> ReadBoot(const ByteSource& source, FilesystemFacts& 
   if (sectors == 0 || fat_sectors == 0 ||
       (sectors16 != 0 && sectors32 != 0 && sectors16 != sectors32))
     return DamagedError("no size, or two");
-  geometry.root_bytes = uint64_t{root_entries} * kEntryBytes;
+  geometry.root_bytes = uint64_t{root_entries} * kFatEntryBytes;
   if (geometry.root_bytes % sector != 0 || (root_entries == 0) != wide)
     return DamagedError("impossible root directory");
   geometry.heap.cluster_bytes = sector * per_cluster;
@@ -159,8 +157,8 @@ class FatMap {
 
 absl::Status FatMap::CheckFats() const {
   if (g_.fats == 1) return absl::OkStatus();
-  for (uint64_t at = 0; at < g_.fat_bytes; at += kChunk) {
-    const size_t count = std::min<uint64_t>(kChunk, g_.fat_bytes - at);
+  for (uint64_t at = 0; at < g_.fat_bytes; at += kFatChunk) {
+    const size_t count = std::min<uint64_t>(kFatChunk, g_.fat_bytes - at);
     VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> first,
                         source_.ReadBytes(g_.fat_offset + at, count));
     VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> second,
@@ -210,7 +208,7 @@ absl::Status FatMap::TakeEntry(Bytes entry) {
   if ((attributes & kDirectory) != 0) {
     if (StartsWith(entry, 0, ".          ", 11) || StartsWith(entry, 0, "..         ", 11))
       return absl::OkStatus();
-    if (pending_.size() >= kMaxPending) return TooLargeError("too many directories");
+    if (pending_.size() >= kMaxPendingDirectories) return TooLargeError("too many directories");
     pending_.push_back(first);
     return absl::OkStatus();
   }
@@ -224,13 +222,13 @@ absl::Status FatMap::TakeEntry(Bytes entry) {
 
 absl::Status FatMap::TakeEntries(Bytes bytes, bool& ended) {
   constexpr uint8_t kDeleted = 0xe5;
-  for (size_t at = 0; at + kEntryBytes <= bytes.size(); at += kEntryBytes) {
+  for (size_t at = 0; at + kFatEntryBytes <= bytes.size(); at += kFatEntryBytes) {
     const uint8_t name = bytes[at];
     // Windows ends here, Linux goes on: what comes must be nobody's for both.
     ended = ended || name == 0;
     if (name == 0 || name == kDeleted) continue;
     if (ended) return DamagedError("entries behind the end of a directory");
-    VR_RETURN_IF_ERROR(TakeEntry(Part(bytes, at, kEntryBytes)));
+    VR_RETURN_IF_ERROR(TakeEntry(Part(bytes, at, kFatEntryBytes)));
   }
   return absl::OkStatus();
 }
@@ -251,7 +249,8 @@ absl::Status FatMap::WalkTree() {
     // Its own chain first: what it lists is walked within.
     std::vector<uint32_t> clusters;
     const auto chain = walk_.Chain(directory, [&clusters](uint32_t cluster) {
-      if (clusters.size() >= kMaxPending) return TooLargeError("a directory is too long");
+      if (clusters.size() >= kMaxPendingDirectories)
+        return TooLargeError("a directory is too long");
       clusters.push_back(cluster);
       return absl::OkStatus();
     });

@@ -13,7 +13,7 @@
 namespace virt_reclaim::freemap {
 namespace {
 
-constexpr uint64_t kSector = 512;
+constexpr uint64_t kGroupSector = 512;
 constexpr uint64_t kMaxExtents = uint64_t{1} << 32;
 constexpr size_t kMaxStripes = 128;
 
@@ -79,9 +79,9 @@ absl::Status GroupReader::ReadPvs() {
     VR_RETURN_IF_ERROR(OnlyThese(node, {"ALLOCATABLE"}, "a physical volume"));
     VR_ASSIGN_OR_RETURN(pv.start, node.Number("pe_start"));
     VR_ASSIGN_OR_RETURN(pv.count, node.Number("pe_count"));
-    if (pv.count > kMaxExtents || pv.start > UINT64_MAX / 2 / kSector)
+    if (pv.count > kMaxExtents || pv.start > UINT64_MAX / 2 / kGroupSector)
       return DamagedError("a physical volume of an impossible size");
-    pv.start *= kSector;
+    pv.start *= kGroupSector;
     if (!ids.insert(pv.id).second || !pvs_.emplace(node.name, group_.pvs.size()).second)
       return DamagedError("the same physical volume twice");
     group_.pvs.push_back(std::move(pv));
@@ -100,11 +100,11 @@ absl::Status GroupReader::ReadStripes(const LvmNode& node, uint64_t first, uint6
   LvmSegment segment = {first, count, 0, {}};
   if (stripes > 1) {
     VR_ASSIGN_OR_RETURN(const uint64_t stripe, node.Number("stripe_size"));
-    if (stripe == 0 || stripe > group_.extent_bytes / kSector ||
-        group_.extent_bytes % (stripe * kSector) != 0) {
+    if (stripe == 0 || stripe > group_.extent_bytes / kGroupSector ||
+        group_.extent_bytes % (stripe * kGroupSector) != 0) {
       return DamagedError("an impossible stripe size");
     }
-    segment.stripe_bytes = stripe * kSector;
+    segment.stripe_bytes = stripe * kGroupSector;
   }
   for (size_t i = 0; i < list->values.size(); i += 2) {
     const auto pv = pvs_.find(list->values[i].text);
@@ -218,9 +218,9 @@ absl::StatusOr<LvmGroup> GroupReader::Read() {
   if (node_.Child("lock_type") != nullptr)
     return StateError("the volume group is shared between machines");
   VR_ASSIGN_OR_RETURN(const uint64_t extent, node_.Number("extent_size"));
-  if (extent == 0 || extent > UINT64_MAX / kMaxExtents / kSector)
+  if (extent == 0 || extent > UINT64_MAX / kMaxExtents / kGroupSector)
     return DamagedError("an impossible extent size");
-  group_.extent_bytes = extent * kSector;
+  group_.extent_bytes = extent * kGroupSector;
   VR_RETURN_IF_ERROR(ReadPvs());
   if (const LvmNode* volumes = node_.Child("logical_volumes"); volumes != nullptr) {
     for (const LvmNode& volume : volumes->children) VR_RETURN_IF_ERROR(ReadVolume(volume));

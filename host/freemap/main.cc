@@ -33,7 +33,6 @@
 namespace virt_reclaim::freemap {
 namespace {
 
-constexpr int kFirstDisk = 3;
 constexpr char kUsage[] =
     "usage: virt-reclaim-freemap [--strict] [--take-swap] [--min-bytes=N] [--nbd=DISK:BYTES]... "
     "DISKS\n"

@@ -14,7 +14,7 @@
 namespace virt_reclaim::freemap {
 namespace {
 
-constexpr size_t kChunk = 64 << 10;
+constexpr size_t kNtfsChunk = 64 << 10;
 constexpr size_t kMaxHibernationFiles = 16;
 constexpr size_t kFileNameBytes = 66;
 constexpr char16_t kHibernationFile[] = u"hiberfil.sys";
@@ -88,7 +88,7 @@ absl::Status NtfsMap::ReadBitmap() {
   if (bitmap.initialized() < bytes) return DamagedError("$Bitmap is shorter than the volume");
   std::vector<uint8_t> chunk;
   for (uint64_t at = 0; at < bytes; at += chunk.size()) {
-    chunk.resize(std::min<uint64_t>(kChunk, bytes - at));
+    chunk.resize(std::min<uint64_t>(kNtfsChunk, bytes - at));
     VR_RETURN_IF_ERROR(volume_.Read(bitmap, at, chunk));
     for (size_t i = 0; i < chunk.size();) {
       // A wholly free stretch at once.
@@ -129,7 +129,7 @@ absl::Status NtfsMap::WalkMft() {
   const uint64_t records = volume_.records();
   if (records <= kNtfsUpCaseFile) return DamagedError("the MFT is too short");
   if (used.initialized() < (records + 7) / 8) return DamagedError("the MFT's bitmap is too short");
-  const uint64_t at_once = kChunk / g_.record_bytes;
+  const uint64_t at_once = kNtfsChunk / g_.record_bytes;
   std::vector<uint8_t> chunk;
   std::vector<uint8_t> bits;
   for (uint64_t first = 0; first < records; first += at_once) {  // a multiple of 8

@@ -16,8 +16,8 @@ namespace {
 constexpr uint64_t kMirrored = 4;
 constexpr uint16_t kNoClient = 0xffff;
 constexpr uint16_t kVolumeIsClean = 2;
-constexpr uint64_t kMaxLogBytes = uint64_t{1} << 32;
-constexpr size_t kChunk = 1 << 20;
+constexpr uint64_t kMaxNtfsLogBytes = uint64_t{1} << 32;
+constexpr size_t kLogChunk = 1 << 20;
 constexpr size_t kHibernationHeader = 4096;
 constexpr uint64_t kShadowHeader = 0x1e00;
 
@@ -114,13 +114,13 @@ absl::Status CheckNtfsVolume(const NtfsVolume& volume, FilesystemFacts& facts) {
 
 absl::Status CheckNtfsLog(const NtfsVolume& volume) {
   VR_ASSIGN_OR_RETURN(const NtfsStream log, volume.Open(kNtfsLogFile, NtfsType::kData));
-  if (log.size() > kMaxLogBytes || log.initialized() != log.size() || log.size() < 2 * 4096)
+  if (log.size() > kMaxNtfsLogBytes || log.initialized() != log.size() || log.size() < 2 * 4096)
     return DamagedError("$LogFile has an impossible size");
   std::vector<uint8_t> bytes(kNtfsBlock);
   VR_RETURN_IF_ERROR(volume.Read(log, 0, bytes));
   if (AllOnes(bytes)) {  // emptied by mkntfs or ntfs-3g: then all of it is
     for (uint64_t at = 0; at < log.size(); at += bytes.size()) {
-      bytes.resize(std::min<uint64_t>(kChunk, log.size() - at));
+      bytes.resize(std::min<uint64_t>(kLogChunk, log.size() - at));
       VR_RETURN_IF_ERROR(volume.Read(log, at, bytes));
       if (!AllOnes(bytes)) return StateError("$LogFile is not empty");
     }

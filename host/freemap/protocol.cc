@@ -11,7 +11,7 @@ namespace {
 
 constexpr char kGreeting[] = "VRFREE01";
 constexpr size_t kGreetingBytes = 8;
-constexpr size_t kHeadBytes = 5;
+constexpr size_t kMessageHeadBytes = 5;
 constexpr size_t kPairBytes = 16;
 constexpr size_t kPairsPerRecord = 4000;  // below kMaxPayload
 constexpr size_t kFixedFilesystemBytes = 4 + 6 * 8 + 2;
@@ -126,18 +126,18 @@ absl::Status ResultParser::Feed(Bytes bytes) {
     greeted_ = true;
     done = kGreetingBytes;
   }
-  while (pending_.size() - done >= kHeadBytes) {
+  while (pending_.size() - done >= kMessageHeadBytes) {
     const uint32_t length = LittleEndian<uint32_t>(pending_, done + 1);
     if (length > kMaxPayload) return Broken("a record is too long");
-    if (pending_.size() - done - kHeadBytes < length) break;
+    if (pending_.size() - done - kMessageHeadBytes < length) break;
     if (ended_) return Broken("a record after its end");
     const uint8_t type = pending_[done];
-    const Bytes record = Part(pending_, done, kHeadBytes + length);
+    const Bytes record = Part(pending_, done, kMessageHeadBytes + length);
     if (type == kEnd) {
-      VR_RETURN_IF_ERROR(TakeEnd(record.subspan(kHeadBytes), crc_));
+      VR_RETURN_IF_ERROR(TakeEnd(record.subspan(kMessageHeadBytes), crc_));
       ended_ = true;
     } else {
-      VR_RETURN_IF_ERROR(TakeRecord(type, record.subspan(kHeadBytes)));
+      VR_RETURN_IF_ERROR(TakeRecord(type, record.subspan(kMessageHeadBytes)));
     }
     crc_ = Crc32c(record, crc_);
     done += record.size();

@@ -30,6 +30,9 @@
 
 namespace virt_reclaim::freemap {
 
+// The worker's descriptor of the first disk; the others follow.
+inline constexpr int kFirstDisk = 3;
+
 inline constexpr size_t kMaxPayload = size_t{1} << 16;
 inline constexpr size_t kMaxText = 256;
 

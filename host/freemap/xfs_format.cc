@@ -12,16 +12,17 @@
 namespace virt_reclaim::freemap {
 namespace {
 
-constexpr size_t kSuperblockBytes = 512;  // the smallest sector
+constexpr size_t kXfsSuperblockBytes = 512;  // the smallest sector
 constexpr size_t kCrcOffset = 224;
-constexpr uint64_t kMinGroupBytes = uint64_t{16} << 20;  // XFS_MIN_AG_BYTES
-constexpr uint64_t kMaxGroupBytes = uint64_t{1} << 40;   // XFS_MAX_AG_BYTES
-constexpr uint64_t kMaxLogBytes = (uint64_t{2} << 30);   // XFS_MAX_LOG_BYTES
-constexpr uint32_t kMaxGroups = 100'000;                 // a probe of each; mkfs makes 4 to 500
+constexpr uint64_t kMinGroupBytes = uint64_t{16} << 20;    // XFS_MIN_AG_BYTES
+constexpr uint64_t kMaxGroupBytes = uint64_t{1} << 40;     // XFS_MAX_AG_BYTES
+constexpr uint64_t kMaxXfsLogBytes = (uint64_t{2} << 30);  // XFS_MAX_LOG_BYTES
+constexpr uint32_t kMaxXfsGroups = 100'000;                // a probe of each; mkfs makes 4 to 500
 
-constexpr uint32_t kKnownIncompat = 0x1 | 0x2 | 0x4 | 0x8 | 0x20;  // ftype ... bigtime, nrext64
+constexpr uint32_t kXfsKnownIncompat = 0x1 | 0x2 | 0x4 | 0x8 | 0x20;  // ftype ... bigtime, nrext64
 constexpr uint32_t kNeedsRepair = 0x10;
-constexpr uint32_t kKnownRoCompat = 0x1 | 0x2 | 0x4 | 0x8;  // finobt, rmapbt, reflink, inobtcount
+constexpr uint32_t kXfsKnownRoCompat =
+    0x1 | 0x2 | 0x4 | 0x8;  // finobt, rmapbt, reflink, inobtcount
 constexpr uint16_t kVersionShared = 0x200;
 constexpr uint16_t kVersionMoreBits = 0x8000;
 constexpr uint32_t kKnownFeatures2 = 0x2 | 0x8 | 0x80 | 0x100 | 0x200;  // lazy ... crc, ftype
@@ -45,7 +46,7 @@ absl::Status CheckShape(Bytes sb, const XfsGeometry& g) {
       sb[123] != g.block_log - sb[122] || BigEndian<uint16_t>(sb, 106) != 1U << g.inode_log) {
     return DamagedError("impossible inode size");
   }
-  if (g.ag_count == 0 || g.ag_count > kMaxGroups || g.ag_blocks == 0 || g.blocks == 0)
+  if (g.ag_count == 0 || g.ag_count > kMaxXfsGroups || g.ag_blocks == 0 || g.blocks == 0)
     return DamagedError("impossible number of allocation groups");
   const uint64_t group_bytes = uint64_t{g.ag_blocks} << g.block_log;
   if (group_bytes < kMinGroupBytes || group_bytes > kMaxGroupBytes)
@@ -55,7 +56,7 @@ absl::Status CheckShape(Bytes sb, const XfsGeometry& g) {
   const uint64_t whole = uint64_t{g.ag_blocks} * (g.ag_count - 1);
   if (g.blocks <= whole || g.blocks - whole > g.ag_blocks)
     return DamagedError("its size and its allocation groups disagree");
-  if (uint64_t{g.log_blocks} << g.block_log > kMaxLogBytes)
+  if (uint64_t{g.log_blocks} << g.block_log > kMaxXfsLogBytes)
     return DamagedError("impossible log size");
   return absl::OkStatus();
 }
@@ -66,9 +67,9 @@ absl::Status CheckFeatures(Bytes sb, const XfsGeometry& g, uint16_t version) {
       return DirtyJournalError("its log carries what only a replay can judge");
     const uint32_t incompat = BigEndian<uint32_t>(sb, 216);
     if ((incompat & kNeedsRepair) != 0) return StateError("it says that it needs xfs_repair");
-    if (const uint32_t more = incompat & ~kKnownIncompat; more != 0)
+    if (const uint32_t more = incompat & ~kXfsKnownIncompat; more != 0)
       return UnknownError(absl::StrCat("incompatible features 0x", absl::Hex(more)));
-    if (const uint32_t more = BigEndian<uint32_t>(sb, 212) & ~kKnownRoCompat; more != 0)
+    if (const uint32_t more = BigEndian<uint32_t>(sb, 212) & ~kXfsKnownRoCompat; more != 0)
       return UnknownError(absl::StrCat("read-only compatible features 0x", absl::Hex(more)));
     if (const uint32_t more = BigEndian<uint32_t>(sb, 208); more != 0)
       return UnknownError(absl::StrCat("compatible features 0x", absl::Hex(more)));
@@ -89,7 +90,7 @@ absl::Status CheckFeatures(Bytes sb, const XfsGeometry& g, uint16_t version) {
 
 absl::StatusOr<XfsGeometry> ReadXfsSuperblock(const ByteSource& source, const ReadOptions& options,
                                               FilesystemFacts& facts) {
-  VR_ASSIGN_OR_RETURN(std::vector<uint8_t> sb, source.ReadBytes(0, kSuperblockBytes));
+  VR_ASSIGN_OR_RETURN(std::vector<uint8_t> sb, source.ReadBytes(0, kXfsSuperblockBytes));
   if (!StartsWith(sb, 0, "XFSB", 4)) return DamagedError("no superblock");
   XfsGeometry g;
   g.block_bytes = BigEndian<uint32_t>(sb, 4);
@@ -117,7 +118,8 @@ absl::StatusOr<XfsGeometry> ReadXfsSuperblock(const ByteSource& source, const Re
   if (g.v5) {
     // The checksum is over the sector, whatever its size.
     VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> sector, source.ReadBytes(0, g.sector_bytes));
-    if (!Equal(Part(sector, 0, kSuperblockBytes), sb)) return StateError("it changes while read");
+    if (!Equal(Part(sector, 0, kXfsSuperblockBytes), sb))
+      return StateError("it changes while read");
     if (Crc32cWithout(sector, kCrcOffset) != LittleEndian<uint32_t>(sector, kCrcOffset))
       return DamagedError("bad checksum of the superblock");
     if ((BigEndian<uint32_t>(sb, 216) & 0x4) != 0) g.meta_uuid = Uuid(sb, 248);

@@ -50,10 +50,7 @@ std::string FirstLine(const std::string& path) {
 }
 
 bool IsThis(const struct stat& status, const ImageIdentity& identity) {
-  // A block device is the same through any node of it.
-  if (identity.block_device != 0)
-    return S_ISBLK(status.st_mode) && status.st_rdev == identity.block_device;
-  return status.st_dev == identity.device && status.st_ino == identity.inode;
+  return SameImage(IdentityOf(status), identity);
 }
 
 void AddProcesses(const ImageIdentity& identity, const HolderRoots& roots, Holders& holders) {

@@ -48,7 +48,7 @@ absl::Status TakeLease(int fd, int type) {
 
 absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
                                                const GuardOptions& options) {
-  const std::string name = absl::StrCat("'", Printable(path), "'");
+  const std::string name = Quoted(path);
   struct stat before;
   if (stat(path.c_str(), &before) != 0) return ErrnoStatus(errno, "stat " + name);
   const bool device = S_ISBLK(before.st_mode);
@@ -72,10 +72,8 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
   struct stat opened;
   if (fstat(fd.get(), &opened) != 0) return ErrnoStatus(errno, "stat " + name);
   const ImageIdentity early = IdentityOf(opened);
-  if (early.device != seen.device || early.inode != seen.inode ||
-      early.block_device != seen.block_device) {
+  if (!SameFile(early, seen))
     return absl::FailedPreconditionError(name + " was replaced by another file meanwhile");
-  }
 
   ImageGuard guard(std::move(fd), direct, options.reading ? F_RDLCK : F_WRLCK);
   // A read-only caller only asks: its locks would make a domain fail that starts meanwhile. So

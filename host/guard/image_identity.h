@@ -25,6 +25,13 @@ struct ImageIdentity {
 
 ImageIdentity IdentityOf(const struct stat& status);
 
+// Whether both are one file, or one node of one block device, whatever was written to it meanwhile.
+bool SameFile(const ImageIdentity& a, const ImageIdentity& b);
+
+// Whether what is written to one is written to the other: one file, or two nodes of one block
+// device.
+bool SameImage(const ImageIdentity& a, const ImageIdentity& b);
+
 // FailedPrecondition, saying what differs, when `found` is not what `planned` was made for.
 // `path` is for the message.
 absl::Status CheckIdentity(const ImageIdentity& planned, const ImageIdentity& found,

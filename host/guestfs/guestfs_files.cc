@@ -21,6 +21,14 @@ constexpr size_t kMaxUnread = 32;
 
 }  // namespace
 
+absl::StatusOr<Guestfs> CreateGuestfs() {
+  Guestfs handle(guestfs_create());
+  if (handle == nullptr) return absl::InternalError("libguestfs has no memory");
+  guestfs_set_error_handler(handle.get(), nullptr, nullptr);
+  if (getenv("LIBGUESTFS_BACKEND") == nullptr) guestfs_set_backend(handle.get(), "direct");
+  return handle;
+}
+
 absl::Status GuestfsStatus(guestfs_h* handle, absl::string_view what) {
   const char* message = guestfs_last_error(handle);
   const int error = guestfs_last_errno(handle);

@@ -9,11 +9,19 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "base/handle.h"
 #include "guest-config/config_files.h"
 #include "host/guestfs/initramfs_archive.h"
 
 namespace virt_reclaim {
+
+using Guestfs = Handle<guestfs_h, guestfs_close>;
+
+// Not started yet. Its errors come back with the calls: on stderr there is one line, ours. Not
+// through libvirt, which would have a domain of its own for it.
+absl::StatusOr<Guestfs> CreateGuestfs();
 
 // What the last failed call of `handle` says, with the code of its errno.
 absl::Status GuestfsStatus(guestfs_h* handle, absl::string_view what);

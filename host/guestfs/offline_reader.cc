@@ -26,8 +26,6 @@ namespace {
 using agent::DeviceIds;
 using agent::Preflight;
 
-using Guestfs = Handle<guestfs_h, guestfs_close>;
-
 // Filesystems that the files of guest-config/ lie on. Others stay unmounted: less to go wrong.
 constexpr absl::string_view kNeededMounts[] = {"/", "/boot", "/boot/efi", "/efi", "/etc", "/usr"};
 constexpr size_t kMaxFilesystems = 256;  // that are asked for their UUIDs
@@ -42,13 +40,8 @@ absl::Status Failed(guestfs_h* handle, absl::string_view what) {
   return Annotate(GuestfsStatus(handle, what), "its disks cannot be read");
 }
 
-absl::StatusOr<Guestfs> Launch(const std::vector<OfflineImage>& images) {
-  Guestfs handle(guestfs_create());
-  if (handle == nullptr) return absl::InternalError("libguestfs has no memory");
-  // Its errors come back with the calls; on stderr there is one line, ours.
-  guestfs_set_error_handler(handle.get(), nullptr, nullptr);
-  // Not through libvirt, which would have a domain of its own for it.
-  if (getenv("LIBGUESTFS_BACKEND") == nullptr) guestfs_set_backend(handle.get(), "direct");
+absl::StatusOr<Guestfs> LaunchForReading(const std::vector<OfflineImage>& images) {
+  VR_ASSIGN_OR_RETURN(Guestfs handle, CreateGuestfs());
   for (const OfflineImage& image : images) {
     if (guestfs_add_drive_opts(handle.get(), image.path.c_str(), GUESTFS_ADD_DRIVE_OPTS_READONLY, 1,
                                GUESTFS_ADD_DRIVE_OPTS_FORMAT, image.format.c_str(), -1) != 0) {
@@ -178,7 +171,7 @@ class Identifier {
 }  // namespace
 
 absl::StatusOr<Preflight> ReadOfflineGuest(const std::vector<OfflineImage>& images) {
-  VR_ASSIGN_OR_RETURN(const Guestfs handle, Launch(images));
+  VR_ASSIGN_OR_RETURN(const Guestfs handle, LaunchForReading(images));
   VR_ASSIGN_OR_RETURN(const std::string root, FindRoot(handle.get()));
   VR_ASSIGN_OR_RETURN(const std::vector<std::string> mounted, MountAll(handle.get(), root));
   const GuestfsFiles files(handle.get());

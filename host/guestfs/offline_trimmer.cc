@@ -12,14 +12,8 @@
 namespace virt_reclaim {
 namespace {
 
-using Guestfs = Handle<guestfs_h, guestfs_close>;
-
-absl::StatusOr<Guestfs> Launch(const std::vector<OfflineImage>& images) {
-  Guestfs handle(guestfs_create());
-  if (handle == nullptr) return absl::InternalError("libguestfs has no memory");
-  guestfs_set_error_handler(handle.get(), nullptr, nullptr);
-  // Not through libvirt, which would have a domain of its own for it.
-  if (getenv("LIBGUESTFS_BACKEND") == nullptr) guestfs_set_backend(handle.get(), "direct");
+absl::StatusOr<Guestfs> LaunchForTrim(const std::vector<OfflineImage>& images) {
+  VR_ASSIGN_OR_RETURN(Guestfs handle, CreateGuestfs());
   for (const OfflineImage& image : images) {
     // "enable": fails where discards would be dropped.
     if (guestfs_add_drive_opts(handle.get(), image.path.c_str(), GUESTFS_ADD_DRIVE_OPTS_FORMAT,
@@ -53,7 +47,7 @@ absl::Status Zero(guestfs_h* handle, const std::string& device) {
 
 absl::StatusOr<std::vector<TrimmedDevice>> TrimOfflineGuest(const std::vector<OfflineImage>& images,
                                                             const std::vector<DeviceJob>& jobs) {
-  VR_ASSIGN_OR_RETURN(const Guestfs handle, Launch(images));
+  VR_ASSIGN_OR_RETURN(const Guestfs handle, LaunchForTrim(images));
   std::vector<TrimmedDevice> trimmed;
   for (const DeviceJob& job : jobs) {
     trimmed.push_back(

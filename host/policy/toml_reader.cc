@@ -27,7 +27,8 @@ using absl::StrCat;
 
 constexpr size_t kMostWords = 1000;  // of one list
 
-std::string Quoted(absl::string_view text) { return StrCat("'", Printable(text, 100), "'"); }
+// A key or a value; a long one need not be shown in full.
+std::string QuotedWord(absl::string_view text) { return Quoted(text, 100); }
 
 const char* KindOf(const toml::node& node) {
   switch (node.type()) {
@@ -102,13 +103,13 @@ class TomlReader {
   }
 
   void MindKind(const toml::node& node, const std::string& key, absl::string_view wanted) {
-    Mind(node.source(), StrCat(Quoted(key), " is ", KindOf(node), ": write ", wanted));
+    Mind(node.source(), StrCat(QuotedWord(key), " is ", KindOf(node), ": write ", wanted));
   }
 
   void MindUnknown(const toml::key& key, const std::vector<std::string>& known) {
     const std::string name(key.str());
     const auto nearest = NearestWord(name, known);
-    Mind(key.source(), StrCat("unknown key ", Quoted(name),
+    Mind(key.source(), StrCat("unknown key ", QuotedWord(name),
                               nearest ? StrCat(": did you mean '", *nearest, "'?")
                                       : StrCat("; known here: ", absl::StrJoin(known, ", "))));
   }
@@ -174,7 +175,7 @@ class TomlReader {
       if (!text) continue;
       Settings tried;
       if (const absl::Status set = spec->set(tried, *text); !set.ok()) {
-        Mind(node.source(), StrCat(Quoted(name), ": ", set.message()));
+        Mind(node.source(), StrCat(QuotedWord(name), ": ", set.message()));
         continue;
       }
       values[name] = {*text, OriginOf(key.source())};
@@ -194,14 +195,14 @@ class TomlReader {
     if ((form == Form::kAmount || form == Form::kCount) && node.is_integer()) {
       const int64_t number = *node.value_exact<int64_t>();
       if (number >= 0) return StrCat(number);
-      Mind(node.source(), StrCat(Quoted(key), ": ", number, " is less than 0"));
+      Mind(node.source(), StrCat(QuotedWord(key), ": ", number, " is less than 0"));
       return std::nullopt;
     }
     if ((form == Form::kAmount || form == Form::kText) && node.is_string()) {
       std::string text = *node.value_exact<std::string>();
       if (!text.empty()) return text;
       Mind(node.source(),
-           StrCat(Quoted(key), " is empty: write ", takes, ", or take the line out"));
+           StrCat(QuotedWord(key), " is empty: write ", takes, ", or take the line out"));
       return std::nullopt;
     }
     const bool quoted = form == Form::kAmount || form == Form::kText;
@@ -224,7 +225,7 @@ class TomlReader {
     }
     if (array->empty() || array->size() > kMostWords) {
       Mind(node.source(),
-           StrCat(Quoted(key), array->empty() ? " is an empty list" : " is too long a list"));
+           StrCat(QuotedWord(key), array->empty() ? " is an empty list" : " is too long a list"));
       return {};
     }
     std::set<std::string> seen;
@@ -234,9 +235,9 @@ class TomlReader {
         continue;
       }
       std::string word = *element.value_exact<std::string>();
-      if (word.empty()) Mind(element.source(), StrCat(Quoted(key), " has an empty text in it"));
+      if (word.empty()) Mind(element.source(), StrCat(QuotedWord(key), " has an empty text in it"));
       if (!seen.insert(word).second)
-        Mind(element.source(), StrCat(Quoted(key), " has ", Quoted(word), " twice"));
+        Mind(element.source(), StrCat(QuotedWord(key), " has ", QuotedWord(word), " twice"));
       words.push_back(std::move(word));
     }
     return mistakes_.size() == before ? words : std::vector<std::string>{};
@@ -250,7 +251,7 @@ class TomlReader {
 
   void WantAbsolute(const toml::node& node, const std::string& key, const std::string& path) {
     if (!absl::StartsWith(path, "/"))
-      Mind(node.source(), StrCat(Quoted(key), ": ", Quoted(path), " is no absolute path"));
+      Mind(node.source(), StrCat(QuotedWord(key), ": ", QuotedWord(path), " is no absolute path"));
   }
 
   void ReadRule(const toml::table& table) {
@@ -294,7 +295,7 @@ class TomlReader {
     WantAbsolute(node, "directory", backup.directory.text);
     for (const BackupDirectory& other : policy_.backups) {
       if (other.directory.text != backup.directory.text) continue;
-      Mind(node.source(), StrCat("'directory': ", Quoted(backup.directory.text),
+      Mind(node.source(), StrCat("'directory': ", QuotedWord(backup.directory.text),
                                  " is there already: ", TextOf(other.directory.origin)));
     }
   }

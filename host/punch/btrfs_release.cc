@@ -27,7 +27,7 @@ namespace {
 constexpr uint64_t kSearchBytes = 256 * kKiB;
 constexpr uint64_t kBatchBytes = 64 * kMiB;  // copied before the image refers to it
 constexpr uint64_t kLookBytes = 16 * kMiB;   // a mapping of this length is a cheap one
-constexpr size_t kCopyBytes = kMiB;
+constexpr size_t kRewriteBytes = kMiB;
 constexpr uint64_t kDedupeBytes = 16 * kMiB;  // btrfs takes no more at once
 constexpr uint64_t kWasteDivisor = 10;        // a tenth of an extent
 
@@ -278,7 +278,7 @@ absl::StatusOr<uint64_t> MoveRanges(int fd, const std::string& directory,
                                     std::span<const Range> ranges, uint64_t size_bytes,
                                     Pacer& pacer, const std::function<void(uint64_t)>& moved,
                                     const std::stop_token& stop) {
-  std::vector<char> buffer(kCopyBytes);
+  std::vector<char> buffer(kRewriteBytes);
   // No readahead over holes: what is wanted is asked for.
   posix_fadvise(fd, 0, 0, POSIX_FADV_RANDOM);
   uint64_t read = 0;

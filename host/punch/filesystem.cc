@@ -17,6 +17,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/escape.h"
 #include "base/io.h"
 #include "base/status.h"
 
@@ -126,6 +127,13 @@ DedupeResult Dedupe(int from, uint64_t from_offset, int to, uint64_t to_offset, 
   result.differs = status == FILE_DEDUPE_RANGE_DIFFERS;
   if (status == FILE_DEDUPE_RANGE_SAME) result.bytes = call->info[0].bytes_deduped;
   return result;
+}
+
+absl::StatusOr<std::string> RealDirectory(const std::string& path) {
+  const std::string real = RealPath(path);
+  if (real.empty()) return ErrnoStatus(errno, "resolve " + Quoted(path));
+  const size_t slash = real.rfind('/');
+  return slash == 0 ? "/" : real.substr(0, slash);
 }
 
 absl::StatusOr<FilesystemFacts> ProbeFilesystem(int fd, const std::string& directory) {

@@ -19,6 +19,9 @@ struct FilesystemFacts {
   Ability atomic = Ability::kUnknown;   // FIDEDUPERANGE from a hole leaves a hole
 };
 
+// The directory of the file `path`, with symbolic links resolved.
+absl::StatusOr<std::string> RealDirectory(const std::string& path);
+
 // Of the filesystem of the open regular file `fd`, in whose directory unnamed temporary files
 // (O_TMPFILE) may be made to try things out: the image itself is not touched. `directory` is that
 // of the file with symbolic links resolved. Any thread.

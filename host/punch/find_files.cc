@@ -28,8 +28,6 @@ int ByName(const FTSENT** one, const FTSENT** other) {
   return strcmp((*one)->fts_name, (*other)->fts_name);
 }
 
-std::string Quoted(absl::string_view path) { return absl::StrCat("'", Printable(path), "'"); }
-
 }  // namespace
 
 absl::Status FindFiles(std::span<const std::string> paths, const FindOptions& options,

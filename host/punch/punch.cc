@@ -17,10 +17,10 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
-#include "base/handle.h"
 #include "base/io.h"
 #include "base/status.h"
 #include "host/guard/image_guard.h"
+#include "host/guard/image_identity.h"
 #include "host/punch/btrfs_release.h"
 #include "host/punch/holes.h"
 #include "host/punch/pacer.h"
@@ -33,24 +33,10 @@ namespace {
 
 using std::chrono::steady_clock;
 
-std::string Quoted(absl::string_view path) { return absl::StrCat("'", Printable(path), "'"); }
-
-absl::StatusOr<std::string> RealDirectory(const std::string& path) {
-  const Handle<char, free> real(realpath(path.c_str(), nullptr));
-  if (real == nullptr) return ErrnoStatus(errno, "resolve " + Quoted(path));
-  const std::string name(real.get());
-  const size_t slash = name.rfind('/');
-  return slash == 0 ? "/" : name.substr(0, slash);
-}
-
 absl::StatusOr<struct stat> StatOf(int fd) {
   struct stat status;
   if (fstat(fd, &status) != 0) return ErrnoStatus(errno, "stat");
   return status;
-}
-
-uint64_t Allocation(const struct stat& status) {
-  return static_cast<uint64_t>(status.st_blocks) * 512;
 }
 
 // What is cached is scanned faster than threads could share it out.
@@ -309,7 +295,8 @@ absl::StatusOr<PunchResult> Puncher::PunchGuarded(const PunchPlan& plan,
     return result;
   }
   VR_ASSIGN_OR_RETURN(const struct stat after, StatOf(guard.fd()));
-  const uint64_t gone = Allocation(before) - std::min(Allocation(before), Allocation(after));
+  const uint64_t had = AllocatedBytes(before);
+  const uint64_t gone = had - std::min(had, AllocatedBytes(after));
   result.freed_bytes = gone - std::min(gone, result.shared_bytes);
   if (plan.filesystem.btrfs) result.freed_bytes.reset();
   result.mtime_kept = options_.keep_mtime;
@@ -362,7 +349,7 @@ absl::StatusOr<PunchResult> Puncher::PunchAtomically(const PunchPlan& plan,
   // Read around the cache, compared in it: the cache sees the zeros only.
   VR_ASSIGN_OR_RETURN(const OpenedImage reading, OpenForReading(plan.path, true));
   VR_ASSIGN_OR_RETURN(const struct stat same, StatOf(reading.fd.get()));
-  if (same.st_dev != before.st_dev || same.st_ino != before.st_ino)
+  if (!SameFile(IdentityOf(same), IdentityOf(before)))
     return absl::FailedPreconditionError(Quoted(plan.path) + " was replaced by another file");
   VR_RETURN_IF_ERROR(walk.Go(reading.fd.get(),
                              reading.direct ? ColdRead::kDirect : ColdRead::kBuffered, holes.get(),
@@ -377,7 +364,8 @@ absl::StatusOr<PunchResult> Puncher::PunchAtomically(const PunchPlan& plan,
     return result;
   }
   VR_ASSIGN_OR_RETURN(const struct stat after, StatOf(fd));
-  const uint64_t gone = Allocation(before) - std::min(Allocation(before), Allocation(after));
+  const uint64_t had = AllocatedBytes(before);
+  const uint64_t gone = had - std::min(had, AllocatedBytes(after));
   result.freed_bytes = gone - std::min(gone, result.shared_bytes);
   return result;
 }

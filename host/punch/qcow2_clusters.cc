@@ -23,7 +23,7 @@ constexpr uint64_t kMaxL2Bytes = kGiB;      // 8 TiB of clusters of 64 KiB
 constexpr uint64_t kMaxL2Tables = 1 << 18;  // each may be a seek: half a minute of a slow disk
 constexpr size_t kMaxRanges = 64 * kMiB / sizeof(Range);
 constexpr size_t kChunkBytes = 64 * kKiB;
-constexpr uint64_t kAlignment = 4096;  // of O_DIRECT
+constexpr uint64_t kTableAlignment = 4096;  // of O_DIRECT
 
 bool Inside(uint64_t offset, uint64_t bytes, uint64_t file_bytes) {
   return offset <= file_bytes && bytes <= file_bytes - offset;
@@ -147,13 +147,13 @@ std::vector<Range> FindCompressedClusters(const ReadBytes& read, uint64_t file_b
 }
 
 std::vector<Range> FindCompressedClusters(int fd, uint64_t file_bytes) {
-  constexpr size_t kBuffer = kChunkBytes + 2 * kAlignment;
-  const Handle<void, free> memory(aligned_alloc(kAlignment, kBuffer));
+  constexpr size_t kBuffer = kChunkBytes + 2 * kTableAlignment;
+  const Handle<void, free> memory(aligned_alloc(kTableAlignment, kBuffer));
   if (memory == nullptr) return {};
   memset(memory.get(), 0, kBuffer);  // see ImageReader::Buffer
   const auto read = [&](uint64_t offset, std::span<unsigned char> bytes) {
-    const uint64_t from = RoundDown(offset, kAlignment);
-    const uint64_t length = RoundUp(offset + bytes.size(), kAlignment) - from;
+    const uint64_t from = RoundDown(offset, kTableAlignment);
+    const uint64_t length = RoundUp(offset + bytes.size(), kTableAlignment) - from;
     if (length > kBuffer) return false;
     const ssize_t got = ReadAt(fd, memory.get(), length, from);
     if (got < 0 || static_cast<uint64_t>(got) < offset - from + bytes.size()) return false;

@@ -29,6 +29,8 @@ constexpr size_t kLargestPage = 65536;
 constexpr size_t kPages[] = {4096, 8192, 16384, 32768, kLargestPage};
 constexpr size_t kSignatureBytes = 10;  // at the end of the first page
 
+}  // namespace
+
 uint64_t QueueNumber(const std::string& device, const char* name) {
   // A partition has no queue of its own.
   for (const char* queue : {"/queue/", "/../queue/"}) {
@@ -38,8 +40,6 @@ uint64_t QueueNumber(const std::string& device, const char* name) {
   }
   return 0;
 }
-
-}  // namespace
 
 absl::StatusOr<OpenedImage> OpenForReading(const std::string& path, bool direct) {
   int error = 0;

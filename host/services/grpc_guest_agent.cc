@@ -28,7 +28,6 @@ constexpr size_t kMemoryQuota = size_t{16} << 20;  // gRPC's own buffers for one
 constexpr int kMaxMetadataBytes = 8192;
 // The contract's limits again: the guest may not keep to them.
 constexpr int kMaxDisksOfTrim = 64;
-constexpr size_t kMaxNameBytes = 256;
 constexpr size_t kMaxEvents = 100000;  // of one Trim: 10 a second for hours
 constexpr size_t kMaxFinished = 2 * kMaxGuestFilesystems;
 // Of one session: all of the above at once. gRPC's header parser takes quadratic time for one
@@ -47,10 +46,6 @@ grpc::ChannelArguments ChannelArgs() {
   args.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
   args.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, INT_MAX);  // the link has its own sign of life
   return args;
-}
-
-std::string Text(const std::string& from_guest, size_t max = kMaxPrintedBytes) {
-  return Printable(from_guest, max);
 }
 
 absl::Duration FromProto(const google::protobuf::Duration& duration) {
@@ -80,15 +75,15 @@ GuestTrimResult FromProto(v1::TrimResult result) {
 
 GuestTrim FromProto(const v1::TrimFinished& proto) {
   GuestTrim trim;
-  trim.mount_point = Text(proto.mount_point());
-  trim.source = Text(proto.source());
+  trim.mount_point = Printable(proto.mount_point());
+  trim.source = Printable(proto.source());
   trim.result = FromProto(proto.result());
   trim.trimmed = proto.trimmed_bytes();
-  trim.error_name = Text(proto.error_name(), kMaxNameBytes);
+  trim.error_name = Printable(proto.error_name(), kMaxGuestNameBytes);
   trim.obstacle = virt_reclaim::FromProto(proto.obstacle());
-  trim.obstacle_device = Text(proto.obstacle_device(), kMaxNameBytes);
+  trim.obstacle_device = Printable(proto.obstacle_device(), kMaxGuestNameBytes);
   for (int i = 0; i < std::min(proto.disks_size(), kMaxDisksOfTrim); ++i) {
-    trim.disks.push_back(Text(proto.disks(i), kMaxNameBytes));
+    trim.disks.push_back(Printable(proto.disks(i), kMaxGuestNameBytes));
   }
   trim.elapsed = FromProto(proto.elapsed());
   return trim;
@@ -108,10 +103,10 @@ class GrpcGuestAgent : public GuestAgent {
       return stub_->GetInfo(context, v1::GetInfoRequest(), &response);
     }));
     GuestFacts facts;
-    facts.agent_version = Text(response.agent_version(), kMaxNameBytes);
-    facts.kernel_release = Text(response.kernel_release(), kMaxNameBytes);
-    facts.boot_id = Text(response.boot_id(), kMaxNameBytes);
-    facts.os_name = Text(response.os_name(), kMaxNameBytes);
+    facts.agent_version = Printable(response.agent_version(), kMaxGuestNameBytes);
+    facts.kernel_release = Printable(response.kernel_release(), kMaxGuestNameBytes);
+    facts.boot_id = Printable(response.boot_id(), kMaxGuestNameBytes);
+    facts.os_name = Printable(response.os_name(), kMaxGuestNameBytes);
     facts.uptime = FromProto(response.uptime());
     return facts;
   }
@@ -236,7 +231,7 @@ class GrpcGuestAgent : public GuestAgent {
                           const std::function<void(const GuestTrimProgress&)>& progress,
                           std::vector<GuestTrim>& finished) {
     if (event.has_started()) {
-      current = {Text(event.started().mount_point()), 0, event.started().size_bytes(), 0};
+      current = {Printable(event.started().mount_point()), 0, event.started().size_bytes(), 0};
     } else if (event.has_progress()) {
       current.position = std::min(event.progress().position_bytes(), current.size);
       current.trimmed = event.progress().trimmed_bytes();
@@ -270,7 +265,7 @@ class GrpcGuestAgent : public GuestAgent {
     const std::string why = link_->EndReason();
     if (!why.empty()) return absl::UnavailableError(absl::StrCat(call, ": ", why));
     return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
-                        absl::StrCat(call, ": ", Text(status.error_message(), 512)));
+                        absl::StrCat(call, ": ", Printable(status.error_message(), 512)));
   }
 
   std::unique_ptr<link::HostLink> link_;  // outlives the channel: its end closes the pair

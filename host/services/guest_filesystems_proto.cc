@@ -11,11 +11,6 @@ namespace v1 = virt_reclaim::agent::v1;
 
 // The contract's limits again: the guest may not keep to them.
 constexpr int kMaxPerFilesystem = 64;
-constexpr size_t kMaxNameBytes = 256;
-
-std::string Text(const std::string& from_guest, size_t max = kMaxPrintedBytes) {
-  return Printable(from_guest, max);
-}
 
 GuestDeviceKind FromProto(v1::BlockDeviceKind kind) {
   switch (kind) {
@@ -40,34 +35,34 @@ GuestDeviceKind FromProto(v1::BlockDeviceKind kind) {
 
 GuestDevice FromProto(const v1::BlockDevice& proto) {
   GuestDevice device;
-  device.name = Text(proto.name(), kMaxNameBytes);
+  device.name = Printable(proto.name(), kMaxGuestNameBytes);
   for (int i = 0; i < std::min(proto.parents_size(), kMaxPerFilesystem); ++i) {
-    device.parents.push_back(Text(proto.parents(i), kMaxNameBytes));
+    device.parents.push_back(Printable(proto.parents(i), kMaxGuestNameBytes));
   }
   device.is_disk = proto.kind() == v1::BLOCK_DEVICE_KIND_DISK;
   device.size = proto.size_bytes();
   device.discard_max = proto.discard_max_bytes();
-  device.serial = Text(proto.serial(), kMaxNameBytes);
-  device.wwid = Text(proto.wwid(), kMaxNameBytes);
-  device.bus_path = Text(proto.bus_path());
-  device.scsi_address = Text(proto.scsi_address(), kMaxNameBytes);
+  device.serial = Printable(proto.serial(), kMaxGuestNameBytes);
+  device.wwid = Printable(proto.wwid(), kMaxGuestNameBytes);
+  device.bus_path = Printable(proto.bus_path());
+  device.scsi_address = Printable(proto.scsi_address(), kMaxGuestNameBytes);
   device.ata_port = proto.ata_port();
   device.kind = FromProto(proto.kind());
   device.discard_granularity = proto.discard_granularity_bytes();
-  device.dm_name = Text(proto.dm_name(), kMaxNameBytes);
-  device.dm_uuid = Text(proto.dm_uuid(), kMaxNameBytes);
-  device.md_level = Text(proto.md_level(), kMaxNameBytes);
-  device.backing_file = Text(proto.backing_file());
+  device.dm_name = Printable(proto.dm_name(), kMaxGuestNameBytes);
+  device.dm_uuid = Printable(proto.dm_uuid(), kMaxGuestNameBytes);
+  device.md_level = Printable(proto.md_level(), kMaxGuestNameBytes);
+  device.backing_file = Printable(proto.backing_file());
   return device;
 }
 
 GuestFilesystem FromProto(const v1::Filesystem& proto) {
   GuestFilesystem filesystem;
-  filesystem.source = Text(proto.source());
-  filesystem.type = Text(proto.type(), kMaxNameBytes);
-  filesystem.uuid = Text(proto.uuid(), kMaxNameBytes);
+  filesystem.source = Printable(proto.source());
+  filesystem.type = Printable(proto.type(), kMaxGuestNameBytes);
+  filesystem.uuid = Printable(proto.uuid(), kMaxGuestNameBytes);
   for (int i = 0; i < std::min(proto.mount_points_size(), kMaxPerFilesystem); ++i) {
-    filesystem.mount_points.push_back(Text(proto.mount_points(i)));
+    filesystem.mount_points.push_back(Printable(proto.mount_points(i)));
   }
   filesystem.size = proto.size_bytes();
   filesystem.used = std::min(proto.used_bytes(), proto.size_bytes());
@@ -78,7 +73,7 @@ GuestFilesystem FromProto(const v1::Filesystem& proto) {
     filesystem.devices.push_back(FromProto(proto.devices(i)));
   }
   filesystem.obstacle = virt_reclaim::FromProto(proto.obstacle());
-  filesystem.obstacle_device = Text(proto.obstacle_device(), kMaxNameBytes);
+  filesystem.obstacle_device = Printable(proto.obstacle_device(), kMaxGuestNameBytes);
   if (proto.discard_option() == v1::DISCARD_SETTING_ENABLED) filesystem.discard_option = true;
   if (proto.discard_option() == v1::DISCARD_SETTING_DISABLED) filesystem.discard_option = false;
   return filesystem;

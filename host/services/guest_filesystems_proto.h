@@ -3,6 +3,7 @@
 #ifndef VIRT_RECLAIM_HOST_SERVICES_GUEST_FILESYSTEMS_PROTO_H_
 #define VIRT_RECLAIM_HOST_SERVICES_GUEST_FILESYSTEMS_PROTO_H_
 
+#include <cstddef>
 #include <vector>
 
 #include "host/model/facts.h"
@@ -10,7 +11,9 @@
 
 namespace virt_reclaim {
 
-inline constexpr int kMaxGuestFilesystems = 4096;  // the contract's limit, which a guest may break
+// The contract's limits, which a guest may break.
+inline constexpr int kMaxGuestFilesystems = 4096;
+inline constexpr size_t kMaxGuestNameBytes = 256;  // of what is no path
 
 std::vector<GuestFilesystem> FromProto(const agent::v1::ListFilesystemsResponse& proto);
 GuestObstacle FromProto(agent::v1::TrimObstacle obstacle);

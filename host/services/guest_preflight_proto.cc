@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/escape.h"
+#include "host/services/guest_filesystems_proto.h"
 
 namespace virt_reclaim {
 namespace {
@@ -13,15 +14,14 @@ namespace v1 = virt_reclaim::agent::v1;
 constexpr int kMaxEntries = 256;
 constexpr int kMaxKernels = 8;
 constexpr int kMaxPerEntry = 64;
-constexpr size_t kMaxNameBytes = 256;
 constexpr size_t kMaxPathBytes = 1024;
 constexpr size_t kMaxLineBytes = 1024;
 constexpr size_t kMaxOutputBytes = 4096;
 constexpr size_t kMarkerIdBytes = 16;
 constexpr uint64_t kMaxMarkerBytes = uint64_t{64} << 20;
-constexpr uint64_t kMaxOffset = uint64_t{1} << 62;  // sums of three stay below 2^64
+constexpr uint64_t kMaxGuestOffset = uint64_t{1} << 62;  // sums of three stay below 2^64
 
-std::string Name(const std::string& text) { return Printable(text, kMaxNameBytes); }
+std::string GuestName(const std::string& text) { return Printable(text, kMaxGuestNameBytes); }
 std::string Path(const std::string& text) { return Printable(text, kMaxPathBytes); }
 std::string Line(const std::string& text) { return Printable(text, kMaxLineBytes); }
 
@@ -97,7 +97,7 @@ GuestFixResult FromProto(v1::FixResult result) {
 }
 
 GuestKernel FromProto(const v1::KernelModules& proto) {
-  return {Name(proto.release()),
+  return {GuestName(proto.release()),
           proto.running(),
           proto.newest(),
           Path(proto.initramfs()),
@@ -106,8 +106,13 @@ GuestKernel FromProto(const v1::KernelModules& proto) {
 }
 
 GuestNamedDevice FromProto(const v1::NamedDevice& proto) {
-  return {FromProto(proto.source()), Path(proto.file()),        proto.line(),   Line(proto.text()),
-          Name(proto.name()),        Name(proto.replacement()), proto.fixable()};
+  return {FromProto(proto.source()),
+          Path(proto.file()),
+          proto.line(),
+          Line(proto.text()),
+          GuestName(proto.name()),
+          GuestName(proto.replacement()),
+          proto.fixable()};
 }
 
 GuestFixedFile FromProto(const v1::FixedFile& proto) {
@@ -129,8 +134,8 @@ GuestFixCommand FromProto(const v1::FixCommand& proto) {
 
 GuestPreflight FromProto(const v1::PreflightResponse& proto) {
   GuestPreflight out;
-  out.kernel_release = Name(proto.kernel_release());
-  out.boot_id = Name(proto.boot_id());
+  out.kernel_release = GuestName(proto.kernel_release());
+  out.boot_id = GuestName(proto.boot_id());
   if (proto.kernel_major() != 0) {
     out.kernel = GuestKernelVersion{proto.kernel_major(), proto.kernel_minor()};
   }
@@ -139,31 +144,31 @@ GuestPreflight FromProto(const v1::PreflightResponse& proto) {
   out.initramfs_tool = FromProto(proto.initramfs_tool());
   out.kernels = Some(proto.kernels(), kMaxKernels, cut,
                      [](const v1::KernelModules& kernel) { return FromProto(kernel); });
-  out.modules_policy = Name(proto.initramfs_config().modules_policy());
-  out.host_only = Name(proto.initramfs_config().host_only());
+  out.modules_policy = GuestName(proto.initramfs_config().modules_policy());
+  out.host_only = GuestName(proto.initramfs_config().host_only());
   out.virtio_scsi_listed = proto.initramfs_config().virtio_scsi_listed();
   out.sd_mod_listed = proto.initramfs_config().sd_mod_listed();
   out.names = Some(proto.names(), kMaxEntries, cut,
                    [](const v1::NamedDevice& named) { return FromProto(named); });
   out.crypt_devices =
       Some(proto.crypt_devices(), kMaxEntries, cut, [](const v1::CryptDevice& device) {
-        return GuestCryptDevice{Name(device.name()), Name(device.dm_name()),
+        return GuestCryptDevice{GuestName(device.name()), GuestName(device.dm_name()),
                                 FromProto(device.passes_discards()),
                                 FromProto(device.crypttab_discard())};
       });
   out.lvm_issue_discards = FromProto(proto.lvm_issue_discards());
   out.raid_arrays = Some(proto.raid_arrays(), kMaxEntries, cut, [&](const v1::RaidArray& raid) {
-    return GuestRaidArray{Name(raid.name()), Name(raid.level()),
-                          Some(raid.members(), kMaxPerEntry, cut, Name),
+    return GuestRaidArray{GuestName(raid.name()), GuestName(raid.level()),
+                          Some(raid.members(), kMaxPerEntry, cut, GuestName),
                           FromProto(raid.passes_discards())};
   });
   out.mounts = Some(proto.mounts(), kMaxEntries, cut, [&](const v1::MountIdentity& mount) {
-    return GuestMount{Path(mount.source()), Name(mount.uuid()), Name(mount.type()),
+    return GuestMount{Path(mount.source()), GuestName(mount.uuid()), GuestName(mount.type()),
                       Some(mount.mount_points(), kMaxPerEntry, cut, Path),
                       FromProto(mount.discard_option())};
   });
   out.fstrim_timer = FromProto(proto.fstrim_timer());
-  out.boot_disks = Some(proto.boot_disks(), kMaxPerEntry, cut, Name);
+  out.boot_disks = Some(proto.boot_disks(), kMaxPerEntry, cut, GuestName);
   out.unread_files = Some(proto.unread_files(), kMaxEntries, cut, Path);
   out.boot_configs = Some(proto.boot_configs(), kMaxEntries, cut, Path);
   return out;
@@ -178,12 +183,12 @@ absl::StatusOr<GuestMarker> FromProto(const v1::WriteMarkerResponse& proto) {
   marker.id = proto.id();
   marker.size = proto.size_bytes();
   if (!proto.extents_known() || proto.disk().empty() || proto.extents_size() > kMaxEntries ||
-      proto.start_bytes() > kMaxOffset) {
+      proto.start_bytes() > kMaxGuestOffset) {
     return marker;
   }
   uint64_t sum = 0;
   for (const v1::MarkerExtent& extent : proto.extents()) {
-    if (extent.offset_bytes() > kMaxOffset || extent.length_bytes() > kMaxMarkerBytes) {
+    if (extent.offset_bytes() > kMaxGuestOffset || extent.length_bytes() > kMaxMarkerBytes) {
       return GuestMarker{marker.id, marker.size, {}, ""};
     }
     sum += extent.length_bytes();
@@ -191,12 +196,12 @@ absl::StatusOr<GuestMarker> FromProto(const v1::WriteMarkerResponse& proto) {
   }
   // Not the whole marker, or more than it: then the guest does not know where it is.
   if (sum < marker.size || sum > 2 * kMaxMarkerBytes) marker.extents.clear();
-  if (!marker.extents.empty()) marker.disk = Name(proto.disk());
+  if (!marker.extents.empty()) marker.disk = GuestName(proto.disk());
   return marker;
 }
 
 GuestMarkerDiscard FromProto(const v1::DiscardMarkerResponse& proto) {
-  GuestMarkerDiscard discard = {proto.trimmed_bytes(), Name(proto.error_name()),
+  GuestMarkerDiscard discard = {proto.trimmed_bytes(), GuestName(proto.error_name()),
                                 proto.whole_filesystem()};
   if (proto.error_number() != 0 && discard.error_name.empty()) discard.error_name = "unknown";
   return discard;
@@ -205,13 +210,13 @@ GuestMarkerDiscard FromProto(const v1::DiscardMarkerResponse& proto) {
 absl::StatusOr<GuestFreeMap> FromProto(const v1::ReadFreeMapResponse& proto) {
   constexpr int kMaxRuns = 65536;
   constexpr uint64_t kSector = 512;
-  constexpr uint64_t kMaxSector = kMaxOffset / kSector;
+  constexpr uint64_t kMaxSector = kMaxGuestOffset / kSector;
   const absl::Status nonsense = absl::InvalidArgumentError("ReadFreeMap: that is no map of a disk");
   if (proto.gap_sectors_size() != proto.length_sectors_size() ||
       proto.gap_sectors_size() > kMaxRuns)
     return nonsense;
   GuestFreeMap map;
-  map.disk = Name(proto.disk());
+  map.disk = GuestName(proto.disk());
   uint64_t at = 0;
   for (int i = 0; i < proto.gap_sectors_size(); ++i) {
     const uint64_t gap = proto.gap_sectors(i);

@@ -55,11 +55,6 @@ std::string Attribute(const std::string& directory, absl::string_view name) {
   return std::string(absl::StripSuffix(*content, "\n"));
 }
 
-std::string RealPath(const std::string& path) {
-  Handle<char, free> real(realpath(path.c_str(), nullptr));
-  return real == nullptr ? "" : std::string(real.get());
-}
-
 std::vector<std::string> Slaves(const std::string& directory) {
   std::vector<std::string> names;
   Handle<DIR, closedir> list(opendir(absl::StrCat(directory, "/slaves").c_str()));

@@ -14,7 +14,7 @@
 #include "absl/time/clock.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
-#include "base/handle.h"
+#include "base/io.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "host/guard/holders.h"
@@ -26,8 +26,7 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr size_t kMaxChain = 200;     // libvirt's own limit (virStorageFileGetMetadata)
-constexpr uint64_t kStatBlock = 512;  // unit of st_blocks, stat(2)
+constexpr size_t kMaxChain = 200;  // libvirt's own limit (virStorageFileGetMetadata)
 constexpr uint64_t kSubclusters = 32;
 constexpr uint64_t kPunchTestBytes = 16 * kMiB;
 constexpr uint64_t kPunchBytes = 4 * kMiB;  // of which each punch takes away so much
@@ -117,7 +116,7 @@ absl::StatusOr<uint64_t> AllocationOf(const std::string& path, uint64_t device, 
     return absl::UnavailableError(
         absl::StrCat("'", path, "' was replaced by another file meanwhile"));
   }
-  return static_cast<uint64_t>(st.st_blocks) * kStatBlock;
+  return AllocatedBytes(st);
 }
 
 absl::StatusOr<uint64_t> RoomAt(const std::string& path) {
@@ -141,10 +140,10 @@ absl::StatusOr<UniqueFd> TemporaryFile(const std::string& directory) {
   return fd;
 }
 
-absl::StatusOr<std::string> RealPath(const std::string& path) {
-  const Handle<char, free> real(realpath(path.c_str(), nullptr));
-  if (real == nullptr) return ErrnoStatus(errno, absl::StrCat("find '", path, "'"));
-  return std::string(real.get());
+absl::StatusOr<std::string> FindRealPath(const std::string& path) {
+  std::string real = RealPath(path);
+  if (real.empty()) return ErrnoStatus(errno, absl::StrCat("find '", path, "'"));
+  return real;
 }
 
 // Written and synced: what a filesystem has not allocated yet costs nothing to punch.
@@ -273,14 +272,14 @@ class PosixImageStore : public ImageStore {
   }
 
   absl::StatusOr<bool> LiesOn(const ImageFile& image, const std::string& path) override {
-    VR_ASSIGN_OR_RETURN(const std::string real, RealPath(path));
+    VR_ASSIGN_OR_RETURN(const std::string real, FindRealPath(path));
     struct stat here, above;
     if (stat(real.c_str(), &here) != 0 || stat((real + "/..").c_str(), &above) != 0)
       return ErrnoStatus(errno, absl::StrCat("stat '", path, "'"));
     if (here.st_dev != above.st_dev || here.st_ino == above.st_ino)
       return image.device == here.st_dev || DataDevice(image) == here.st_dev;
-    VR_ASSIGN_OR_RETURN(const std::string file, RealPath(image.path));
-    VR_ASSIGN_OR_RETURN(const std::string data, RealPath(DataPath(image)));
+    VR_ASSIGN_OR_RETURN(const std::string file, FindRealPath(image.path));
+    VR_ASSIGN_OR_RETURN(const std::string data, FindRealPath(DataPath(image)));
     return absl::StartsWith(file, real + "/") || absl::StartsWith(data, real + "/");
   }
 
@@ -352,7 +351,7 @@ class PosixImageStore : public ImageStore {
     file.inode = st.st_ino;
     file.unfinished_copy = sync::IsUnfinished(source.path);
     file.usage.physical = static_cast<uint64_t>(st.st_size);
-    file.usage.allocation = static_cast<uint64_t>(st.st_blocks) * kStatBlock;
+    file.usage.allocation = AllocatedBytes(st);
     if (source.format == "qcow2") {
       if (auto header = ReadQcow2Header(source.path); header.ok()) {
         file.usage.capacity = header->virtual_size;
@@ -364,7 +363,7 @@ class PosixImageStore : public ImageStore {
           struct stat data;
           file.data = DataFileOf(*header, data);
           if (file.data) {
-            *file.usage.allocation += static_cast<uint64_t>(data.st_blocks) * kStatBlock;
+            *file.usage.allocation += AllocatedBytes(data);
           } else {
             file.usage.allocation.reset();
           }

@@ -15,6 +15,7 @@
 #include "base/io.h"
 #include "base/status.h"
 #include "base/unique_fd.h"
+#include "host/services/json_fields.h"
 #include "host/services/state_path.h"
 
 namespace virt_reclaim {
@@ -22,12 +23,12 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int kSchemaVersion = 1;
+constexpr int kJournalVersion = 1;
 constexpr size_t kMaxJournalBytes = size_t{4} << 20;
 constexpr size_t kMaxXmlFileBytes = size_t{4} << 20;
 
 json ToJson(const MigrationRecord& record) {
-  json line = {{"schema_version", kSchemaVersion},
+  json line = {{"schema_version", kJournalVersion},
                {"step", std::string(Name(record.step))},
                {"time", absl::FormatTime(absl::RFC3339_full, record.time, absl::UTCTimeZone())}};
   if (!record.detail.empty()) line["detail"] = record.detail;
@@ -48,30 +49,24 @@ json ToJson(const MigrationRecord& record) {
 
 std::optional<MigrationRecord> FromJson(const std::string& text) {
   const json line = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!line.is_object() || line.value("schema_version", 0) != kSchemaVersion) return std::nullopt;
-  const auto string = [&](const json& object, const char* key) {
-    return object.contains(key) && object[key].is_string() ? object[key].get<std::string>() : "";
-  };
-  const auto flag = [&](const char* key) {
-    return line.contains(key) && line[key].is_boolean() && line[key].get<bool>();
-  };
-  const auto step = MigrationStepOf(string(line, "step"));
+  if (!line.is_object() || line.value("schema_version", 0) != kJournalVersion) return std::nullopt;
+  const auto step = MigrationStepOf(TextField(line, "step"));
   MigrationRecord record;
-  if (!step || !absl::ParseTime(absl::RFC3339_full, string(line, "time"), &record.time, nullptr))
+  if (!step || !absl::ParseTime(absl::RFC3339_full, TextField(line, "time"), &record.time, nullptr))
     return std::nullopt;
   record.step = *step;
-  record.detail = string(line, "detail");
-  record.before_digest = string(line, "before_sha256");
-  record.after_digest = string(line, "after_sha256");
-  record.was_running = flag("was_running");
-  record.had_agent = flag("had_agent");
-  record.stop_guest = flag("stop_guest");
-  record.may_power_off = flag("may_power_off");
+  record.detail = TextField(line, "detail");
+  record.before_digest = TextField(line, "before_sha256");
+  record.after_digest = TextField(line, "after_sha256");
+  record.was_running = TrueField(line, "was_running");
+  record.had_agent = TrueField(line, "had_agent");
+  record.stop_guest = TrueField(line, "stop_guest");
+  record.may_power_off = TrueField(line, "may_power_off");
   if (!line.contains("mounts") || !line["mounts"].is_array()) return record;
   for (const json& mount : line["mounts"]) {
     if (!mount.is_object()) return std::nullopt;
-    record.mounts.push_back({string(mount, "mount_point"), string(mount, "type"),
-                             string(mount, "uuid"), string(mount, "image")});
+    record.mounts.push_back({TextField(mount, "mount_point"), TextField(mount, "type"),
+                             TextField(mount, "uuid"), TextField(mount, "image")});
   }
   return record;
 }

@@ -13,17 +13,17 @@
 namespace virt_reclaim {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
-constexpr int kSchemaVersion = 1;
+constexpr int kPlanVersion = 1;
 constexpr char kMessageType[] = "migrate-plan-file";
 constexpr size_t kMaxPlanBytes = size_t{64} << 20;  // 100,000 domains
 constexpr size_t kDigestLength = 64;                // SHA-256 in hex
 
-Json DomainJson(const PlannedDomain& domain) {
-  Json images = Json::array();
+OrderedJson DomainJson(const PlannedDomain& domain) {
+  OrderedJson images = OrderedJson::array();
   for (const PlannedImage& image : domain.images) {
-    Json one = {{"target", image.target}, {"path", image.path}};
+    OrderedJson one = {{"target", image.target}, {"path", image.path}};
     if (image.number != 0) {
       one["device_number"] = image.number;
       one["size_bytes"] = image.size;
@@ -43,36 +43,36 @@ Json DomainJson(const PlannedDomain& domain) {
 // Takes values out of a JSON object; the first one that is not what it must be is the error.
 class Taker {
  public:
-  explicit Taker(const Json& object) : object_(object) {}
+  explicit Taker(const OrderedJson& object) : object_(object) {}
 
   std::string Text(const char* key) {
-    const Json* value = Find(key);
+    const OrderedJson* value = Find(key);
     if (value != nullptr && value->is_string()) return value->get<std::string>();
     Fail(key, "a text");
     return "";
   }
   uint64_t Number(const char* key) {
-    const Json* value = Find(key);
+    const OrderedJson* value = Find(key);
     if (value != nullptr && value->is_number_unsigned()) return value->get<uint64_t>();
     Fail(key, "a number");
     return 0;
   }
   bool Flag(const char* key) {
-    const Json* value = Find(key);
+    const OrderedJson* value = Find(key);
     if (value != nullptr && value->is_boolean()) return value->get<bool>();
     Fail(key, "true or false");
     return false;
   }
-  const Json& List(const char* key) {
-    static const Json kEmpty = Json::array();
-    const Json* value = Find(key);
+  const OrderedJson& List(const char* key) {
+    static const OrderedJson kEmpty = OrderedJson::array();
+    const OrderedJson* value = Find(key);
     if (value != nullptr && value->is_array()) return *value;
     Fail(key, "a list");
     return kEmpty;
   }
-  const Json& Object(const char* key) {
-    static const Json kEmpty = Json::object();
-    const Json* value = Find(key);
+  const OrderedJson& Object(const char* key) {
+    static const OrderedJson kEmpty = OrderedJson::object();
+    const OrderedJson* value = Find(key);
     if (value != nullptr && value->is_object()) return *value;
     Fail(key, "an object");
     return kEmpty;
@@ -89,7 +89,7 @@ class Taker {
   const absl::Status& status() const { return status_; }
 
  private:
-  const Json* Find(const char* key) const {
+  const OrderedJson* Find(const char* key) const {
     const auto found = object_.is_object() ? object_.find(key) : object_.end();
     return found == object_.end() ? nullptr : &*found;
   }
@@ -98,11 +98,11 @@ class Taker {
       status_ = absl::InvalidArgumentError(absl::StrCat("'", key, "' is not ", what));
   }
 
-  const Json& object_;
+  const OrderedJson& object_;
   absl::Status status_;
 };
 
-absl::StatusOr<PlannedImage> ImageOf(const Json& object) {
+absl::StatusOr<PlannedImage> ImageOf(const OrderedJson& object) {
   Taker take(object);
   PlannedImage image;
   image.target = take.Text("target");
@@ -118,14 +118,14 @@ absl::StatusOr<PlannedImage> ImageOf(const Json& object) {
   return image;
 }
 
-absl::StatusOr<PlannedDomain> DomainOf(const Json& object) {
+absl::StatusOr<PlannedDomain> DomainOf(const OrderedJson& object) {
   Taker take(object);
   PlannedDomain domain;
   domain.name = take.Text("name");
   domain.uuid = take.Text("uuid");
   domain.before_digest = take.DigestText("before_sha256");
   domain.after_digest = take.DigestText("after_sha256");
-  for (const Json& one : take.List("images")) {
+  for (const OrderedJson& one : take.List("images")) {
     VR_ASSIGN_OR_RETURN(PlannedImage image, ImageOf(one));
     domain.images.push_back(std::move(image));
   }
@@ -133,11 +133,11 @@ absl::StatusOr<PlannedDomain> DomainOf(const Json& object) {
   return domain;
 }
 
-absl::StatusOr<PlanFile> PlanOf(const Json& object) {
+absl::StatusOr<PlanFile> PlanOf(const OrderedJson& object) {
   Taker take(object);
   if (take.Text("message_type") != kMessageType)
     return absl::InvalidArgumentError("it is no plan of 'virt-reclaim migrate plan --save'");
-  if (take.Number("schema_version") != kSchemaVersion)
+  if (take.Number("schema_version") != kPlanVersion)
     return absl::InvalidArgumentError("it was written by another version of virt-reclaim");
   PlanFile plan;
   plan.hypervisor = take.Text("hypervisor");
@@ -150,14 +150,14 @@ absl::StatusOr<PlanFile> PlanOf(const Json& object) {
     VR_RETURN_IF_ERROR(
         xml::SetPolicy(absl::StrCat("--", policy), word.get<std::string>(), plan.rewrite));
   }
-  for (const Json& target : take.List("disks")) {
+  for (const OrderedJson& target : take.List("disks")) {
     if (!target.is_string()) return absl::InvalidArgumentError("a disk is not a text");
     plan.rewrite.targets.push_back(target.get<std::string>());
   }
   plan.fix_guest = take.Flag("fix_guest");
   plan.allow_thick = take.Flag("allow_thick");
   plan.assume = take.Flag("assume");
-  for (const Json& one : take.List("domains")) {
+  for (const OrderedJson& one : take.List("domains")) {
     VR_ASSIGN_OR_RETURN(PlannedDomain domain, DomainOf(one));
     plan.domains.push_back(std::move(domain));
   }
@@ -168,27 +168,27 @@ absl::StatusOr<PlanFile> PlanOf(const Json& object) {
 }  // namespace
 
 absl::Status WritePlanFile(const std::string& path, const PlanFile& plan) {
-  Json json = {
-      {"schema_version", kSchemaVersion},
+  OrderedJson json = {
+      {"schema_version", kPlanVersion},
       {"message_type", kMessageType},
       {"hypervisor", plan.hypervisor},
       {"time", absl::FormatTime(absl::RFC3339_full, plan.time, absl::UTCTimeZone())},
-      {"policies", Json::object()},
+      {"policies", OrderedJson::object()},
       {"disks", plan.rewrite.targets},
       {"fix_guest", plan.fix_guest},
       {"allow_thick", plan.allow_thick},
       {"assume", plan.assume},
-      {"domains", Json::array()},
+      {"domains", OrderedJson::array()},
   };
   for (auto& [policy, word] : xml::PolicyWords(plan.rewrite)) json["policies"][policy] = word;
   for (const PlannedDomain& domain : plan.domains) json["domains"].push_back(DomainJson(domain));
-  return WriteFileDurably(path, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n",
-                          0600);
+  return WriteFileDurably(
+      path, json.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n", 0600);
 }
 
 absl::StatusOr<PlanFile> ReadPlanFile(const std::string& path) {
   VR_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxPlanBytes));
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const OrderedJson json = OrderedJson::parse(text, nullptr, /*allow_exceptions=*/false);
   auto plan = json.is_object()
                   ? PlanOf(json)
                   : absl::StatusOr<PlanFile>(absl::InvalidArgumentError("it is no JSON"));

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/services/json_fields.h"
 #include "host/services/qemu_agent_answer.h"
 
 namespace virt_reclaim {
@@ -18,17 +19,15 @@ using Json = nlohmann::json;
 
 constexpr size_t kMaxFilesystems = 4096;  // the limits of our own agent's contract
 constexpr size_t kMaxDisks = 64;
-constexpr size_t kMaxNameBytes = 256;
+constexpr size_t kMaxWordBytes = 256;
 constexpr absl::Duration kListTimeout = absl::Seconds(10);
 
-std::string Text(const Json& object, const char* key, size_t max = kMaxNameBytes) {
-  const auto found = object.find(key);
-  if (found == object.end() || !found->is_string()) return "";
-  return Printable(found->get_ref<const std::string&>(), max);
+std::string PrintableField(const Json& object, const char* key, size_t max = kMaxWordBytes) {
+  return Printable(TextField(object, key), max);
 }
 
 // Absent for what is no whole number, or a negative one: QEMU says -1 for 'none'.
-std::optional<uint64_t> Number(const Json& object, const char* key) {
+std::optional<uint64_t> WholeNumber(const Json& object, const char* key) {
   const auto found = object.find(key);
   if (found == object.end() || !found->is_number_unsigned()) return std::nullopt;
   return found->get<uint64_t>();
@@ -39,18 +38,19 @@ std::optional<uint64_t> Number(const Json& object, const char* key) {
 GuestDevice DeviceOf(const Json& disk) {
   GuestDevice device;
   device.is_disk = true;
-  device.serial = Text(disk, "serial");
+  device.serial = PrintableField(disk, "serial");
   const auto pci = disk.find("pci-controller");
   if (pci != disk.end() && pci->is_object()) {
-    const uint64_t slot = Number(*pci, "slot").value_or(UINT64_MAX);
-    const uint64_t function = Number(*pci, "function").value_or(UINT64_MAX);
-    if (Number(*pci, "domain") == 0 && Number(*pci, "bus") == 0 && slot < 32 && function < 8)
+    const uint64_t slot = WholeNumber(*pci, "slot").value_or(UINT64_MAX);
+    const uint64_t function = WholeNumber(*pci, "function").value_or(UINT64_MAX);
+    if (WholeNumber(*pci, "domain") == 0 && WholeNumber(*pci, "bus") == 0 && slot < 32 &&
+        function < 8)
       device.bus_path = absl::StrFormat("pci0000:00/0000:00:%02x.%x", slot, function);
   }
-  const std::string bus = Text(disk, "bus-type");
-  const auto channel = Number(disk, "bus");
-  const auto target = Number(disk, "target");
-  const auto unit = Number(disk, "unit");
+  const std::string bus = PrintableField(disk, "bus-type");
+  const auto channel = WholeNumber(disk, "bus");
+  const auto target = WholeNumber(disk, "target");
+  const auto unit = WholeNumber(disk, "unit");
   if (bus == "scsi" && target && unit) {
     device.scsi_address = absl::StrCat("0:", channel.value_or(0), ":", *target, ":", *unit);
   } else if (bus == "sata" && unit && *unit < 256) {
@@ -59,7 +59,7 @@ GuestDevice DeviceOf(const Json& disk) {
     device.ata_port = static_cast<uint32_t>(*channel) + 1;
     device.scsi_address = absl::StrCat("0:0:", *unit, ":0");
   }
-  device.name = Text(disk, "dev");
+  device.name = PrintableField(disk, "dev");
   if (absl::StartsWith(device.name, "/dev/")) device.name.erase(0, 5);
   // Before QEMU 3.1 it has no name: its place is one.
   if (device.name.empty())
@@ -69,13 +69,13 @@ GuestDevice DeviceOf(const Json& disk) {
 
 GuestFilesystem FilesystemOf(const Json& entry) {
   GuestFilesystem filesystem;
-  filesystem.source = Text(entry, "name");
-  filesystem.type = Text(entry, "type");
-  filesystem.mount_points = {Text(entry, "mountpoint", kMaxPrintedBytes)};
-  filesystem.size = Number(entry, "total-bytes").value_or(0);
+  filesystem.source = PrintableField(entry, "name");
+  filesystem.type = PrintableField(entry, "type");
+  filesystem.mount_points = {PrintableField(entry, "mountpoint", kMaxPrintedBytes)};
+  filesystem.size = WholeNumber(entry, "total-bytes").value_or(0);
   // Absent before QEMU 3.0: then all of it counts as used.
   filesystem.used =
-      std::min(Number(entry, "used-bytes").value_or(filesystem.size), filesystem.size);
+      std::min(WholeNumber(entry, "used-bytes").value_or(filesystem.size), filesystem.size);
   filesystem.free = filesystem.size - filesystem.used;
   const auto disks = entry.find("disk");
   if (disks != entry.end() && disks->is_array()) {
@@ -188,8 +188,8 @@ absl::StatusOr<std::vector<GuestTrim>> ParseFstrim(
     if (trims.size() >= kMaxFilesystems) break;
     if (!entry.is_object()) continue;
     GuestTrim trim;
-    trim.mount_point = Text(entry, "path", kMaxPrintedBytes);
-    trim.trimmed = Number(entry, "trimmed").value_or(0);
+    trim.mount_point = PrintableField(entry, "path", kMaxPrintedBytes);
+    trim.trimmed = WholeNumber(entry, "trimmed").value_or(0);
     trim.result = GuestTrimResult::kDone;
     trim.obstacle = GuestObstacle::kNone;
     const auto filesystem = std::find_if(
@@ -201,7 +201,7 @@ absl::StatusOr<std::vector<GuestTrim>> ParseFstrim(
       trim.source = filesystem->source;
       for (const GuestDevice& device : filesystem->devices) trim.disks.push_back(device.name);
     }
-    if (entry.contains("error")) ReadError(Text(entry, "error"), type, trim);
+    if (entry.contains("error")) ReadError(PrintableField(entry, "error"), type, trim);
     trims.push_back(std::move(trim));
   }
   return trims;

@@ -10,7 +10,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr size_t kMaxReplyBytes = 65536;
+constexpr size_t kMaxQmpReplyBytes = 65536;
 
 }  // namespace
 
@@ -23,7 +23,8 @@ std::string QomGetCommand(const std::string& alias, const std::string& property)
 }
 
 absl::StatusOr<uint64_t> ParseQomValue(absl::string_view reply) {
-  if (reply.size() > kMaxReplyBytes) return absl::InvalidArgumentError("QEMU's answer is too long");
+  if (reply.size() > kMaxQmpReplyBytes)
+    return absl::InvalidArgumentError("QEMU's answer is too long");
   const Json json = Json::parse(reply.begin(), reply.end(), nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::InvalidArgumentError("QEMU's answer is no JSON object");
   if (const auto error = json.find("error"); error != json.end()) {

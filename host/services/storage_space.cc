@@ -6,12 +6,11 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/io.h"
 #include "base/mount_table.h"
 #include "base/status.h"
 
@@ -33,8 +32,8 @@ absl::StatusOr<StorageSpace> SpaceBelow(const std::string& path, const std::stri
   StorageSpace space;
   space.capacity = uint64_t{room.f_blocks} * room.f_frsize;
   space.available = uint64_t{room.f_bavail} * room.f_frsize;
-  const std::unique_ptr<char, decltype(&free)> resolved(realpath(path.c_str(), nullptr), &free);
-  const std::string real = resolved ? resolved.get() : path;
+  const std::string resolved = RealPath(path);
+  const std::string real = resolved.empty() ? path : resolved;
   const auto mounts = ReadMountTable(mountinfo);
   for (const Mount& mount : mounts.ok() ? *mounts : std::vector<Mount>()) {
     // Of those above the file the longest; of two in the same place the later hides the earlier.

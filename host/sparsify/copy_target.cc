@@ -15,6 +15,7 @@
 #include "base/status.h"
 #include "base/unique_fd.h"
 #include "host/guard/image_guard.h"
+#include "host/guard/image_identity.h"
 
 namespace virt_reclaim::sparsify {
 namespace {
@@ -50,7 +51,7 @@ absl::Status CheckStillUnused(const std::string& path, const struct stat& replac
                               const std::string& quoted) {
   struct stat now;
   if (lstat(path.c_str(), &now) != 0) return ErrnoStatus(errno, "look at " + quoted);
-  if (now.st_dev != replaced.st_dev || now.st_ino != replaced.st_ino)
+  if (!SameFile(IdentityOf(now), IdentityOf(replaced)))
     return absl::AbortedError(quoted + " is another file by now");
   GuardOptions asking;
   asking.intent = ImageIntent::kResize;
@@ -87,7 +88,7 @@ absl::StatusOr<CopyTarget> CopyTarget::Make(const std::string& path) {
 }
 
 absl::Status CopyTarget::Publish() {
-  const std::string quoted = absl::StrCat("'", Printable(path_), "'");
+  const std::string quoted = Quoted(path_);
   // Not blocking, and no file of anything else: a pipe has nothing that could be synced.
   const UniqueFd fd(open(temporary_path_.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
   struct stat written;

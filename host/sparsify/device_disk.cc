@@ -10,30 +10,17 @@
 #include <algorithm>
 #include <cerrno>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
-#include "base/io.h"
 #include "base/status.h"
 #include "host/guard/image_guard.h"
+#include "host/punch/survey.h"
 #include "host/sparsify/opened_disk.h"
 
 namespace virt_reclaim::sparsify {
 namespace {
 
 constexpr uint64_t kLeast = 4096;  // smaller discards than a filesystem's block free nothing
-
-std::string Quoted(const std::string& path) { return absl::StrCat("'", Printable(path), "'"); }
-
-uint64_t QueueNumber(const std::string& device, const char* name) {
-  // A partition has no queue of its own.
-  for (const char* queue : {"/queue/", "/../queue/"}) {
-    const auto text = ReadFile(absl::StrCat(device, queue, name), 64);
-    uint64_t number = 0;
-    if (text.ok() && absl::SimpleAtoi(*text, &number)) return number;
-  }
-  return 0;
-}
 
 class DeviceDisk final : public OpenedDisk {
  public:
@@ -50,10 +37,10 @@ class DeviceDisk final : public OpenedDisk {
       return absl::FailedPreconditionError(Quoted(path_) + " is a read-only device");
     const dev_t number = guard_.identity().block_device;
     const std::string device = absl::StrCat("/sys/dev/block/", major(number), ":", minor(number));
-    if (QueueNumber(device, "discard_max_bytes") == 0)
+    if (punch::QueueNumber(device, "discard_max_bytes") == 0)
       return absl::UnimplementedError(Quoted(path_) + " takes no discards");
     facts_.granularity = std::max<uint64_t>(
-        {kLeast, static_cast<uint64_t>(sector), QueueNumber(device, "discard_granularity")});
+        {kLeast, static_cast<uint64_t>(sector), punch::QueueNumber(device, "discard_granularity")});
     if ((facts_.granularity & (facts_.granularity - 1)) != 0)
       return absl::UnimplementedError(
           absl::StrCat(Quoted(path_), " discards in units of ", facts_.granularity, " bytes"));

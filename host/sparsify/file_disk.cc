@@ -13,9 +13,8 @@
 #include <ctime>
 #include <thread>
 
-#include "absl/strings/str_cat.h"
 #include "base/escape.h"
-#include "base/handle.h"
+#include "base/io.h"
 #include "base/status.h"
 #include "host/guard/image_guard.h"
 #include "host/punch/btrfs_release.h"
@@ -29,23 +28,8 @@
 namespace virt_reclaim::sparsify {
 namespace {
 
-constexpr uint64_t kStatBlock = 512;  // unit of st_blocks, stat(2)
 // Longer than the tick of the kernel's coarse clock, which file times are made of (10 ms at most).
 constexpr std::chrono::milliseconds kClockTick{50};
-
-std::string Quoted(const std::string& path) { return absl::StrCat("'", Printable(path), "'"); }
-
-int64_t Nanoseconds(const struct timespec& time) {
-  return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
-}
-
-absl::StatusOr<std::string> RealDirectory(const std::string& path) {
-  const Handle<char, free> real(realpath(path.c_str(), nullptr));
-  if (real == nullptr) return ErrnoStatus(errno, "resolve " + Quoted(path));
-  const std::string name(real.get());
-  const size_t slash = name.rfind('/');
-  return slash == 0 ? "/" : name.substr(0, slash);
-}
 
 // What tells that a file is as it was: every write changes ctime, and nobody can set it.
 struct Moment {
@@ -84,7 +68,7 @@ class FileDisk final : public OpenedDisk {
     VR_ASSIGN_OR_RETURN(punch::OpenedImage image, punch::OpenForReading(path_, false));
     reading_ = std::move(image.fd);
     VR_RETURN_IF_ERROR(CheckMoment(reading_.get()));
-    VR_ASSIGN_OR_RETURN(directory_, RealDirectory(path_));
+    VR_ASSIGN_OR_RETURN(directory_, punch::RealDirectory(path_));
     VR_ASSIGN_OR_RETURN(filesystem_, punch::ProbeFilesystem(reading_.get(), directory_));
     if (filesystem_.punches == punch::Ability::kNo)
       return absl::UnimplementedError(Quoted(path_) + ": its filesystem cannot punch holes");
@@ -188,7 +172,7 @@ class FileDisk final : public OpenedDisk {
     }
     struct stat status;
     if (fstat(fd, &status) != 0) return std::nullopt;
-    return static_cast<uint64_t>(status.st_blocks) * kStatBlock;
+    return AllocatedBytes(status);
   }
 
   const std::string path_;

@@ -19,6 +19,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
+#include "base/io.h"
 #include "base/status.h"
 #include "base/subprocess.h"
 #include "base/unique_fd.h"
@@ -38,14 +39,11 @@ namespace {
 
 using std::chrono::steady_clock;
 
-constexpr uint64_t kStatBlock = 512;
-constexpr uint64_t kLeast = 4096;
+constexpr uint64_t kLeastTrim = 4096;
 // A look at all processes costs some milliseconds.
 constexpr std::chrono::seconds kLookEvery{1};
 // It reads the tables of the image; those of 10 TB take gigabytes.
 constexpr std::chrono::minutes kRepairLimit{30};
-
-std::string Quoted(const std::string& path) { return absl::StrCat("'", Printable(path), "'"); }
 
 class QemuDisk final : public OpenedDisk {
  public:
@@ -149,7 +147,7 @@ class QemuDisk final : public OpenedDisk {
     struct stat status;
     if (stat(spec_.path.c_str(), &status) != 0 || !CheckFile(IdentityOf(status)).ok())
       return std::nullopt;
-    if (!facts_.allocation_is_own) return static_cast<uint64_t>(status.st_blocks) * kStatBlock;
+    if (!facts_.allocation_is_own) return AllocatedBytes(status);
     const UniqueFd fd(open(spec_.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
     if (!fd.valid() || fstat(fd.get(), &status) != 0 || !CheckFile(IdentityOf(status)).ok())
       return std::nullopt;
@@ -175,7 +173,7 @@ class QemuDisk final : public OpenedDisk {
 
   // The file that was opened, whatever was written to it.
   absl::Status CheckFile(const ImageIdentity& found) const {
-    if (found.device == identity_.device && found.inode == identity_.inode) return absl::OkStatus();
+    if (SameFile(found, identity_)) return absl::OkStatus();
     return absl::FailedPreconditionError(Quoted(spec_.path) + " was replaced meanwhile");
   }
 
@@ -197,7 +195,7 @@ class QemuDisk final : public OpenedDisk {
     VR_ASSIGN_OR_RETURN(read_, ConnectForReading(server_->TakeReadConnection(), kReadExport));
     VR_ASSIGN_OR_RETURN(trimmer_, NbdTrimmer::Connect(server_->TakeTrimConnection(), kTrimExport));
     facts_.size_bytes = trimmer_->size_bytes();
-    facts_.granularity = std::max(spec_.granularity, kLeast);
+    facts_.granularity = std::max(spec_.granularity, kLeastTrim);
     return absl::OkStatus();
   }
 

@@ -31,7 +31,7 @@
 namespace virt_reclaim::sparsify {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
@@ -39,7 +39,7 @@ constexpr int kListenFd = 3;
 constexpr int kConnections = 2;
 constexpr int kExecFailed = 127;
 constexpr std::chrono::seconds kPatience{60};  // to flush a cache of metadata on a slow disk
-constexpr milliseconds kStep{5};
+constexpr milliseconds kWaitStep{5};
 constexpr size_t kMaxErrorBytes = 4096;
 
 struct Sockets {
@@ -85,14 +85,15 @@ absl::StatusOr<Sockets> MakeSockets(const std::string& parent) {
 }
 
 std::vector<std::string> Arguments(const QemuServerOptions& options) {
-  Json file = {{"driver", "file"},
-               {"node-name", "file"},
-               {"filename", std::filesystem::absolute(options.path).string()},
-               {"locking", "on"},
-               {"read-only", !options.writable},
-               {"discard", "unmap"}};
-  Json image = {{"driver", options.format},       {"node-name", "image"}, {"file", "file"},
-                {"read-only", !options.writable}, {"discard", "unmap"},   {"detect-zeroes", "off"}};
+  OrderedJson file = {{"driver", "file"},
+                      {"node-name", "file"},
+                      {"filename", std::filesystem::absolute(options.path).string()},
+                      {"locking", "on"},
+                      {"read-only", !options.writable},
+                      {"discard", "unmap"}};
+  OrderedJson image = {{"driver", options.format}, {"node-name", "image"},
+                       {"file", "file"},           {"read-only", !options.writable},
+                       {"discard", "unmap"},       {"detect-zeroes", "off"}};
   if (options.format == "qcow2") {
     // Whatever its header says.
     if (!options.backing) image["backing"] = nullptr;
@@ -100,16 +101,16 @@ std::vector<std::string> Arguments(const QemuServerOptions& options) {
     image["lazy-refcounts"] = false;
     image["pass-discard-request"] = true;
   }
-  const Json reading = {
+  const OrderedJson reading = {
       {"type", "nbd"}, {"id", "r"}, {"node-name", "image"}, {"name", kReadExport}};
-  const Json trimming = {{"type", "nbd"},
-                         {"id", "t"},
-                         {"node-name", "image"},
-                         {"name", kTrimExport},
-                         {"writable", options.writable},
-                         {"allocation-depth", true}};
-  const auto text = [](const Json& json) {
-    return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+  const OrderedJson trimming = {{"type", "nbd"},
+                                {"id", "t"},
+                                {"node-name", "image"},
+                                {"name", kTrimExport},
+                                {"writable", options.writable},
+                                {"allocation-depth", true}};
+  const auto text = [](const OrderedJson& json) {
+    return json.dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
   };
   return {options.program,
           "--blockdev",
@@ -209,7 +210,7 @@ absl::Status QemuServer::Stop() {
     const auto deadline = steady_clock::now() + kPatience;
     pid_t ended = 0;
     while ((ended = waitpid(pid_, &wait_status_, WNOHANG)) == 0 && steady_clock::now() < deadline)
-      std::this_thread::sleep_for(kStep);
+      std::this_thread::sleep_for(kWaitStep);
     if (ended == 0) {
       kill(pid_, SIGKILL);
       while (waitpid(pid_, &wait_status_, 0) < 0 && errno == EINTR) {

@@ -31,7 +31,7 @@ std::string NoteFor(const std::string& name, const struct stat& status) {
 }  // namespace
 
 absl::Status NoteCheckpoint(const std::string& path, const std::string& name, int64_t mtime_ns) {
-  const std::string quoted = absl::StrCat("'", Printable(path), "'");
+  const std::string quoted = Quoted(path);
   const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
   struct stat status;
   if (!fd.valid() || fstat(fd.get(), &status) != 0) return ErrnoStatus(errno, "open " + quoted);

@@ -9,14 +9,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdlib>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
-#include "base/handle.h"
 #include "base/io.h"
 #include "base/status.h"
+#include "host/guard/image_identity.h"
 #include "host/punch/filesystem.h"
 #include "host/sync/replace_file.h"
 #include "host/sync/unfinished_mark.h"
@@ -26,12 +25,13 @@ namespace {
 
 constexpr uint64_t kMaxPunchBytes = uint64_t{64} << 20;  // a bounded step
 
-absl::StatusOr<std::string> RealDirectory(const std::string& path) {
+// Of a file that need not be there yet.
+absl::StatusOr<std::string> RealParent(const std::string& path) {
   const size_t slash = path.rfind('/');
   const std::string parent = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  const Handle<char, free> real(realpath(parent.c_str(), nullptr));
-  if (real == nullptr) return ErrnoStatus(errno, absl::StrCat("resolve '", Printable(parent), "'"));
-  return std::string(real.get());
+  std::string real = RealPath(parent);
+  if (real.empty()) return ErrnoStatus(errno, "resolve " + Quoted(parent));
+  return real;
 }
 
 GuardOptions GuardFor() {
@@ -78,18 +78,17 @@ bool SetDirect(int fd, bool direct) {
 
 }  // namespace
 
-std::string Destination::name() const { return absl::StrCat("'", Printable(plan_.path), "'"); }
+std::string Destination::name() const { return Quoted(plan_.path); }
 
 absl::StatusOr<std::unique_ptr<Destination>> Destination::Open(const DestinationPlan& plan) {
   std::unique_ptr<Destination> made(new Destination);
   made->plan_ = plan;
   made->real_path_ = plan.path;
   if (plan.identity) {
-    const Handle<char, free> real(realpath(plan.path.c_str(), nullptr));
-    if (real == nullptr) return ErrnoStatus(errno, "resolve " + made->name());
-    made->real_path_ = real.get();
+    made->real_path_ = RealPath(plan.path);
+    if (made->real_path_.empty()) return ErrnoStatus(errno, "resolve " + made->name());
   }
-  VR_ASSIGN_OR_RETURN(made->directory_, RealDirectory(made->real_path_));
+  VR_ASSIGN_OR_RETURN(made->directory_, RealParent(made->real_path_));
   if (plan.identity) {
     VR_RETURN_IF_ERROR(made->OpenExisting());
     if (plan.atomic) VR_RETURN_IF_ERROR(Annotate(made->OpenTemporary(), made->name()));
@@ -130,8 +129,8 @@ absl::Status Destination::OpenNew() {
   if (!guard.ok()) {
     // Nobody has a lease here, for one: then there is no copy, and not an empty one.
     struct stat now;
-    if (lstat(plan_.path.c_str(), &now) == 0 && now.st_dev == status.st_dev &&
-        now.st_ino == status.st_ino && now.st_size == 0) {
+    if (lstat(plan_.path.c_str(), &now) == 0 && SameFile(IdentityOf(now), IdentityOf(status)) &&
+        now.st_size == 0) {
       unlink(plan_.path.c_str());
     }
     return guard.status();

@@ -20,7 +20,6 @@ using std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kDeadline{60};  // of one request; a disk with a bad sector takes 30
 constexpr int kPollMilliseconds = 1000;
-constexpr uint64_t kGapBytes = uint64_t{64} << 10;    // a gap this small is read along
 constexpr uint64_t kStatusBytes = uint64_t{1} << 30;  // asked for at once
 constexpr size_t kMostRanges = size_t{64} << 20;      // of a server that does not stop
 
@@ -180,8 +179,7 @@ class RealNbdSource final : public NbdSource {
 
   absl::StatusOr<std::unique_ptr<PieceReader>> NewReader() override {
     VR_ASSIGN_OR_RETURN(Link link, Connect(where_));
-    return std::make_unique<NbdReader>(std::move(link),
-                                       absl::StrCat("'", Printable(where_.name), "'"));
+    return std::make_unique<NbdReader>(std::move(link), Quoted(where_.name));
   }
 
  private:

@@ -15,8 +15,6 @@
 namespace virt_reclaim::sync {
 namespace {
 
-constexpr uint64_t kGapBytes = uint64_t{64} << 10;  // a gap this small is read along
-
 class FileReader final : public PieceReader {
  public:
   FileReader(int fd, std::string name) : fd_(fd), name_(std::move(name)) {}

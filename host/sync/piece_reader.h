@@ -13,6 +13,8 @@
 
 namespace virt_reclaim::sync {
 
+inline constexpr uint64_t kGapBytes = uint64_t{64} << 10;  // a gap this small is read along
+
 // One thread a reader.
 class PieceReader {
  public:

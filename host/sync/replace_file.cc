@@ -79,7 +79,7 @@ absl::StatusOr<UniqueFd> MakeReplacement(const std::string& directory, int old) 
 
 absl::Status ReplaceFile(int fd, const std::string& directory, const std::string& path,
                          bool replace) {
-  const std::string quoted = absl::StrCat("'", Printable(path), "'");
+  const std::string quoted = Quoted(path);
   if (fsync(fd) != 0) return ErrnoStatus(errno, "sync " + quoted);
   const std::string self = absl::StrCat("/proc/self/fd/", fd);
   if (!replace) {

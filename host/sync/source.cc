@@ -51,7 +51,7 @@ class FileSource final : public Source {
   }
 
   absl::StatusOr<std::unique_ptr<PieceReader>> NewReader() override {
-    return NewFileReader(guard_.fd(), absl::StrCat("'", Printable(path_), "'"));
+    return NewFileReader(guard_.fd(), Quoted(path_));
   }
 
   bool Interrupted() const override { return guard_.Interrupted(); }

@@ -27,8 +27,6 @@
 namespace virt_reclaim::sync {
 namespace {
 
-std::string Quoted(absl::string_view path) { return absl::StrCat("'", Printable(path), "'"); }
-
 // Size of the file or device `path`, from its open descriptor.
 absl::StatusOr<uint64_t> BytesOf(const ImageIdentity& identity, int fd) {
   if (identity.block_device != 0) return DeviceBytes(fd);
@@ -188,10 +186,7 @@ absl::StatusOr<SyncPlan> Syncer::Plan(const std::string& source, const std::stri
   const bool there = stat(destination.c_str(), &to) == 0;
   if (there) {
     const ImageIdentity identity = IdentityOf(to);
-    const bool same_device =
-        identity.block_device != 0 && identity.block_device == plan.source_identity.block_device;
-    if (same_device || (identity.device == plan.source_identity.device &&
-                        identity.inode == plan.source_identity.inode)) {
+    if (SameImage(identity, plan.source_identity)) {
       return absl::FailedPreconditionError(
           absl::StrCat(Quoted(source), " and ", Quoted(destination), " are the same file"));
     }

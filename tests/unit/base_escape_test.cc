@@ -46,5 +46,11 @@ TEST(Printable, IsBounded) {
   EXPECT_LE(Printable(std::string(1 << 20, '\n')).size(), 4 * kMaxPrintedBytes + 3);
 }
 
+TEST(Quoted, IsPrintableInSingleQuotes) {
+  EXPECT_EQ(Quoted("/mnt/a b"), "'/mnt/a b'");
+  EXPECT_EQ(Quoted("a\x1b"), "'a\\x1b'");
+  EXPECT_EQ(Quoted(std::string(100, 'a'), 10), "'" + std::string(10, 'a') + "...'");
+}
+
 }  // namespace
 }  // namespace virt_reclaim

@@ -1,7 +1,11 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
+#include <string>
+#include <thread>
 
 #include "base/io.h"
 
@@ -25,6 +29,36 @@ TEST_F(IoTest, DurableWriteReplacesWholeAndSetsMode) {
   EXPECT_EQ(st.st_mode & 07777u, 0640u);
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_), {}),
             1);  // no temporary file is left
+}
+
+TEST_F(IoTest, RealPathResolvesLinksOrSaysWhyNot) {
+  const std::string path = directory_ + "/file";
+  ASSERT_TRUE(WriteFileDurably(path, "one", 0600).ok());
+  std::filesystem::create_symlink("file", directory_ + "/link");
+  EXPECT_EQ(RealPath(directory_ + "/link"), RealPath(path));
+  EXPECT_EQ(RealPath(directory_ + "/link").substr(0, 1), "/");
+  errno = 0;
+  EXPECT_EQ(RealPath(directory_ + "/nothing"), "");
+  EXPECT_EQ(errno, ENOENT);
+}
+
+TEST_F(IoTest, WhatIsWrittenIsAllOfItOrAnError) {
+  const std::string text(size_t{1} << 20, 'a');  // more than a pipe takes at once
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  std::string read_back;
+  std::thread reader([&] {
+    char buffer[65536];
+    for (ssize_t n = 0; (n = read(ends[0], buffer, sizeof buffer)) > 0;)
+      read_back.append(buffer, static_cast<size_t>(n));
+  });
+  EXPECT_TRUE(WriteAll(ends[1], text));
+  close(ends[1]);
+  reader.join();
+  close(ends[0]);
+  EXPECT_EQ(read_back, text);
+  EXPECT_FALSE(WriteAll(-1, text));
+  EXPECT_EQ(errno, EBADF);
 }
 
 TEST_F(IoTest, ErrorsNameTheFile) {

@@ -120,5 +120,32 @@ TEST(ImageIdentityTest, SaysWhatDiffers) {
   EXPECT_THAT(CheckIdentity(planned, found, "/a\n").message(), HasSubstr("'/a\\x0a' was replaced"));
 }
 
+TEST_F(HoldersTest, AFileIsTheSameWhateverWasWrittenToIt) {
+  ImageIdentity later = identity;
+  later.size_bytes += 1;
+  later.mtime_ns += 1;
+  EXPECT_TRUE(SameFile(identity, later));
+  EXPECT_TRUE(SameImage(identity, later));
+  later.inode += 1;
+  EXPECT_FALSE(SameFile(identity, later));
+  EXPECT_FALSE(SameImage(identity, later));
+}
+
+TEST_F(HoldersTest, TwoNodesOfADeviceAreTwoFilesAndOneImage) {
+  ImageIdentity node;
+  node.device = 5;
+  node.inode = 100;
+  node.block_device = makedev(8, 1);
+  ImageIdentity other = node;
+  other.inode = 101;
+  EXPECT_FALSE(SameFile(node, other));
+  EXPECT_TRUE(SameImage(node, other));
+  // The node was made anew, for another device.
+  other = node;
+  other.block_device = makedev(8, 2);
+  EXPECT_FALSE(SameFile(node, other));
+  EXPECT_FALSE(SameImage(node, other));
+}
+
 }  // namespace
 }  // namespace virt_reclaim
