@@ -88,9 +88,9 @@ NamedChildren ChildrenOf(const Document& document, NodeId element) {
   return xml::ChildrenOf(document, element, KeyOfPending);
 }
 
-class Comparison {
+class PendingComparison {
  public:
-  Comparison(const Document& saved, const Document& live) : saved_(saved), live_(live) {}
+  PendingComparison(const Document& saved, const Document& live) : saved_(saved), live_(live) {}
   std::string Compare() const;
 
  private:
@@ -119,8 +119,8 @@ class Comparison {
   const Document& live_;
 };
 
-std::string Comparison::CompareAttribute(NodeId saved, NodeId live, absl::string_view name,
-                                         const std::string& path) const {
+std::string PendingComparison::CompareAttribute(NodeId saved, NodeId live, absl::string_view name,
+                                                const std::string& path) const {
   const Attribute* const wanted = saved_.FindAttribute(saved, name);
   if (wanted == nullptr) return "";
   const Attribute* const found = live_.FindAttribute(live, name);
@@ -128,14 +128,15 @@ std::string Comparison::CompareAttribute(NodeId saved, NodeId live, absl::string
   return same ? "" : JoinAttribute(path, name);
 }
 
-std::string Comparison::CompareText(NodeId saved, NodeId live, const std::string& path) const {
+std::string PendingComparison::CompareText(NodeId saved, NodeId live,
+                                           const std::string& path) const {
   return saved_.TextOf(saved) == live_.TextOf(live) ? "" : path;
 }
 
 // All that `saved` says, apart from children of a name in `skipped`. Depth is bounded by kMaxDepth
 // of tags.h.
-std::string Comparison::CompareAll(NodeId saved, NodeId live, const std::string& path,
-                                   const Names& skipped) const {
+std::string PendingComparison::CompareAll(NodeId saved, NodeId live, const std::string& path,
+                                          const Names& skipped) const {
   const Node& node = saved_.node(saved);
   for (uint32_t i = 0; i < node.attributes; ++i) {
     const Attribute& attribute = saved_.attribute(node, i);
@@ -159,7 +160,7 @@ std::string Comparison::CompareAll(NodeId saved, NodeId live, const std::string&
   return has_children ? "" : CompareText(saved, live, path);
 }
 
-bool Comparison::SameMemory(const std::string& saved, const std::string& live) const {
+bool PendingComparison::SameMemory(const std::string& saved, const std::string& live) const {
   uint64_t wanted = 0, found = 0;
   if (!absl::SimpleAtoi(saved, &wanted) || !absl::SimpleAtoi(live, &found)) return saved == live;
   size_t parts = 1;
@@ -169,13 +170,13 @@ bool Comparison::SameMemory(const std::string& saved, const std::string& live) c
   return found >= wanted && found - wanted < parts * kMemoryUnit;
 }
 
-std::string Comparison::CompareMemory(const char* name) const {
+std::string PendingComparison::CompareMemory(const char* name) const {
   const NodeId saved = OfSaved(name), live = OfLive(name);
   if (saved == kNoNode) return "";
   return SameMemory(saved_.TextOf(saved), live_.TextOf(live)) ? "" : name;
 }
 
-std::string Comparison::CompareVcpus() const {
+std::string PendingComparison::CompareVcpus() const {
   const NodeId saved = OfSaved("vcpu"), live = OfLive("vcpu");
   if (saved == kNoNode) return "";
   const std::string most = saved_.TextOf(saved), most_now = live_.TextOf(live);
@@ -185,7 +186,7 @@ std::string Comparison::CompareVcpus() const {
 }
 
 // What libvirt knows of a CPU model, and of the host's, it writes into the live XML.
-std::string Comparison::CompareCpu() const {
+std::string PendingComparison::CompareCpu() const {
   const NodeId saved = OfSaved("cpu"), live = OfLive("cpu");
   if (saved == kNoNode) return "";
   if (live == kNoNode) return "cpu";
@@ -196,7 +197,7 @@ std::string Comparison::CompareCpu() const {
 }
 
 // `whole`: model and features, too.
-std::string Comparison::CompareCpuParts(NodeId saved, NodeId live, bool whole) const {
+std::string PendingComparison::CompareCpuParts(NodeId saved, NodeId live, bool whole) const {
   const NamedChildren found = ChildrenOf(live_, live);
   const std::map<std::string, NodeId> by_name(found.begin(), found.end());
   for (const auto& [name, id] : ChildrenOf(saved_, saved)) {
@@ -218,7 +219,8 @@ std::string Comparison::CompareCpuParts(NodeId saved, NodeId live, bool whole) c
   return "";
 }
 
-std::string Comparison::CompareNuma(NodeId saved, NodeId live, const std::string& path) const {
+std::string PendingComparison::CompareNuma(NodeId saved, NodeId live,
+                                           const std::string& path) const {
   const std::vector<NodeId> cells = saved_.Children(saved, "cell");
   const std::vector<NodeId> now = live_.Children(live, "cell");
   if (cells.size() != now.size()) return path;
@@ -232,7 +234,7 @@ std::string Comparison::CompareNuma(NodeId saved, NodeId live, const std::string
 }
 
 // The guest's own settings of its clock become an adjustment.
-std::string Comparison::CompareClock() const {
+std::string PendingComparison::CompareClock() const {
   const NodeId saved = OfSaved("clock"), live = OfLive("clock");
   if (saved == kNoNode) return "";
   if (live == kNoNode) return "clock";
@@ -251,7 +253,7 @@ std::string Comparison::CompareClock() const {
 }
 
 // A firmware that is chosen at the start is written out in the live XML only.
-std::string Comparison::CompareOs() const {
+std::string PendingComparison::CompareOs() const {
   const NodeId saved = OfSaved("os"), live = OfLive("os");
   if (saved == kNoNode || live == kNoNode) return "";
   const NamedChildren found = ChildrenOf(live_, live);
@@ -271,7 +273,8 @@ std::string Comparison::CompareOs() const {
   return "";
 }
 
-std::string Comparison::CompareDisk(NodeId saved, NodeId live, const std::string& path) const {
+std::string PendingComparison::CompareDisk(NodeId saved, NodeId live,
+                                           const std::string& path) const {
   const NodeId driver = saved_.Child(saved, "driver"), driver_now = live_.Child(live, "driver");
   for (const char* name : {"cache", "io"}) {
     if (driver == kNoNode) break;
@@ -289,7 +292,8 @@ std::string Comparison::CompareDisk(NodeId saved, NodeId live, const std::string
 }
 
 // The live one shows what a network stands for, and what the host made of it.
-std::string Comparison::CompareInterface(NodeId saved, NodeId live, const std::string& path) const {
+std::string PendingComparison::CompareInterface(NodeId saved, NodeId live,
+                                                const std::string& path) const {
   const bool of_network = saved_.Value(saved, "type") == "network";
   std::string difference;
   if (!of_network) difference = CompareAttribute(saved, live, "type", path);
@@ -309,7 +313,8 @@ std::string Comparison::CompareInterface(NodeId saved, NodeId live, const std::s
   return difference;
 }
 
-std::string Comparison::CompareDevice(NodeId saved, NodeId live, const std::string& path) const {
+std::string PendingComparison::CompareDevice(NodeId saved, NodeId live,
+                                             const std::string& path) const {
   const std::string& kind = saved_.node(saved).name;
   if (kind == "disk") return CompareDisk(saved, live, path);
   if (kind == "interface") return CompareInterface(saved, live, path);
@@ -327,7 +332,7 @@ std::string Comparison::CompareDevice(NodeId saved, NodeId live, const std::stri
   return CompareAll(saved, live, path, skipped);
 }
 
-std::string Comparison::CompareDevices() const {
+std::string PendingComparison::CompareDevices() const {
   const NodeId saved = OfSaved("devices"), live = OfLive("devices");
   if (saved == kNoNode || live == kNoNode) return "";
   const NamedChildren found = ChildrenOf(live_, live);
@@ -352,14 +357,14 @@ std::string Comparison::CompareDevices() const {
   return "";
 }
 
-std::string Comparison::Compare() const {
+std::string PendingComparison::Compare() const {
   for (const char* name : {"memory", "maxMemory"}) {
     std::string difference = CompareMemory(name);
     if (!difference.empty()) return difference;
   }
-  for (const auto part :
-       {&Comparison::CompareVcpus, &Comparison::CompareCpu, &Comparison::CompareClock,
-        &Comparison::CompareOs, &Comparison::CompareDevices}) {
+  for (const auto part : {&PendingComparison::CompareVcpus, &PendingComparison::CompareCpu,
+                          &PendingComparison::CompareClock, &PendingComparison::CompareOs,
+                          &PendingComparison::CompareDevices}) {
     std::string difference = (this->*part)();
     if (!difference.empty()) return difference;
   }
@@ -371,7 +376,7 @@ std::string Comparison::Compare() const {
 absl::StatusOr<std::string> FirstPending(absl::string_view saved, absl::string_view live) {
   VR_ASSIGN_OR_RETURN(const Document wanted, ParseDocument(saved));
   VR_ASSIGN_OR_RETURN(const Document found, ParseDocument(live));
-  return Comparison(wanted, found).Compare();
+  return PendingComparison(wanted, found).Compare();
 }
 
 }  // namespace virt_reclaim::xml

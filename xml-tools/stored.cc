@@ -28,9 +28,10 @@ std::optional<std::string> KeyOfStored(const Document& document, NodeId element)
   return std::nullopt;
 }
 
-class Comparison {
+class StoredComparison {
  public:
-  Comparison(const Document& given, const Document& stored) : given_(given), stored_(stored) {}
+  StoredComparison(const Document& given, const Document& stored)
+      : given_(given), stored_(stored) {}
   // Depth is bounded by kMaxDepth of tags.h.
   std::string Compare(NodeId given, NodeId stored, const std::string& path) const;
 
@@ -46,7 +47,8 @@ class Comparison {
   const Document& stored_;
 };
 
-Comparison::Attributes Comparison::AttributesOf(const Document& document, NodeId element) {
+StoredComparison::Attributes StoredComparison::AttributesOf(const Document& document,
+                                                            NodeId element) {
   Attributes all;
   const Node& node = document.node(element);
   for (uint32_t i = 0; i < node.attributes; ++i) {
@@ -56,7 +58,7 @@ Comparison::Attributes Comparison::AttributesOf(const Document& document, NodeId
   return all;
 }
 
-bool Comparison::IsAddedByLibvirt(NodeId stored) const {
+bool StoredComparison::IsAddedByLibvirt(NodeId stored) const {
   const Node& node = stored_.node(stored);
   const NodeId above = node.parent;
   const auto is_devices = [&](NodeId id) {
@@ -69,16 +71,16 @@ bool Comparison::IsAddedByLibvirt(NodeId stored) const {
   return node.name == "address" && is_devices(stored_.node(above).parent);
 }
 
-bool Comparison::IsAddedByLibvirt(NodeId element, absl::string_view attribute,
-                                  absl::string_view value) const {
+bool StoredComparison::IsAddedByLibvirt(NodeId element, absl::string_view attribute,
+                                        absl::string_view value) const {
   const Node& node = stored_.node(element);
   if (attribute == "multifunction") return node.name == "address" && value == "on";
   return attribute == "type" && value == "raw" && node.name == "driver" &&
          stored_.IsElement(node.parent, "disk");
 }
 
-std::string Comparison::CompareAttributes(NodeId given, NodeId stored,
-                                          const std::string& path) const {
+std::string StoredComparison::CompareAttributes(NodeId given, NodeId stored,
+                                                const std::string& path) const {
   const Attributes wanted = AttributesOf(given_, given), found = AttributesOf(stored_, stored);
   for (const auto& [name, value] : wanted) {
     const auto same = found.find(name);
@@ -91,8 +93,8 @@ std::string Comparison::CompareAttributes(NodeId given, NodeId stored,
   return "";
 }
 
-std::string Comparison::CompareChildren(NodeId given, NodeId stored,
-                                        const std::string& path) const {
+std::string StoredComparison::CompareChildren(NodeId given, NodeId stored,
+                                              const std::string& path) const {
   const NamedChildren wanted = ChildrenOf(given_, given, KeyOfStored);
   const NamedChildren found = ChildrenOf(stored_, stored, KeyOfStored);
   std::map<std::string, NodeId> left(found.begin(), found.end());
@@ -109,7 +111,7 @@ std::string Comparison::CompareChildren(NodeId given, NodeId stored,
   return "";
 }
 
-std::string Comparison::Compare(NodeId given, NodeId stored, const std::string& path) const {
+std::string StoredComparison::Compare(NodeId given, NodeId stored, const std::string& path) const {
   if (given_.node(given).namespace_uri != stored_.node(stored).namespace_uri) return path;
   std::string difference = CompareAttributes(given, stored, path);
   if (difference.empty()) difference = CompareChildren(given, stored, path);
@@ -123,7 +125,7 @@ absl::StatusOr<std::string> FirstDifference(absl::string_view given, absl::strin
   VR_ASSIGN_OR_RETURN(const Document wanted, ParseDocument(given));
   VR_ASSIGN_OR_RETURN(const Document found, ParseDocument(stored));
   if (wanted.node(wanted.root()).name != found.node(found.root()).name) return "/";
-  return Comparison(wanted, found).Compare(wanted.root(), found.root(), "");
+  return StoredComparison(wanted, found).Compare(wanted.root(), found.root(), "");
 }
 
 }  // namespace virt_reclaim::xml

@@ -30,7 +30,7 @@ OptionSpec Flag(std::string names, bool CommandLine::*member) {
           }};
 }
 
-OptionSpec Text(std::string names, std::string value, std::string CommandLine::*member) {
+OptionSpec TextOption(std::string names, std::string value, std::string CommandLine::*member) {
   return {std::move(names), std::move(value), [member](CommandLine& line, const std::string& text) {
             line.*member = text;
             return absl::OkStatus();
@@ -180,12 +180,12 @@ std::vector<OptionSpec> PowerOptions() {
 
 // Of run and config.
 OptionSpec ConfigOption() {
-  OptionSpec option = Text("--config", "FILE", &CommandLine::config);
+  OptionSpec option = TextOption("--config", "FILE", &CommandLine::config);
   option.environment = "VIRT_RECLAIM_CONFIG";
   return option;
 }
 
-OptionSpec PlanFileOption() { return Text("--plan", "FILE", &CommandLine::plan_file); }
+OptionSpec PlanFileOption() { return TextOption("--plan", "FILE", &CommandLine::plan_file); }
 
 std::vector<VerbSpec> MakeVerbs() {
   return {
@@ -215,7 +215,7 @@ std::vector<VerbSpec> MakeVerbs() {
            Time("--timeout", &CommandLine::timeout),
            Texts("--mount-point", "PATH", &CommandLine::mount_points),
            Parsed("--way", "auto|agent|qemu-agent", &CommandLine::way, ParseWay),
-           Text("--storage", "DIR", &CommandLine::storage),
+           TextOption("--storage", "DIR", &CommandLine::storage),
            Parsed("--threshold", "SIZE|N%", &CommandLine::threshold, ParseThreshold),
            Parsed("--min-freed", "SIZE", &CommandLine::min_freed, ParseByteSize),
            Parsed("--per-storage", "N", &CommandLine::per_storage, ParsePerStorage),
@@ -226,7 +226,7 @@ std::vector<VerbSpec> MakeVerbs() {
        },
        CheckTrim},
       {Verb::kMigratePlan, "migrate plan", "", "DOMAIN",
-       Join({ChangeOptions(), {Text("--save", "FILE", &CommandLine::save)}}), CheckMachine},
+       Join({ChangeOptions(), {TextOption("--save", "FILE", &CommandLine::save)}}), CheckMachine},
       {Verb::kMigrateApply, "migrate apply", "", "DOMAIN",
        Join({ChangeOptions(),
              PowerOptions(),
@@ -254,7 +254,7 @@ std::vector<VerbSpec> MakeVerbs() {
        "agent install",
        "",
        "DOMAIN",
-       {Text("--agent-binary", "FILE", &CommandLine::agent_binary)},
+       {TextOption("--agent-binary", "FILE", &CommandLine::agent_binary)},
        CheckAgentInstall},
       {Verb::kPunch,
        "punch",
@@ -263,7 +263,7 @@ std::vector<VerbSpec> MakeVerbs() {
        {
            Flag("-r,--recursive", &CommandLine::recursive),
            Flag("-x,--one-file-system", &CommandLine::one_file_system),
-           Text("--files-from", "FILE", &CommandLine::files_from),
+           TextOption("--files-from", "FILE", &CommandLine::files_from),
            Flag("-0,--null", &CommandLine::null),
            Flag("--report", &CommandLine::dry_run),
            Flag("--live", &CommandLine::live),
@@ -286,8 +286,8 @@ std::vector<VerbSpec> MakeVerbs() {
            Flag("--atomic", &CommandLine::atomic),
            Flag("--overwrite-device", &CommandLine::overwrite_device),
            Flag("--verify", &CommandLine::verify),
-           Text("--format", "FORMAT", &CommandLine::format),
-           Text("--domain", "NAME[:TARGET]", &CommandLine::sync_domain),
+           TextOption("--format", "FORMAT", &CommandLine::format),
+           TextOption("--domain", "NAME[:TARGET]", &CommandLine::sync_domain),
            Flag("--freeze", &CommandLine::freeze),
            Flag("--clean", &CommandLine::clean),
            Flag("--no-reflink", &CommandLine::no_reflink),
@@ -301,7 +301,7 @@ std::vector<VerbSpec> MakeVerbs() {
        "TARGET",
        {
            Flag("--all-off", &CommandLine::all_off),
-           Text("--storage", "DIR", &CommandLine::storage),
+           TextOption("--storage", "DIR", &CommandLine::storage),
            Flag("--estimate", &CommandLine::dry_run),
            OutputFile("--output", &CommandLine::copy),
            Word("--format", "raw|qcow2", &CommandLine::image_format),
@@ -336,11 +336,11 @@ std::vector<VerbSpec> MakeVerbs() {
 }
 
 std::vector<OptionSpec> MakeGlobalOptions() {
-  OptionSpec state = Text("--state-dir", "DIR", &CommandLine::state_directory);
+  OptionSpec state = TextOption("--state-dir", "DIR", &CommandLine::state_directory);
   state.environment = "VIRT_RECLAIM_STATE_DIR";
-  OptionSpec run = Text("--run-dir", "DIR", &CommandLine::run_directory);
+  OptionSpec run = TextOption("--run-dir", "DIR", &CommandLine::run_directory);
   run.environment = "VIRT_RECLAIM_RUN_DIR";
-  return {Text("-c,--connect", "URI", &CommandLine::connect),
+  return {TextOption("-c,--connect", "URI", &CommandLine::connect),
           Flag("--json", &CommandLine::json),
           Flag("-n,--dry-run", &CommandLine::dry_run),
           Flag("--debug", &CommandLine::debug),

@@ -7,7 +7,6 @@
 #include "host/cli/hints.h"
 #include "host/cli/json_parts.h"
 #include "host/cli/outcome_output.h"
-#include "host/cli/text_output.h"
 #include "host/cli/text_table.h"
 
 namespace virt_reclaim {

@@ -68,7 +68,7 @@ void Record(const Services& services, const MigrationRun& run, MigratedDomain& m
       settled && IsUp(migrated.domain.state) && LiveIsOlder(services, run, migrated.domain.uuid);
 }
 
-MigrationRunOptions RunOptions(const MigrateOptions& options, const DomainSummary& domain) {
+MigrationRunOptions RunOptionsOf(const MigrateOptions& options, const DomainSummary& domain) {
   MigrationRunOptions run = options.run;
   run.power_cycle = options.power_cycle == PowerCycle::kShutdown;
   if (options.progress) {
@@ -168,7 +168,7 @@ absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
     if (!action.fixes.empty()) VR_RETURN_IF_ERROR(FixGuest(services, options, action, stop));
     VR_ASSIGN_OR_RETURN(migration, Begin(services, options, action, store, migrated));
   }
-  MigrationRun run(services, uuid, RunOptions(options, action.domain), *std::move(migration));
+  MigrationRun run(services, uuid, RunOptionsOf(options, action.domain), *std::move(migration));
   const absl::Status status = run.Continue(stop);
   Record(services, run, migrated);
   const MigrationPlace place = run.place();
@@ -235,7 +235,7 @@ absl::StatusOr<std::vector<MigratedDomain>> ForEachMigrated(
         migrated.outcome.reasons.push_back({Reason::kNotMigrated, ""});
         return absl::OkStatus();
       }
-      MigrationRun run(services, domain.uuid, RunOptions(options, domain), *std::move(migration));
+      MigrationRun run(services, domain.uuid, RunOptionsOf(options, domain), *std::move(migration));
       const absl::Status acted = act(run, migrated);
       Record(services, run, migrated);
       return acted;

@@ -240,7 +240,7 @@ absl::StatusOr<bool> Link(const SyncAction& action) {
   if (stat(action.link_to.c_str(), &first) != 0) return false;
   if (lstat(action.destination.c_str(), &second) == 0)
     return SameFile(IdentityOf(second), IdentityOf(first));
-  if (link(action.link_to.c_str(), action.destination.c_str()) == 0) return true;
+  if (::link(action.link_to.c_str(), action.destination.c_str()) == 0) return true;
   if (errno == EPERM || errno == EXDEV || errno == EMLINK || errno == EOPNOTSUPP) return false;
   return ErrnoStatus(errno, "link " + Quoted(action.destination));
 }

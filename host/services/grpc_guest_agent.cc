@@ -275,28 +275,6 @@ class GrpcGuestAgent : public GuestAgent {
 
 }  // namespace
 
-absl::Status GuestAgent::SetTrimPause(absl::Duration, absl::Duration) {
-  return absl::UnimplementedError("SetTrimPause: an older agent");
-}
-absl::StatusOr<GuestPreflight> GuestAgent::Preflight(absl::Duration, std::stop_token) {
-  return absl::UnimplementedError("Preflight: an older agent");
-}
-absl::StatusOr<GuestMarker> GuestAgent::WriteMarker(const std::string&, uint64_t, absl::Duration,
-                                                    std::stop_token) {
-  return absl::UnimplementedError("WriteMarker: an older agent");
-}
-absl::StatusOr<GuestMarkerDiscard> GuestAgent::DiscardMarker(const std::string&, const GuestMarker&,
-                                                             absl::Duration, std::stop_token) {
-  return absl::UnimplementedError("DiscardMarker: an older agent");
-}
-absl::StatusOr<GuestFreeMap> GuestAgent::ReadFreeMap(const std::string&, uint64_t, absl::Duration,
-                                                     std::stop_token) {
-  return absl::UnimplementedError("ReadFreeMap: an older agent");
-}
-absl::StatusOr<GuestFix> GuestAgent::FixGuest(GuestFixAction, absl::Duration, std::stop_token) {
-  return absl::UnimplementedError("FixGuest: an older agent");
-}
-
 absl::StatusOr<std::unique_ptr<GuestAgent>> ConnectGuestAgent(std::unique_ptr<link::Port> port,
                                                               absl::Duration timeout,
                                                               std::stop_token stop) {

@@ -21,7 +21,7 @@
 namespace virt_reclaim::sync {
 namespace {
 
-constexpr int kThreads = 4;
+constexpr int kDigestThreads = 4;
 
 // Digest of one window of the file.
 absl::StatusOr<WindowDigests::value_type> DigestWindow(PieceReader& reader, const Window& window,
@@ -120,7 +120,7 @@ absl::StatusOr<uint64_t> ReadBack(int fd, bool device, uint64_t size_bytes, cons
   };
   {
     std::vector<std::jthread> threads;
-    for (int i = 1; i < kThreads && plan.windows.size() > 1; ++i) threads.emplace_back(work);
+    for (int i = 1; i < kDigestThreads && plan.windows.size() > 1; ++i) threads.emplace_back(work);
     work();
   }
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
