@@ -33,7 +33,7 @@ absl::StatusOr<AgentInstallOptions> OptionsOf(const CommandLine& line) {
     binary = absl::StrCat(directory, "/virt-reclaim-agent");
     if (access(binary.c_str(), F_OK) != 0)
       return absl::InvalidArgumentError(absl::StrCat(
-          "--agent-binary: name the program for the guest; there is no '", Printable(binary), "'"));
+          "--agent-binary: name the program for the guest; there is no ", Quoted(binary)));
   }
   AgentInstallOptions options;
   options.domains = line.domains;

@@ -37,8 +37,7 @@ absl::StatusOr<std::vector<AgentFile>> ReadAgentFiles(const std::string& directo
   std::vector<AgentFile> files;
   VR_ASSIGN_OR_RETURN(AgentFile program, Read(binary, kAgentProgram, "0755", kMaxProgramBytes));
   if (!absl::StartsWith(program.content, kElf))
-    return absl::InvalidArgumentError(
-        absl::StrCat("'", Printable(binary), "' is no program for Linux"));
+    return absl::InvalidArgumentError(absl::StrCat(Quoted(binary), " is no program for Linux"));
   files.push_back(std::move(program));
   for (const char* unit : {"virt-reclaim-agent.service", "virt-reclaim-agent-worker.socket",
                            "virt-reclaim-agent-worker@.service"}) {

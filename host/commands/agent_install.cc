@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/contains.h"
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/commands/agent_guest.h"
@@ -37,16 +38,6 @@ void Fail(AgentInstall& install, const absl::Status& status) {
     install.outcome.kind = OutcomeKind::kFailed;
     install.outcome.error = status;
   }
-}
-
-bool HasPort(const xml::Domain& domain) {
-  return std::any_of(domain.channels.begin(), domain.channels.end(),
-                     [](const xml::Channel& channel) { return channel.name == kAgentChannelName; });
-}
-
-bool HasController(const xml::Domain& domain) {
-  return std::any_of(domain.controllers.begin(), domain.controllers.end(),
-                     [](const xml::Controller& c) { return c.type == "virtio-serial"; });
 }
 
 // For a guest whose disks nobody uses: libguestfs's program, with the files of this host.
@@ -102,9 +93,9 @@ class InstallPlanner {
       return absl::OkStatus();
     }
     VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services_, domain));
-    install.live = HasPort(facts.live)         ? PortState::kThere
-                   : HasController(facts.live) ? PortState::kAdd
-                                               : PortState::kAtPowerCycle;
+    install.live = AgentChannel(facts.live) != nullptr ? PortState::kThere
+                   : HasSerialController(facts.live)   ? PortState::kAdd
+                                                       : PortState::kAtPowerCycle;
     if (install.live == PortState::kAtPowerCycle)
       install.outcome.reasons.push_back(
           {domain.persistent ? Reason::kPowerCyclePending : Reason::kNoController,
@@ -131,7 +122,7 @@ class InstallPlanner {
     VR_ASSIGN_OR_RETURN(install.definition,
                         services_.hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kInactive));
     VR_ASSIGN_OR_RETURN(const xml::Domain saved, xml::ParseDomain(install.definition));
-    install.defined = HasPort(saved) ? PortState::kThere : PortState::kAdd;
+    install.defined = AgentChannel(saved) != nullptr ? PortState::kThere : PortState::kAdd;
     if (install.defined == PortState::kThere) return absl::OkStatus();
     const MigrationStore store(services_.state_directory, services_.hypervisor.Uri());
     VR_ASSIGN_OR_RETURN(const auto migration, store.Latest(domain.uuid));
@@ -308,10 +299,7 @@ class Installer {
     if (install.files.empty()) return absl::OkStatus();
     std::vector<AgentFile> files;
     std::copy_if(options_.files.begin(), options_.files.end(), std::back_inserter(files),
-                 [&](const AgentFile& file) {
-                   return std::find(install.files.begin(), install.files.end(), file.path) !=
-                          install.files.end();
-                 });
+                 [&](const AgentFile& file) { return Contains(install.files, file.path); });
     GuestPrograms programs = ProgramsOf(services_, install.domain.uuid);
     const PutContext context{services_.now, [&](absl::string_view what) { Tell(install, what); }};
     VR_ASSIGN_OR_RETURN(const std::string version, PutIntoGuest(programs, files, context, stop_));

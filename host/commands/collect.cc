@@ -56,18 +56,6 @@ Blocker StateBlocker(DomainState state) {
   return {Reason::kNotRunning, std::string(Name(state))};
 }
 
-const xml::Channel* AgentChannel(const xml::Domain& domain) {
-  for (const xml::Channel& channel : domain.channels) {
-    if (channel.name == kAgentChannelName) return &channel;
-  }
-  return nullptr;
-}
-
-bool HasSerialController(const xml::Domain& domain) {
-  return std::any_of(domain.controllers.begin(), domain.controllers.end(),
-                     [](const xml::Controller& c) { return c.type == "virtio-serial"; });
-}
-
 absl::Status NoSuchDomain(const std::string& name, const std::vector<DomainSummary>& all,
                           const std::string& uri) {
   std::vector<std::string> names;
@@ -145,6 +133,18 @@ class FreeMapReader {
 };
 
 }  // namespace
+
+const xml::Channel* AgentChannel(const xml::Domain& domain) {
+  for (const xml::Channel& channel : domain.channels) {
+    if (channel.name == kAgentChannelName) return &channel;
+  }
+  return nullptr;
+}
+
+bool HasSerialController(const xml::Domain& domain) {
+  return std::any_of(domain.controllers.begin(), domain.controllers.end(),
+                     [](const xml::Controller& c) { return c.type == "virtio-serial"; });
+}
 
 absl::StatusOr<std::vector<DomainSummary>> SelectDomains(Hypervisor& hypervisor,
                                                          const std::vector<std::string>& names) {

@@ -57,6 +57,10 @@ struct AgentAccess {
   std::optional<AgentSession> session;
   std::optional<Blocker> blocker;
 };
+// The agent's port in a definition; null when it has none. It lives as long as `domain`.
+const xml::Channel* AgentChannel(const xml::Domain& domain);
+// Whether there is a place that a port can be plugged into.
+bool HasSerialController(const xml::Domain& domain);
 // Why no agent can be asked, as far as the XML and the state tell; empty: try.
 std::optional<Blocker> AgentObstacle(const DomainFacts& domain);
 AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, absl::Duration timeout,

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/services/json_fields.h"
 #include "host/services/qemu_agent_answer.h"
 
 namespace virt_reclaim {
@@ -47,10 +48,9 @@ const Json& Field(const Json& object, const char* key) {
   return found == object.end() ? none : *found;
 }
 
-std::string Decoded(const Json& text) {
+std::string Decoded(const std::string& text) {
   std::string decoded;
-  if (!text.is_string() || !absl::Base64Unescape(text.get_ref<const std::string&>(), &decoded))
-    return "";
+  if (!absl::Base64Unescape(text, &decoded)) return "";
   decoded.resize(std::min(decoded.size(), kMaxGuestOutput));
   return decoded;
 }
@@ -60,8 +60,8 @@ GuestProgramEnd EndOf(const Json& answer) {
   const Json& status = Field(answer, "exitcode");
   if (status.is_number_unsigned() && status.get<uint64_t>() < 256)
     end.exit_status = static_cast<int>(status.get<uint64_t>());
-  end.out = Decoded(Field(answer, "out-data"));
-  end.err = Decoded(Field(answer, "err-data"));
+  end.out = Decoded(TextField(answer, "out-data"));
+  end.err = Decoded(TextField(answer, "err-data"));
   return end;
 }
 
@@ -85,9 +85,7 @@ absl::StatusOr<std::vector<std::string>> GuestPrograms::Blocked(const std::stop_
   if (!commands.is_array() || commands.size() > kMaxCommands) return Odd("guest-info");
   std::set<std::string> allowed;
   for (const Json& command : commands) {
-    const Json& name = Field(command, "name");
-    if (name.is_string() && Field(command, "enabled") == true)
-      allowed.insert(name.get<std::string>());
+    if (TrueField(command, "enabled")) allowed.insert(TextField(command, "name"));
   }
   std::vector<std::string> blocked;
   std::copy_if(kNeeded.begin(), kNeeded.end(), std::back_inserter(blocked),
@@ -98,8 +96,7 @@ absl::StatusOr<std::vector<std::string>> GuestPrograms::Blocked(const std::stop_
 std::string GuestPrograms::System(const std::stop_token& stop) {
   const auto info = Ask("guest-get-osinfo", nullptr, stop);
   if (!info.ok()) return "";
-  const Json& id = Field(*info, "id");
-  return id.is_string() ? Printable(id.get_ref<const std::string&>(), kMaxNameBytes) : "";
+  return Printable(TextField(*info, "id"), kMaxNameBytes);
 }
 
 absl::Status GuestPrograms::WriteAll(int64_t handle, absl::string_view content, absl::Time deadline,

@@ -9,6 +9,17 @@
 namespace virt_reclaim {
 namespace {
 
+// 500 MiB could come back from it.
+FakeDomain& AddWeb(FakeWorld& world) {
+  world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
+  FakeDomain& domain =
+      world.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2",
+                                {{"vda", "virtio", "/images/a.raw", "unmap"}}, "connected"),
+                      DomainState::kRunning);
+  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
+  return domain;
+}
+
 TEST(MakeReport, ShowsHostAndGuestSideBySide) {
   FakeWorld world;
   world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
@@ -31,12 +42,7 @@ TEST(MakeReport, ShowsHostAndGuestSideBySide) {
 
 TEST(MakeReport, AGuestThatIsSlowToListIsKnown) {
   FakeWorld world;
-  world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
-  FakeDomain& domain =
-      world.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2",
-                                {{"vda", "virtio", "/images/a.raw", "unmap"}}, "connected"),
-                      DomainState::kRunning);
-  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
+  FakeDomain& domain = AddWeb(world);
   const auto known = [&] {
     return MakeReport(world.services(), {}, {}).value().total.disks_with_guest;
   };
@@ -48,12 +54,7 @@ TEST(MakeReport, AGuestThatIsSlowToListIsKnown) {
 
 TEST(MakeReport, BothMapsAreCompared) {
   FakeWorld world;
-  world.AddImage("/images/a.raw", kGiB, 600 * kMiB);
-  FakeDomain& domain =
-      world.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2",
-                                {{"vda", "virtio", "/images/a.raw", "unmap"}}, "connected"),
-                      DomainState::kRunning);
-  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
+  FakeDomain& domain = AddWeb(world);
   const auto disk = [&](bool exact) {
     ReportOptions options;
     options.exact = exact;
