@@ -1,5 +1,5 @@
 add_library(virt_reclaim_fakes STATIC fakes/fake_definitions.cc fakes/fake_world.cc)
-target_link_libraries(virt_reclaim_fakes PUBLIC virt_reclaim_commands)
+target_link_libraries(virt_reclaim_fakes PUBLIC virt_reclaim_services)
 
 virt_reclaim_test(model_test
   SOURCES unit/model_assessment_test.cc unit/model_daily_window_test.cc unit/model_discard_chain_test.cc
@@ -14,21 +14,25 @@ target_compile_definitions(policy_test PRIVATE POLICY_DATA_DIRECTORY="${CMAKE_CU
   POLICY_EXAMPLE="${CMAKE_SOURCE_DIR}/packaging/config/config.toml"
   POLICY_MAN_PAGE="${CMAKE_SOURCE_DIR}/docs/man/virt-reclaim-config.5.scd")
 
+virt_reclaim_test(services_test
+  SOURCES unit/allocation_map_test.cc unit/call_watchdog_test.cc unit/channel_socket_test.cc unit/guest_free_map_test.cc
+    unit/host_storage_test.cc unit/image_store_test.cc unit/qemu_guest_agent_test.cc unit/qmp_test.cc unit/read_timer_test.cc
+    unit/storage_lock_test.cc unit/storage_space_test.cc
+  DEPS virt_reclaim_fakes LABEL unit)
+
 virt_reclaim_test(commands_test
-  SOURCES unit/allocation_map_test.cc unit/call_watchdog_test.cc unit/channel_socket_test.cc unit/commands_agent_install_test.cc
-    unit/commands_explain_test.cc unit/commands_migrate_test.cc
+  SOURCES unit/commands_agent_install_test.cc unit/commands_explain_test.cc unit/commands_migrate_test.cc
     unit/commands_migration_test.cc unit/commands_offline_test.cc unit/commands_plan_file_test.cc
     unit/commands_overview_test.cc unit/commands_report_test.cc unit/commands_run_test.cc unit/commands_sparsify_test.cc
     unit/commands_sync_domain_test.cc unit/commands_trim_choice_test.cc
     unit/commands_trim_history_test.cc unit/commands_trim_turns_test.cc
-    unit/commands_trim_test.cc unit/guest_free_map_test.cc unit/host_storage_test.cc unit/image_store_test.cc unit/qemu_guest_agent_test.cc
-    unit/qmp_test.cc unit/report_check_test.cc unit/storage_lock_test.cc unit/storage_space_test.cc unit/trim_schedule_test.cc
-  DEPS virt_reclaim_fakes LABEL unit)
+    unit/commands_trim_test.cc unit/report_check_test.cc unit/trim_schedule_test.cc
+  DEPS virt_reclaim_fakes virt_reclaim_commands LABEL unit)
 
 # Some hundred lives of a migration, each killed at another point.
 virt_reclaim_test(commands_killed_test
   SOURCES unit/commands_migration_killed_test.cc
-  DEPS virt_reclaim_fakes LABEL unit)
+  DEPS virt_reclaim_fakes virt_reclaim_commands LABEL unit)
 
 virt_reclaim_test(program_test
   SOURCES golden/program_test.cc unit/cli_test.cc unit/completion_test.cc unit/files_progress_test.cc

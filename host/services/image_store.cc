@@ -32,7 +32,9 @@ constexpr uint64_t kPunchTestBytes = 16 * kMiB;
 constexpr uint64_t kPunchBytes = 4 * kMiB;  // of which each punch takes away so much
 constexpr uint64_t kRoomForPunchTest = 256 * kMiB;
 constexpr uint64_t kLeastGranularity = 4096;  // the block of nearly every filesystem
-constexpr size_t kProbeBytes = 256 * 1024;    // more than any filesystem's block
+// A trim looks at the storage between two events of the guest, and must not hang with it.
+constexpr absl::Duration kReadPatience = absl::Milliseconds(500);
+constexpr size_t kProbeBytes = 256 * 1024;  // more than any filesystem's block
 
 // O_NONBLOCK: a FIFO in place of an image must not hang us. A lease is another virt-reclaim's more
 // often than not, and opening the image would make it stop.
@@ -257,7 +259,8 @@ class PosixImageStore : public ImageStore {
   absl::StatusOr<ReadTimer> TimeReads(const std::string& path) override {
     const std::string directory = path.substr(0, path.rfind('/') + 1);
     VR_ASSIGN_OR_RETURN(UniqueFd file, TemporaryFile(directory));
-    return NewReadTimer(std::move(file));
+    VR_ASSIGN_OR_RETURN(ReadTimer time, NewReadTimer(std::move(file)));
+    return WithPatience(std::move(time), kReadPatience);
   }
 
   absl::StatusOr<uint64_t> Room(const ImageFile& image) override {

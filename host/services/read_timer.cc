@@ -6,9 +6,12 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <condition_variable>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -37,6 +40,41 @@ absl::StatusOr<absl::Duration> ReadOnce(State& state) {
   return absl::Now() - begin;
 }
 
+// One reading after the other. Shared with the thread that reads, which may outlive whoever asks.
+class PatientReader {
+ public:
+  explicit PatientReader(ReadTimer time) : time_(std::move(time)) {}
+
+  static absl::StatusOr<absl::Duration> Read(const std::shared_ptr<PatientReader>& reader,
+                                             absl::Duration patience) {
+    std::unique_lock lock(reader->mutex_);
+    if (!reader->reading_) {
+      reader->reading_ = true;
+      reader->began_ = absl::Now();
+      std::thread([reader] { reader->ReadNow(); }).detach();
+    }
+    const bool ended = reader->ended_.wait_for(lock, absl::ToChronoMilliseconds(patience),
+                                               [&] { return !reader->reading_; });
+    return ended ? reader->result_ : absl::Now() - reader->began_;
+  }
+
+ private:
+  void ReadNow() {
+    auto result = time_();
+    const std::lock_guard lock(mutex_);
+    result_ = std::move(result);
+    reading_ = false;
+    ended_.notify_all();
+  }
+
+  const ReadTimer time_;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  bool reading_ = false;
+  absl::Time began_;
+  absl::StatusOr<absl::Duration> result_;
+};
+
 }  // namespace
 
 absl::StatusOr<ReadTimer> NewReadTimer(UniqueFd file) {
@@ -59,6 +97,12 @@ absl::StatusOr<ReadTimer> NewReadTimer(UniqueFd file) {
     std::sort(took.begin(), took.end());
     return took[1];
   });
+}
+
+ReadTimer WithPatience(ReadTimer time, absl::Duration patience) {
+  return [reader = std::make_shared<PatientReader>(std::move(time)), patience] {
+    return PatientReader::Read(reader, patience);
+  };
 }
 
 }  // namespace virt_reclaim

@@ -19,6 +19,11 @@ using ReadTimer = std::function<absl::StatusOr<absl::Duration>()>;
 // read past the page cache (tmpfs); any other error: it cannot be known.
 absl::StatusOr<ReadTimer> NewReadTimer(UniqueFd file);
 
+// `time` for whoever cannot wait: a reading that has not ended after `patience` goes on in a thread
+// of its own, on a storage that hangs for ever. The reading is then what it has taken so far, and
+// so are the next ones until it has ended; no other one is begun.
+ReadTimer WithPatience(ReadTimer time, absl::Duration patience);
+
 }  // namespace virt_reclaim
 
 #endif  // VIRT_RECLAIM_HOST_SERVICES_READ_TIMER_H_

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 import unittest
+from pathlib import Path
 
 import bedpath
 
@@ -14,6 +15,7 @@ from vrtest import (
 )
 from vrtest.guest import MIB
 
+PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 DONE, FAILED, DONE_FOR_NOTHING, REFUSED = 0, 1, 4, 5
 JUNK = 96 * MIB
 # Journals, superblocks, what a booting Debian writes.
@@ -22,6 +24,8 @@ DRIFT = 16 * MIB
 AGENT_SECONDS = 60.0
 # The initramfs waits 30 s for a root before it gives up.
 NO_ROOT_SECONDS = 150.0
+# Some megabytes in pieces that an emulated CPU reads byte by byte.
+INSTALL_SECONDS = 400.0
 # With everything a migration does in a guest: an initramfs made by an emulated CPU takes minutes.
 MIGRATE_SECONDS = 1000.0
 
@@ -30,7 +34,7 @@ set -e
 mkdir /srv/files
 for i in $(seq 16); do
   head -c $((i * i * 9001)) /dev/urandom >/srv/files/file-$i
-  head -c {JUNK // 16} /dev/urandom >/srv/junk-$i
+  head -c {JUNK // 16} /dev/zero >/srv/junk-$i
 done
 sync
 rm /srv/junk-*
@@ -49,8 +53,16 @@ grep -E '^[[:space:]]+linux[[:space:]]' /boot/grub/grub.cfg
 """
 INITRAMFS = "lsinitramfs /boot/initrd.img-$(uname -r)"
 # Made when the guest's disk was made: here, on an emulated CPU, that takes minutes.
+PREPARE_INITRAMFS = "cp /usr/lib/test-initrds/prepared /boot/initrd.img-$(uname -r) && sync"
 BREAK_INITRAMFS = "cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r) && sync"
 IS_BROKEN = "cmp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)"
+REMOVE_AGENT = """
+set -e
+systemctl stop virt-reclaim-agent.service virt-reclaim-agent-worker.socket
+rm /usr/sbin/virt-reclaim-agent /usr/lib/systemd/system/virt-reclaim-agent* /usr/lib/udev/rules.d/99-virt-reclaim-agent.rules
+systemctl daemon-reload
+udevadm control --reload
+"""
 
 
 class OneGuest(unittest.TestCase):
@@ -69,7 +81,7 @@ class OneGuest(unittest.TestCase):
         cls.space = Workspace()
         cls.addClassCleanup(cls.space.close)
         cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        cls.reclaim = VirtReclaim(PROGRAM, cls.host, VIRT_RECLAIM_AGENT_FILES=str(PACKAGING))
         cls.guest = DebianGuest(cls.host, cls.name, agent=AGENT, by_path=True, resume=True, initramfs="virtio-blk-only")
         cls.old_xml = cls.guest.saved_xml()
 
@@ -165,6 +177,7 @@ class OneGuest(unittest.TestCase):
     # Prepared when it was planned, and no more when it is power-cycled.
 
     def test_07_planned_while_all_was_well(self) -> None:
+        self.run_in_guest(PREPARE_INITRAMFS)
         self.run_program(
             DONE, "migrate", "apply", "--bus=virtio-scsi", "--fix-guest", self.name, seconds=MIGRATE_SECONDS
         )
@@ -242,6 +255,23 @@ class OneGuest(unittest.TestCase):
 
     def test_13_nothing_is_lost(self) -> None:
         self.assertEqual(self.run_in_guest(MANIFEST), self.manifest)
+
+    def test_14_an_agent_that_is_missing_is_installed_by_qemu_guest_agent(self) -> None:
+        self.run_in_guest(REMOVE_AGENT)
+        self.assertNotEqual(self.reclaim.run("agent", "status", self.name).status, DONE)
+        (domain,) = self.run_program(
+            DONE, "agent", "install", f"--agent-binary={AGENT}", self.name, seconds=INSTALL_SECONDS
+        ).json["domains"]
+        self.assertEqual((domain["port"], domain["starts"]), ({"definition": "there", "running": "there"}, True), domain)
+        shown = self.run_in_guest("systemctl show -p SubState,FragmentPath virt-reclaim-agent.service")
+        self.assertIn("SubState=running", shown)
+        self.assertIn("FragmentPath=/etc/systemd/system/virt-reclaim-agent.service", shown)
+        self.assertEqual(self.run_in_guest("systemctl --failed --plain --no-legend"), "")
+        (again,) = self.run_program(DONE, "agent", "install", f"--agent-binary={AGENT}", self.name).json["domains"]
+        self.assertEqual((again["files"], again["starts"]), ([], False), again)
+        self.run_program(DONE, "trim", "--way=agent", self.name)
+
+    def test_15_its_filesystem_is_whole(self) -> None:
         self.guest.shutdown()
         self.guest.root.check()
 

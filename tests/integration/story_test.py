@@ -26,7 +26,7 @@ for dir in /mnt/*; do
   i=0
   while [ $i -lt 16 ]; do
     head -c $((i * i * 9001)) /dev/urandom >$dir/file-$i
-    head -c {JUNK // 16} /dev/urandom >$dir/junk-$i
+    head -c {JUNK // 16} /dev/zero >$dir/junk-$i
     i=$((i + 1))
   done
 done

@@ -21,7 +21,7 @@ from vrtest.guest import AGENT_PORT, NEW_MACHINE, QEMU_GA_PORT
 MIB = 1 << 20
 JUNK = 96 * MIB
 DONE, DONE_FOR_NOTHING = 0, 4
-SMALL_STORAGE = 256 * MIB
+SMALL_STORAGE = 128 * MIB
 DOMAIN = "plain"
 # libvirt gives a silent agent 5 s to synchronize, and the freeze question asks it, too.
 SILENCE_SECONDS = 45.0
@@ -35,7 +35,7 @@ mkdir -p /run/qemu-ga
 qemu-ga -m virtio-serial -p /dev/virtio-ports/{QEMU_GA_PORT} -t /run/qemu-ga -f /run/qemu-ga/pid -d
 """
 FILL = f"""
-for dir in /mnt/*; do head -c {JUNK} /dev/urandom >$dir/junk; done
+for dir in /mnt/*; do head -c {JUNK} /dev/zero >$dir/junk; done
 sync
 rm /mnt/*/junk
 sync

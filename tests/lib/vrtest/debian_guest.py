@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .guest import MIB, OLD_MACHINE, Disk, Guest
+from .guest import AGENT_PORT, MIB, OLD_MACHINE, QEMU_GA_PORT, Disk, Guest
 from .host import Host
 from .image import run_tool
 
@@ -52,7 +52,7 @@ class DebianGuest(Guest):
             options += ["--fstab", f"LABEL={disk.name} {disk.mount_point} {disk.fs} nofail 0 0"]
         super().__init__(
             host, name, disks=[self.root, *disks], machine=machine, agent=agent, guest_options=tuple(options),
-            vcpus=vcpus, memory_mib=memory_mib,
+            ports=(AGENT_PORT, QEMU_GA_PORT), vcpus=vcpus, memory_mib=memory_mib,
         )
 
     def agent_log(self) -> str:
