@@ -32,7 +32,7 @@ class Disk:
 
     name: str
     fs: str = "ext4"
-    bus: str = "virtio"  # or 'scsi': virtio-scsi; 'ide': up to four, i440fx only
+    bus: str = "virtio"  # or 'scsi': virtio-scsi; 'ide': up to four, i440fx only; 'sata': q35, and not for the cloud kernel
     format: str = "raw"  # or 'qcow2'
     size: int = 1024 * MIB
     discard: str | None = None  # None: no attribute, as old tools left it; or 'ignore', 'unmap'
@@ -195,10 +195,10 @@ class Guest:
         return self.host.virsh("dumpxml", "--inactive", self.name).stdout
 
     def _make_disks(self) -> None:
-        letters = {"virtio": iter("abcdefghijklmnopqrstuvwxyz"), "scsi": iter("abcdefgh"), "ide": iter("abcd")}
-        prefix = {"virtio": "vd", "scsi": "sd", "ide": "hd"}
+        prefix = {"virtio": "vd", "scsi": "sd", "ide": "hd", "sata": "sd"}
+        letters = {"vd": iter("abcdefghijklmnopqrstuvwxyz"), "sd": iter("abcdefgh"), "hd": iter("abcd")}
         for disk in self.disks:
-            disk.target = prefix[disk.bus] + next(letters[disk.bus])
+            disk.target = prefix[disk.bus] + next(letters[prefix[disk.bus]])
             disk.path = self.directory / f"{disk.name}.{disk.format}"
             self._make_disk(disk)
 
