@@ -48,11 +48,16 @@ virt_reclaim_test(hypervisor_contract_test
   SOURCES contract/hypervisor_contract_test.cc
   DEPS virt_reclaim_fakes LABEL contract)
 
-# What libvirt's QEMU driver stores of every domain of its own tests, rewritten; a program of its own, since it may skip wholly.
-add_executable(stored_corpus contract/stored_corpus.cc)
-target_link_libraries(stored_corpus PRIVATE virt_reclaim_services virt_reclaim_xml_tools)
-add_test(NAME stored_corpus COMMAND stored_corpus ${CMAKE_SOURCE_DIR}/scripts/fetch-corpus)
-set_tests_properties(stored_corpus PROPERTIES LABELS corpus TIMEOUT 600 SKIP_RETURN_CODE 77)
+# What libvirt's QEMU driver makes of the domains of its own tests: what it stores of them, rewritten, and what it fills in when
+# they start. Programs of their own, since they may skip wholly.
+add_library(virt_reclaim_corpus_domains STATIC contract/corpus_domains.cc)
+target_link_libraries(virt_reclaim_corpus_domains PUBLIC virt_reclaim_services virt_reclaim_xml_tools)
+foreach(corpus stored pending)
+  add_executable(${corpus}_corpus contract/${corpus}_corpus.cc)
+  target_link_libraries(${corpus}_corpus PRIVATE virt_reclaim_corpus_domains)
+  add_test(NAME ${corpus}_corpus COMMAND ${corpus}_corpus ${CMAKE_SOURCE_DIR}/scripts/fetch-corpus)
+  set_tests_properties(${corpus}_corpus PROPERTIES LABELS corpus TIMEOUT 600 SKIP_RETURN_CODE 77)
+endforeach()
 
 virt_reclaim_test(hostile_guest_test
   SOURCES component/hostile_guest_test.cc component/lying_guest_test.cc

@@ -5,27 +5,14 @@
 // rewritten in each mode, defined again and read back. Nothing may differ, and a change that
 // libvirt had dropped would be seen. Prints the counts; exit 1 on any difference, 77 when it cannot
 // be tried here. No domain is started.
-#include <unistd.h>
-
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
 #include <iostream>
-#include <memory>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
-#include "base/io.h"
-#include "base/temporary_directory.h"
 #include "host/services/hypervisor.h"
+#include "tests/contract/corpus_domains.h"
 #include "xml-tools/rewrite.h"
 #include "xml-tools/stored.h"
 
@@ -33,19 +20,8 @@ namespace virt_reclaim {
 namespace {
 
 constexpr int kFailed = 1, kSkipped = 77;
-constexpr char kEmulator[] = "/usr/bin/qemu-system-x86_64";
-constexpr size_t kMaxBytes = size_t{4} << 20;
 // Fewer are no corpus.
 constexpr int kFewest = 100;
-// As in tests/lib/vrtest/host.py.
-constexpr char kQemuConf[] = R"(stdio_handler = "file"
-security_driver = "none"
-namespaces = []
-cgroup_controllers = []
-user = "root"
-group = "root"
-)";
-
 // libvirt fills in a definition, and what it filled in may lead it to fill in more: as often it may
 // be given what it stored.
 constexpr int kSettling = 4;
@@ -66,58 +42,19 @@ std::vector<Mode> Modes(const std::vector<std::string>& machines) {
 }
 
 struct Counts {
-  int files = 0, for_this_host = 0, defined = 0, refused = 0, unsettled = 0, left_alone = 0,
-      compared = 0, changed = 0, wrong = 0;
+  int for_this_host = 0, defined = 0, refused = 0, unsettled = 0, left_alone = 0, compared = 0,
+      changed = 0, wrong = 0;
 };
-
-// Where the text of the first element <name> is; npos: there is none.
-std::pair<size_t, size_t> FirstText(const std::string& text, const std::string& name,
-                                    size_t from = 0) {
-  const std::string open = absl::StrCat("<", name, ">");
-  const size_t begin = text.find(open, from);
-  const size_t end = begin == std::string::npos ? begin : text.find('<', begin + open.size());
-  if (end == std::string::npos) return {end, end};
-  return {begin + open.size(), end};
-}
-
-// Under a name and UUID of its own, for this QEMU without KVM; empty: of another architecture.
-std::string ForThisHost(std::string text, const std::string& name, const std::string& uuid) {
-  const auto says = [&](const char* arch) {
-    return absl::StrContains(text, absl::StrCat("arch='", arch, "'")) ||
-           absl::StrContains(text, absl::StrCat("arch=\"", arch, "\""));
-  };
-  if (!says("x86_64") && !says("i686")) return "";
-  text = absl::StrReplaceAll(text, {{"arch='i686'", "arch='x86_64'"},
-                                    {"arch=\"i686\"", "arch='x86_64'"},
-                                    {"<domain type='kvm'", "<domain type='qemu'"},
-                                    {"<domain type=\"kvm\"", "<domain type='qemu'"}});
-  const auto [name_at, name_end] = FirstText(text, "name");
-  if (name_at == std::string::npos) return "";
-  text.replace(name_at, name_end - name_at, name);
-  if (const auto [at, end] = FirstText(text, "uuid"); at != std::string::npos) {
-    text.replace(at, end - at, uuid);
-  } else {
-    text.insert(text.find("</name>", name_at) + 7, absl::StrCat("<uuid>", uuid, "</uuid>"));
-  }
-  for (auto [at, end] = FirstText(text, "emulator"); at != std::string::npos;
-       std::tie(at, end) = FirstText(text, "emulator", at)) {
-    text.replace(at, end - at, kEmulator);
-  }
-  return text;
-}
 
 class Corpus {
  public:
   Corpus(Hypervisor& hypervisor, std::vector<Mode> modes)
       : hypervisor_(hypervisor), modes_(std::move(modes)) {}
 
-  void Try(const std::string& file, const std::string& text) {
-    ++counts_.files;
-    const std::string uuid = absl::StrFormat("7c0ffee0-0000-4000-8000-%012d", counts_.files);
-    const std::string mine = ForThisHost(text, absl::StrCat("d", counts_.files), uuid);
-    if (mine.empty() || !xml::ParseDomain(mine).ok()) return;
+  void Try(const CorpusDomain& domain) {
+    const auto& [file, uuid, text] = domain;
     ++counts_.for_this_host;
-    if (!hypervisor_.Define(mine).ok()) {
+    if (!hypervisor_.Define(text).ok()) {
       ++counts_.refused;
       return;
     }
@@ -187,29 +124,8 @@ int Skip(const std::string& why) {
   return kSkipped;
 }
 
-// What scripts/fetch-corpus prints; empty: there is no corpus to be had.
-std::string CorpusDirectory(const std::string& fetch) {
-  FILE* const pipe = popen(absl::StrCat("'", fetch, "'").c_str(), "re");
-  if (pipe == nullptr) return "";
-  std::string directory;
-  char part[256];
-  while (fgets(part, sizeof part, pipe) != nullptr) directory += part;
-  if (pclose(pipe) != 0) return "";
-  return std::string(absl::StripTrailingAsciiWhitespace(directory));
-}
-
-std::vector<std::filesystem::path> FilesOf(const std::string& directory) {
-  std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(directory)) {
-    if (entry.path().extension() == ".xml" && entry.is_regular_file() && !entry.is_symlink())
-      files.push_back(entry.path());
-  }
-  std::sort(files.begin(), files.end());
-  return files;
-}
-
-int Report(const Counts& counts) {
-  std::cout << counts.files << " files, " << counts.for_this_host << " domains for this host, "
+int Report(int files, const Counts& counts) {
+  std::cout << files << " files, " << counts.for_this_host << " domains for this host, "
             << counts.refused << " refused by libvirt, " << counts.defined << " defined, "
             << counts.unsettled << " of them never the same; " << counts.compared
             << " definitions compared, " << counts.changed << " of them changed, "
@@ -220,33 +136,13 @@ int Report(const Counts& counts) {
 }
 
 int Run(const std::string& fetch) {
-  if (geteuid() != 0) return Skip("needs root: libvirt's QEMU driver, embedded, asks for it");
-  if (access(kEmulator, X_OK) != 0)
-    return Skip(absl::StrCat("no ", kEmulator, ": scripts/install-packages run"));
-  const std::string directory = CorpusDirectory(fetch);
-  if (directory.empty()) {
-    return Skip(
-        "the corpus cannot be fetched: no source package of libvirt (no network, or not a "
-        "Debian)");
-  }
-  const auto root = TemporaryDirectory::Make(std::filesystem::temp_directory_path().string(),
-                                             "virt-reclaim-corpus.");
-  if (!root.ok()) return Skip(root.status().ToString());
-  absl::Status made = MakeDirectories(root->path() + "/etc");
-  made.Update(WriteFileDurably(root->path() + "/etc/qemu.conf", kQemuConf, 0600));
-  if (!made.ok()) return Skip(made.ToString());
-  const auto hypervisor =
-      ConnectLibvirt(absl::StrCat("qemu:///embed?root=", root->path()), /*debug=*/false);
-  if (!hypervisor.ok())
-    return Skip(absl::StrCat("no QEMU driver: ", hypervisor.status().ToString()));
-  const auto machines = (*hypervisor)->MachineTypes("x86_64", "qemu");
+  auto domains = CorpusDomains::Open(fetch);
+  if (!domains.ok()) return Skip(domains.status().ToString());
+  const auto machines = domains->hypervisor().MachineTypes("x86_64", "qemu");
   if (!machines.ok()) return Skip(machines.status().ToString());
-  Corpus corpus(**hypervisor, Modes(*machines));
-  for (const std::filesystem::path& file : FilesOf(directory)) {
-    const auto text = ReadFile(file.string(), kMaxBytes);
-    if (text.ok()) corpus.Try(file.lexically_relative(directory).string(), *text);
-  }
-  return Report(corpus.counts());
+  Corpus corpus(domains->hypervisor(), Modes(*machines));
+  domains->ForEach([&](const CorpusDomain& domain) { corpus.Try(domain); });
+  return Report(domains->files(), corpus.counts());
 }
 
 }  // namespace

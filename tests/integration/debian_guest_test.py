@@ -52,8 +52,19 @@ cat /etc/fstab /etc/default/grub /etc/initramfs-tools/modules /etc/initramfs-too
 grep -E '^[[:space:]]+linux[[:space:]]' /boot/grub/grub.cfg
 """
 INITRAMFS = "lsinitramfs /boot/initrd.img-$(uname -r)"
-# Made when the guest's disk was made: here, on an emulated CPU, that takes minutes.
-PREPARE_INITRAMFS = "cp /usr/lib/test-initrds/prepared /boot/initrd.img-$(uname -r) && sync"
+# As somebody leaves it who has prepared the guest by hand. The initramfs was made when the guest's disk was made: here, on an
+# emulated CPU, that takes minutes.
+NAMING = "/etc/fstab /etc/default/grub /boot/grub/grub.cfg /etc/initramfs-tools/conf.d/resume"
+PREPARE = f"""
+set -e
+mkdir /root/by-path
+cp --parents -a {NAMING} /root/by-path
+sed -i "s,/dev/vda1,UUID=$(blkid -s UUID -o value /dev/vda1),; s,/dev/vda2,UUID=$(blkid -s UUID -o value /dev/vda2)," {NAMING}
+sed -i s/^GRUB_DISABLE_LINUX_UUID=true/GRUB_DISABLE_LINUX_UUID=false/ /etc/default/grub
+cp /usr/lib/test-initrds/prepared /boot/initrd.img-$(uname -r)
+sync
+"""
+BY_PATH_AGAIN = "cp -a /root/by-path/. / && rm -r /root/by-path && sync"
 BREAK_INITRAMFS = "cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r) && sync"
 IS_BROKEN = "cmp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)"
 REMOVE_AGENT = """
@@ -177,10 +188,8 @@ class OneGuest(unittest.TestCase):
     # Prepared when it was planned, and no more when it is power-cycled.
 
     def test_07_planned_while_all_was_well(self) -> None:
-        self.run_in_guest(PREPARE_INITRAMFS)
-        self.run_program(
-            DONE, "migrate", "apply", "--bus=virtio-scsi", "--fix-guest", self.name, seconds=MIGRATE_SECONDS
-        )
+        self.run_in_guest(PREPARE)
+        self.run_program(DONE, "migrate", "apply", "--bus=virtio-scsi", self.name)
         self.assertIn("bus='scsi'", self.guest.saved_xml())
         self.assertIn("virtio_scsi.ko", self.run_in_guest(INITRAMFS))
         self.run_in_guest(BREAK_INITRAMFS)
@@ -212,7 +221,6 @@ class OneGuest(unittest.TestCase):
 
     def test_09_back_on_virtio_blk_it_is_as_before(self) -> None:
         self.require_on("/dev/vda1")
-        # --fix-guest is undone by who asks for it.
         self.assertIn(" root=UUID=", self.run_in_guest("cat /proc/cmdline"))
         self.require_only_virtio_blk()
         self.assertEqual(self.run_in_guest(IS_BROKEN), "")
@@ -233,6 +241,8 @@ class OneGuest(unittest.TestCase):
     # To another bus, and back.
 
     def test_11_fixed_moved_proved(self) -> None:
+        self.run_in_guest(BY_PATH_AGAIN)
+        self.assertEqual(self.run_in_guest(CONFIG), self.config)
         reply = self.run_program(
             DONE, "migrate", "apply", "--bus=virtio-scsi", "--fix-guest", "--power-cycle=shutdown", self.name,
             seconds=MIGRATE_SECONDS,

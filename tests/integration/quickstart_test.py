@@ -1,4 +1,4 @@
-"""scripts/quickstart itself, as somebody runs it: told to the end twice, interrupted, and where something is missing.
+"""scripts/quickstart itself, as somebody runs it: told to the end, begun again and interrupted, and where something is missing.
 
 It is given programs that are built; that a fresh clone can be built is shown by every build. What its story is worth is
 shown by story_test.py.
@@ -75,13 +75,11 @@ class Quickstart(unittest.TestCase):
         print(f"the story took {seconds[1]} s")
         self.require_nothing_left()
 
-    def test_1_told_to_the_end(self) -> None:
-        self.require_story(self.run_quickstart(seconds=STORY_SECONDS))
-
-    def test_2_told_again_without_a_network(self) -> None:
+    # With a network is how test_2 begins, and each build of a clone.
+    def test_1_told_to_the_end_without_a_network(self) -> None:
         self.require_story(self.run_quickstart("unshare", "--net", seconds=STORY_SECONDS))
 
-    def test_3_interrupted_in_the_middle_nothing_stays(self) -> None:
+    def test_2_interrupted_in_the_middle_nothing_stays(self) -> None:
         with subprocess.Popen(
             self.command(), env=self.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             text=True, process_group=0,
@@ -101,7 +99,7 @@ class Quickstart(unittest.TestCase):
         self.assertIn("interrupted; the machine and its files are removed", stderr)
         self.require_nothing_left()
 
-    def test_4_who_is_not_root_is_told_so(self) -> None:
+    def test_3_who_is_not_root_is_told_so(self) -> None:
         # The tree may lie in somebody's home.
         shutil.copytree(ROOT / "scripts", self.place / "scripts")
         self.place.chmod(0o755)
@@ -110,13 +108,13 @@ class Quickstart(unittest.TestCase):
         )
         self.require_refusal(reply, "root", "sudo scripts/quickstart")
 
-    def test_5_a_small_place_is_named_with_what_is_needed(self) -> None:
+    def test_4_a_small_place_is_named_with_what_is_needed(self) -> None:
         mount = 'mount -t tmpfs -o size=64m tmpfs "$TMPDIR" && exec "$0" "$@"'
         reply = self.run_quickstart("unshare", "--mount", "sh", "-c", mount)
         self.require_refusal(reply, str(self.place), "2048 MiB", "TMPDIR")
         self.require_nothing_left()
 
-    def test_6_without_a_network_a_missing_package_is_told(self) -> None:
+    def test_5_without_a_network_a_missing_package_is_told(self) -> None:
         installed = subprocess.run(["dpkg-query", "-W", "-f", "${Package}\n"], capture_output=True, text=True, check=True).stdout
         strange = next(name for name in STRANGE_PACKAGES if name not in installed.split())
         shutil.copytree(ROOT / "scripts", self.place / "scripts")

@@ -1,0 +1,48 @@
+// The domains of libvirt's own tests, made ready for libvirt's QEMU driver, embedded and with a
+// root directory of its own.
+#ifndef VIRT_RECLAIM_TESTS_CONTRACT_CORPUS_DOMAINS_H_
+#define VIRT_RECLAIM_TESTS_CONTRACT_CORPUS_DOMAINS_H_
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/temporary_directory.h"
+#include "host/services/hypervisor.h"
+
+namespace virt_reclaim {
+
+struct CorpusDomain {
+  std::string file;  // relative to the corpus
+  std::string uuid;
+  std::string xml;  // under a name and UUID of its own, for this QEMU without KVM
+};
+
+class CorpusDomains {
+ public:
+  static constexpr char kEmulator[] = "/usr/bin/qemu-system-x86_64";
+
+  // FETCH: scripts/fetch-corpus. An error: it cannot be tried here, and why.
+  static absl::StatusOr<CorpusDomains> Open(const std::string& fetch);
+
+  Hypervisor& hypervisor() { return *hypervisor_; }
+  int files() const { return static_cast<int>(files_.size()); }
+  // Every domain in them that is of this machine's architecture.
+  void ForEach(const std::function<void(const CorpusDomain&)>& use);
+
+ private:
+  CorpusDomains(TemporaryDirectory root, std::unique_ptr<Hypervisor> hypervisor,
+                std::string directory);
+
+  TemporaryDirectory root_;
+  std::unique_ptr<Hypervisor> hypervisor_;
+  std::string directory_;
+  std::vector<std::filesystem::path> files_;
+};
+
+}  // namespace virt_reclaim
+
+#endif  // VIRT_RECLAIM_TESTS_CONTRACT_CORPUS_DOMAINS_H_
