@@ -31,10 +31,16 @@ struct ProbeOptions {
 };
 
 // Of each disk of `domain` that has discard='unmap', or as `options` say. Never fails as a whole:
-// what cannot be told is said per disk.
+// what cannot be told is said per disk. The domain's places on its storages are the caller's
+// (storage_turn.h).
 std::vector<ProbedDisk> ProbeDiscards(const Services& services, const DomainFacts& domain,
                                       GuestAgent& agent, const ProbeOptions& options,
                                       const std::stop_token& stop);
+
+// What is said of the same disks when no marker could be written: could not be told, and why;
+// printable.
+std::vector<ProbedDisk> NotProbed(const DomainFacts& domain, const ProbeOptions& options,
+                                  const std::string& why);
 
 }  // namespace virt_reclaim
 

@@ -4,6 +4,7 @@
 #include "absl/strings/str_replace.h"
 #include "base/byte_size.h"
 #include "host/commands/explain.h"
+#include "host/services/storage_lock.h"
 #include "tests/fakes/fake_world.h"
 
 namespace virt_reclaim {
@@ -30,12 +31,33 @@ class ExplainTest : public testing::Test {
     options.probe = probe;
     return Explain(world_.services(), options, {}).value().at(0);
   }
+  // Another program that trims on the storage of the images.
+  std::unique_ptr<StorageLock> OtherOnTheStorage() {
+    auto lock = std::make_unique<StorageLock>(world_.services().lock_directory,
+                                              std::set<std::string>{"1"}, 1);
+    EXPECT_TRUE(lock->Take().value());
+    return lock;
+  }
+  // A probe of both disks; `meanwhile` is called whenever it has waited for a while.
+  ExplainedDomain ProbeInTurn(const std::function<void()>& meanwhile) {
+    Services services = world_.services();
+    services.sleep = [meanwhile, sleep = services.sleep](absl::Duration duration) {
+      sleep(duration);
+      meanwhile();
+    };
+    ExplainOptions options;
+    options.domains = {"web"};
+    options.probe = true;
+    options.waits = [this](const DomainSummary& domain) { waited_.push_back(domain.name); };
+    return Explain(services, options, {}).value().at(0);
+  }
   static ExitStatus StatusOf(const ExplainedDomain& domain) {
     return ExitStatusOf(std::vector<Outcome>{domain.outcome});
   }
 
   FakeWorld world_;
   FakeDomain* domain_ = nullptr;
+  std::vector<std::string> waited_;
 };
 
 TEST_F(ExplainTest, AllWellAndProved) {
@@ -153,6 +175,76 @@ TEST_F(ExplainTest, NoMarkerIsWrittenWhileLibvirtWorksOnTheDomain) {
   EXPECT_EQ(StatusOf(domain), ExitStatus::kRefused);
   EXPECT_EQ(domain.outcome.reasons.at(0).reason, Reason::kFrozen);
   EXPECT_FALSE(domain.disks.at(0).probe.has_value());
+}
+
+TEST_F(ExplainTest, NoTrimOfOthersBesideAProbe) {
+  size_t discards = 0;
+  domain_->agent.while_discarding = [&] {
+    ++discards;
+    // Whatever limit the other has.
+    StorageLock other(world_.services().lock_directory, {"1"}, 16);
+    EXPECT_FALSE(other.Take().value());
+  };
+  EXPECT_EQ(Run("web", true).disks.at(1).probe->reaches, true);
+  EXPECT_GE(discards, 2u);
+  EXPECT_NE(OtherOnTheStorage(), nullptr) << "the place is free again";
+}
+
+TEST_F(ExplainTest, AProbeWaitsForItsTurnAndLeavesTheDomainFreeMeanwhile) {
+  auto other = OtherOnTheStorage();
+  size_t looked = 0;
+  const ExplainedDomain domain = ProbeInTurn([&] {
+    if (other == nullptr) return;
+    EXPECT_TRUE(DomainLock::Take(world_.services().lock_directory, kUuid).ok());
+    if (++looked == 5) other.reset();
+  });
+  EXPECT_EQ(waited_, std::vector<std::string>{"web"});
+  EXPECT_EQ(looked, 5u);
+  EXPECT_EQ(domain.disks.at(0).probe->reaches, true);
+  EXPECT_EQ(StatusOf(domain), ExitStatus::kDone);
+}
+
+TEST_F(ExplainTest, AProbeThatGetsNoTurnIsRefusedWithTheReason) {
+  const auto other = OtherOnTheStorage();
+  const absl::Time begin = world_.Now();
+  const ExplainedDomain domain = Run("web", true);
+  EXPECT_EQ(StatusOf(domain), ExitStatus::kRefused);
+  EXPECT_EQ(domain.outcome.reasons, (std::vector<Blocker>{{Reason::kStorageBusy, ""}}));
+  ASSERT_EQ(domain.disks.size(), 2u);
+  EXPECT_EQ(domain.disks[0].chain.Verdict(), LayerVerdict::kOk) << "the walk needs no turn";
+  EXPECT_FALSE(domain.disks[0].probe.has_value());
+  EXPECT_GE(world_.Now() - begin, ExplainOptions().turn_timeout);
+  EXPECT_LT(world_.Now() - begin, ExplainOptions().turn_timeout + absl::Minutes(1));
+}
+
+TEST_F(ExplainTest, AWalkWithoutAProbeNeedsNoTurn) {
+  const auto other = OtherOnTheStorage();
+  const absl::Time begin = world_.Now();
+  EXPECT_EQ(StatusOf(Run()), ExitStatus::kDone);
+  EXPECT_EQ(world_.Now(), begin);
+}
+
+TEST_F(ExplainTest, WhatBeginsWhileAProbeWaitsIsSeen) {
+  auto other = OtherOnTheStorage();
+  domain_->agent.while_discarding = [] { ADD_FAILURE() << "a marker was written"; };
+  const ExplainedDomain domain = ProbeInTurn([&] {
+    domain_->activity = {{Reason::kFrozen, ""}};
+    other.reset();
+  });
+  EXPECT_EQ(domain.outcome.reasons.at(0).reason, Reason::kFrozen);
+  EXPECT_FALSE(domain.disks.at(0).probe.has_value());
+}
+
+TEST_F(ExplainTest, StopEndsTheWaitForATurn) {
+  const auto other = OtherOnTheStorage();
+  std::stop_source stop;
+  ExplainOptions options;
+  options.domains = {"web"};
+  options.probe = true;
+  options.waits = [&](const DomainSummary&) { stop.request_stop(); };
+  const absl::Time begin = world_.Now();
+  EXPECT_TRUE(absl::IsCancelled(Explain(world_.services(), options, stop.get_token()).status()));
+  EXPECT_LT(world_.Now() - begin, absl::Seconds(1));
 }
 
 TEST_F(ExplainTest, APreallocatedImageIsNotThinnedByAProbe) {
