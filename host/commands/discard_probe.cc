@@ -76,6 +76,7 @@ class Prober {
       } else if (const absl::Status status = ProbeDisk(disk, *filesystem, result); !status.ok()) {
         result.detail = Printable(status.message());
       }
+      if (options_.files) ProbeFilesOn(disk, guest, result);
       probed.push_back(std::move(result));
     }
     return probed;
@@ -129,11 +130,21 @@ class Prober {
     return *usage.allocation;
   }
 
+  bool IsSpared(const DiskFacts& disk) const {
+    return JudgeImage(disk, /*storage=*/{}, /*allow_thick=*/!options_.spare_thick)
+        .refusal.has_value();
+  }
+
+  void ProbeFilesOn(const DiskFacts& disk, const GuestFacts& guest, ProbedDisk& result) {
+    if (IsSpared(disk)) return;
+    result.files = ProbeFiles(
+        services_, agent_, FilesystemsInFiles(guest, guest_to_target_, disk.xml.target),
+        [&] { return Allocation(disk); }, stop_);
+  }
+
   absl::Status ProbeDisk(const DiskFacts& disk, const GuestFilesystem& filesystem,
                          ProbedDisk& result) {
-    const auto refusal =
-        JudgeImage(disk, /*storage=*/{}, /*allow_thick=*/!options_.spare_thick).refusal;
-    if (refusal)
+    if (IsSpared(disk))
       return absl::UnavailableError("the image is preallocated, and a probe would thin it");
     VR_ASSIGN_OR_RETURN(const Round first, Measure(disk, filesystem, kMarkerBytes));
     if (first.elsewhere)

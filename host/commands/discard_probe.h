@@ -13,13 +13,15 @@
 #include <vector>
 
 #include "host/commands/collect.h"
+#include "host/commands/file_probe.h"
 
 namespace virt_reclaim {
 
 struct ProbedDisk {
   std::string target;
-  std::optional<bool> reaches;  // empty: could not be told, see `detail`
-  std::string detail;           // why not; printable
+  std::optional<bool> reaches;         // empty: could not be told, see `detail`
+  std::string detail;                  // why not; printable
+  std::vector<ProbedFile> files = {};  // of its filesystems in files of the guest
 };
 
 struct ProbeOptions {
@@ -27,6 +29,7 @@ struct ProbeOptions {
   bool hopeless = false;
   // Not preallocated images: a marker that comes back has made them thinner. Measured.
   bool spare_thick = false;
+  bool files = false;  // also what lies in files of the guest on a disk (file_probe.h)
   std::vector<std::string> targets;  // empty: every disk
 };
 

@@ -194,9 +194,9 @@ class DomainExplainer {
     if (waited && !MayProbe()) return;
     const AgentAccess access = OpenAgent(services_, domain_, options_.agent_timeout, stop_);
     if (!access.session) return CannotProbe({*access.blocker});
-    const std::vector<ProbedDisk> probed =
-        ProbeDiscards(services_, domain_, *access.session->agent,
-                      {.hopeless = true, .spare_thick = true, .targets = targets}, stop_);
+    const std::vector<ProbedDisk> probed = ProbeDiscards(
+        services_, domain_, *access.session->agent,
+        {.hopeless = true, .spare_thick = true, .files = true, .targets = targets}, stop_);
     for (ExplainedDisk& disk : result_.disks) {
       const auto found = std::find_if(probed.begin(), probed.end(), [&](const ProbedDisk& p) {
         return p.target == disk.chain.target;

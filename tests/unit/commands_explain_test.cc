@@ -299,6 +299,104 @@ TEST_F(ExplainTest, AMirrorWritesToBothDisks) {
   }
 }
 
+// '/in' lies in a file of '/srv', which is on vdb.
+class FileProbeTest : public ExplainTest {
+ protected:
+  FileProbeTest() {
+    GuestFilesystem inner;
+    inner.type = "ext4";
+    inner.mount_points = {"/in"};
+    inner.obstacle = GuestObstacle::kLoop;
+    GuestDevice loop;
+    loop.name = "loop0";
+    loop.kind = GuestDeviceKind::kLoop;
+    loop.backing_file = "/srv/images/in";
+    loop.discard_max = kGiB;
+    inner.devices = {loop};
+    agent().facts.filesystems.push_back(inner);
+    agent().image_of["/in"] = "/images/b.raw";
+    agent().holder_of["/in"] = "/srv";
+  }
+  FakeAgent& agent() { return domain_->agent; }
+  GuestFilesystem& holder() { return agent().facts.filesystems.at(1); }
+  ProbedFile ProbeIt() {
+    const ExplainedDomain domain = Run("web", true);
+    EXPECT_EQ(domain.disks.at(0).probe->files.size(), 0u) << "it lies on the other disk";
+    EXPECT_EQ(domain.disks.at(1).probe->reaches, true);
+    return domain.disks.at(1).probe->files.at(0);
+  }
+};
+
+TEST_F(FileProbeTest, TheHostGetsNothingBeforeTheHolderIsTrimmedToo) {
+  const ProbedFile probed = ProbeIt();
+  EXPECT_EQ(probed.mount_point, "/in");
+  EXPECT_EQ(probed.holders, std::vector<std::string>{"/srv"});
+  EXPECT_EQ(probed.reaches_holder, true);
+  EXPECT_EQ(probed.reaches_host, false);
+}
+
+TEST_F(FileProbeTest, AHolderMountedWithDiscardPassesItOn) {
+  holder().discard_option = true;
+  const ProbedFile probed = ProbeIt();
+  EXPECT_EQ(probed.reaches_holder, true);
+  EXPECT_EQ(probed.reaches_host, true);
+  EXPECT_EQ(probed.detail, "");
+}
+
+TEST_F(FileProbeTest, AFileThatGetsNoHoles) {
+  agent().file_gets_holes = false;
+  const ProbedFile probed = ProbeIt();
+  EXPECT_EQ(probed.reaches_holder, false);
+  EXPECT_EQ(probed.reaches_host, false);
+  EXPECT_NE(probed.detail.find("/srv got back 0 B"), std::string::npos) << probed.detail;
+}
+
+TEST_F(FileProbeTest, ASmallFilesystemGetsASmallMarker) {
+  agent().most_marker["/in"] = 4 * kMiB;
+  EXPECT_EQ(ProbeIt().reaches_holder, true);
+  agent().most_marker["/in"] = kMiB;
+  const ProbedFile probed = ProbeIt();
+  EXPECT_EQ(probed.reaches_holder, std::nullopt);
+  EXPECT_NE(probed.detail.find("too little is free"), std::string::npos) << probed.detail;
+}
+
+TEST_F(FileProbeTest, WhatAnotherFreesOnTheImageOnceIsNoProof) {
+  size_t discards = 0;
+  agent().file_gets_holes = false;
+  agent().while_discarding = [&] {
+    auto& allocation = world_.images["/images/b.raw"].allocation;
+    // The disk's own probe is the first two; then the file's two.
+    if (++discards == 3) allocation = *allocation - 40 * kMiB;
+  };
+  ExplainOptions options;
+  options.domains = {"web:vdb"};
+  options.probe = true;
+  const ExplainedDomain domain = Explain(world_.services(), options, {}).value().at(0);
+  EXPECT_EQ(domain.disks.at(0).probe->files.at(0).reaches_host, std::nullopt);
+  EXPECT_EQ(discards, 4u);
+}
+
+TEST_F(FileProbeTest, OnlyOfWhatIsExplained) {
+  EXPECT_TRUE(Run("web:vda", true).disks.at(0).probe->files.empty());
+  agent().facts.filesystems.back().obstacle = GuestObstacle::kReadOnly;  // a snap package
+  EXPECT_TRUE(Run("web:vdb", true).disks.at(0).probe->files.empty());
+}
+
+TEST_F(FileProbeTest, AGuestWithThousandsOfThemCostsLittle) {
+  const GuestFilesystem one = agent().facts.filesystems.back();
+  for (int i = 0; i < 5000; ++i) {
+    GuestFilesystem copy = one;
+    copy.mount_points = {absl::StrCat("/in/", i)};
+    agent().facts.filesystems.push_back(copy);
+  }
+  const absl::Time begin = world_.Now();
+  const auto files = Run("web:vdb", true).disks.at(0).probe->files;
+  EXPECT_LT(files.size(), 20u);
+  EXPECT_EQ(files.back().reaches_holder, std::nullopt);
+  EXPECT_NE(files.back().detail.find("too many"), std::string::npos);
+  EXPECT_LT(world_.Now() - begin, absl::Minutes(5));
+}
+
 TEST_F(ExplainTest, QemuIsAskedOnlyWhenItIsWanted) {
   domain_->live_xml = absl::StrReplaceAll(
       domain_->live_xml, {{"<target dev='vda' bus='virtio'/>",
