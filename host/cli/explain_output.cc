@@ -42,15 +42,16 @@ std::string ProbeText(const ProbedDisk& probe) {
                         : absl::StrCat("they do not reach the host", detail);
 }
 
-std::string ProbeText(const ProbedFile& probe) {
+// `disk`: of the disk that the file is on.
+std::string ProbeText(const ProbedFile& probe, const ProbedDisk& disk) {
   const std::string holders = Printable(absl::StrJoin(probe.holders, ", "));
   const std::string detail = probe.detail.empty() ? "" : absl::StrCat(": ", probe.detail);
   if (!probe.reaches_holder) return absl::StrCat("could not be told", detail);
   if (probe.reaches_host == true)
     return absl::StrCat("discards reach the host, through ", holders, ", which holds its file");
   if (*probe.reaches_holder)
-    return absl::StrCat("discards reach ", holders,
-                        ", which holds its file; the host gets nothing until that is trimmed, too");
+    return absl::StrCat("discards reach ", holders, ", which holds its file; the host gets nothing",
+                        disk.reaches == true ? " until that is trimmed, too" : "");
   return absl::StrCat("they do not reach ", holders, ", which holds its file", detail);
 }
 
@@ -62,7 +63,8 @@ std::string DiskText(const ExplainedDomain& domain, const ExplainedDisk& disk,
   if (disk.probe) {
     absl::StrAppend(&out, "probe: ", ProbeText(*disk.probe), "\n");
     for (const ProbedFile& file : disk.probe->files) {
-      absl::StrAppend(&out, "probe of ", Printable(file.mount_point), ": ", ProbeText(file), "\n");
+      absl::StrAppend(&out, "probe of ", Printable(file.mount_point), ": ",
+                      ProbeText(file, *disk.probe), "\n");
     }
   }
   if (disk.culprit) {

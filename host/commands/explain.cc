@@ -192,7 +192,8 @@ class DomainExplainer {
     if (*obstacle) return CannotProbe({**obstacle});
     // A backup may have begun meanwhile.
     if (waited && !MayProbe()) return;
-    const AgentAccess access = OpenAgent(services_, domain_, options_.agent_timeout, stop_);
+    // It is there, and has told its filesystems before.
+    const AgentAccess access = OpenAgent(services_, domain_, kListingTimeout, stop_);
     if (!access.session) return CannotProbe({*access.blocker});
     const std::vector<ProbedDisk> probed = ProbeDiscards(
         services_, domain_, *access.session->agent,
