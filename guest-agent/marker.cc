@@ -171,14 +171,23 @@ absl::Status CheckFiles(const Filesystem& filesystem) {
   return absl::OkStatus();
 }
 
+// The file of a loop device, looked at before it is opened: a user who owns its directory may have
+// put a device in its place, and opening one can do harm (a watchdog, a tape).
+UniqueFd OpenBackingFile(const std::string& path) {
+  const UniqueFd place(open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  struct stat status = {};
+  if (!place.valid() || fstat(place.get(), &status) != 0 || !S_ISREG(status.st_mode))
+    return UniqueFd();
+  return UniqueFd(open(absl::StrCat("/proc/self/fd/", place.get()).c_str(), O_RDONLY | O_CLOEXEC));
+}
+
 // Until the filesystems that hold a filesystem's files have written down what was discarded in
 // them: before that they neither free it nor discard it. Those of files that cannot be opened are
 // left out.
 void SyncHolders(const Filesystem& filesystem) {
   for (const BlockDevice& device : filesystem.chain.devices) {
     if (device.kind != DeviceKind::kLoop) continue;
-    const UniqueFd file(
-        open(device.backing_file.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
+    const UniqueFd file = OpenBackingFile(device.backing_file);
     if (file.valid()) syncfs(file.get());
   }
 }
