@@ -151,6 +151,47 @@ void FindDisk(const Filesystem& filesystem, Marker& marker) {
 // FITRIM.
 bool HasOwnAddresses(const Filesystem& filesystem) { return filesystem.type == "btrfs"; }
 
+// A hole in a file that has all its blocks would take away what somebody reserved: the filesystem
+// in it could run out of space below. What cannot be looked at counts as such a file.
+absl::Status CheckFiles(const Filesystem& filesystem) {
+  for (const BlockDevice& device : filesystem.chain.devices) {
+    if (device.kind != DeviceKind::kLoop) continue;
+    struct stat status = {};
+    if (stat(device.backing_file.c_str(), &status) != 0) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("nobody can look at the file of '", device.name, "'"));
+    }
+    const bool whole = S_ISREG(status.st_mode) && status.st_blocks * 512 >= status.st_size;
+    if (whole) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("the file '", Printable(device.backing_file),
+                       "' is preallocated, and a probe would thin it"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The file of a loop device, looked at before it is opened: a user who owns its directory may have
+// put a device in its place, and opening one can do harm (a watchdog, a tape).
+UniqueFd OpenBackingFile(const std::string& path) {
+  const UniqueFd place(open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  struct stat status = {};
+  if (!place.valid() || fstat(place.get(), &status) != 0 || !S_ISREG(status.st_mode))
+    return UniqueFd();
+  return UniqueFd(open(absl::StrCat("/proc/self/fd/", place.get()).c_str(), O_RDONLY | O_CLOEXEC));
+}
+
+// Until the filesystems that hold a filesystem's files have written down what was discarded in
+// them: before that they neither free it nor discard it. Those of files that cannot be opened are
+// left out.
+void SyncHolders(const Filesystem& filesystem) {
+  for (const BlockDevice& device : filesystem.chain.devices) {
+    if (device.kind != DeviceKind::kLoop) continue;
+    const UniqueFd file = OpenBackingFile(device.backing_file);
+    if (file.valid()) syncfs(file.get());
+  }
+}
+
 // One range around the marker: a whole filesystem may take minutes, and is a load of its own.
 RangePlan PlanAround(const std::vector<MarkerExtent>& extents) {
   uint64_t begin = extents.front().offset_bytes;
@@ -176,6 +217,7 @@ absl::StatusOr<Marker> WriteMarker(const TrimTarget& target, uint64_t size_bytes
   if (WillBeSkipped(target)) {
     return absl::FailedPreconditionError(DescribeObstacle(target.filesystem.verdict));
   }
+  VR_RETURN_IF_ERROR(CheckFiles(target.filesystem));
   Marker marker;
   marker.size_bytes = (size_bytes + kMarkerBlockBytes - 1) / kMarkerBlockBytes * kMarkerBlockBytes;
   VR_ASSIGN_OR_RETURN(const UniqueFd directory,
@@ -246,6 +288,7 @@ absl::StatusOr<DiscardedMarker> DiscardMarker(const TrimTarget& target, absl::st
     // commit, which nobody waits for who comes when the commit itself is done (fs/jbd2/commit.c).
     if (discarded.error_number != 0 || discarded.trimmed_bytes >= marker_bytes / 4 * 3 ||
         std::chrono::steady_clock::now() >= limit) {
+      SyncHolders(target.filesystem);
       return discarded;
     }
     std::this_thread::sleep_for(kFreeingStep);

@@ -40,7 +40,8 @@ struct Marker {
 std::string MarkerName(absl::string_view id);
 
 // Leaves a marker on the filesystem of `target`, after taking away what an earlier probe left.
-// InvalidArgument: the size; FailedPrecondition: read-only, or too little is free.
+// InvalidArgument: the size; FailedPrecondition: read-only, too little is free, or it lies on a
+// loop device in a file that is preallocated, which the marker's discard would thin.
 absl::StatusOr<Marker> WriteMarker(const TrimTarget& target, uint64_t size_bytes,
                                    const std::stop_token& stop);
 
@@ -50,7 +51,8 @@ struct DiscardedMarker {
   bool whole_filesystem = false;
 };
 // Deletes it, waits until the filesystem has written that down, and trims; again, for some seconds,
-// while less than the marker is free there. NotFound: no such marker.
+// while less than the marker is free there. What holds the file of a loop device below is synced
+// then. NotFound: no such marker.
 absl::StatusOr<DiscardedMarker> DiscardMarker(const TrimTarget& target, absl::string_view id,
                                               const std::stop_token& stop, FitrimCall call);
 

@@ -4,7 +4,7 @@ target_link_libraries(virt_reclaim_fakes PUBLIC virt_reclaim_services)
 virt_reclaim_test(model_test
   SOURCES unit/model_assessment_test.cc unit/model_daily_window_test.cc unit/model_discard_chain_test.cc
     unit/model_discard_chain_hostile_test.cc unit/model_growth_test.cc unit/model_guest_disks_test.cc unit/model_image_judge_test.cc
-    unit/model_metrics_test.cc unit/model_migration_test.cc unit/model_outcome_test.cc unit/model_trim_pace_test.cc
+    unit/model_loop_files_test.cc unit/model_metrics_test.cc unit/model_migration_test.cc unit/model_outcome_test.cc unit/model_trim_pace_test.cc
   DEPS virt_reclaim_model LABEL unit)
 
 virt_reclaim_test(policy_test

@@ -1,5 +1,7 @@
 #include "host/cli/explain_output.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
@@ -40,12 +42,31 @@ std::string ProbeText(const ProbedDisk& probe) {
                         : absl::StrCat("they do not reach the host", detail);
 }
 
+// `disk`: of the disk that the file is on.
+std::string ProbeText(const ProbedFile& probe, const ProbedDisk& disk) {
+  const std::string holders = Printable(absl::StrJoin(probe.holders, ", "));
+  const std::string detail = probe.detail.empty() ? "" : absl::StrCat(": ", probe.detail);
+  if (!probe.reaches_holder) return absl::StrCat("could not be told", detail);
+  if (probe.reaches_host == true)
+    return absl::StrCat("discards reach the host, through ", holders, ", which holds its file");
+  if (*probe.reaches_holder)
+    return absl::StrCat("discards reach ", holders, ", which holds its file; the host gets nothing",
+                        disk.reaches == true ? " until that is trimmed, too" : "");
+  return absl::StrCat("they do not reach ", holders, ", which holds its file", detail);
+}
+
 std::string DiskText(const ExplainedDomain& domain, const ExplainedDisk& disk,
                      const std::string& connect) {
   std::string out = absl::StrCat(Printable(domain.summary.name), ":", Printable(disk.chain.target),
                                  "  ", disk.image.empty() ? "no image" : Printable(disk.image),
                                  "\n", LayersText(disk.chain));
-  if (disk.probe) absl::StrAppend(&out, "probe: ", ProbeText(*disk.probe), "\n");
+  if (disk.probe) {
+    absl::StrAppend(&out, "probe: ", ProbeText(*disk.probe), "\n");
+    for (const ProbedFile& file : disk.probe->files) {
+      absl::StrAppend(&out, "probe of ", Printable(file.mount_point), ": ",
+                      ProbeText(file, *disk.probe), "\n");
+    }
+  }
   if (disk.culprit) {
     const std::string layer =
         disk.culprit->layer ? absl::StrCat(Name(*disk.culprit->layer), ", ") : "";
@@ -67,6 +88,16 @@ Json LayerJson(const Layer& layer) {
   AddReasons(json, "reasons", layer.reasons);
   AddReasons(json, "remarks", layer.remarks);
   return json;
+}
+
+Json ProbedFileJson(const ProbedFile& file) {
+  Json holders = Json::array();
+  for (const std::string& holder : file.holders) holders.push_back(Text(holder));
+  return {{"mount_point", Text(file.mount_point)},
+          {"holders", std::move(holders)},
+          {"discards_reach_holders", OrNull(file.reaches_holder)},
+          {"discards_reach_host", OrNull(file.reaches_host)},
+          {"detail", Text(file.detail)}};
 }
 
 Json DiskJson(const ExplainedDomain& domain, const ExplainedDisk& disk,
@@ -91,7 +122,10 @@ Json DiskJson(const ExplainedDomain& domain, const ExplainedDisk& disk,
   json["probe"] = nullptr;
   if (disk.probe) {
     json["probe"] = {{"discards_reach_host", OrNull(disk.probe->reaches)},
-                     {"detail", Text(disk.probe->detail)}};
+                     {"detail", Text(disk.probe->detail)},
+                     {"files", Json::array()}};
+    for (const ProbedFile& file : disk.probe->files)
+      json["probe"]["files"].push_back(ProbedFileJson(file));
   }
   return json;
 }

@@ -175,6 +175,9 @@ class VerbRunner {
     options.domains = line_.domains;
     options.probe = line_.probe && !line_.dry_run;
     options.ask_qemu = line_.ask_qemu && !line_.dry_run;
+    if (!line_.json) {
+      options.waits = [&](const DomainSummary& domain) { progress_.Say(WaitingLine(domain)); };
+    }
     const auto domains = Explain(services, options, stop_);
     if (!domains.ok()) return FailWith(domains.status(), line_.json);
     ProgramResult result;

@@ -44,6 +44,13 @@ bool SpreadsOverDisks(const GuestFilesystem& filesystem) {
   return roots > 1;  // btrfs
 }
 
+bool IsWanted(const xml::Disk& disk, const ProbeOptions& options) {
+  const auto& targets = options.targets;
+  return disk.device == "disk" && (options.hopeless || disk.discard == "unmap") &&
+         (targets.empty() ||
+          std::find(targets.begin(), targets.end(), disk.target) != targets.end());
+}
+
 class Prober {
  public:
   Prober(const Services& services, const DomainFacts& domain, GuestAgent& agent,
@@ -57,7 +64,7 @@ class Prober {
     if (filesystems.ok()) guest.filesystems = *std::move(filesystems);
     guest_to_target_ = MatchGuestDisks(domain_.live, guest);
     for (const DiskFacts& disk : domain_.disks) {
-      if (!IsWanted(disk.xml)) continue;
+      if (!IsWanted(disk.xml, options_)) continue;
       ProbedDisk result;
       result.target = disk.xml.target;
       const GuestFilesystem* filesystem = FindFilesystem(guest, disk.xml.target);
@@ -69,19 +76,13 @@ class Prober {
       } else if (const absl::Status status = ProbeDisk(disk, *filesystem, result); !status.ok()) {
         result.detail = Printable(status.message());
       }
+      if (options_.files) ProbeFilesOn(disk, guest, result);
       probed.push_back(std::move(result));
     }
     return probed;
   }
 
  private:
-  bool IsWanted(const xml::Disk& disk) const {
-    const auto& targets = options_.targets;
-    return disk.device == "disk" && (options_.hopeless || disk.discard == "unmap") &&
-           (targets.empty() ||
-            std::find(targets.begin(), targets.end(), disk.target) != targets.end());
-  }
-
   // How well a filesystem shows what becomes of a disk's discards, from 0; empty: not at all.
   std::optional<int> Rank(const GuestFilesystem& filesystem) const {
     const bool alone = DisksOf(filesystem).size() == 1;
@@ -129,11 +130,21 @@ class Prober {
     return *usage.allocation;
   }
 
+  bool IsSpared(const DiskFacts& disk) const {
+    return JudgeImage(disk, /*storage=*/{}, /*allow_thick=*/!options_.spare_thick)
+        .refusal.has_value();
+  }
+
+  void ProbeFilesOn(const DiskFacts& disk, const GuestFacts& guest, ProbedDisk& result) {
+    if (IsSpared(disk)) return;
+    result.files = ProbeFiles(
+        services_, agent_, FilesystemsInFiles(guest, guest_to_target_, disk.xml.target),
+        [&] { return Allocation(disk); }, stop_);
+  }
+
   absl::Status ProbeDisk(const DiskFacts& disk, const GuestFilesystem& filesystem,
                          ProbedDisk& result) {
-    const auto refusal =
-        JudgeImage(disk, /*storage=*/{}, /*allow_thick=*/!options_.spare_thick).refusal;
-    if (refusal)
+    if (IsSpared(disk))
       return absl::UnavailableError("the image is preallocated, and a probe would thin it");
     VR_ASSIGN_OR_RETURN(const Round first, Measure(disk, filesystem, kMarkerBytes));
     if (first.elsewhere)
@@ -254,6 +265,15 @@ std::vector<ProbedDisk> ProbeDiscards(const Services& services, const DomainFact
                                       GuestAgent& agent, const ProbeOptions& options,
                                       const std::stop_token& stop) {
   return Prober(services, domain, agent, options, stop).Probe();
+}
+
+std::vector<ProbedDisk> NotProbed(const DomainFacts& domain, const ProbeOptions& options,
+                                  const std::string& why) {
+  std::vector<ProbedDisk> disks;
+  for (const DiskFacts& disk : domain.disks) {
+    if (IsWanted(disk.xml, options)) disks.push_back({disk.xml.target, std::nullopt, why});
+  }
+  return disks;
 }
 
 }  // namespace virt_reclaim

@@ -13,13 +13,15 @@
 #include <vector>
 
 #include "host/commands/collect.h"
+#include "host/commands/file_probe.h"
 
 namespace virt_reclaim {
 
 struct ProbedDisk {
   std::string target;
-  std::optional<bool> reaches;  // empty: could not be told, see `detail`
-  std::string detail;           // why not; printable
+  std::optional<bool> reaches;         // empty: could not be told, see `detail`
+  std::string detail;                  // why not; printable
+  std::vector<ProbedFile> files = {};  // of its filesystems in files of the guest
 };
 
 struct ProbeOptions {
@@ -27,14 +29,21 @@ struct ProbeOptions {
   bool hopeless = false;
   // Not preallocated images: a marker that comes back has made them thinner. Measured.
   bool spare_thick = false;
+  bool files = false;  // also what lies in files of the guest on a disk (file_probe.h)
   std::vector<std::string> targets;  // empty: every disk
 };
 
 // Of each disk of `domain` that has discard='unmap', or as `options` say. Never fails as a whole:
-// what cannot be told is said per disk.
+// what cannot be told is said per disk. The domain's places on its storages are the caller's
+// (storage_turn.h).
 std::vector<ProbedDisk> ProbeDiscards(const Services& services, const DomainFacts& domain,
                                       GuestAgent& agent, const ProbeOptions& options,
                                       const std::stop_token& stop);
+
+// What is said of the same disks when no marker could be written: could not be told, and why;
+// printable.
+std::vector<ProbedDisk> NotProbed(const DomainFacts& domain, const ProbeOptions& options,
+                                  const std::string& why);
 
 }  // namespace virt_reclaim
 

@@ -7,6 +7,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
+#include "host/commands/storage_turn.h"
 #include "host/model/assessment.h"
 #include "host/model/guest_disks.h"
 
@@ -87,8 +88,7 @@ class DomainExplainer {
     if (domain_.disks.empty()) result_.outcome.reasons.push_back({Reason::kNoDisks, ""});
     CollectDefinitions();
     if (options_.ask_qemu) AskQemu();
-    const AgentAccess access = OpenAgent(services_, domain_, options_.agent_timeout, stop_);
-    AskGuest(access);
+    AskGuest();
     for (const DiskFacts& disk : domain_.disks) {
       if (!IsWanted(disk.xml)) continue;
       ExplainedDisk explained;
@@ -96,7 +96,7 @@ class DomainExplainer {
       explained.chain = JudgeDiscardChain(facts_, disk, StorageOf(services_, disk));
       result_.disks.push_back(std::move(explained));
     }
-    if (options_.probe) Probe(access);
+    if (options_.probe) Probe();
     for (ExplainedDisk& disk : result_.disks) {
       disk.culprit = CulpritOf(disk);
       result_.outcome.nothing_freed |=
@@ -157,7 +157,8 @@ class DomainExplainer {
     return {*value != 0, ""};
   }
 
-  void AskGuest(const AgentAccess& access) {
+  void AskGuest() {
+    const AgentAccess access = OpenAgent(services_, domain_, options_.agent_timeout, stop_);
     if (!access.session) {
       result_.agent = access.blocker;
     } else {
@@ -173,23 +174,47 @@ class DomainExplainer {
     if (result_.agent) facts_.guest_unknown = {*result_.agent};
   }
 
-  void Probe(const AgentAccess& access) {
-    if (!access.session || !facts_.guest) return CannotProbe({*result_.agent});
-    const auto activity = services_.hypervisor.Activity(result_.summary.uuid, domain_.live);
-    if (!activity.ok()) return SetFailed(activity.status());
-    if (!activity->empty()) return CannotProbe(*activity);
+  void Probe() {
+    if (!facts_.guest) return CannotProbe({*result_.agent});
+    if (!MayProbe()) return;
     std::vector<std::string> targets;
     for (const ExplainedDisk& disk : result_.disks) targets.push_back(disk.chain.target);
     if (targets.empty()) return;
-    const std::vector<ProbedDisk> probed =
-        ProbeDiscards(services_, domain_, *access.session->agent,
-                      {.hopeless = true, .spare_thick = true, .targets = targets}, stop_);
+    StorageLock places = PlacesOn(services_, StoragesOf(domain_), kProbesPerStorage);
+    bool waited = false;
+    const auto waits = [&] {
+      waited = true;
+      if (options_.waits) options_.waits(result_.summary);
+    };
+    const auto obstacle =
+        TakeTurn(services_, places, {.patience = options_.turn_timeout, .waits = waits}, stop_);
+    if (!obstacle.ok()) return SetFailed(obstacle.status());
+    if (*obstacle) return CannotProbe({**obstacle});
+    // A backup may have begun meanwhile.
+    if (waited && !MayProbe()) return;
+    // It is there, and has told its filesystems before.
+    const AgentAccess access = OpenAgent(services_, domain_, kListingTimeout, stop_);
+    if (!access.session) return CannotProbe({*access.blocker});
+    const std::vector<ProbedDisk> probed = ProbeDiscards(
+        services_, domain_, *access.session->agent,
+        {.hopeless = true, .spare_thick = true, .files = true, .targets = targets}, stop_);
     for (ExplainedDisk& disk : result_.disks) {
       const auto found = std::find_if(probed.begin(), probed.end(), [&](const ProbedDisk& p) {
         return p.target == disk.chain.target;
       });
       if (found != probed.end()) disk.probe = *found;
     }
+  }
+
+  // False: libvirt works on the domain. It is the outcome then.
+  bool MayProbe() {
+    const auto activity = services_.hypervisor.Activity(result_.summary.uuid, domain_.live);
+    if (!activity.ok()) {
+      SetFailed(activity.status());
+    } else if (!activity->empty()) {
+      CannotProbe(*activity);
+    }
+    return activity.ok() && activity->empty();
   }
 
   // An agent that should answer and does not is a failure; what is not ready for it is refused.

@@ -4,6 +4,7 @@
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_EXPLAIN_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_EXPLAIN_H_
 
+#include <functional>
 #include <optional>
 #include <stop_token>
 #include <string>
@@ -22,6 +23,11 @@ struct ExplainOptions {
   bool probe = false;
   bool ask_qemu = false;  // its monitor, which taints the domain
   absl::Duration agent_timeout = absl::Seconds(2);
+  // How long a probe waits for its turn on the storages of a domain, whose agent is free meanwhile.
+  absl::Duration turn_timeout = absl::Minutes(5);
+  // Told of each domain whose probe has to wait since others trim on its storage, once, on the
+  // caller's thread. May be empty.
+  std::function<void(const DomainSummary&)> waits = nullptr;
 };
 
 // What to begin with, of one disk.

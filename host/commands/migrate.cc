@@ -48,8 +48,11 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
                               : OpenAgent(services, running, kPlanAgentTimeout, stop);
   if (!access.session) {
     const Blocker& blocker = *access.blocker;
-    facts.guest_busy = blocker.reason == Reason::kBusy;
-    facts.guest_unknown = facts.guest_busy ? blocker.detail : std::string(Sentence(blocker.reason));
+    if (blocker.reason == Reason::kBusy) {
+      facts.guest_unknown = blocker;
+    } else {
+      facts.guest_unknown.detail = std::string(Sentence(blocker.reason));
+    }
     return;
   }
   GuestAgent& agent = *access.session->agent;
@@ -60,9 +63,9 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
     const auto filesystems = agent.ListFilesystems(kListingTimeout, stop);
     facts.guest_has_lvm = filesystems.ok() && HasLvm(*filesystems);
   } else {
-    facts.guest_unknown = absl::IsUnimplemented(preflight.status())
-                              ? "its agent is older than this program"
-                              : std::string(preflight.status().message());
+    facts.guest_unknown.detail = absl::IsUnimplemented(preflight.status())
+                                     ? "its agent is older than this program"
+                                     : std::string(preflight.status().message());
   }
 }
 
@@ -86,7 +89,7 @@ absl::Status CollectMigrationFacts(const Services& services, const MigrateAction
   }
   if (!IsUp(domain)) {
     facts.guest_is_off = true;
-    facts.guest_unknown = std::string(Sentence(Reason::kNotRunning));
+    facts.guest_unknown.detail = std::string(Sentence(Reason::kNotRunning));
     if (!DependsOnGuest(change)) return absl::OkStatus();
     if (reading_disks && services.offline_guest != nullptr) reading_disks(domain, "reading disks");
     return ReadOfflineFacts(services, domain, locked, stop, facts);

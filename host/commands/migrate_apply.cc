@@ -73,6 +73,9 @@ MigrationRunOptions RunOptionsOf(const MigrateOptions& options, const DomainSumm
   run.power_cycle = options.power_cycle == PowerCycle::kShutdown;
   if (options.progress) {
     run.on_step = [&options, domain](MigrationStep step) { options.progress(domain, Name(step)); };
+    run.waits = [&options, domain] {
+      options.progress(domain, "waits for another virt-reclaim that trims on its storage");
+    };
   }
   return run;
 }

@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "host/commands/collect.h"
 #include "host/commands/expected_mounts.h"
+#include "host/commands/storage_turn.h"
 #include "host/model/same_definition.h"
 #include "host/services/state_path.h"
 #include "xml-tools/stored.h"
@@ -265,7 +266,18 @@ std::vector<ProbedDisk> MigrationRun::Probe(const std::stop_token& stop) {
   const auto facts = CollectDomain(services_, {"", uuid_, DomainState::kRunning, true});
   if (!facts.ok()) return probed_;
   AgentAccess access = OpenAgentLocked(services_, *facts, kRunAgentTimeout, stop);
-  if (access.session) probed_ = ProbeDiscards(services_, *facts, *access.session->agent, {}, stop);
+  if (!access.session) return probed_;
+  StorageLock places = PlacesOn(services_, StoragesOf(*facts), kProbesPerStorage);
+  const auto obstacle = TakeTurn(
+      services_, places, {.patience = options_.verify_timeout, .waits = options_.waits}, stop);
+  if (!obstacle.ok()) {
+    probed_ = NotProbed(*facts, {}, Printable(obstacle.status().message()));
+  } else if (*obstacle) {
+    const Reason reason = (*obstacle)->reason;
+    probed_ = NotProbed(*facts, {}, absl::StrCat(Code(reason), ": ", Sentence(reason)));
+  } else {
+    probed_ = ProbeDiscards(services_, *facts, *access.session->agent, {}, stop);
+  }
   return probed_;
 }
 

@@ -32,6 +32,8 @@ struct MigrationRunOptions {
   bool probe = true;  // after the guest has come back, prove that discards reach the host
   // Called as a step begins, on the caller's thread. May be empty.
   std::function<void(MigrationStep)> on_step;
+  // Told when the probe has to wait since others trim on the domain's storage. May be empty.
+  std::function<void()> waits;
 };
 
 // The domain's lock is the caller's.
@@ -53,6 +55,7 @@ class MigrationRun {
   // mounted again. A remark when that cannot be said.
   absl::StatusOr<std::string> Verify(const std::stop_token& stop);
   // Whether its discards reach the host by now, per disk (discard_probe.h); empty without an agent.
+  // Waits for its turn on the storages for as long as the guest may take to come back.
   std::vector<ProbedDisk> Probe(const std::stop_token& stop);
   // What the last Probe found, or the one that Continue made.
   const std::vector<ProbedDisk>& probed() const { return probed_; }

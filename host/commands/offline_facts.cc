@@ -69,7 +69,7 @@ absl::Status ReadOfflineFacts(const Services& services, const DomainSummary& dom
                               const std::stop_token& stop, MigrationFacts& facts) {
   // What lies in a managed save is newer than the disks; and the domain is not touched anyway.
   if (domain.state != DomainState::kShutOff || facts.managed_save.value_or(false)) {
-    facts.guest_unknown = std::string(Sentence(Reason::kNotRunning));
+    facts.guest_unknown.detail = std::string(Sentence(Reason::kNotRunning));
     return absl::OkStatus();
   }
   auto guest = Read(services, domain, facts.saved, locked, stop);
@@ -77,12 +77,11 @@ absl::Status ReadOfflineFacts(const Services& services, const DomainSummary& dom
   if (guest.ok()) {
     facts.guest = *std::move(guest);
   } else if (absl::IsUnimplemented(guest.status())) {
-    facts.guest_unknown = std::string(kInstead);
+    facts.guest_unknown.detail = std::string(kInstead);
   } else if (absl::IsAborted(guest.status())) {
-    facts.guest_busy = true;
-    facts.guest_unknown = std::string(guest.status().message());
+    facts.guest_unknown = {Reason::kBusy, std::string(guest.status().message())};
   } else {
-    facts.guest_unknown = absl::StrCat("it is off, and ", guest.status().message());
+    facts.guest_unknown.detail = absl::StrCat("it is off, and ", guest.status().message());
   }
   return absl::OkStatus();
 }

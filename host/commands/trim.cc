@@ -12,46 +12,18 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/commands/storage_turn.h"
 #include "host/commands/trim_domain.h"
 #include "host/model/assessment.h"
-#include "host/services/state_path.h"
-#include "host/services/storage_lock.h"
 #include "host/services/trim_history.h"
 
 namespace virt_reclaim {
 namespace {
 
-// How often a storage is looked at that other programs trim on.
-constexpr absl::Duration kLookForPlace = absl::Milliseconds(200);
-
 bool IsNamed(const TrimOptions& options, const DomainSummary& domain) {
   return std::any_of(options.domains.begin(), options.domains.end(), [&](const std::string& name) {
     return name == domain.name || name == domain.uuid;
   });
-}
-
-Storages StoragesOf(const DomainFacts& facts) {
-  Storages storages;
-  for (const DiskFacts& disk : facts.disks) {
-    if (IsOther(disk.xml) || disk.xml.source.path.empty()) continue;
-    if (disk.chain.empty()) {
-      storages.insert(0);
-      continue;
-    }
-    // Only the top image is written: its data is punched, and its metadata may lie elsewhere.
-    storages.insert({disk.chain.front().device, DataDevice(disk.chain.front())});
-  }
-  return storages;
-}
-
-// What their locks are called: st_dev, and of what is not known the hypervisor.
-std::set<std::string> LockNames(const Services& services, const Storages& storages) {
-  std::set<std::string> names;
-  for (const uint64_t storage : storages) {
-    names.insert(storage != 0 ? absl::StrCat(storage)
-                              : absl::StrCat("of-", Digest(services.hypervisor.Uri())));
-  }
-  return names;
 }
 
 // Whether an image of the domain lies on the storage that --storage names.
@@ -188,8 +160,8 @@ class TrimRun {
       Stop(action);
     };
     // A first trim is alone.
-    StorageLock places(services_.lock_directory, LockNames(services_, action.storages),
-                       action.last ? options_.per_storage : 1);
+    StorageLock places =
+        PlacesOn(services_, action.storages, action.last ? options_.per_storage : 1);
     if (auto not_begun = WaitFor(places, action)) return *std::move(not_begun);
     TrimmedDomain result = TrimDomain(services_, options_, action, {end_, costs_, on_trouble},
                                       progress_, stop.get_token());
@@ -203,32 +175,30 @@ class TrimRun {
 
   // Waits while other programs trim on the storages. Empty: the trim may begin.
   std::optional<TrimmedDomain> WaitFor(StorageLock& places, const TrimAction& action) {
-    const absl::Time limit = services_.now() + options_.timeout;
-    for (bool waits = false;; waits = true) {
-      const auto taken = places.Take();
-      if (taken.ok() && *taken) return std::nullopt;
-      TrimmedDomain result;
-      result.domain = action.domain;
-      result.outcome.asked_for = action.asked_for;
-      if (!taken.ok()) {
-        result.outcome.kind = OutcomeKind::kFailed;
-        result.outcome.error = taken.status();
-        return result;
-      }
-      if (stop_.stop_requested()) {
-        result.outcome.kind = OutcomeKind::kCancelled;
-        return result;
-      }
-      if (auto reason = WhyNotBegun(action)) return NotBegun(action, *std::move(reason));
-      if (services_.now() >= limit) return NotBegun(action, {Reason::kStorageBusy, ""});
-      if (!waits) {
-        // Who has the storage for this very domain is not waited for. Its lock goes again at once.
-        const auto lock = DomainLock::Take(services_.lock_directory, action.domain.uuid);
-        if (absl::IsAborted(lock.status())) return NotBegun(action, AgentBlocker(lock.status()));
-        if (options_.waits) options_.waits(action.domain);
-      }
-      services_.sleep(kLookForPlace);
+    TurnOptions turn{.patience = options_.timeout};
+    turn.obstacle = [&, looked = false]() mutable -> std::optional<Blocker> {
+      if (auto reason = WhyNotBegun(action)) return reason;
+      if (std::exchange(looked, true)) return std::nullopt;
+      // Who has the storage for this very domain is not waited for. Its lock goes again at once.
+      const auto lock = DomainLock::Take(services_.lock_directory, action.domain.uuid);
+      if (absl::IsAborted(lock.status())) return AgentBlocker(lock.status());
+      return std::nullopt;
+    };
+    turn.waits = [&] {
+      if (options_.waits) options_.waits(action.domain);
+    };
+    const auto reason = TakeTurn(services_, places, turn, stop_);
+    if (reason.ok()) {
+      if (!*reason) return std::nullopt;
+      return NotBegun(action, **reason);
     }
+    TrimmedDomain result;
+    result.domain = action.domain;
+    result.outcome.asked_for = action.asked_for;
+    result.outcome.kind =
+        absl::IsCancelled(reason.status()) ? OutcomeKind::kCancelled : OutcomeKind::kFailed;
+    if (result.outcome.kind == OutcomeKind::kFailed) result.outcome.error = reason.status();
+    return result;
   }
 
   std::stop_token TokenOf(uint64_t storage) {

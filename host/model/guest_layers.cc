@@ -12,25 +12,13 @@
 #include "base/byte_size.h"
 #include "host/model/assessment.h"
 #include "host/model/guest_disks.h"
+#include "host/model/loop_files.h"
 
 namespace virt_reclaim {
 namespace {
 
-constexpr int kMaxLoops = 8;  // a loop device in a file on a loop device ...
-// Of one filesystem (an md of files, say); a guest can make up a hundred thousand.
-constexpr size_t kMaxLoopLegs = 16;
 // Of each kind, of one disk: nobody reads more, and a guest can make up a hundred thousand.
 constexpr size_t kMaxLayers = 200;
-
-std::vector<const GuestDevice*> LoopsOf(const GuestFilesystem& filesystem) {
-  std::vector<const GuestDevice*> loops;
-  for (const GuestDevice& device : filesystem.devices) {
-    if (device.kind == GuestDeviceKind::kLoop && !device.backing_file.empty() &&
-        loops.size() < kMaxLoopLegs)
-      loops.push_back(&device);
-  }
-  return loops;
-}
 
 // What concerns the filesystem alone, whatever lies below.
 bool IsOwnObstacle(GuestObstacle obstacle) {
@@ -100,14 +88,9 @@ class Builder {
       : guest_(guest),
         targets_(guest_to_target),
         target_(std::move(target)),
-        host_reason_(host_reason) {
-    for (size_t i = 0; i < guest.filesystems.size(); ++i) {
-      ways_.push_back(WayToTarget(guest.filesystems[i]));
-      for (const std::string& mount_point : guest.filesystems[i].mount_points)
-        mounted_.insert_or_assign(mount_point, i);  // the last one lies on top
-    }
-    reaches_.resize(guest.filesystems.size());
-  }
+        host_reason_(host_reason),
+        ways_(WaysToTarget()),
+        files_(guest, AreOnTarget()) {}
 
   std::vector<Layer> Build() {
     for (size_t i = 0; i < guest_.filesystems.size(); ++i) AddFilesystem(i);
@@ -158,34 +141,6 @@ class Builder {
     }
   }
 
-  // The filesystem a file of the guest lies in: the one mounted longest along its path.
-  std::optional<size_t> HolderOf(absl::string_view path) const {
-    while (!path.empty()) {
-      if (const auto found = mounted_.find(path); found != mounted_.end()) return found->second;
-      if (path == "/") break;
-      const size_t slash = path.rfind('/');
-      if (slash == absl::string_view::npos) break;
-      path = slash == 0 ? absl::string_view("/") : path.substr(0, slash);
-    }
-    return std::nullopt;
-  }
-
-  // Whether files of the filesystem lie on the target, be it in files of others.
-  bool Reaches(size_t index, int depth) {
-    if (!ways_[index].empty()) return true;
-    if (depth >= kMaxLoops) return false;
-    std::optional<bool>& known = reaches_[index];
-    if (known) return *known;
-    known = false;  // until proved otherwise: a guest can make its loop devices go in circles
-    for (const GuestDevice* loop : LoopsOf(guest_.filesystems[index])) {
-      const auto holder = HolderOf(loop->backing_file);
-      if (!holder || !Reaches(*holder, depth + 1)) continue;
-      known = true;
-      break;
-    }
-    return *known;
-  }
-
   // The devices of a filesystem through which its discards come to the target, with the disk.
   using Way = std::set<std::string>;
   Way WayToTarget(const GuestFilesystem& filesystem) const {
@@ -195,12 +150,24 @@ class Builder {
     });
   }
 
+  std::vector<Way> WaysToTarget() const {
+    std::vector<Way> ways;
+    for (const GuestFilesystem& filesystem : guest_.filesystems)
+      ways.push_back(WayToTarget(filesystem));
+    return ways;
+  }
+  std::vector<bool> AreOnTarget() const {
+    std::vector<bool> on_target;
+    for (const Way& way : ways_) on_target.push_back(!way.empty());
+    return on_target;
+  }
+
   // The same with loop devices in place of the disk, in files that lie on the target.
   Way WayThroughLoops(const GuestFilesystem& filesystem) {
     std::set<const GuestDevice*> loops;
-    for (const GuestDevice* loop : LoopsOf(filesystem)) {
-      const auto holder = HolderOf(loop->backing_file);
-      if (holder && Reaches(*holder, 0)) loops.insert(loop);
+    for (const GuestDevice* loop : LoopFiles::LoopsOf(filesystem)) {
+      const auto holder = files_.HolderOf(loop->backing_file);
+      if (holder && files_.Reaches(*holder)) loops.insert(loop);
     }
     return UpFrom(filesystem, [&](const GuestDevice& device) { return loops.contains(&device); });
   }
@@ -345,9 +312,8 @@ class Builder {
   const std::map<std::string, std::string>& targets_;  // guest's name -> target
   const std::string target_;
   const std::optional<Blocker>& host_reason_;
-  std::vector<Way> ways_;                        // of each filesystem; empty: none
-  std::vector<std::optional<bool>> reaches_;     // of each filesystem, once it is asked for
-  std::map<absl::string_view, size_t> mounted_;  // where -> which filesystem
+  const std::vector<Way> ways_;  // of each filesystem; empty: none
+  LoopFiles files_;
   std::vector<Layer> filesystems_, devices_, disks_;
   std::set<std::string> seen_;
 };

@@ -124,10 +124,7 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
                 MigrationJudgement& judgement) {
   const bool moves = !change.moved_disks.empty();
   if (!facts.guest) {
-    if (DependsOnGuest(change)) {
-      judgement.blockers.push_back(
-          {facts.guest_busy ? Reason::kBusy : Reason::kGuestUnknown, facts.guest_unknown});
-    }
+    if (DependsOnGuest(change)) judgement.blockers.push_back(facts.guest_unknown);
     return;
   }
   const GuestPreflight& guest = *facts.guest;

@@ -23,8 +23,8 @@ struct MigrationFacts {
   std::vector<Blocker> activity;           // jobs, block jobs, a freeze
   std::vector<std::string> machine_types;  // of the host; empty: not told
   std::optional<GuestPreflight> guest;
-  std::string guest_unknown;   // why there is no `guest`
-  bool guest_busy = false;     // that is why: another program has it now
+  // Why there is no `guest`: kBusy when another program has it now.
+  Blocker guest_unknown = {Reason::kGuestUnknown, ""};
   bool guest_is_off = false;   // `guest` is from its disks: nothing of it runs, and no agent
   bool guest_has_lvm = false;  // a mounted filesystem of it lies on a logical volume
   // What of `saved` beside a migration's own matters waits for a power cycle (xml-tools/pending.h):

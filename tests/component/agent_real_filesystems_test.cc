@@ -363,6 +363,22 @@ TEST_P(RealFilesystemsTest, WhatLiesInAFileComesBackOnceBothAreTrimmed) {
   EXPECT_LE(outer.AllocatedAtRest() + 80 * kMiB, before);
 }
 
+// Its discard would take away what is reserved.
+TEST_F(RealFilesystemsTest, NoMarkerInAPreallocatedFile) {
+  const LoopFilesystem filesystem(tree.path(), "ext4", 256 * kMiB, "-E nodiscard");
+  ASSERT_TRUE(filesystem.ok());
+  const auto list = ReadFilesystems(RealProbes());
+  ASSERT_TRUE(list.ok()) << list.status();
+  const auto targets = ChooseTargets(*list, {filesystem.mount_point()});
+  ASSERT_TRUE(targets.ok()) << targets.status();
+  EXPECT_TRUE(WriteMarker(targets->front(), kMiB, {}).ok());
+  const UniqueFd image(open(filesystem.image().c_str(), O_RDWR | O_CLOEXEC));
+  ASSERT_EQ(posix_fallocate(image.get(), 0, 256 * kMiB), 0);
+  const auto marker = WriteMarker(targets->front(), kMiB, {});
+  EXPECT_EQ(marker.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(marker.status().message()), HasSubstr("preallocated"));
+}
+
 TEST_P(RealFilesystemsTest, ReadOnlyIsSkipped) {
   const std::string type = GetParam();
   const LoopFilesystem filesystem(tree.path(), type, kGiB, Mkfs(type));

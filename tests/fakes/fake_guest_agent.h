@@ -78,7 +78,11 @@ class FakeGuestAgent : public GuestAgent {
                                           absl::Duration, std::stop_token) override {
     const auto image = agent_.image_of.find(mount_point);
     if (image == agent_.image_of.end()) return absl::UnimplementedError("WriteMarker: too old");
+    const auto most = agent_.most_marker.find(mount_point);
+    if (most != agent_.most_marker.end() && size > most->second)
+      return absl::FailedPreconditionError("too little is free on the filesystem for a marker");
     Grow(image->second, static_cast<int64_t>(size));
+    if (GuestFilesystem* holder = HolderOf(mount_point)) holder->used += size;
     GuestMarker marker;
     marker.size = size;
     marker.extents = agent_.marker_extents;
@@ -93,6 +97,12 @@ class FakeGuestAgent : public GuestAgent {
                                                    std::stop_token) override {
     if (agent_.while_discarding) agent_.while_discarding();
     const std::string& image = agent_.image_of.at(mount_point);
+    if (GuestFilesystem* holder = HolderOf(mount_point)) {
+      if (agent_.file_gets_holes) holder->used -= marker.size;
+      if (agent_.file_gets_holes && holder->discard_option == true)
+        Grow(image, -static_cast<int64_t>(marker.size));
+      return GuestMarkerDiscard{marker.size, "", false};
+    }
     if (agent_.marker_comes_back) {
       Grow(image, -static_cast<int64_t>(marker.size));
       if (!marker.extents.empty()) world_.allocated[image].clear();
@@ -127,6 +137,16 @@ class FakeGuestAgent : public GuestAgent {
       finished.push_back(trim);
     }
     return absl::OkStatus();
+  }
+
+  // Null: the filesystem lies in no file.
+  GuestFilesystem* HolderOf(const std::string& mount_point) {
+    const auto holder = agent_.holder_of.find(mount_point);
+    if (holder == agent_.holder_of.end()) return nullptr;
+    for (GuestFilesystem& filesystem : agent_.facts.filesystems) {
+      if (filesystem.mount_points.front() == holder->second) return &filesystem;
+    }
+    return nullptr;
   }
 
   void Grow(const std::string& path, int64_t bytes) {

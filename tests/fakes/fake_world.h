@@ -33,6 +33,12 @@ struct FakeAgent {
   // `marker_comes_back`.
   std::map<std::string, std::string> image_of;
   bool marker_comes_back = true;
+  // Mount points of filesystems in files, and of what holds these, in whose `used` a marker is: as
+  // long as it is there, and longer when `file_gets_holes` is not set. It leaves the image only
+  // when the holder is mounted with 'discard'.
+  std::map<std::string, std::string> holder_of;
+  bool file_gets_holes = true;
+  std::map<std::string, uint64_t> most_marker;  // by mount point; absent: no limit
   // Where it lies in the image, when the guest tells: only the allocated ranges of the image that
   // are these come and go with it.
   std::vector<GuestMarker::Extent> marker_extents;

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -138,6 +139,35 @@ void AddDeepDomain(FakeWorld& world) {
   deep.agent.marker_comes_back = false;
 }
 
+// A domain whose filesystems lie in files of others.
+void AddDomainOfFiles(FakeWorld& world) {
+  world.AddImage("/images/files.raw", kGiB, 500 * kMiB);
+  FakeDomain& domain =
+      world.AddDomain(DomainXml("files", "55555555-2222-3333-4444-555555555555", "pc-q35-7.2",
+                                {{"vda", "virtio", "/images/files.raw", "unmap"}}, "connected"),
+                      DomainState::kRunning);
+  GuestFilesystem live = FilesystemOn("vda", 5, "/live", kGiB / 4, 10 * kMiB);
+  live.discard_option = true;
+  domain.agent.facts.filesystems = {FilesystemOn("vda", 5, "/srv", kGiB / 2, 100 * kMiB), live};
+  domain.agent.image_of = {{"/srv", "/images/files.raw"}};
+  const std::pair<const char*, const char*> files[] = {{"/mnt/in", "/srv"},
+                                                       {"/mnt/in-live", "/live"}};
+  for (const auto& [mount_point, holder] : files) {
+    GuestFilesystem inner;
+    inner.type = "ext4";
+    inner.mount_points = {mount_point};
+    inner.obstacle = GuestObstacle::kLoop;
+    GuestDevice& loop = inner.devices.emplace_back();
+    loop.name = absl::StrCat("loop", domain.agent.facts.filesystems.size() - 2);
+    loop.kind = GuestDeviceKind::kLoop;
+    loop.backing_file = absl::StrCat(holder, "/file");
+    loop.discard_max = kGiB;
+    domain.agent.facts.filesystems.push_back(inner);
+    domain.agent.image_of[mount_point] = "/images/files.raw";
+    domain.agent.holder_of[mount_point] = holder;
+  }
+}
+
 // A domain whose guest has no agent, and one that can write to nothing.
 void AddFaultyDomains(FakeWorld& world) {
   world.AddDomain(DomainXml("mute", "55555555-2222-3333-4444-555555555555", "pc-q35-7.2",
@@ -205,6 +235,7 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
   FakeWorld world;
   FillWorld(world, GetParam().with_qemu_agent);
   if (GetParam().name.find("deep") != std::string::npos) AddDeepDomain(world);
+  if (GetParam().name.find("explain-files") != std::string::npos) AddDomainOfFiles(world);
   if (absl::StartsWith(GetParam().name, "sparsify")) AddStopped(world);
   if (absl::StartsWith(GetParam().name, "run")) AddStopped(world);
   if (GetParam().name == "trim-no-agent" || GetParam().name == "explain-read-only")
@@ -298,6 +329,8 @@ const std::vector<Case> kCases{
     {"explain-read-only", {"explain", "fixed"}},
     {"explain-deep", {"explain", "--probe", "deep"}},
     {"explain-deep-json", {"explain", "--probe", "--json", "deep"}},
+    {"explain-files", {"explain", "--probe", "files"}},
+    {"explain-files-json", {"explain", "--probe", "--json", "files"}},
     {"explain-probe", {"explain", "--probe", "new"}},
     {"explain-probe-json", {"explain", "--probe", "--json", "new"}},
     {"explain-probe-dry-run", {"explain", "--probe", "-n", "new"}},

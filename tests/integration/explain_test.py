@@ -180,6 +180,33 @@ class Layers(unittest.TestCase):
         self.assertEqual(set(map(str, devices)), {f"loop{i}" for i in range(4)})
         self.assertEqual({str(said) for said in devices.values()}, {str(("partly", ["loop-device"]))})
 
+    def test_6_files_in_files_are_probed_themselves(self) -> None:
+        def probe() -> dict[str, Any]:
+            found = self.judge("loop", DONE, "--probe")["probe"]
+            self.assertTrue(found["discards_reach_host"], str(found))
+            return {file["mount_point"]: file for file in found["files"]}
+
+        holders = {"/mnt/inner": ["/mnt/loop"], "/mnt/nested": ["/mnt/inner"], "/mnt/mirror": ["/mnt/loop"]}
+        found = probe()
+        self.assertEqual({name: file["holders"] for name, file in found.items()}, holders)
+        for name, file in found.items():
+            with self.subTest(filesystem=name):
+                self.assertTrue(file["discards_reach_holders"], str(file))
+                self.assertFalse(file["discards_reach_host"], str(file))
+        self.guest.run("mount -o remount,discard /mnt/loop")
+        found = probe()
+        for name, reaches in (("/mnt/inner", True), ("/mnt/mirror", True), ("/mnt/nested", False)):
+            with self.subTest(filesystem=name, holder="mounted with discard"):
+                self.assertIs(found[name]["discards_reach_host"], reaches, str(found[name]))
+        # One whose file was reserved on purpose is left as it is.
+        blocks = "fallocate -l 64M /mnt/loop/inner && stat -c %b /mnt/loop/inner"
+        before = self.guest.run(blocks).output
+        inner = probe()["/mnt/inner"]
+        self.assertIsNone(inner["discards_reach_host"], str(inner))
+        self.assertIn("preallocated", inner["detail"])
+        self.assertEqual(self.guest.run("stat -c %b /mnt/loop/inner").output, before)
+        self.guest.run("mount -o remount,nodiscard /mnt/loop")
+
     def test_7_nothing_of_a_key_is_told(self) -> None:
         reply = self.reclaim.run("explain", self.target("luks"))
         table = self.guest.run("dmsetup table --showkeys cryptdata").output

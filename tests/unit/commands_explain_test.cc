@@ -4,6 +4,7 @@
 #include "absl/strings/str_replace.h"
 #include "base/byte_size.h"
 #include "host/commands/explain.h"
+#include "host/services/storage_lock.h"
 #include "tests/fakes/fake_world.h"
 
 namespace virt_reclaim {
@@ -30,12 +31,33 @@ class ExplainTest : public testing::Test {
     options.probe = probe;
     return Explain(world_.services(), options, {}).value().at(0);
   }
+  // Another program that trims on the storage of the images.
+  std::unique_ptr<StorageLock> OtherOnTheStorage() {
+    auto lock = std::make_unique<StorageLock>(world_.services().lock_directory,
+                                              std::set<std::string>{"1"}, 1);
+    EXPECT_TRUE(lock->Take().value());
+    return lock;
+  }
+  // A probe of both disks; `meanwhile` is called whenever it has waited for a while.
+  ExplainedDomain ProbeInTurn(const std::function<void()>& meanwhile) {
+    Services services = world_.services();
+    services.sleep = [meanwhile, sleep = services.sleep](absl::Duration duration) {
+      sleep(duration);
+      meanwhile();
+    };
+    ExplainOptions options;
+    options.domains = {"web"};
+    options.probe = true;
+    options.waits = [this](const DomainSummary& domain) { waited_.push_back(domain.name); };
+    return Explain(services, options, {}).value().at(0);
+  }
   static ExitStatus StatusOf(const ExplainedDomain& domain) {
     return ExitStatusOf(std::vector<Outcome>{domain.outcome});
   }
 
   FakeWorld world_;
   FakeDomain* domain_ = nullptr;
+  std::vector<std::string> waited_;
 };
 
 TEST_F(ExplainTest, AllWellAndProved) {
@@ -155,6 +177,76 @@ TEST_F(ExplainTest, NoMarkerIsWrittenWhileLibvirtWorksOnTheDomain) {
   EXPECT_FALSE(domain.disks.at(0).probe.has_value());
 }
 
+TEST_F(ExplainTest, NoTrimOfOthersBesideAProbe) {
+  size_t discards = 0;
+  domain_->agent.while_discarding = [&] {
+    ++discards;
+    // Whatever limit the other has.
+    StorageLock other(world_.services().lock_directory, {"1"}, 16);
+    EXPECT_FALSE(other.Take().value());
+  };
+  EXPECT_EQ(Run("web", true).disks.at(1).probe->reaches, true);
+  EXPECT_GE(discards, 2u);
+  EXPECT_NE(OtherOnTheStorage(), nullptr) << "the place is free again";
+}
+
+TEST_F(ExplainTest, AProbeWaitsForItsTurnAndLeavesTheDomainFreeMeanwhile) {
+  auto other = OtherOnTheStorage();
+  size_t looked = 0;
+  const ExplainedDomain domain = ProbeInTurn([&] {
+    if (other == nullptr) return;
+    EXPECT_TRUE(DomainLock::Take(world_.services().lock_directory, kUuid).ok());
+    if (++looked == 5) other.reset();
+  });
+  EXPECT_EQ(waited_, std::vector<std::string>{"web"});
+  EXPECT_EQ(looked, 5u);
+  EXPECT_EQ(domain.disks.at(0).probe->reaches, true);
+  EXPECT_EQ(StatusOf(domain), ExitStatus::kDone);
+}
+
+TEST_F(ExplainTest, AProbeThatGetsNoTurnIsRefusedWithTheReason) {
+  const auto other = OtherOnTheStorage();
+  const absl::Time begin = world_.Now();
+  const ExplainedDomain domain = Run("web", true);
+  EXPECT_EQ(StatusOf(domain), ExitStatus::kRefused);
+  EXPECT_EQ(domain.outcome.reasons, (std::vector<Blocker>{{Reason::kStorageBusy, ""}}));
+  ASSERT_EQ(domain.disks.size(), 2u);
+  EXPECT_EQ(domain.disks[0].chain.Verdict(), LayerVerdict::kOk) << "the walk needs no turn";
+  EXPECT_FALSE(domain.disks[0].probe.has_value());
+  EXPECT_GE(world_.Now() - begin, ExplainOptions().turn_timeout);
+  EXPECT_LT(world_.Now() - begin, ExplainOptions().turn_timeout + absl::Minutes(1));
+}
+
+TEST_F(ExplainTest, AWalkWithoutAProbeNeedsNoTurn) {
+  const auto other = OtherOnTheStorage();
+  const absl::Time begin = world_.Now();
+  EXPECT_EQ(StatusOf(Run()), ExitStatus::kDone);
+  EXPECT_EQ(world_.Now(), begin);
+}
+
+TEST_F(ExplainTest, WhatBeginsWhileAProbeWaitsIsSeen) {
+  auto other = OtherOnTheStorage();
+  domain_->agent.while_discarding = [] { ADD_FAILURE() << "a marker was written"; };
+  const ExplainedDomain domain = ProbeInTurn([&] {
+    domain_->activity = {{Reason::kFrozen, ""}};
+    other.reset();
+  });
+  EXPECT_EQ(domain.outcome.reasons.at(0).reason, Reason::kFrozen);
+  EXPECT_FALSE(domain.disks.at(0).probe.has_value());
+}
+
+TEST_F(ExplainTest, StopEndsTheWaitForATurn) {
+  const auto other = OtherOnTheStorage();
+  std::stop_source stop;
+  ExplainOptions options;
+  options.domains = {"web"};
+  options.probe = true;
+  options.waits = [&](const DomainSummary&) { stop.request_stop(); };
+  const absl::Time begin = world_.Now();
+  EXPECT_TRUE(absl::IsCancelled(Explain(world_.services(), options, stop.get_token()).status()));
+  EXPECT_LT(world_.Now() - begin, absl::Seconds(1));
+}
+
 TEST_F(ExplainTest, APreallocatedImageIsNotThinnedByAProbe) {
   world_.images["/images/a.raw"].allocation = kGiB;
   const ExplainedDomain domain = Run("web", true);
@@ -205,6 +297,104 @@ TEST_F(ExplainTest, AMirrorWritesToBothDisks) {
     EXPECT_EQ(domain.disks.at(1).probe->reaches, known ? std::optional<bool>(false) : std::nullopt)
         << level;
   }
+}
+
+// '/in' lies in a file of '/srv', which is on vdb.
+class FileProbeTest : public ExplainTest {
+ protected:
+  FileProbeTest() {
+    GuestFilesystem inner;
+    inner.type = "ext4";
+    inner.mount_points = {"/in"};
+    inner.obstacle = GuestObstacle::kLoop;
+    GuestDevice loop;
+    loop.name = "loop0";
+    loop.kind = GuestDeviceKind::kLoop;
+    loop.backing_file = "/srv/images/in";
+    loop.discard_max = kGiB;
+    inner.devices = {loop};
+    agent().facts.filesystems.push_back(inner);
+    agent().image_of["/in"] = "/images/b.raw";
+    agent().holder_of["/in"] = "/srv";
+  }
+  FakeAgent& agent() { return domain_->agent; }
+  GuestFilesystem& holder() { return agent().facts.filesystems.at(1); }
+  ProbedFile ProbeIt() {
+    const ExplainedDomain domain = Run("web", true);
+    EXPECT_EQ(domain.disks.at(0).probe->files.size(), 0u) << "it lies on the other disk";
+    EXPECT_EQ(domain.disks.at(1).probe->reaches, true);
+    return domain.disks.at(1).probe->files.at(0);
+  }
+};
+
+TEST_F(FileProbeTest, TheHostGetsNothingBeforeTheHolderIsTrimmedToo) {
+  const ProbedFile probed = ProbeIt();
+  EXPECT_EQ(probed.mount_point, "/in");
+  EXPECT_EQ(probed.holders, std::vector<std::string>{"/srv"});
+  EXPECT_EQ(probed.reaches_holder, true);
+  EXPECT_EQ(probed.reaches_host, false);
+}
+
+TEST_F(FileProbeTest, AHolderMountedWithDiscardPassesItOn) {
+  holder().discard_option = true;
+  const ProbedFile probed = ProbeIt();
+  EXPECT_EQ(probed.reaches_holder, true);
+  EXPECT_EQ(probed.reaches_host, true);
+  EXPECT_EQ(probed.detail, "");
+}
+
+TEST_F(FileProbeTest, AFileThatGetsNoHoles) {
+  agent().file_gets_holes = false;
+  const ProbedFile probed = ProbeIt();
+  EXPECT_EQ(probed.reaches_holder, false);
+  EXPECT_EQ(probed.reaches_host, false);
+  EXPECT_NE(probed.detail.find("/srv got back 0 B"), std::string::npos) << probed.detail;
+}
+
+TEST_F(FileProbeTest, ASmallFilesystemGetsASmallMarker) {
+  agent().most_marker["/in"] = 4 * kMiB;
+  EXPECT_EQ(ProbeIt().reaches_holder, true);
+  agent().most_marker["/in"] = kMiB;
+  const ProbedFile probed = ProbeIt();
+  EXPECT_EQ(probed.reaches_holder, std::nullopt);
+  EXPECT_NE(probed.detail.find("too little is free"), std::string::npos) << probed.detail;
+}
+
+TEST_F(FileProbeTest, WhatAnotherFreesOnTheImageOnceIsNoProof) {
+  size_t discards = 0;
+  agent().file_gets_holes = false;
+  agent().while_discarding = [&] {
+    auto& allocation = world_.images["/images/b.raw"].allocation;
+    // The disk's own probe is the first two; then the file's two.
+    if (++discards == 3) allocation = *allocation - 40 * kMiB;
+  };
+  ExplainOptions options;
+  options.domains = {"web:vdb"};
+  options.probe = true;
+  const ExplainedDomain domain = Explain(world_.services(), options, {}).value().at(0);
+  EXPECT_EQ(domain.disks.at(0).probe->files.at(0).reaches_host, std::nullopt);
+  EXPECT_EQ(discards, 4u);
+}
+
+TEST_F(FileProbeTest, OnlyOfWhatIsExplained) {
+  EXPECT_TRUE(Run("web:vda", true).disks.at(0).probe->files.empty());
+  agent().facts.filesystems.back().obstacle = GuestObstacle::kReadOnly;  // a snap package
+  EXPECT_TRUE(Run("web:vdb", true).disks.at(0).probe->files.empty());
+}
+
+TEST_F(FileProbeTest, AGuestWithThousandsOfThemCostsLittle) {
+  const GuestFilesystem one = agent().facts.filesystems.back();
+  for (int i = 0; i < 5000; ++i) {
+    GuestFilesystem copy = one;
+    copy.mount_points = {absl::StrCat("/in/", i)};
+    agent().facts.filesystems.push_back(copy);
+  }
+  const absl::Time begin = world_.Now();
+  const auto files = Run("web:vdb", true).disks.at(0).probe->files;
+  EXPECT_LT(files.size(), 20u);
+  EXPECT_EQ(files.back().reaches_holder, std::nullopt);
+  EXPECT_NE(files.back().detail.find("too many"), std::string::npos);
+  EXPECT_LT(world_.Now() - begin, absl::Minutes(5));
 }
 
 TEST_F(ExplainTest, QemuIsAskedOnlyWhenItIsWanted) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "host/commands/migrate.h"
+#include "host/services/storage_lock.h"
 #include "tests/unit/migration_fixture.h"
 
 namespace virt_reclaim {
@@ -51,6 +52,52 @@ TEST_F(MigrationTest, DiscardsAreProvedAfterThePowerCycle) {
     // What does not come back is measured twice: a marker of 16 MiB, and one of 64 MiB.
     EXPECT_EQ(world.images["/images/0.raw"].allocation.value(), reaches ? 100u << 20 : 180u << 20);
   }
+}
+
+// Its image on the storage that locks are taken of.
+FakeDomain& Proved(FakeWorld& world, FakeDomain& domain) {
+  world.AddImage("/images/0.raw", 1 << 30, 100 << 20);
+  domain.agent.image_of["/"] = "/images/0.raw";
+  return domain;
+}
+
+TEST_F(MigrationTest, NoTrimOfOthersBesideTheProof) {
+  FakeWorld world;
+  size_t discards = 0;
+  Proved(world, Add(world)).agent.while_discarding = [&] {
+    ++discards;
+    StorageLock other(world.services().lock_directory, {"1"}, 16);
+    EXPECT_FALSE(other.Take().value());
+  };
+  EXPECT_EQ(ApplyOne(world, options_).probed.at(0).reaches, true);
+  EXPECT_GE(discards, 1u);
+  const size_t applied = discards;
+  EXPECT_EQ(VerifyMigrated(world.services(), options_, {}).value().at(0).probed.at(0).reaches,
+            true);
+  EXPECT_GT(discards, applied);
+}
+
+TEST_F(MigrationTest, AStorageThatOthersTrimPutsTheProofOffAndNothingElse) {
+  FakeWorld world;
+  Proved(world, Add(world));
+  std::vector<std::string> told;
+  options_.progress = [&](const DomainSummary&, absl::string_view what) {
+    told.emplace_back(what);
+  };
+  StorageLock other(world.services().lock_directory, {"1"}, 1);
+  ASSERT_TRUE(other.Take().value());
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.place->step, MigrationStep::kDone);
+  EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kDone);
+  ASSERT_EQ(migrated.probed.size(), 1u);
+  EXPECT_EQ(migrated.probed[0].reaches, std::nullopt);
+  EXPECT_THAT(migrated.probed[0].detail, testing::StartsWith("storage-busy: "));
+  EXPECT_EQ(world.images["/images/0.raw"].allocation.value(), 100u << 20) << "no marker";
+  EXPECT_THAT(told, testing::Contains(HasSubstr("waits for another")));
+  const absl::Time begin = world.Now();
+  EXPECT_EQ(VerifyMigrated(world.services(), options_, {}).value().at(0).probed.at(0).reaches,
+            std::nullopt);
+  EXPECT_GE(world.Now() - begin, options_.run.verify_timeout);
 }
 
 TEST_F(MigrationTest, InterruptedBeforeThePowerCycle) {

@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "base/io.h"
+#include "host/commands/explain.h"
 #include "host/services/storage_lock.h"
 #include "tests/unit/trim_fixture.h"
 
@@ -138,9 +139,58 @@ void Note(int fd, const std::string& line) {
   ASSERT_EQ(write(fd, line.data(), line.size()), static_cast<ssize_t>(line.size()));
 }
 
-// Three programs with ten domains each on two storages. What each does is told by its guests.
-TEST_F(TrimTurnsTest, SeveralProgramsTakeTurnsOnEachStorage) {
-  constexpr size_t kPrograms = 3, kDomains = 10;
+// Three programs with ten domains each on two storages: two trim, one probes. What each does is
+// told by its guests.
+class ProgramsOnOneHostTest : public TrimTurnsTest {
+ protected:
+  static constexpr size_t kDomains = 10;
+
+  // In a process of its own. What it ends with.
+  int Trims(const Services& services) {
+    const auto plan = PlanTrim(services, {}, {});
+    if (!plan.ok()) return 1;
+    const auto results = ExecuteTrim(services, {}, *plan, nullptr, {});
+    const bool done = std::all_of(results.begin(), results.end(), [](const TrimmedDomain& result) {
+      return result.outcome.kind == OutcomeKind::kDone;
+    });
+    return done ? 0 : 2;
+  }
+  int Probes(const Services& services) {
+    ExplainOptions options;
+    for (const auto& [uuid, domain] : world_.domains) options.domains.push_back(uuid);
+    options.probe = true;
+    const auto domains = Explain(services, options, {});
+    if (!domains.ok()) return 1;
+    const bool reach =
+        std::all_of(domains->begin(), domains->end(), [](const ExplainedDomain& domain) {
+          return domain.disks.at(0).probe && domain.disks[0].probe->reaches == true;
+        });
+    return reach ? 0 : 2;
+  }
+  int RunProgram(size_t program, int events) {
+    for (size_t i = 0; i < kDomains; ++i) {
+      const uint64_t storage = 1 + i % 2;
+      const std::string name = absl::StrCat("vm-", program, "-", i);
+      const std::string what = absl::StrCat(storage, " ", program, ".", i, "\n");
+      FakeAgent& agent = Add(name, "/images", storage).agent;
+      agent.image_of = {{"/", absl::StrCat("/images/", name, ".raw")}};
+      agent.while_trimming = agent.while_discarding = [events, what] {
+        Note(events, absl::StrCat("+ ", what));
+        absl::SleepFor(absl::Milliseconds(3));
+        Note(events, absl::StrCat("- ", what));
+      };
+    }
+    // A host has one clock.
+    Services services = world_.services();
+    services.now = absl::Now;
+    services.sleep = [](absl::Duration) { absl::SleepFor(absl::Milliseconds(1)); };
+    services.state_directory += absl::StrCat(program);
+    return program == 2 ? Probes(services) : Trims(services);
+  }
+};
+
+TEST_F(ProgramsOnOneHostTest, TakeTurnsOnEachStorage) {
+  constexpr size_t kPrograms = 3;
   const std::string events = world_.directory() + "/events";
   const int fd = open(events.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
   ASSERT_GE(fd, 0);
@@ -148,32 +198,7 @@ TEST_F(TrimTurnsTest, SeveralProgramsTakeTurnsOnEachStorage) {
   for (size_t program = 0; program < kPrograms; ++program) {
     const pid_t pid = fork();
     ASSERT_GE(pid, 0);
-    if (pid == 0) {
-      for (size_t i = 0; i < kDomains; ++i) {
-        const uint64_t storage = 1 + i % 2;
-        const std::string what = absl::StrCat(storage, " ", program, ".", i, "\n");
-        Add(absl::StrCat("vm-", program, "-", i), "/images", storage).agent.while_trimming =
-            [fd, what] {
-              Note(fd, absl::StrCat("+ ", what));
-              absl::SleepFor(absl::Milliseconds(3));
-              Note(fd, absl::StrCat("- ", what));
-            };
-      }
-      // A host has one clock.
-      Services services = world_.services();
-      services.now = absl::Now;
-      services.sleep = [](absl::Duration) { absl::SleepFor(absl::Milliseconds(1)); };
-      services.state_directory += absl::StrCat(program);
-      const auto plan = PlanTrim(services, {}, {});
-      if (!plan.ok()) _exit(1);
-      const auto results = ExecuteTrim(services, {}, *plan, nullptr, {});
-      _exit(std::all_of(results.begin(), results.end(),
-                        [](const TrimmedDomain& result) {
-                          return result.outcome.kind == OutcomeKind::kDone;
-                        })
-                ? 0
-                : 2);
-    }
+    if (pid == 0) _exit(RunProgram(program, fd));
     programs.push_back(pid);
   }
   for (const pid_t pid : programs) {
@@ -182,8 +207,8 @@ TEST_F(TrimTurnsTest, SeveralProgramsTakeTurnsOnEachStorage) {
     EXPECT_EQ(status, 0);
   }
   close(fd);
-  std::map<std::string, std::string> now;  // by storage: whose turn it is
-  std::map<char, size_t> done;             // by program
+  std::map<std::string, std::string> now;      // by storage: whose turn it is
+  std::map<char, std::set<std::string>> done;  // by program: its domains
   const std::string log = ReadFile(events, 1 << 20).value();
   for (const absl::string_view line : absl::StrSplit(log, '\n', absl::SkipEmpty())) {
     const std::vector<std::string> words = absl::StrSplit(line, ' ');
@@ -195,11 +220,12 @@ TEST_F(TrimTurnsTest, SeveralProgramsTakeTurnsOnEachStorage) {
     } else {
       EXPECT_EQ(here, words[2]);
       here.clear();
-      ++done[words[2][0]];
+      done[words[2][0]].insert(words[2]);
     }
   }
-  EXPECT_THAT(done, ElementsAre(testing::Pair('0', kDomains), testing::Pair('1', kDomains),
-                                testing::Pair('2', kDomains)));
+  EXPECT_THAT(done, ElementsAre(testing::Pair('0', testing::SizeIs(kDomains)),
+                                testing::Pair('1', testing::SizeIs(kDomains)),
+                                testing::Pair('2', testing::SizeIs(kDomains))));
 }
 
 }  // namespace

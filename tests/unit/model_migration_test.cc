@@ -47,14 +47,14 @@ TEST(MigrationPlaceTest, TheLastWordOfEachKindCounts) {
 
 TEST(JudgeTest, NothingKnownOfTheGuestMattersOnlyToABusChange) {
   MigrationFacts facts;
-  facts.guest_unknown = "the domain is not running";
+  facts.guest_unknown.detail = "the domain is not running";
   EXPECT_THAT(Judge(facts, {}).blockers, IsEmpty());
   MigrationChange change;
   change.moved_disks = {"vda"};
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
   change.assume = true;
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
-  facts.guest_busy = true;
+  facts.guest_unknown.reason = Reason::kBusy;
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kBusy));
   facts.guest = GoodGuest();
   EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
@@ -62,7 +62,7 @@ TEST(JudgeTest, NothingKnownOfTheGuestMattersOnlyToABusChange) {
 
 TEST(JudgeTest, VirtioBlkNeedsAKernelThatIsKnown) {
   MigrationFacts facts;
-  facts.guest_unknown = "the domain is not running";
+  facts.guest_unknown.detail = "the domain is not running";
   MigrationChange change;
   change.uses_virtio_blk = true;
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kGuestUnknown));
