@@ -24,7 +24,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr milliseconds kStep{100};  // how late a stop is noticed
+constexpr milliseconds kStep{100};    // how late a stop is noticed
+constexpr milliseconds kDying{2000};  // of one that was killed; it closes its files
+constexpr milliseconds kDyingStep{1};
 constexpr size_t kMaxErrorsBytes = 4096;
 constexpr int kExecFailed = 127;  // as a shell says it
 
@@ -116,6 +118,11 @@ void EndGroup(pid_t child, milliseconds grace) {
     if (ended) break;
   }
   kill(-child, SIGKILL);
+  // Until it is gone it may still make the file that the caller is about to remove.
+  for (const auto end = steady_clock::now() + kDying; steady_clock::now() < end;) {
+    if (waitpid(child, nullptr, WNOHANG) != 0) return;
+    std::this_thread::sleep_for(kDyingStep);
+  }
   std::thread([child] {  // one that sleeps on a dead disk dies of nothing
     while (waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
     }

@@ -36,7 +36,8 @@ struct CommandResult {
 };
 
 // `arguments[0]` is a path. Errors: it could not be started; DeadlineExceeded, Cancelled and
-// ResourceExhausted: it and every process of its group were killed.
+// ResourceExhausted: it and every process of its group were killed, and it is gone, unless it did
+// not die within two seconds (a dead disk).
 absl::StatusOr<CommandResult> RunCommand(const std::vector<std::string>& arguments,
                                          const CommandLimits& limits);
 

@@ -1,7 +1,8 @@
-"""`virt-reclaim sparsify` beside virt-sparsify --in-place, and beside a loop mount and fstrim by hand, on the same image.
+"""`virt-reclaim sparsify` beside virt-sparsify --in-place, and beside a loop mount and fstrim by hand, on the same image; `sparsify --output`
+beside virt-sparsify's copying mode, and beside qemu-img convert of the image once it is sparse, which is the least that a copy takes.
 
-ext4 with random data, most of which was deleted: on the disk that TMPDIR is on, and on a tmpfs. Each contestant gets a fresh copy in each
-round. virt-sparsify's appliance is emulated (TCG): with KVM it would start in some seconds.
+ext4 (one XFS) with random data, most of which was deleted: on the disk that TMPDIR is on, and on a tmpfs. Each contestant gets a fresh copy
+in each round. virt-sparsify's appliance is emulated (TCG): with KVM it would start in some seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ KEEP = 256 * MIB
 class Run:
     wall: float
     cpu: float
-    freed: int  # st_blocks before minus after
+    freed: int  # st_blocks before minus after; of a copy: source minus copy
 
 
 @dataclass
@@ -37,18 +38,31 @@ class Shape:
     format: str = "raw"
     tmpfs: bool = False
     fstrim: bool = False  # also beside a loop mount and fstrim
+    copying: bool = False  # also a copy
+    mkfs: str = "mkfs.ext4"
+    # What is promised of in place: so many times the wall and CPU of virt-sparsify, at most.
+    wall: float | None = None
+    cpu: float | None = None
+
+    def promised(self, limit: float) -> float | None:
+        """Nothing of small images: the smoke run."""
+        return None if self.wall is None else limit
 
 
 def shapes(*, smoke: bool) -> list[Shape]:
     if smoke:
-        return [Shape("256 MiB raw, disk", 256 * MIB, 64 * MIB, fstrim=True), Shape("256 MiB qcow2, disk", 256 * MIB, 64 * MIB, "qcow2")]
+        return [
+            Shape("256 MiB raw, disk", 256 * MIB, 64 * MIB, fstrim=True),
+            Shape("256 MiB qcow2, disk", 256 * MIB, 64 * MIB, "qcow2", copying=True),
+        ]
     wanted = os.environ.get("BENCH_SPARSIFY", "").split()
     every = [
-        Shape("20 GiB raw, disk", 20 * GIB, 3 * GIB, fstrim=True),
-        Shape("4 GiB raw, disk", 4 * GIB, 3 * GIB // 2, fstrim=True),
-        Shape("4 GiB qcow2, disk", 4 * GIB, 3 * GIB // 2, "qcow2"),
-        Shape("4 GiB raw, tmpfs", 4 * GIB, 3 * GIB // 2, tmpfs=True, fstrim=True),
-        Shape("4 GiB qcow2, tmpfs", 4 * GIB, 3 * GIB // 2, "qcow2", tmpfs=True),
+        Shape("20 GiB raw, disk", 20 * GIB, 3 * GIB, fstrim=True, wall=1 / 10, cpu=1 / 100),
+        Shape("4 GiB raw, disk", 4 * GIB, 3 * GIB // 2, fstrim=True, copying=True, wall=1 / 40, cpu=1 / 100),
+        Shape("4 GiB XFS raw, disk", 4 * GIB, 3 * GIB // 2, mkfs="mkfs.xfs", wall=1 / 40, cpu=1 / 100),
+        Shape("4 GiB qcow2, disk", 4 * GIB, 3 * GIB // 2, "qcow2", copying=True, wall=1 / 40, cpu=1 / 30),
+        Shape("4 GiB raw, tmpfs", 4 * GIB, 3 * GIB // 2, tmpfs=True, fstrim=True, wall=1 / 40, cpu=1 / 30),
+        Shape("4 GiB qcow2, tmpfs", 4 * GIB, 3 * GIB // 2, "qcow2", tmpfs=True, wall=1 / 40, cpu=1 / 30),
     ]
     return [shape for shape in every if not wanted or any(word in shape.name for word in wanted)]
 
@@ -57,7 +71,7 @@ def make_master(path: Path, shape: Shape) -> None:
     raw = path if shape.format == "raw" else path.with_suffix(".raw")
     with open(raw, "wb") as file:
         file.truncate(shape.size)
-    call("mkfs.ext4", "-q", "-F", str(raw))
+    call(shape.mkfs, "-q", *(["-F"] if shape.mkfs == "mkfs.ext4" else []), str(raw))
     mount = path.parent / "making"
     mount.mkdir()
     call("mount", "-o", "loop", str(raw), str(mount))
@@ -90,8 +104,10 @@ def sync(path: Path) -> None:
     os.close(descriptor)
 
 
-def timed(commands: list[list[str]], environment: dict[str, str], master: Path, image: Path) -> Run:
+def timed(commands: list[list[str]], environment: dict[str, str], master: Path, image: Path, output: Path) -> Run:
+    """Of what changes `image`, or copies it to `output`."""
     image.unlink(missing_ok=True)
+    output.unlink(missing_ok=True)
     call("cp", "--reflink=never", "--sparse=always", str(master), str(image))
     sync(image)
     before = allocated(image)
@@ -102,29 +118,64 @@ def timed(commands: list[list[str]], environment: dict[str, str], master: Path, 
             raise RuntimeError(f"{command} ended with {done.returncode}: {done.stdout[-1000:]} {done.stderr[-1000:]}")
     wall, after = time.monotonic() - begin, os.times()
     cpu = after.children_user + after.children_system - usage.children_user - usage.children_system
-    sync(image)
-    return Run(wall, cpu, before - allocated(image))
+    left = output if output.exists() else image
+    sync(left)
+    return Run(wall, cpu, before - allocated(left))
 
 
-def compare(shape: Shape, ours: list[list[str]], peer: list[list[str]], peer_name: str, environment: dict[str, str], master: Path, image: Path,
-            rounds: int) -> list[Row]:
-    our_runs: list[Run] = []
-    peer_runs: list[Run] = []
-    for number in range(rounds):
-        turns = [(our_runs, ours), (peer_runs, peer)]
-        for runs, commands in turns if number % 2 == 0 else reversed(turns):
-            runs.append(timed(commands, environment, master, image))
-    text = f"sparsify {shape.name}, {mib(shape.deleted)} deleted / {peer_name}"
-    rows = [
-        Row(f"{text}: wall", f"{median([r.wall for r in our_runs]):.2f} s", f"{median([r.wall for r in peer_runs]):.2f} s",
-            [one.wall / other.wall for one, other in zip(our_runs, peer_runs)], rounds),
-        Row(f"{text}: CPU", f"{median([r.cpu for r in our_runs]):.3f} s", f"{median([r.cpu for r in peer_runs]):.2f} s",
-            [one.cpu / max(other.cpu, 0.001) for one, other in zip(our_runs, peer_runs)], rounds),
-        Row(f"{text}: freed", mib(median([r.freed for r in our_runs])), mib(median([r.freed for r in peer_runs])), [], rounds),
-    ]
-    for row in rows:
-        print("   " + "  ".join(row.cells()), file=sys.stderr, flush=True)
-    return rows
+@dataclass
+class Contest:
+    """Who is compared with whom, and what is promised: ours at most so many times theirs, and freed no less."""
+
+    peer_name: str
+    ours: list[list[str]]
+    peer: list[list[str]]
+    verb: str = "sparsify"
+    wall: float | None = None
+    cpu: float | None = None
+    freed: float | None = None  # theirs at most so many times ours
+
+    def run(self, shape: Shape, environment: dict[str, str], master: Path, image: Path, output: Path, rounds: int) -> list[Row]:
+        our_runs: list[Run] = []
+        peer_runs: list[Run] = []
+        for number in range(rounds):
+            turns = [(our_runs, self.ours), (peer_runs, self.peer)]
+            for runs, commands in turns if number % 2 == 0 else reversed(turns):
+                runs.append(timed(commands, environment, master, image, output))
+        text = f"{self.verb} {shape.name}, {mib(shape.deleted)} deleted / {self.peer_name}"
+        freed, theirs = median([r.freed for r in our_runs]), median([r.freed for r in peer_runs])
+        rows = [
+            Row(f"{text}: wall", f"{median([r.wall for r in our_runs]):.2f} s", f"{median([r.wall for r in peer_runs]):.2f} s",
+                [one.wall / other.wall for one, other in zip(our_runs, peer_runs)], rounds, limit=self.wall),
+            Row(f"{text}: CPU", f"{median([r.cpu for r in our_runs]):.3f} s", f"{median([r.cpu for r in peer_runs]):.2f} s",
+                [one.cpu / max(other.cpu, 0.001) for one, other in zip(our_runs, peer_runs)], rounds, limit=self.cpu),
+            Row(f"{text}: freed", mib(freed), mib(theirs), [], rounds, limit=self.freed, value=theirs / max(freed, 1)),
+        ]
+        for row in rows:
+            print("   " + "  ".join(row.cells()), file=sys.stderr, flush=True)
+        return rows
+
+
+def contests(shape: Shape, environment: dict[str, str], directory: Path, image: Path, sparse: Path, output: Path) -> Iterator[Contest]:
+    ours = [str(built("virt-reclaim")), f"--run-dir={directory / 'run'}", "sparsify", "--no-libvirt"]
+    peer = ["virt-sparsify", "--quiet", "--format", shape.format]
+    in_place = [[*ours, str(image)]]
+    theirs = [*peer, "--in-place", str(image)]
+    # A mount writes, which may be a block more or less.
+    yield Contest("virt-sparsify (TCG)", in_place, [theirs], wall=shape.wall, cpu=shape.cpu, freed=shape.promised(1.001))
+    if shape.fstrim:
+        mount = directory / "mount"
+        mount.mkdir(exist_ok=True)
+        by_hand = [["mount", "-o", "loop", str(image), str(mount)], ["fstrim", str(mount)], ["umount", str(mount)]]
+        yield Contest("mount, fstrim, umount", in_place, by_hand, wall=shape.promised(1.2))
+    if shape.copying:
+        copy = [[*ours, "--output", str(output), str(image)]]
+        theirs = [*peer, "--check-tmpdir=ignore", str(image), str(output)]
+        yield Contest("virt-sparsify (TCG)", copy, [theirs], "sparsify --output", wall=shape.promised(1 / 5))
+        subprocess.run([*ours, str(sparse)], env=environment, check=True, capture_output=True)
+        # Ours has synced its copy when it ends.
+        convert = [["qemu-img", "convert", "-f", shape.format, "-O", shape.format, str(sparse), str(output)], ["sync", str(output)]]
+        yield Contest("qemu-img convert of what is left, sync", copy, convert, "sparsify --output", wall=shape.promised(1.5))
 
 
 @contextlib.contextmanager
@@ -147,7 +198,7 @@ def place(directory: Path, *, tmpfs: bool) -> Iterator[Path]:
 def run(*, smoke: bool, rounds: int) -> list[Row]:
     if os.geteuid() != 0:
         raise Skip("needs root: loop devices and mounts")
-    require_programs("mkfs.ext4", "losetup", "qemu-img", "qemu-storage-daemon", "fstrim", "virt-sparsify")
+    require_programs("mkfs.ext4", "mkfs.xfs", "losetup", "qemu-img", "qemu-storage-daemon", "fstrim", "virt-sparsify")
     worker = find_program("virt-reclaim-freemap")
     if not worker:
         raise RuntimeError("'virt-reclaim-freemap' is not built")
@@ -159,16 +210,13 @@ def run(*, smoke: bool, rounds: int) -> list[Row]:
             "VIRT_RECLAIM_FREEMAP": str(worker), "LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg",
         }
         for shape in shapes(smoke=smoke):
-            require_space(directory, 0 if shape.tmpfs else 3 * shape.deleted + GIB)
+            require_space(directory, 0 if shape.tmpfs else (5 if shape.copying else 3) * shape.deleted + GIB)
             with place(directory, tmpfs=shape.tmpfs) as where:
                 master, image = where / f"master.{shape.format}", where / f"image.{shape.format}"
                 make_master(master, shape)
-                ours = [[str(built("virt-reclaim")), f"--run-dir={directory / 'run'}", "sparsify", "--no-libvirt", str(image)]]
-                in_place = [["virt-sparsify", "--quiet", "--in-place", "--format", shape.format, str(image)]]
-                rows += compare(shape, ours, in_place, "virt-sparsify (TCG)", environment, master, image, rounds)
-                if shape.fstrim:
-                    mount = directory / "mount"
-                    mount.mkdir(exist_ok=True)
-                    by_hand = [["mount", "-o", "loop", str(image), str(mount)], ["fstrim", str(mount)], ["umount", str(mount)]]
-                    rows += compare(shape, ours, by_hand, "mount, fstrim, umount", environment, master, image, rounds)
+                sparse, output = where / f"sparse.{shape.format}", where / f"copy.{shape.format}"
+                if shape.copying:
+                    call("cp", "--reflink=never", "--sparse=always", str(master), str(sparse))
+                for contest in contests(shape, environment, directory, image, sparse, output):
+                    rows += contest.run(shape, environment, master, image, output, rounds)
     return rows

@@ -19,6 +19,7 @@ virt_reclaim_sparsify_test(kill)
 virt_reclaim_sparsify_test(races)
 virt_reclaim_sparsify_test(refusals)
 virt_reclaim_sparsify_test(drop_in)
+virt_reclaim_sparsify_test(copy_stop)
 virt_reclaim_sparsify_test(btrfs)
 virt_reclaim_sparsify_test(reflink)
 # A sanitizer's runtime has to come first, and lifts limits.

@@ -3,7 +3,8 @@
 
 For each image: sha256 of every file the same, the filesystem's own checker content, every byte outside the runs equal, and as
 much given back as a trim by the kernel. First the runs are punched, then they are scribbled over, which is worse for whoever
-still uses one. Prints a line for each image and the counts. VR_IMAGES=9 makes so many of each kind, evenly; without it all are made.
+still uses one. Prints a line for each image and a table. VR_IMAGES=9 makes so many of each kind, evenly; without it all are made, and none may be
+missing.
 """
 
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import imagelib
 from imagelib import MIB, Dump, Mounted, Mtools, allocated, attach, detach, fill, hash_outside, hashes, punch, run, scribble
+from matrixlib import Matrix, filesystem_of
 
 
 @dataclass
@@ -48,6 +50,14 @@ def ext_cases():
                     "-O ^sparse_super,^resize_inode"):
         # One kibibyte blocks: the kernel trims through a loop device in pages.
         yield Case("ext4", f"mkfs.ext4 -q {options}", "chequered" if len(options) % 2 else "deep", slack=64 << 10)
+    # ext2 is read by the kernel's ext2, or what stands for it.
+    for type_, mkfs in (("ext2", "mkfs.ext2 -q"), ("ext4", "mkfs.ext3 -q")):
+        yield Case(type_, mkfs, "few", table="dos", size=48 * MIB, megabytes=24)
+        yield Case(type_, mkfs, "few", table="gpt", size=48 * MIB, megabytes=24)
+        yield Case(type_, mkfs, "deep", size=48 * MIB)
+        yield Case(type_, f"{mkfs} -b 1024", "chequered", size=32 * MIB, megabytes=12, slack=64 << 10)
+        yield Case(type_, f"{mkfs} -b 2048 -I 128", "chequered", size=32 * MIB, megabytes=12, slack=64 << 10)
+        yield Case(type_, f"{mkfs} -O ^resize_inode,^sparse_super", "deep", size=48 * MIB)
     for table in ("dos", "logical", "gpt", "gpt4k"):
         yield Case("ext4", "mkfs.ext4 -q", "few", table=table)
     yield Case("ext4", "mkfs.ext4 -q", "few", size=2048 * MIB, megabytes=200)
@@ -109,6 +119,10 @@ def fat_cases():
     for pattern in ("few", "chequered", "deep"):
         yield fat("-F 12 -s 64", pattern, size=120 * MIB, megabytes=20)
     yield fat("-F 12 -s 1", "chequered", size=MIB, megabytes=1)
+    yield fat("-F 12 -s 64", "empty", size=120 * MIB)
+    yield fat("-F 12 -s 16", "full", size=30 * MIB, megabytes=40)
+    yield fat("-F 12 -s 8", "few", size=15 * MIB, table="dos", megabytes=8)
+    yield fat("-F 12 -s 4 -r 1024", "chequered", size=7 * MIB, megabytes=3)
     yield fat("-F 16 -f 1 -r 1024", "chequered", megabytes=16)
     yield fat("-F 32 -s 1 -S 1024", "deep", size=128 * MIB)
     yield fat("-F 32 -s 8 -R 128 -b 3", "deep", size=300 * MIB)
@@ -132,6 +146,11 @@ def exfat_cases():
 
 
 CASES = {"ext": ext_cases, "xfs": xfs_cases, "btrfs": btrfs_cases, "ntfs": ntfs_cases, "fat": fat_cases, "exfat": exfat_cases}
+# How many there are of each. At least 8 of each filesystem that is named, and 120 in all: main judges this, too.
+IMAGES = {
+    "ext": {"ext2": 8, "ext3": 8, "ext4": 32}, "xfs": {"xfs": 21}, "btrfs": {"btrfs": 15}, "ntfs": {"NTFS": 16},
+    "fat": {"FAT12": 8, "FAT16": 8, "FAT32": 8}, "exfat": {"exFAT": 13},
+}
 CHECKS = {
     "ext2": ["e2fsck -fn"], "ext4": ["e2fsck -fn"], "xfs": ["xfs_repair -n"],
     "btrfs": ["btrfs check --check-data-csum"],
@@ -263,7 +282,7 @@ def judge_in(case, dump, work, seed):
     kernels = trimmed_by_kernel(image)
     if kernels is not None and freed + case.slack < kernels:
         raise AssertionError(f"freed {freed}, a trim by the kernel {kernels}")
-    return len(before), len(runs), freed, kernels
+    return len(before), len(runs), found[0].free, freed, kernels
 
 
 def jobs(kinds, dump, work):
@@ -276,6 +295,11 @@ def jobs(kinds, dump, work):
             yield cases[seed], dump, work, seed
 
 
+def enough():
+    counts = [images for kind in IMAGES.values() for images in kind.values()]
+    return min(counts) >= 8 and sum(counts) >= 120
+
+
 def main():
     dump = Dump(sys.argv[1], sys.argv[2])
     kinds = sys.argv[3:] or list(CASES)
@@ -283,23 +307,24 @@ def main():
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="freemap-content."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    done = files = failed = freed_bytes = 0
+    matrix, files, failed = Matrix(), 0, 0
     try:
         for (case, *_), result in imagelib.each(judge, jobs(kinds, dump, work)):
             if isinstance(result, Exception):
                 failed += 1
                 print(f"FAILED {case.name}: {result}", flush=True)
                 continue
-            count, runs, freed, kernels = result
-            done += 1
+            count, runs, free, freed, kernels = result
+            matrix.add(filesystem_of(case.mkfs), free, freed)
             files += count
-            freed_bytes += freed
             print(f"{case.name}: {count} files, {runs} runs, freed {freed >> 10} KiB"
                   + (f", by a trim {kernels >> 10}" if kernels is not None else ""), flush=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    print(f"{'+'.join(kinds)}: {done} images, {files} files the same, {freed_bytes >> 20} MiB freed, {failed} failed")
-    sys.exit(1 if failed else 0)
+    least = {} if "VR_IMAGES" in os.environ else {name: images for kind in kinds for name, images in IMAGES[kind].items()}
+    whole = matrix.end(least) and enough()
+    print(f"{'+'.join(kinds)}: {matrix.total().images} images, {files} files the same, {failed} failed")
+    sys.exit(0 if whole and not failed else 1)
 
 
 if __name__ == "__main__":

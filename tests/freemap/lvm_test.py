@@ -3,7 +3,7 @@
 
 There is no device mapper where tests run, so the tools only write metadata; where each byte of a logical volume lies is worked
 out here, by another rule than the reader's (block by block, from what `lvs` prints). Free runs of volumes and of the group are
-scribbled over; then every file, every checker and every other byte must be as before.
+punched and scribbled over; then every file, every checker and every other byte must be as before. Ends with a table.
 """
 
 import os
@@ -16,9 +16,11 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import imagelib
-from imagelib import MIB, Dump, Mounted, attach, fill, hash_outside, hashes, run, scribble
+from imagelib import MIB, Dump, Mounted, allocated, attach, fill, hash_outside, hashes, punch, run, scribble
+from matrixlib import Matrix
 
-DUMP, WORK = None, None
+DUMP, WORK, MATRIX = None, None, Matrix()
+GROUPS = {"LVM2 on 1 disk": 5, "LVM2 over 2 disks": 2, "LVM2 over 3 disks": 1}  # that are read as a whole
 BLOCK = 65536  # no piece of a volume is cut finer
 
 
@@ -122,8 +124,15 @@ class LvmTest(unittest.TestCase):
             for disk, offset, length in fs.runs:
                 runs[disk].append((offset, length))
         outside = [hash_outside(path, r) for path, r in zip(group.disks, runs)]
+        freed = 0
         for path, r in zip(group.disks, runs):
             with open(path, "r+b") as file:
+                os.fsync(file.fileno())
+                full = allocated(path)
+                for offset, length in r:
+                    punch(file.fileno(), offset, length)
+                os.fsync(file.fileno())
+                freed += full - allocated(path)
                 for offset, length in r:
                     scribble(file.fileno(), offset, length)
         self.assertEqual([hash_outside(path, r) for path, r in zip(group.disks, runs)], outside)
@@ -134,6 +143,8 @@ class LvmTest(unittest.TestCase):
             with Mounted(image, type_, "ro") as directory:
                 self.assertEqual(hashes(directory), before[name])
         group.lvm("vgck vg")
+        disks = len(group.disks)
+        MATRIX.add(f"LVM2 {'over' if disks > 1 else 'on'} {disks} disk{'s' if disks > 1 else ''}", sum(fs.free for fs in found), freed)
         files = sum(map(len, before.values()))
         print(f"{self.id()}: {files} files, {sum(map(len, runs))} runs, {sum(fs.free for fs in found) >> 20} MiB free", flush=True)
         return found
@@ -232,4 +243,7 @@ if __name__ == "__main__":
     imagelib.own_mounts()
     with tempfile.TemporaryDirectory(prefix="freemap-lvm.") as WORK:
         os.environ["TMPDIR"] = tempfile.tempdir = WORK
-        unittest.main(argv=[sys.argv[0], "-v", *sys.argv[3:]])
+        names = sys.argv[3:]
+        done = unittest.main(argv=[sys.argv[0], "-v", *names], exit=False)
+        whole = MATRIX.end({} if names else GROUPS)
+    sys.exit(0 if whole and done.result.wasSuccessful() else 1)

@@ -11,3 +11,5 @@ virt_reclaim_host_fuzzer(fuzz_explain
     services/guest_filesystems_proto.cc
   DEPS virt_reclaim_agent_proto protobuf::libprotobuf-lite)
 virt_reclaim_host_fuzzer(fuzz_qemu_agent SOURCES services/guest_agent.cc services/qemu_agent_answer.cc services/qemu_guest_agent.cc)
+virt_reclaim_host_fuzzer(fuzz_qcow2
+  SOURCES punch/data_map.cc punch/qcow2_clusters.cc punch/read_at.cc services/qcow2_header.cc sparsify/snapshot_space.cc)

@@ -187,6 +187,33 @@ def no_holes(judge, program, work):
     print("a filesystem without holes: refused, raw and qcow2", flush=True)
 
 
+def without_libguestfs(judge, program, work):
+    """One line for the filesystem that native does not know; what it knows beside that comes free."""
+    path, unknown, size = work / "image", judge.copy(work / "unknown"), judge.image.size
+    run("debugfs", "-w", "-R", "set_super_value feature_incompat 0x12c2", unknown)
+    with open(path, "wb") as file:
+        file.truncate(2 * MIB + 2 * size)
+    run("sfdisk", "-q", path, input=f"label: dos\nstart=1MiB, size={size // 512}\nsize={size // 512}\n")
+    for number, part in enumerate((judge.image.path, unknown)):
+        run("dd", f"if={part}", f"of={path}", "bs=1M", f"seek={1 + number * size // MIB}", "conv=notrunc,sparse")
+    environment = program.environment
+    program.environment = environment | {"VIRT_RECLAIM_GUESTFS": "/nonexistent"}
+    target = program(path)["targets"][0]
+    program.environment = environment
+    details = [reason["detail"] for reason in target["reasons_explained"]]
+    if len(details) != 1 or "virt-reclaim-guestfs is not installed" not in details[0] or target["disks"][0]["freed_bytes"] < 8 * MIB:
+        raise AssertionError(f"not one line, or native did not go on: {target}")
+    image = path.read_bytes()
+    if image[MIB + size:MIB + 2 * size] != unknown.read_bytes():
+        raise AssertionError("what is not known was changed")
+    known = work / "known"
+    known.write_bytes(image[MIB:MIB + size])
+    judge.check(known)
+    for left in (path, unknown, known):
+        left.unlink()
+    print(f"without libguestfs: {details[0]}", flush=True)
+
+
 def copies(judge, program, work):
     """--output: the source stays, the copy is the smaller one; nothing is overwritten."""
     for format_ in ("raw", "qcow2"):
@@ -239,7 +266,7 @@ def snapshots(judge, program, work):
 
 def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
-    imagelib.need("mkfs.ext4", "debugfs", "losetup", "qemu-img", "qemu-storage-daemon")
+    imagelib.need("mkfs.ext4", "debugfs", "losetup", "sfdisk", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-refusals."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)
@@ -252,6 +279,7 @@ def main():
         devices(judge, program, work)
         copies(judge, program, work)
         snapshots(judge, program, work)
+        without_libguestfs(judge, program, work)
         no_holes(judge, program, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
