@@ -68,7 +68,8 @@ std::optional<std::string> HintFor(Reason reason, const HintContext& context) {
       return "in the guest: 'apt install virt-reclaim-agent' or 'dnf upgrade virt-reclaim-agent'";
     case Reason::kMigrationUnfinished:
       return absl::StrCat(Program("virt-reclaim", context, "migrate status"),
-                          " shows where it stands; 'migrate apply' goes on with it");
+                          " shows where it stands; ",
+                          Program("virt-reclaim", context, "migrate apply"), " goes on with it");
     case Reason::kNoPort:
     case Reason::kNoController:
       return "add a channel named org.virt_reclaim.agent.v1, see virt-reclaim(1), AGENT CHANNEL";

@@ -1,6 +1,6 @@
 // What to do about a reason: one command or sentence each. Kept apart from what happened; printed
-// to stderr. Every hint is executed by a test (tests/unit/hints_test.cc checks the commands parse,
-// tests/integration runs them).
+// to stderr. tests/unit/cli_test.cc goes through all of them: each command in them is one that its
+// program takes.
 #ifndef VIRT_RECLAIM_HOST_CLI_HINTS_H_
 #define VIRT_RECLAIM_HOST_CLI_HINTS_H_
 

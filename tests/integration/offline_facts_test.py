@@ -1,6 +1,8 @@
 """The facts of a guest that is off, read from its disk: the same as its agent tells, and not a byte of the disk changes.
 
-A real Debian, in the variants that decide about a change of the bus; and disks on which there is nothing to be known.
+A real Debian, in the variants that decide about a change of the bus; and disks on which there is nothing to be known. Before that the
+Debian gets its agent, in both ways there are without qemu-guest-agent: the step that is printed for a guest that is off, and the
+user-data for cloud-init.
 """
 
 from __future__ import annotations
@@ -18,15 +20,17 @@ from xml.etree import ElementTree
 import bedpath
 
 from vrtest import (
-    DebianGuest, EmbedHost, TimedOut, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all, wait_for,
+    DaemonHost, DebianGuest, EmbedHost, TimedOut, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all, wait_for,
 )
 from vrtest.guest import MIB
 
+PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 DONE, REFUSED, INTERRUPTED = 0, 5, 130
 # Several times what it takes: nothing is timed here.
 BOOT_SECONDS = 600.0
 AGENT_SECONDS = 120.0
 READ_SECONDS = 300.0
+INSTALL_SECONDS = 600.0
 STARTED = "the appliance runs"
 SCSI = "--bus=virtio-scsi"
 # /dev/kvm can be there and hang: emulation is slow, and works everywhere.
@@ -67,6 +71,15 @@ cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)
 sync
 """
 
+# As virt-customize and user-data have put it there.
+REMOVE_AGENT = """
+set -e
+systemctl stop virt-reclaim-agent.service virt-reclaim-agent-worker.socket
+rm /usr/sbin/virt-reclaim-agent /etc/systemd/system/virt-reclaim-agent* /etc/udev/rules.d/99-virt-reclaim-agent.rules
+systemctl daemon-reload
+udevadm control --reload
+"""
+
 
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
@@ -77,6 +90,13 @@ def features(image: Path, start: int) -> str:
     """Of the ext4 that begins there."""
     done = subprocess.run(["debugfs", "-R", "features", f"{image}?offset={start}"], capture_output=True, text=True, check=True)
     return done.stdout
+
+
+def put(file: Path, image: Path, start: int, name: str) -> None:
+    """Into /root of the ext4 that begins there."""
+    script = file.with_suffix(".debugfs")
+    script.write_text(f"cd /root\nwrite {file} {name}\n")
+    subprocess.run(["debugfs", "-w", "-f", script, f"{image}?offset={start}"], capture_output=True, check=True)
 
 
 def another(xml: str, name: str, old_image: Path, image: Path) -> str:
@@ -119,16 +139,26 @@ class OfflineTest(unittest.TestCase):
 
 
 class Debian(OfflineTest):
-    """What its agent tells is what its disk tells. One guest, which takes an emulated CPU a minute to boot, in two variants."""
+    """What its agent tells is what its disk tells. One guest, which takes an emulated CPU a minute to boot, in two variants. The
+    methods are one story and run in the order of their names."""
 
     name = "debian"
     guest: DebianGuest
+    user_data: Path
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.guest = DebianGuest(cls.host, cls.name, agent=AGENT)
-        cls.guest.start(seconds=BOOT_SECONDS)
+        cls.guest = DebianGuest(cls.host, cls.name)
+
+    def wait_for_agent(self) -> None:
+        try:
+            wait_for("the agent", lambda: self.reclaim.run("agent", "status", self.name).status == DONE, seconds=AGENT_SECONDS)
+        except TimedOut:
+            self.fail(self.guest.agent_log())
+        shown = self.guest.run("systemctl show -p SubState,FragmentPath virt-reclaim-agent.service").output
+        self.assertIn("SubState=running", shown)
+        self.assertIn("FragmentPath=/etc/systemd/system/virt-reclaim-agent.service", shown)
 
     def require_same(self, name: str, image: Path, told: dict[str, object], *options: str) -> dict[str, object]:
         """By the disk of this domain, which is off, as its agent told before."""
@@ -139,12 +169,44 @@ class Debian(OfflineTest):
         self.assertEqual(facts(read), facts(told))
         return read
 
-    def test_0_ready_for_another_bus_and_without_power(self) -> None:
+    def test_0_the_step_for_a_guest_that_is_off_puts_the_agent_into_it(self) -> None:
+        """The command line as it is printed. libguestfs cannot open libvirt's embedded driver: it asks a libvirtd with the same domain."""
+        with Workspace() as space:
+            daemon = DaemonHost(space)
+            daemon.define(self.guest.saved_xml())
+            reclaim = VirtReclaim(PROGRAM, daemon, VIRT_RECLAIM_AGENT_FILES=str(PACKAGING))
+            reply = reclaim.run("agent", "install", f"--agent-binary={AGENT}", self.name)
+            self.assertEqual(reply.status, REFUSED, str(reply))
+            (domain,) = reply.json["domains"]
+            (step,) = domain["steps"]
+            begin = time.monotonic()
+            done = subprocess.run(
+                step["command"], env={**os.environ, "LIBGUESTFS_BACKEND": "direct"}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, check=False, timeout=INSTALL_SECONDS,
+            )
+            print(f"{step['command'][0]}: {time.monotonic() - begin:.1f} s", flush=True)
+            self.assertEqual(done.returncode, 0, done.stdout)
+        type(self).user_data = self.space.path / "user-data"
+        with self.user_data.open("wb") as file:
+            subprocess.run(
+                [PACKAGING / "examples" / "cloud-init-agent", AGENT], stdout=file, check=True,
+                env={**os.environ, "VIRT_RECLAIM_AGENT_FILES": str(PACKAGING)},
+            )
+        put(self.user_data, self.guest.root.path, self.guest.root.start, "user-data")
+        self.guest.start(seconds=BOOT_SECONDS)
+        self.wait_for_agent()
+
+    def test_1_user_data_for_cloud_init_puts_it_there_again(self) -> None:
+        """Here as the script it is; that cloud-init runs it: packages/systemd_test."""
+        self.assertEqual(self.guest.run("cat /root/user-data | wc -c").output.strip(), str(self.user_data.stat().st_size))
+        self.guest.run(REMOVE_AGENT)
+        self.assertNotEqual(self.reclaim.run("agent", "status", self.name).status, DONE)
+        self.guest.run("sh /root/user-data && rm /root/user-data", seconds=INSTALL_SECONDS)
+        self.wait_for_agent()
+        self.assertEqual(self.guest.run("systemctl --failed --plain --no-legend").output, "")
+
+    def test_2_ready_for_another_bus_and_without_power(self) -> None:
         """A guest that has lost its power has a journal to replay, which no reader may do on the disk."""
-        try:
-            wait_for("the agent", lambda: self.reclaim.run("agent", "status", self.name).status == DONE, seconds=AGENT_SECONDS)
-        except TimedOut:
-            self.fail(self.guest.agent_log())
         told = self.plan(self.name, SCSI)
         self.guest.run("sync; touch /srv/a; sync -d /srv")
         image = self.space.path / "lost-power.raw"
@@ -158,7 +220,7 @@ class Debian(OfflineTest):
         self.assertEqual(plan["blockers"], [])
         self.assertIn("fstrim-timer", plan["risks"])
 
-    def test_1_everything_by_path_and_no_driver(self) -> None:
+    def test_3_everything_by_path_and_no_driver(self) -> None:
         self.guest.run(BY_PATH)
         told, told_where_it_is = self.plan(self.name, SCSI), self.plan(self.name)
         self.guest.shutdown()
@@ -317,7 +379,7 @@ def facts(plan: dict[str, object]) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    bedpath.require_bed("mmdebstrap", "debugfs", "mkswap", "guestfish", "cryptsetup", "cpio")
+    bedpath.require_bed("mmdebstrap", "debugfs", "mkswap", "guestfish", "cryptsetup", "cpio", "virt-customize", "libvirtd")
     PROGRAM, AGENT = host_program_path(), agent_path()
     if not PROGRAM or not AGENT:
         skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """The services where there is a systemd: the packages on a fresh Debian 12 that boots in a container. Each job's hardening lets it
-do its work, each timer runs, each service of the host ends well. Needs root, systemd-nspawn and the packages that
-scripts/build-packages makes."""
+do its work, each timer runs, each service of the host ends well; and what cloud-init makes of the user-data for fresh guests. Needs
+root, systemd-nspawn and the packages that scripts/build-packages makes."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 import time
@@ -16,6 +17,17 @@ from typing import Any, BinaryIO
 
 from packagelib import ALONE, JOBS, Debian, require, run
 
+PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
+STATIC_AGENT = Path(os.environ.get("VIRT_RECLAIM_STATIC_AGENT", ""))
+AGENT = "/usr/sbin/virt-reclaim-agent"
+# Of cloud-init's own modules only those that run scripts: how it sets up networks, users and disks is its own business.
+CLOUD_INIT = """datasource_list: [NoCloud]
+network: {config: disabled}
+cloud_init_modules: []
+cloud_config_modules: []
+cloud_final_modules: [scripts-user]
+"""
+CLOUD_INIT_STAGES = ("cloud-init-local", "cloud-init", "cloud-config", "cloud-final")
 CGROUPS = Path("/sys/fs/cgroup")
 NAME = f"virt-reclaim-test-{os.getpid()}"
 SECONDS = 60.0
@@ -102,8 +114,10 @@ class Services(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory(dir="/var/tmp"))) / "root"
-        debian = Debian(cls.root, "systemd-sysv", "udev", "dbus", "e2fsprogs", "qemu-system-common", "qemu-utils")
+        debian = Debian(cls.root, "systemd-sysv", "udev", "dbus", "e2fsprogs", "qemu-system-common", "qemu-utils", "cloud-init")
         debian.install()
+        # Its turn comes when a test says so.
+        (cls.root / "etc" / "cloud" / "cloud-init.disabled").touch()
         # As the node exporter's package makes it; without it there is nobody to write metrics for.
         cls.metrics = cls.root / "var" / "lib" / "prometheus" / "node-exporter" / "virt-reclaim.prom"
         cls.metrics.parent.mkdir(parents=True)
@@ -246,6 +260,54 @@ class Services(unittest.TestCase):
         self.assertNotIn("virt-reclaim", self.container.run("systemctl", "list-timers", "--all", "--no-pager"))
         for left in ("etc/virt-reclaim", "var/lib/virt-reclaim", "run/virt-reclaim", self.metrics.relative_to(self.root)):
             self.assertFalse((self.root / left).exists(), left)
+
+    def user_data(self) -> str:
+        if not STATIC_AGENT.is_file():
+            self.skipTest("VIRT_RECLAIM_STATIC_AGENT names no static agent: scripts/build-static-agent")
+        return run(PACKAGING / "examples" / "cloud-init-agent", STATIC_AGENT, VIRT_RECLAIM_AGENT_FILES=str(PACKAGING))
+
+    def agents_files(self) -> dict[str, tuple[str, bytes]]:
+        """Of the guest, whatever is there of the agent: mode and content."""
+        places = [self.root / "usr" / "sbin", self.root / "etc" / "systemd" / "system", self.root / "etc" / "udev" / "rules.d"]
+        found = [path for place in places for path in place.glob("*virt-reclaim-agent*") if path.is_file()]
+        self.assertEqual({(path.stat().st_uid, path.stat().st_gid) for path in found} - {(0, 0)}, set())
+        return {f"/{path.relative_to(self.root)}": (f"{path.stat().st_mode & 0o7777:04o}", path.read_bytes()) for path in found}
+
+    def test_8_user_data_that_was_damaged_puts_nothing_in_place(self) -> None:
+        head, mark, tail = self.user_data().partition("take /etc/udev/")
+        script = self.root / "root" / "damaged"
+        script.write_text(head + mark + re.sub(r"(<<'END'\n)\w{8}", r"\1AAAAAAAA", tail, count=1))
+        status, output = self.container.status("sh", "/root/damaged")
+        self.assertNotEqual(status, 0, output)
+        self.assertEqual(self.agents_files(), {})
+
+    def test_9_cloud_init_puts_the_agent_into_a_fresh_guest(self) -> None:
+        """All but its start: there is no port here. integration/offline_facts_test runs the same user-data where one is."""
+        self.assertRegex((self.root / "etc" / "cloud" / "cloud.cfg").read_text(), r"(?m)^ - scripts-user$", "not in Debian's own list")
+        (self.root / "etc" / "cloud" / "cloud.cfg.d" / "99-test.cfg").write_text(CLOUD_INIT)
+        seed = self.root / "var" / "lib" / "cloud" / "seed" / "nocloud"
+        seed.mkdir(parents=True)
+        (seed / "meta-data").write_text("instance-id: fresh\n")
+        (seed / "user-data").write_text(self.user_data())
+        (self.root / "etc" / "cloud" / "cloud-init.disabled").unlink()
+        self.container.run("systemctl", "daemon-reload")
+        for stage in CLOUD_INIT_STAGES:
+            self.assertEqual(self.start(f"{stage}.service"), ("success", "0"), self.log(f"{stage}.service"))
+        result = json.loads(self.container.run("cat", "/run/cloud-init/result.json"))
+        self.assertEqual(result["v1"]["errors"], [], self.log("cloud-final.service"))
+        self.assertIn("NoCloud", result["v1"]["datasource"])
+        units = [path for path in (PACKAGING / "systemd").iterdir() if path.name.startswith("virt-reclaim-agent")]
+        expected = {f"/etc/systemd/system/{path.name}": ("0644", path.read_bytes()) for path in units}
+        rule = PACKAGING / "udev" / "99-virt-reclaim-agent.rules"
+        expected[f"/etc/udev/rules.d/{rule.name}"] = ("0644", rule.read_bytes())
+        expected[AGENT] = ("0755", STATIC_AGENT.read_bytes())
+        self.assertEqual(set(self.agents_files()), set(expected))
+        self.assertTrue(self.agents_files() == expected, "other modes or contents")
+        version = self.container.run(AGENT, "--version")
+        self.assertIn(version, (self.root / "var" / "log" / "cloud-init-output.log").read_text())
+        shown = self.container.run("systemctl", "show", "--property=LoadState,FragmentPath", "virt-reclaim-agent.service")
+        self.assertIn("LoadState=loaded", shown)
+        self.assertIn("FragmentPath=/etc/systemd/system/virt-reclaim-agent.service", shown)
 
 
 if __name__ == "__main__":

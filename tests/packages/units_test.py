@@ -4,6 +4,9 @@ of the host with its timer. Starts nothing. Whether the jobs work under it is sh
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
 import re
 import shutil
 import subprocess
@@ -99,6 +102,39 @@ class Units(unittest.TestCase):
             self.assertEqual(len(lines), calls, operation)
             if calls:
                 self.assertTrue(lines[0].endswith(r"systemctl start --no-block virt-reclaim-trim@\x2dmy\x20web.service"), lines[0])
+
+    def user_data(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [EXAMPLES / "cloud-init-agent", *words], env={"PATH": "/usr/bin:/bin", "VIRT_RECLAIM_AGENT_FILES": str(ROOT / "packaging")},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        )
+
+    def test_user_data_has_the_agents_files(self) -> None:
+        """And says what each has to be. It is run by packages/systemd_test and integration/offline_facts_test."""
+        agent = self.directory / "an agent"
+        agent.write_bytes(bytes(range(256)) * 1000)
+        made = self.user_data(str(agent))
+        self.assertEqual((made.returncode, made.stderr), (0, ""))
+        self.assertTrue(made.stdout.startswith("#!/bin/sh\n"), "cloud-init would not take it for a script")
+        checked = subprocess.run(["sh", "-n"], input=made.stdout, capture_output=True, text=True, check=False)
+        self.assertEqual((checked.returncode, checked.stderr), (0, ""))
+        found = {}
+        for place, mode, digest, data in re.findall(r"^take (\S+) (\d+) ([0-9a-f]{64}) <<'END'\n(.*?)^END$", made.stdout, re.M | re.S):
+            content = gzip.decompress(base64.b64decode(data))
+            self.assertEqual(hashlib.sha256(content).hexdigest(), digest, place)
+            found[place] = (mode, content)
+        units = [path for path in UNITS.iterdir() if path.name.startswith("virt-reclaim-agent")]
+        rule = ROOT / "packaging" / "udev" / "99-virt-reclaim-agent.rules"
+        expected = {f"/etc/systemd/system/{path.name}": ("0644", path.read_bytes()) for path in units}
+        expected[f"/etc/udev/rules.d/{rule.name}"] = ("0644", rule.read_bytes())
+        expected["/usr/sbin/virt-reclaim-agent"] = ("0755", agent.read_bytes())
+        self.assertEqual(found, expected)
+
+    def test_no_user_data_without_all_of_it(self) -> None:
+        none = self.user_data(str(self.directory / "none"))
+        self.assertEqual((none.returncode, none.stdout), (1, ""))
+        self.assertRegex(none.stderr, r"^cloud-init-agent: cannot read '.*/none'\n$")
+        self.assertEqual(self.user_data("a", "b").returncode, 2)
 
     def test_block_copies_are_recognized(self) -> None:
         programs = self.directory / "bin"

@@ -6,7 +6,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <set>
 
+#include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_split.h"
 #include "base/byte_size.h"
@@ -140,7 +143,117 @@ TEST(Hints, AreCommandsThatAShellTakesAsTheyAre) {
   EXPECT_EQ(ShellQuote(""), "\"\"");
 }
 
-// Every hint that is a virt-reclaim command must be one that the program takes.
+// What stands between quotes in a hint. An apostrophe comes after a letter.
+std::vector<std::string> QuotedIn(absl::string_view hint) {
+  std::vector<std::string> found;
+  for (size_t i = 0; i < hint.size(); ++i) {
+    if (hint[i] != '\'' || (i > 0 && absl::ascii_isalpha(hint[i - 1]))) continue;
+    const size_t end = hint.find('\'', i + 1);
+    if (end == absl::string_view::npos) {
+      ADD_FAILURE() << "a quote without its other half: " << hint;
+      break;
+    }
+    found.emplace_back(hint.substr(i + 1, end - i - 1));
+    i = end;
+  }
+  return found;
+}
+
+// As a shell reads them.
+std::vector<std::string> WordsOf(absl::string_view command) {
+  std::vector<std::string> words(1);
+  bool quoted = false;
+  for (size_t i = 0; i < command.size(); ++i) {
+    if (command[i] == '"') {
+      quoted = !quoted;
+    } else if (command[i] == ' ' && !quoted) {
+      words.emplace_back();
+    } else {
+      if (command[i] == '\\' && quoted) ++i;
+      words.back() += command[i];
+    }
+  }
+  return words;
+}
+
+// By their manual pages; what is quoted besides is no command.
+const std::set<std::string> kCommandsOfOthers = {
+    "apt install virt-reclaim-agent",
+    "dnf install virt-reclaim-agent",
+    "dnf upgrade virt-reclaim-agent",
+    "cryptsetup refresh --allow-discards --persistent \"/my data\"",
+    "lvchange --discards passdown VG/POOL",
+    "mount -o remount,rw \"/my data\"",
+    "qemu-img convert",
+};
+const std::set<std::string> kNoCommands = {
+    "discard=off", "discard_granularity", "disk", "ignore", "libvirt", "lun"};
+const std::set<std::vector<std::string>> kVirshCommands = {
+    {"blockcommit", "--active", "--pivot", "--path", "vda"},
+    {"domblklist"},
+    {"resume"},
+    {"shutdown"},
+    {"snapshot-list"},
+    {"start"},
+};
+
+void ExpectTaken(const std::string& command, const HintContext& context) {
+  std::vector<std::string> words = WordsOf(command);
+  const std::string program = words.front();
+  words.erase(words.begin());
+  if (program == "virt-reclaim") {
+    const CommandLine line = Parse(words);
+    EXPECT_EQ(line.connect, context.connect) << command;
+    EXPECT_EQ(line.domains, std::vector<std::string>{context.domain}) << command;
+  } else if (program == "virsh") {
+    ASSERT_GE(words.size(), 4u) << command;
+    EXPECT_EQ(words[0], "--connect") << command;
+    EXPECT_EQ(words[1], context.connect) << command;
+    EXPECT_EQ(words.back(), context.domain) << command;
+    const std::vector<std::string> verb(words.begin() + 2, words.end() - 1);
+    EXPECT_TRUE(kVirshCommands.contains(verb)) << command;
+  } else {
+    EXPECT_TRUE(kCommandsOfOthers.contains(command) || kNoCommands.contains(command)) << command;
+  }
+}
+
+// Of every reason there is, with a name that has to be quoted.
+TEST(Hints, EveryCommandIsOneThatItsProgramTakes) {
+  const HintContext context{"qemu+ssh://host/system", "my $web"};
+  std::set<std::string> commands;
+  const auto add = [&](const std::optional<std::string>& hint) {
+    if (!hint) return;
+    for (const std::string& quoted : QuotedIn(*hint)) commands.insert(quoted);
+  };
+  for (const ReasonText& text : AllReasons()) {
+    add(HintFor(text.reason, context));
+    for (const char* detail : {"/my data", "data", "shut-off"}) {
+      add(HintForTrim({text.reason, detail}, context));
+      if (absl::string_view(detail) == "/my data")
+        add(FixFor({text.reason, detail}, context, "vda"));
+    }
+  }
+  for (const auto& status : {absl::PermissionDeniedError(""), absl::UnavailableError("")}) {
+    add(HintForConnection(status, ""));
+    add(HintForConnection(status, context.connect));
+  }
+  for (const std::string& command : commands) ExpectTaken(command, context);
+  for (const std::string& command : kCommandsOfOthers)
+    EXPECT_TRUE(commands.contains(command)) << "in no hint: " << command;
+  const auto of_program = [&](absl::string_view program) {
+    return std::count_if(commands.begin(), commands.end(), [&](const std::string& command) {
+      return absl::StartsWith(command, program);
+    });
+  };
+  EXPECT_GE(of_program("virt-reclaim "), 8);
+  EXPECT_GE(of_program("virsh "), 6);
+}
+
+TEST(Hints, WhatIsNoCommandWouldBeSeen) {
+  EXPECT_EQ(QuotedIn("the disk's 'a b' and 'c'"), (std::vector<std::string>{"a b", "c"}));
+  EXPECT_EQ(WordsOf("a \"b \\$c\" d"), (std::vector<std::string>{"a", "b $c", "d"}));
+}
+
 TEST(Hints, CommandsParse) {
   const std::string hint = HintFor(Reason::kDiscardIgnored, {"qemu:///system", "web"}).value();
   EXPECT_EQ(hint.substr(0, hint.find(" shows")),
@@ -204,6 +317,8 @@ TEST(Hints, OfAnAgentThatIsNotInstalled) {
   const HintContext context{"", "web"};
   EXPECT_THAT(HintFor(Reason::kMigrationUnfinished, context).value(),
               testing::StartsWith("'virt-reclaim migrate status web' shows"));
+  EXPECT_THAT(HintFor(Reason::kMigrationUnfinished, context).value(),
+              testing::HasSubstr("'virt-reclaim migrate apply web' goes on"));
   EXPECT_EQ(Parse({"migrate", "status", "web"}).verb, Verb::kMigrateStatus);
   EXPECT_THAT(HintFor(Reason::kCommandsBlocked, context).value(),
               testing::HasSubstr("/etc/sysconfig/qemu-ga"));
