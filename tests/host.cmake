@@ -32,7 +32,7 @@ virt_reclaim_test(commands_test
 # Some hundred lives of a migration, each killed at another point.
 virt_reclaim_test(commands_killed_test
   SOURCES unit/commands_migration_killed_test.cc
-  DEPS virt_reclaim_fakes virt_reclaim_commands LABEL unit)
+  DEPS virt_reclaim_fakes virt_reclaim_commands LABEL unit TIMEOUT 180)
 
 virt_reclaim_test(program_test
   SOURCES golden/program_test.cc unit/cli_test.cc unit/completion_test.cc unit/files_progress_test.cc
