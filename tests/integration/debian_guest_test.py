@@ -57,14 +57,13 @@ INITRAMFS = "lsinitramfs /boot/initrd.img-$(uname -r)"
 NAMING = "/etc/fstab /etc/default/grub /boot/grub/grub.cfg /etc/initramfs-tools/conf.d/resume"
 PREPARE = f"""
 set -e
-mkdir /root/by-path
-cp --parents -a {NAMING} /root/by-path
+tar -cPf /root/by-path.tar {NAMING}
 sed -i "s,/dev/vda1,UUID=$(blkid -s UUID -o value /dev/vda1),; s,/dev/vda2,UUID=$(blkid -s UUID -o value /dev/vda2)," {NAMING}
 sed -i s/^GRUB_DISABLE_LINUX_UUID=true/GRUB_DISABLE_LINUX_UUID=false/ /etc/default/grub
 cp /usr/lib/test-initrds/prepared /boot/initrd.img-$(uname -r)
 sync
 """
-BY_PATH_AGAIN = "cp -a /root/by-path/. / && rm -r /root/by-path && sync"
+BY_PATH_AGAIN = "tar -xPf /root/by-path.tar && rm /root/by-path.tar && sync"
 BREAK_INITRAMFS = "cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r) && sync"
 IS_BROKEN = "cmp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)"
 REMOVE_AGENT = """
