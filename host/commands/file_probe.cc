@@ -75,6 +75,7 @@ class FileProber {
   }
 
   absl::StatusOr<Round> Measure(uint64_t size) {
+    VR_RETURN_IF_ERROR(allocation_().status());  // no marker for nothing
     VR_ASSIGN_OR_RETURN(const GuestMarker marker,
                         agent_.WriteMarker(file_.mount_point, size, kFileCallTimeout, stop_));
     const auto used = UsedOfHolders();

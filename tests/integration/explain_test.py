@@ -305,7 +305,8 @@ class Definition(unittest.TestCase):
         self.assertEqual(self.agent_of("old"), "agent-silent")
         self.guest.run('kill -CONT "$(vr-agent pid)"')
         self.assertIsNone(self.agent_of("old"))
-        (lock,) = self.host.directory.rglob("*.lock")
+        # Beside it are those of storages, which probes have taken.
+        (lock,) = (path for path in self.host.directory.rglob("*.lock") if not path.name.startswith("storage-"))
         with open(lock) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self.assertEqual(self.agent_of("old"), "busy")
