@@ -50,14 +50,11 @@ def ext_cases():
                     "-O ^sparse_super,^resize_inode"):
         # One kibibyte blocks: the kernel trims through a loop device in pages.
         yield Case("ext4", f"mkfs.ext4 -q {options}", "chequered" if len(options) % 2 else "deep", slack=64 << 10)
-    # ext2 is read by the kernel's ext2, or what stands for it.
+    # The kernel's ext4 mounts ext3, too.
     for type_, mkfs in (("ext2", "mkfs.ext2 -q"), ("ext4", "mkfs.ext3 -q")):
-        yield Case(type_, mkfs, "few", table="dos", size=48 * MIB, megabytes=24)
-        yield Case(type_, mkfs, "few", table="gpt", size=48 * MIB, megabytes=24)
-        yield Case(type_, mkfs, "deep", size=48 * MIB)
-        yield Case(type_, f"{mkfs} -b 1024", "chequered", size=32 * MIB, megabytes=12, slack=64 << 10)
-        yield Case(type_, f"{mkfs} -b 2048 -I 128", "chequered", size=32 * MIB, megabytes=12, slack=64 << 10)
-        yield Case(type_, f"{mkfs} -O ^resize_inode,^sparse_super", "deep", size=48 * MIB)
+        for pattern, table, options in (("few", "dos", ""), ("few", "gpt", ""), ("deep", "", ""), ("chequered", "", " -b 1024"),
+                                        ("chequered", "", " -b 2048 -I 128"), ("deep", "", " -O ^resize_inode,^sparse_super")):
+            yield Case(type_, mkfs + options, pattern, size=64 * MIB, table=table, megabytes=24, slack=64 << 10)
     for table in ("dos", "logical", "gpt", "gpt4k"):
         yield Case("ext4", "mkfs.ext4 -q", "few", table=table)
     yield Case("ext4", "mkfs.ext4 -q", "few", size=2048 * MIB, megabytes=200)
