@@ -16,8 +16,8 @@ from packagelib import ALONE, JOBS, NAMES, Debian, require, run
 DEBIAN_TESTS = Path(__file__).resolve().parents[2] / "debian" / "tests"
 NOBODY = "65534"
 TIMERS = [f"virt-reclaim-{job}.timer" for job in JOBS]
-# autopkgtest makes a repository of our packages in there.
-AUTOPKGTEST_NEEDS = {"apt-utils"}
+# autopkgtest makes a repository of our packages in there, and looks at their source.
+AUTOPKGTEST_NEEDS = {"apt-utils", "dpkg-dev"}
 AGENT_NEEDS = {"libblkid1", "libc6", "libmount1"}
 # What apt, dpkg and their like write for themselves.
 NOT_OURS = re.compile(
