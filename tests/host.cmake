@@ -62,8 +62,8 @@ endforeach()
 virt_reclaim_test(hostile_guest_test
   SOURCES component/hostile_guest_test.cc component/lying_guest_test.cc
   DEPS virt_reclaim_services ZLIB::ZLIB LABEL component TIMEOUT 120 OPTIMIZED)
-# It holds a deadline while two of its own threads keep a processor busy.
-set_tests_properties(hostile_guest_test PROPERTIES PROCESSORS 2)
+# It holds a deadline while two of its own threads keep a processor busy: alone.
+set_tests_properties(hostile_guest_test PROPERTIES RUN_SERIAL ON)
 
 virt_reclaim_test(hostile_fleet_test
   SOURCES component/hostile_fleet_test.cc
