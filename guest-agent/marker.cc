@@ -151,18 +151,34 @@ void FindDisk(const Filesystem& filesystem, Marker& marker) {
 // FITRIM.
 bool HasOwnAddresses(const Filesystem& filesystem) { return filesystem.type == "btrfs"; }
 
+// The file of a loop device, looked at before it is opened: a user who owns its directory may have
+// put a device in its place, and opening one can do harm (a watchdog, a tape).
+struct BackingFile {
+  UniqueFd place;  // O_PATH; invalid: nobody can look at it
+  struct stat status = {};
+
+  bool IsRegular() const { return place.valid() && S_ISREG(status.st_mode); }
+};
+
+BackingFile FindBackingFile(const BlockDevice& device) {
+  BackingFile file;
+  file.place.Reset(open(device.backing_file.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (file.place.valid() && fstat(file.place.get(), &file.status) != 0) file.place.Reset();
+  return file;
+}
+
 // A hole in a file that has all its blocks would take away what somebody reserved: the filesystem
 // in it could run out of space below. What cannot be looked at counts as such a file.
 absl::Status CheckFiles(const Filesystem& filesystem) {
   for (const BlockDevice& device : filesystem.chain.devices) {
     if (device.kind != DeviceKind::kLoop) continue;
-    struct stat status = {};
-    if (stat(device.backing_file.c_str(), &status) != 0) {
+    const BackingFile file = FindBackingFile(device);
+    if (file.place.valid() && S_ISBLK(file.status.st_mode)) continue;
+    if (!file.IsRegular()) {
       return absl::FailedPreconditionError(
           absl::StrCat("nobody can look at the file of '", device.name, "'"));
     }
-    const bool whole = S_ISREG(status.st_mode) && status.st_blocks * 512 >= status.st_size;
-    if (whole) {
+    if (file.status.st_blocks * 512 >= file.status.st_size) {
       return absl::FailedPreconditionError(
           absl::StrCat("the file '", Printable(device.backing_file),
                        "' is preallocated, and a probe would thin it"));
@@ -171,23 +187,16 @@ absl::Status CheckFiles(const Filesystem& filesystem) {
   return absl::OkStatus();
 }
 
-// The file of a loop device, looked at before it is opened: a user who owns its directory may have
-// put a device in its place, and opening one can do harm (a watchdog, a tape).
-UniqueFd OpenBackingFile(const std::string& path) {
-  const UniqueFd place(open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
-  struct stat status = {};
-  if (!place.valid() || fstat(place.get(), &status) != 0 || !S_ISREG(status.st_mode))
-    return UniqueFd();
-  return UniqueFd(open(absl::StrCat("/proc/self/fd/", place.get()).c_str(), O_RDONLY | O_CLOEXEC));
-}
-
 // Until the filesystems that hold a filesystem's files have written down what was discarded in
 // them: before that they neither free it nor discard it. Those of files that cannot be opened are
 // left out.
 void SyncHolders(const Filesystem& filesystem) {
   for (const BlockDevice& device : filesystem.chain.devices) {
     if (device.kind != DeviceKind::kLoop) continue;
-    const UniqueFd file = OpenBackingFile(device.backing_file);
+    const BackingFile found = FindBackingFile(device);
+    if (!found.IsRegular()) continue;
+    const UniqueFd file(open(absl::StrCat("/proc/self/fd/", found.place.get()).c_str(),
+                             O_RDONLY | O_NONBLOCK | O_CLOEXEC));
     if (file.valid()) syncfs(file.get());
   }
 }

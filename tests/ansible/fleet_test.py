@@ -16,7 +16,7 @@ from typing import Any
 
 import ansiblelib
 import fleet
-from vrtest import Disk, Guest, VirtReclaim, agent_path, allocation, host_program_path, main, skip_all, wait_for
+from vrtest import Disk, Guest, VirtReclaim, allocation, built, main, skip_all, wait_for
 from vrtest.guest import MIB, OLD_MACHINE
 from vrtest.programs import find_program
 
@@ -282,9 +282,7 @@ if __name__ == "__main__":
     ansiblelib.require("ansible-playbook", "sshd", "ssh-keygen", "ip", "unshare", "virsh", "qemu-system-x86_64", "busybox", "mke2fs")
     if not list(Path("/boot").glob("vmlinuz-*-cloud-*")):
         skip_all("no cloud kernel in /boot: scripts/install-packages run")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     SPACE = fleet.enter_namespaces()
     sys.dont_write_bytecode = True
     main(one_story=True)

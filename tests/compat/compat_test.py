@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import unittest
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 import bedpath  # noqa: E402
 from oldprograms import NotHere, OldPrograms, old_programs  # noqa: E402
 
-from vrtest import Disk, EmbedHost, Guest, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all  # noqa: E402
+from vrtest import Disk, Guest, HostTestCase, VirtReclaim, built, main, skip_all  # noqa: E402
 from vrtest.guest import MIB, NEW_MACHINE  # noqa: E402
 
 DONE = 0
@@ -27,15 +26,12 @@ FILL = f"dd if=/dev/zero of=/mnt/data/junk bs=1M count={JUNK // MIB} 2>&1; sync;
 CHANGE_AGENT = "set -e; vr-agent {how}; cp /mnt/tools/{which} /usr/sbin/virt-reclaim-agent; chmod 755 /usr/sbin/virt-reclaim-agent; vr-agent start"
 
 
-class Compatibility(unittest.TestCase):
+class Compatibility(HostTestCase):
     """The methods are one story and run in the order of their names."""
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.new = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         # The same state directory: what today's program remembers of a trim is read by the older one.
         cls.old = VirtReclaim(OLD.host, cls.host)
         cls.guest = Guest(
@@ -92,14 +88,14 @@ class Compatibility(unittest.TestCase):
         self.guest.run(CHANGE_AGENT.format(which=which, how=how))
 
     def exactness(self) -> tuple[str, str]:
-        shown = self.data(self.answer(self.new, "report", "--exact"))
+        shown = self.data(self.answer(self.reclaim, "report", "--exact"))
         return shown["reclaimable_is"], shown["reclaimable_from"]
 
     def test_1_older_agent_older_host(self) -> None:
         self.require_works(self.old)
 
     def test_2_older_agent_newer_host(self) -> None:
-        self.require_works(self.new)
+        self.require_works(self.reclaim)
 
     def test_3_a_call_that_the_agent_does_not_know_is_done_without(self) -> None:
         # UNIMPLEMENTED: no error, and no worse than without --exact.
@@ -109,7 +105,7 @@ class Compatibility(unittest.TestCase):
         self.change_agent("new")
         # It is another one: it knows the call.
         self.assertEqual(self.exactness(), ("exact", "free-map"))
-        self.require_works(self.new)
+        self.require_works(self.reclaim)
 
     def test_5_newer_agent_older_host(self) -> None:
         self.require_works(self.old)
@@ -118,7 +114,7 @@ class Compatibility(unittest.TestCase):
         # By a kill: the link hears nothing of it.
         self.change_agent("old", how="kill")
         self.assertEqual(self.exactness(), ("estimate", "statfs"))
-        self.require_works(self.new)
+        self.require_works(self.reclaim)
         self.require_works(self.old)
 
     def test_7_nothing_is_lost(self) -> None:
@@ -129,9 +125,7 @@ class Compatibility(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("debugfs", "strip", "cmake", "ninja")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     try:
         OLD: OldPrograms = old_programs()
     except NotHere as reason:

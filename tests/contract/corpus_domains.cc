@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <iostream>
 #include <tuple>
 #include <utility>
 
@@ -116,6 +118,24 @@ absl::StatusOr<CorpusDomains> CorpusDomains::Open(const std::string& fetch) {
       std::unique_ptr<Hypervisor> hypervisor,
       ConnectLibvirt(absl::StrCat("qemu:///embed?root=", root.path()), /*debug=*/false));
   return CorpusDomains(std::move(root), std::move(hypervisor), std::move(directory));
+}
+
+int CorpusDomains::Main(int argc, char** argv,
+                        const std::function<absl::StatusOr<bool>(CorpusDomains&)>& run) {
+  constexpr int kFailed = 1, kUsage = 2, kSkipped = 77;
+  if (argc != 2) {
+    std::cerr << "usage: " << program_invocation_short_name << " FETCH-CORPUS\n";
+    return kUsage;
+  }
+  const auto passed = [&]() -> absl::StatusOr<bool> {
+    VR_ASSIGN_OR_RETURN(CorpusDomains domains, Open(argv[1]));
+    return run(domains);
+  }();
+  if (!passed.ok()) {
+    std::cout << "SKIP: " << passed.status() << "\n";
+    return kSkipped;
+  }
+  return *passed ? 0 : kFailed;
 }
 
 void CorpusDomains::ForEach(const std::function<void(const CorpusDomain&)>& use) {

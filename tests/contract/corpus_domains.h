@@ -29,6 +29,11 @@ class CorpusDomains {
   static absl::StatusOr<CorpusDomains> Open(const std::string& fetch);
 
   Hypervisor& hypervisor() { return *hypervisor_; }
+  // The main function of a test over them, `TEST FETCH-CORPUS`. Returns its exit status: 0 when
+  // `run` says true, 1 when false, 77 for an error: it cannot be tried here.
+  static int Main(int argc, char** argv,
+                  const std::function<absl::StatusOr<bool>(CorpusDomains&)>& run);
+
   int files() const { return static_cast<int>(files_.size()); }
   // Every domain in them that is of this machine's architecture.
   void ForEach(const std::function<void(const CorpusDomain&)>& use);

@@ -14,6 +14,7 @@
 #include <iterator>
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -26,7 +27,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr int kFailed = 1, kSkipped = 77;
 constexpr int kEvery = 20;
 // Fewer are no corpus.
 constexpr int kFewest = 20;
@@ -109,18 +109,13 @@ class Pairs {
   Counts counts_;
 };
 
-int Run(const std::string& fetch) {
-  auto domains = CorpusDomains::Open(fetch);
-  if (!domains.ok()) {
-    std::cout << "SKIP: " << domains.status() << "\n";
-    return kSkipped;
-  }
+absl::StatusOr<bool> Run(CorpusDomains& domains) {
   int every = kEvery, number = 0;
   if (const char* asked = std::getenv("VR_EVERY");
       asked != nullptr && !absl::SimpleAtoi(asked, &every))
     every = kEvery;
-  Pairs pairs(domains->hypervisor());
-  domains->ForEach([&](const CorpusDomain& domain) {
+  Pairs pairs(domains.hypervisor());
+  domains.ForEach([&](const CorpusDomain& domain) {
     if (number++ % every == 0) pairs.Try(domain);
   });
   const Counts& counts = pairs.counts();
@@ -128,16 +123,12 @@ int Run(const std::string& fetch) {
             << " name nothing of this machine but disks, which are left out; " << counts.defined
             << " defined, " << counts.started << " started, " << counts.wrong
             << " with something pending\n";
-  return counts.wrong > 0 || counts.started < kFewest ? kFailed : 0;
+  return counts.wrong == 0 && counts.started >= kFewest;
 }
 
 }  // namespace
 }  // namespace virt_reclaim
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::cerr << "usage: pending_corpus FETCH-CORPUS\n";
-    return 2;
-  }
-  return virt_reclaim::Run(argv[1]);
+  return virt_reclaim::CorpusDomains::Main(argc, argv, virt_reclaim::Run);
 }

@@ -10,7 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "base/status.h"
 #include "host/services/hypervisor.h"
 #include "tests/contract/corpus_domains.h"
 #include "xml-tools/rewrite.h"
@@ -19,7 +21,6 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr int kFailed = 1, kSkipped = 77;
 // Fewer are no corpus.
 constexpr int kFewest = 100;
 // libvirt fills in a definition, and what it filled in may lead it to fill in more: as often it may
@@ -119,12 +120,8 @@ class Corpus {
   Counts counts_;
 };
 
-int Skip(const std::string& why) {
-  std::cout << "SKIP: " << why << "\n";
-  return kSkipped;
-}
-
-int Report(int files, const Counts& counts) {
+// Whether it is right.
+bool Report(int files, const Counts& counts) {
   std::cout << files << " files, " << counts.for_this_host << " domains for this host, "
             << counts.refused << " refused by libvirt, " << counts.defined << " defined, "
             << counts.unsettled << " of them never the same; " << counts.compared
@@ -132,26 +129,20 @@ int Report(int files, const Counts& counts) {
             << counts.left_alone << " left alone by the rewriter; " << counts.wrong
             << " differences\n";
   const bool many = counts.defined >= kFewest && counts.changed >= kFewest;
-  return counts.wrong > 0 || counts.unsettled > counts.defined / 100 || !many ? kFailed : 0;
+  return counts.wrong == 0 && counts.unsettled <= counts.defined / 100 && many;
 }
 
-int Run(const std::string& fetch) {
-  auto domains = CorpusDomains::Open(fetch);
-  if (!domains.ok()) return Skip(domains.status().ToString());
-  const auto machines = domains->hypervisor().MachineTypes("x86_64", "qemu");
-  if (!machines.ok()) return Skip(machines.status().ToString());
-  Corpus corpus(domains->hypervisor(), Modes(*machines));
-  domains->ForEach([&](const CorpusDomain& domain) { corpus.Try(domain); });
-  return Report(domains->files(), corpus.counts());
+absl::StatusOr<bool> Run(CorpusDomains& domains) {
+  VR_ASSIGN_OR_RETURN(const std::vector<std::string> machines,
+                      domains.hypervisor().MachineTypes("x86_64", "qemu"));
+  Corpus corpus(domains.hypervisor(), Modes(machines));
+  domains.ForEach([&](const CorpusDomain& domain) { corpus.Try(domain); });
+  return Report(domains.files(), corpus.counts());
 }
 
 }  // namespace
 }  // namespace virt_reclaim
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::cerr << "usage: stored_corpus FETCH-CORPUS\n";
-    return 2;
-  }
-  return virt_reclaim::Run(argv[1]);
+  return virt_reclaim::CorpusDomains::Main(argc, argv, virt_reclaim::Run);
 }

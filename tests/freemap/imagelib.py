@@ -23,6 +23,7 @@ SKIP = 77
 CLONE_NEWNS = 0x00020000
 KEEP_SIZE_PUNCH_HOLE = 0x1 | 0x2
 MIB = 1 << 20
+PATIENCE_SECONDS = 10
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -148,6 +149,15 @@ def hash_outside(path, runs):
 FUSE = {"ntfs": "ntfs-3g", "exfat": "mount.exfat-fuse"}
 
 
+def unmount(directory):
+    """A kernel lets go of a file after its close, with FUSE somewhat later, and who looks at all files of the machine holds it, too."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while subprocess.run(["umount", directory], capture_output=True, check=False).returncode != 0 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    if os.path.ismount(directory):
+        run("umount", directory)
+
+
 class Mounted:
     """with Mounted(image, ...) as directory:"""
 
@@ -165,7 +175,7 @@ class Mounted:
         return self.directory
 
     def __exit__(self, *_):
-        run("umount", self.directory)
+        unmount(self.directory)
         self.directory.rmdir()
         if self.type in FUSE:
             run("losetup", "-d", self.loop)
@@ -218,7 +228,7 @@ def detach(loop, image):
 
 def wait_for_loops(image):
     """Until no loop device has the image: one goes with its last user, who may be another test's mount that looks at all of them."""
-    path, deadline = os.path.realpath(image), time.monotonic() + 10
+    path, deadline = os.path.realpath(image), time.monotonic() + PATIENCE_SECONDS
     while True:
         names = []
         for file in pathlib.Path("/sys/block").glob("loop*/loop/backing_file"):

@@ -5,14 +5,12 @@ The guest has busybox's init, so that its agent is started by the command of the
 
 from __future__ import annotations
 
-import unittest
 from pathlib import Path
 from typing import Any
 
 import bedpath
 
-from vrtest import Disk, EmbedHost, Guest, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all
-from vrtest import wait_for
+from vrtest import Disk, Guest, HostTestCase, built, main, wait_for
 from vrtest.guest import AGENT_PORT, NEW_MACHINE, QEMU_GA_PORT
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
@@ -32,16 +30,15 @@ qemu-ga -m virtio-serial -p /dev/virtio-ports/{QEMU_GA_PORT} -t /run/qemu-ga -f 
 """
 
 
-class AgentInstall(unittest.TestCase):
+class AgentInstall(HostTestCase):
     """The methods are one story and run in the order of their names."""
+
+    # The units and the rule are read from there; into a guest without systemd none of them goes.
+    environment = {"VIRT_RECLAIM_AGENT_FILES": str(PACKAGING)}
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        # The units and the rule are read from there; into a guest without systemd none of them goes.
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host, VIRT_RECLAIM_AGENT_FILES=str(PACKAGING))
+        super().setUpClass()
         cls.guest = Guest(
             cls.host, DOMAIN, machine=NEW_MACHINE, agent=AGENT, ports=(QEMU_GA_PORT,), guest_options=("--qemu-ga",),
             disks=[Disk("root", discard="unmap")],
@@ -124,7 +121,5 @@ class AgentInstall(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("qemu-ga")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     main(one_story=True)

@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-import unittest
 from pathlib import Path
 
 import bedpath
 
-from vrtest import EmbedHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all
+from vrtest import HostTestCase, Reply, VirtReclaim, built, main
 from vrtest.image import new_uuid
 
 DONE, FAILED, NOTHING_DONE = 0, 1, 5
@@ -55,13 +54,10 @@ DOMAIN = """\
 """
 
 
-class BadInput(unittest.TestCase):
+class BadInput(HostTestCase):
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         os.mkfifo(cls.space.path / "fifo")
         (cls.space.path / "text").write_text("not an image\n" * 100)
         for name, disks in DISKS.items():
@@ -246,8 +242,6 @@ class BadInput(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed()
-    PROGRAM = host_program_path()
-    if not PROGRAM:
-        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    (PROGRAM,) = built("virt-reclaim")
     FILTER = next(Path(os.environ["VIRT_RECLAIM_BUILD_DIR"]).rglob("virt-reclaim-xml"))
     main()

@@ -3,12 +3,11 @@ reason, and others are served meanwhile."""
 
 from __future__ import annotations
 
-import unittest
 from typing import Any
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, Guest, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all, wait_for
+from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, built, main, wait_for
 from vrtest.guest import MIB, NEW_MACHINE
 
 DONE, SOME_FAILED, REFUSED = 0, 3, 5
@@ -26,15 +25,17 @@ BACKUP = """
 """
 
 
-class Busy(unittest.TestCase):
+class Busy(HostTestCase):
     """The methods are one story and run in the order of their names."""
+
+
+    @classmethod
+    def make_host(cls) -> Host:
+        return DaemonHost(cls.space)
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = DaemonHost(cls.space)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guests = {
             name: Guest(
                 cls.host, name, machine=NEW_MACHINE, agent=AGENT, memory_mib=256,
@@ -93,7 +94,5 @@ class Busy(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("libvirtd", "unshare")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     main(one_story=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
-import unittest
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, Guest, Reply, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all
+from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, Reply, VirtReclaim, built, main
 from vrtest.guest import MIB, NEW_MACHINE
 
 DOMAIN = "shared"
@@ -26,13 +25,14 @@ LINK_SILENCE_SECONDS = 2.0
 LONG = ("--chunk", "128MiB", "--pause", "2s")
 
 
-class SharedLibvirtd(unittest.TestCase):
+class SharedLibvirtd(HostTestCase):
+    @classmethod
+    def make_host(cls) -> Host:
+        return DaemonHost(cls.space)
+
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = DaemonHost(cls.space)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guest = Guest(
             cls.host, DOMAIN, machine=NEW_MACHINE, agent=AGENT,
             disks=[Disk(f"ext4-{number}", bus="virtio", discard="unmap", format="qcow2") for number in range(2)],
@@ -197,7 +197,5 @@ class SharedLibvirtd(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("libvirtd", "unshare", "setpriv")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     main(one_story=True)

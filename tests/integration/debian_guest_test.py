@@ -5,14 +5,12 @@ goes wrong here.
 from __future__ import annotations
 
 import time
-import unittest
 from pathlib import Path
 
 import bedpath
 
-from vrtest import (
-    DebianGuest, EmbedHost, Reply, TimedOut, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all, wait_for,
-)
+from vrtest import DebianGuest, HostTestCase, Reply, TimedOut, built, main, wait_for
+from vrtest.debian_guest import INSTALLED_UNIT
 from vrtest.guest import MIB
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
@@ -66,16 +64,9 @@ sync
 BY_PATH_AGAIN = "tar -xPf /root/by-path.tar && rm /root/by-path.tar && sync"
 BREAK_INITRAMFS = "cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r) && sync"
 IS_BROKEN = "cmp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)"
-REMOVE_AGENT = """
-set -e
-systemctl stop virt-reclaim-agent.service virt-reclaim-agent-worker.socket
-rm /usr/sbin/virt-reclaim-agent /usr/lib/systemd/system/virt-reclaim-agent* /usr/lib/udev/rules.d/99-virt-reclaim-agent.rules
-systemctl daemon-reload
-udevadm control --reload
-"""
 
 
-class OneGuest(unittest.TestCase):
+class OneGuest(HostTestCase):
     """Each boot of it takes an emulated CPU a minute, so one guest lives through everything, in the order of the names. It is
     the worst there is: names by path, a resume=, and an initramfs with the drivers of yesterday's hardware.
     """
@@ -86,12 +77,11 @@ class OneGuest(unittest.TestCase):
     old_xml: str
     kept_xml: str
 
+    environment = {"VIRT_RECLAIM_AGENT_FILES": str(PACKAGING)}
+
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host, VIRT_RECLAIM_AGENT_FILES=str(PACKAGING))
+        super().setUpClass()
         cls.guest = DebianGuest(cls.host, cls.name, agent=AGENT, by_path=True, resume=True, initramfs="virtio-blk-only")
         cls.old_xml = cls.guest.saved_xml()
 
@@ -266,15 +256,13 @@ class OneGuest(unittest.TestCase):
         self.assertEqual(self.run_in_guest(MANIFEST), self.manifest)
 
     def test_14_an_agent_that_is_missing_is_installed_by_qemu_guest_agent(self) -> None:
-        self.run_in_guest(REMOVE_AGENT)
+        self.guest.remove_agent()
         self.assertNotEqual(self.reclaim.run("agent", "status", self.name).status, DONE)
         (domain,) = self.run_program(
             DONE, "agent", "install", f"--agent-binary={AGENT}", self.name, seconds=INSTALL_SECONDS
         ).json["domains"]
         self.assertEqual((domain["port"], domain["starts"]), ({"definition": "there", "running": "there"}, True), domain)
-        shown = self.run_in_guest("systemctl show -p SubState,FragmentPath virt-reclaim-agent.service")
-        self.assertIn("SubState=running", shown)
-        self.assertIn("FragmentPath=/etc/systemd/system/virt-reclaim-agent.service", shown)
+        self.assertEqual(self.guest.agent_unit(), INSTALLED_UNIT)
         self.assertEqual(self.run_in_guest("systemctl --failed --plain --no-legend"), "")
         (again,) = self.run_program(DONE, "agent", "install", f"--agent-binary={AGENT}", self.name).json["domains"]
         self.assertEqual((again["files"], again["starts"]), ([], False), again)
@@ -287,7 +275,5 @@ class OneGuest(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("mmdebstrap", "debugfs", "mkswap")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     main(one_story=True)

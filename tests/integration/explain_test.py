@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import re
-import unittest
 from typing import Any
 
 import bedpath
 from explain_faults import CDROM, LAYERS, PROGRAMS, SIZE, USB, FaultyGuest
 
-from vrtest import Disk, EmbedHost, Guest, Reply, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all, wait_for
+from vrtest import Disk, Guest, HostTestCase, Reply, built, main, wait_for
 from vrtest.guest import OLD_MACHINE, QEMU_GA_PORT
 
 DONE, NOTHING_FREED, REFUSED = 0, 4, 5
@@ -71,15 +70,12 @@ def remarks_of(disk: dict[str, Any]) -> set[str]:
     return {code for layer in disk["layers"] for code in layer["remarks"]}
 
 
-class Layers(unittest.TestCase):
+class Layers(HostTestCase):
     """The methods are one story and run in the order of their names; unittest stops at the first that fails."""
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guest = FaultyGuest(cls.host, cls.space, "deep", list(EXPECTED), AGENT)
         cls.guest.start()
         cls.guest.run(LAYERS, seconds=600)
@@ -240,15 +236,12 @@ class Layers(unittest.TestCase):
         self.assertIn("QEMU says that the device takes discards", bus["detail"])
 
 
-class Definition(unittest.TestCase):
+class Definition(HostTestCase):
     """What the definition says, now and at the next start; who cannot be asked. One story as well."""
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guest = Guest(
             cls.host, "old", machine=OLD_MACHINE, agent=AGENT,
             disks=[Disk("blk", size=SIZE, discard="unmap"), Disk("scsi", size=SIZE, bus="scsi")],
@@ -347,12 +340,11 @@ class Definition(unittest.TestCase):
         self.assertEqual(self.layer("image", disk)["reasons"], ["no-local-image"])
 
 
-class Table(unittest.TestCase):
+class Table(HostTestCase):
     """After the others, by its name."""
 
     def test_every_code_of_a_chain_is_made_here_or_listed(self) -> None:
-        with Workspace() as space:
-            codes = VirtReclaim(PROGRAM, EmbedHost(space.path)).run("explain", "--codes").json["codes"]
+        codes = self.reclaim.run("explain", "--codes").json["codes"]
         wanted: dict[str, set[str]] = {"culprit": set(), "unknown": set(), "remark": set(), "never": set()}
         for code in codes:
             wanted[code["in_chain"]].add(code["code"])
@@ -367,7 +359,5 @@ class Table(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed(*PROGRAMS, "mksquashfs")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     main(one_story=True)

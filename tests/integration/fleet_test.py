@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import time
-import unittest
 import uuid
 from collections import Counter
 from collections.abc import Iterable
@@ -15,9 +14,8 @@ from pathlib import Path
 
 import bedpath
 
-from vrtest import EmbedHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all, wait_for
+from vrtest import HostTestCase, Reply, VirtReclaim, built, main, wait_for
 from vrtest.guest import MIB, OLD_MACHINE
-from vrtest.programs import find_program
 
 DONE, SOME_FAILED, INTERRUPTED = 0, 3, 130
 DOMAINS = 500
@@ -54,15 +52,12 @@ def domain_xml(number: int, image: Path) -> str:
 """
 
 
-class Fleet(unittest.TestCase):
+class Fleet(HostTestCase):
     """The methods are one story and run in the order of their names."""
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.plan = cls.space.path / "plan.json"
         commands = []
         for number in range(DOMAINS):
@@ -228,8 +223,5 @@ class Fleet(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed()
-    PROGRAM = host_program_path()
-    KILLER = find_program("libkill_at_sync.so")
-    if not PROGRAM or not KILLER:
-        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, KILLER = built("virt-reclaim", "libkill_at_sync.so")
     main(one_story=True)

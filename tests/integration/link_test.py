@@ -11,13 +11,11 @@ import signal
 import socket
 import subprocess
 import time
-import unittest
 from dataclasses import dataclass
 
 import bedpath
 
-from vrtest import Disk, EmbedHost, Guest, Reply, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all
-from vrtest import wait_for
+from vrtest import Disk, Guest, HostTestCase, Reply, built, main, wait_for
 from vrtest.guest import NEW_MACHINE
 from vrtest.workspace import qemu_processes
 
@@ -44,15 +42,12 @@ class Footprint:
     resident_kib: int
 
 
-class Link(unittest.TestCase):
+class Link(HostTestCase):
     slowest = 0.0
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guest = Guest(
             cls.host, DOMAIN, machine=NEW_MACHINE, agent=AGENT,
             disks=[Disk(f"ext4-{number}", bus="virtio", discard="unmap") for number in range(4)],
@@ -233,7 +228,5 @@ class Link(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed()
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     main()

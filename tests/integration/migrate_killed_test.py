@@ -7,14 +7,12 @@ import os
 import signal
 import subprocess
 import unittest
-from pathlib import Path
 
 import bedpath
 
-from vrtest import DaemonHost, EmbedHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all
+from vrtest import DaemonHost, EmbedHost, Reply, VirtReclaim, Workspace, built, main
 from vrtest.guest import MIB, OLD_MACHINE
 from vrtest.host import Host
-from vrtest.programs import find_program
 
 DONE, REFUSED = 0, 5
 APPLY, ROLLBACK = ("migrate", "apply", "--assume", "web"), ("migrate", "rollback", "web")
@@ -173,8 +171,5 @@ class TwiceAtOnceWithDaemon(TwiceAtOnce):
 
 if __name__ == "__main__":
     bedpath.require_bed("libvirtd", "unshare")
-    PROGRAM = host_program_path()
-    KILLER = find_program("libkill_at_sync.so")
-    if not PROGRAM or not KILLER:
-        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, KILLER = built("virt-reclaim", "libkill_at_sync.so")
     main()

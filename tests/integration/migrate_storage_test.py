@@ -7,7 +7,7 @@ from pathlib import Path
 
 import bedpath
 
-from vrtest import EmbedHost, LoopDevice, VirtReclaim, Workspace, host_program_path, main, mount_without_holes, skip_all
+from vrtest import EmbedHost, LoopDevice, VirtReclaim, Workspace, built, main, mount_without_holes
 from vrtest.guest import MIB, OLD_MACHINE
 
 DONE = 0
@@ -71,7 +71,5 @@ class StorageBelow(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed()
-    PROGRAM = host_program_path()
-    if not PROGRAM:
-        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    (PROGRAM,) = built("virt-reclaim")
     main()

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import os
 import re
 import signal
 import time
-import unittest
 from pathlib import Path
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, EmbedHost, Guest, Reply, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all
+from vrtest import DaemonHost, Disk, Guest, HostTestCase, Reply, VirtReclaim, built, main
 from vrtest.guest import MIB, OLD_MACHINE
 from vrtest.host import Host
-from vrtest.programs import find_program
 
 DONE, FAILED = 0, 1
 APPLY = ("migrate", "apply", "--power-cycle=shutdown", "--shutdown-timeout", "60s", "--verify-timeout", "90s")
@@ -32,15 +29,8 @@ class OnHost:
     filesystems: tuple[str, ...] = ("ext4", "xfs", "btrfs")
 
     @classmethod
-    def make_host(cls, space: Workspace) -> Host:
-        raise NotImplementedError
-
-    @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = cls.make_host(cls.space)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guest = Guest(
             cls.host, "web", machine=OLD_MACHINE, agent=AGENT, disks=[Disk(fs, fs=fs) for fs in cls.filesystems]
         )
@@ -191,26 +181,21 @@ class OnHost:
             disk.check()
 
 
-class Embedded(OnHost, unittest.TestCase):
-    @classmethod
-    def make_host(cls, space: Workspace) -> Host:
-        return EmbedHost(space.path)
+class Embedded(OnHost, HostTestCase):
+    pass
 
 
-class Daemon(OnHost, unittest.TestCase):
+class Daemon(OnHost, HostTestCase):
     first_point = 5
     # The module of btrfs measures what this CPU is best at: seconds at each start of an emulated one.
     filesystems = ("ext4", "xfs")
 
     @classmethod
-    def make_host(cls, space: Workspace) -> Host:
-        return DaemonHost(space)
+    def make_host(cls) -> Host:
+        return DaemonHost(cls.space)
 
 
 if __name__ == "__main__":
     bedpath.require_bed("libvirtd", "unshare")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    KILLER = find_program("libkill_at_sync.so")
-    if not PROGRAM or not AGENT or not KILLER:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT, KILLER = built("virt-reclaim", "virt-reclaim-agent", "libkill_at_sync.so")
     main(one_story=True)

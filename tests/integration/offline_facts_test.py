@@ -13,15 +13,13 @@ import re
 import signal
 import subprocess
 import time
-import unittest
 from pathlib import Path
 from xml.etree import ElementTree
 
 import bedpath
 
-from vrtest import (
-    DaemonHost, DebianGuest, EmbedHost, TimedOut, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all, wait_for,
-)
+from vrtest import DaemonHost, DebianGuest, HostTestCase, TimedOut, VirtReclaim, Workspace, built, main, skip_all, wait_for
+from vrtest.debian_guest import INSTALLED_UNIT
 from vrtest.guest import MIB
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
@@ -71,16 +69,6 @@ cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)
 sync
 """
 
-# As virt-customize and user-data have put it there.
-REMOVE_AGENT = """
-set -e
-systemctl stop virt-reclaim-agent.service virt-reclaim-agent-worker.socket
-rm /usr/sbin/virt-reclaim-agent /etc/systemd/system/virt-reclaim-agent* /etc/udev/rules.d/99-virt-reclaim-agent.rules
-systemctl daemon-reload
-udevadm control --reload
-"""
-
-
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -121,13 +109,10 @@ def litter() -> set[str]:
     return {path.name for path in Path("/tmp").glob("*guestfs*")}
 
 
-class OfflineTest(unittest.TestCase):
+class OfflineTest(HostTestCase):
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
 
     def plan(self, name: str, *options: str) -> dict[str, object]:
         begin = time.monotonic()
@@ -156,9 +141,7 @@ class Debian(OfflineTest):
             wait_for("the agent", lambda: self.reclaim.run("agent", "status", self.name).status == DONE, seconds=AGENT_SECONDS)
         except TimedOut:
             self.fail(self.guest.agent_log())
-        shown = self.guest.run("systemctl show -p SubState,FragmentPath virt-reclaim-agent.service").output
-        self.assertIn("SubState=running", shown)
-        self.assertIn("FragmentPath=/etc/systemd/system/virt-reclaim-agent.service", shown)
+        self.assertEqual(self.guest.agent_unit(), INSTALLED_UNIT)
 
     def require_same(self, name: str, image: Path, told: dict[str, object], *options: str) -> dict[str, object]:
         """By the disk of this domain, which is off, as its agent told before."""
@@ -199,7 +182,7 @@ class Debian(OfflineTest):
     def test_1_user_data_for_cloud_init_puts_it_there_again(self) -> None:
         """Here as the script it is; that cloud-init runs it: packages/systemd_test."""
         self.assertEqual(self.guest.run("cat /root/user-data | wc -c").output.strip(), str(self.user_data.stat().st_size))
-        self.guest.run(REMOVE_AGENT)
+        self.guest.remove_agent()
         self.assertNotEqual(self.reclaim.run("agent", "status", self.name).status, DONE)
         self.guest.run("sh /root/user-data && rm /root/user-data", seconds=INSTALL_SECONDS)
         self.wait_for_agent()
@@ -380,9 +363,7 @@ def facts(plan: dict[str, object]) -> dict[str, object]:
 
 if __name__ == "__main__":
     bedpath.require_bed("mmdebstrap", "debugfs", "mkswap", "guestfish", "cryptsetup", "cpio", "virt-customize", "libvirtd")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     READER = Path(os.environ["VIRT_RECLAIM_BUILD_DIR"]) / "host" / "guestfs" / "virt-reclaim-guestfs"
     if not READER.exists():
         skip_all("virt-reclaim-guestfs is not built")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import bedpath
 
-from vrtest import Reply, agent_path, host_program_path, main, skip_all
+from vrtest import Reply, built, main
 from vrtest.programs import build_dir
 from vrtest.workspace import qemu_processes
 
@@ -126,6 +126,5 @@ class Quickstart(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("unshare", "setpriv")
-    if not host_program_path() or not agent_path():
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    built("virt-reclaim", "virt-reclaim-agent")
     main()

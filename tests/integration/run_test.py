@@ -7,14 +7,12 @@ import hashlib
 import json
 import os
 import subprocess
-import unittest
 from pathlib import Path
 from typing import Any
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, EmbedHost, Guest, Host, VirtReclaim, Workspace, agent_path, allocation, host_program_path, main
-from vrtest import skip_all, wait_for
+from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, allocation, built, main, wait_for
 from vrtest.guest import MIB, NEW_MACHINE
 from vrtest.programs import find_program
 
@@ -47,20 +45,13 @@ def call(*words: object) -> None:
 class Story:
     """The methods are one story and run in the order of their names. What kind of libvirt it is the subclass says."""
 
-    host: Host
-
-    @classmethod
-    def make_host(cls) -> Host:
-        raise NotImplementedError
+    environment = {"VIRT_RECLAIM_FREEMAP": str(find_program("virt-reclaim-freemap"))}
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
+        super().setUpClass()
         cls.storage = cls.space.path / "storage"
         cls.make_storage()
-        cls.host = cls.make_host()
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host, VIRT_RECLAIM_FREEMAP=str(find_program("virt-reclaim-freemap")))
         cls.backup = cls.storage / "backups" / "a.raw"
         cls.backup.parent.mkdir()
         cls.old = cls.storage / "old.raw"
@@ -180,13 +171,11 @@ class Story:
         self.assertEqual((len(content), content[:MIB], content[MIB:].count(0)), (MIB + ZEROES, b"x" * MIB, ZEROES))
 
 
-class Embedded(Story, unittest.TestCase):
-    @classmethod
-    def make_host(cls) -> Host:
-        return EmbedHost(cls.space.path)
+class Embedded(Story, HostTestCase):
+    pass
 
 
-class Libvirtd(Story, unittest.TestCase):
+class Libvirtd(Story, HostTestCase):
     host: DaemonHost
 
     @classmethod
@@ -222,7 +211,5 @@ class Libvirtd(Story, unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("libvirtd", "unshare", "mkfs.ext4", "debugfs")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     main(one_story=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-import unittest
 from pathlib import Path
 
 import bedpath
 
-from vrtest import Disk, EmbedHost, Guest, Reply, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all
+from vrtest import Disk, Guest, HostTestCase, Reply, built, main, skip_all
 
 MIB = 1 << 20
 JUNK = 64 * MIB
@@ -33,17 +32,14 @@ sync
 MANIFEST = "sync; echo 3 >/proc/sys/vm/drop_caches; sha256sum /mnt/*/precious"
 
 
-class Sata(unittest.TestCase):
+class Sata(HostTestCase):
     """The methods are one story and run in the order of their names."""
 
     manifest: str
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guest = Guest(
             cls.host, DOMAIN, machine=MACHINE, agent=AGENT, guest_options=("--kernel-root", KERNEL, "--module", "ahci"),
             disks=[
@@ -111,9 +107,7 @@ class Sata(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("mkfs.xfs", "mkfs.btrfs", "depmod", "dpkg-deb")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     FETCHED = subprocess.run([FETCH_KERNEL], stdout=subprocess.PIPE, text=True, check=False)
     if FETCHED.returncode == 77:
         skip_all("the kernel of real machines cannot be fetched")

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import unittest
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "freemap"))
 import imagelib
 import lvm_test
 
-from vrtest import EmbedHost, VirtReclaim, Workspace, host_program_path, main, skip_all
+from vrtest import HostTestCase, built, main
 from vrtest.guest import MIB
 from vrtest.programs import find_program
 
@@ -31,15 +30,14 @@ DOMAIN = """<domain type='qemu'>
 DISK = """<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{path}'/><target dev='{target}' bus='virtio'/></disk>"""
 
 
-class Sparsify(unittest.TestCase):
+class Sparsify(HostTestCase):
     """The methods are one story and run in the order of their names."""
+
+    environment = {"VIRT_RECLAIM_FREEMAP": str(find_program("virt-reclaim-freemap"))}
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host, VIRT_RECLAIM_FREEMAP=str(find_program("virt-reclaim-freemap")))
+        super().setUpClass()
         cls.raw = cls.disk("a")
         cls.qcow2 = cls.space.path / "b.qcow2"
         cls.call("qemu-img", "convert", "-f", "raw", "-O", "qcow2", cls.disk("b"), cls.qcow2)
@@ -168,7 +166,5 @@ class Sparsify(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed()
-    PROGRAM = host_program_path()
-    if not PROGRAM:
-        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    (PROGRAM,) = built("virt-reclaim")
     main(one_story=True)

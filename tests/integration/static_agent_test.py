@@ -11,12 +11,11 @@ import os
 import stat
 import subprocess
 import time
-import unittest
 from pathlib import Path
 
 import bedpath
 
-from vrtest import Disk, EmbedHost, Guest, TimedOut, VirtReclaim, Workspace, host_program_path, main, skip_all, wait_for
+from vrtest import Disk, Guest, HostTestCase, TimedOut, built, main, skip_all, wait_for
 from vrtest.guest import NEW_MACHINE
 
 DOMAIN = "bare"
@@ -38,13 +37,10 @@ start-stop-daemon -S -b -m -p /run/bare.pid -x /bin/busybox -- chroot /run/bare 
 """
 
 
-class StaticAgent(unittest.TestCase):
+class StaticAgent(HostTestCase):
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guest = Guest(
             cls.host, DOMAIN, machine=NEW_MACHINE, agent=STATIC_AGENT,
             disks=[Disk("data", bus="virtio", discard="unmap")],
@@ -83,13 +79,10 @@ class StaticAgent(unittest.TestCase):
         return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("voluntary_ctxt_switches"))
 
 
-class NothingElse(unittest.TestCase):
+class NothingElse(HostTestCase):
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         init = cls.space.path / "init"
         source = Path(__file__).resolve().parents[1] / "lib" / "bare_init.c"
         subprocess.run(["cc", "-static", "-Os", "-Wall", "-Werror", "-o", init, source], check=True)
@@ -135,9 +128,7 @@ def files_of(archive: bytes) -> list[str]:
 
 if __name__ == "__main__":
     bedpath.require_bed("cc")
-    PROGRAM = host_program_path()
-    if not PROGRAM:
-        skip_all("VIRT_RECLAIM_BUILD_DIR names no build with virt-reclaim in it")
+    (PROGRAM,) = built("virt-reclaim")
     if not STATIC_AGENT.is_file():
         skip_all("VIRT_RECLAIM_STATIC_AGENT names no static agent: scripts/build-static-agent")
     main()

@@ -5,12 +5,11 @@ One guest carries all combinations of filesystem and bus, since booting is what 
 
 from __future__ import annotations
 
-import unittest
 from typing import Any
 
 import bedpath
 
-from vrtest import Disk, EmbedHost, Guest, Reply, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all
+from vrtest import Disk, Guest, HostTestCase, Reply, built, main
 
 MIB = 1 << 20
 JUNK = 96 * MIB
@@ -45,7 +44,7 @@ def disks() -> list[Disk]:
     ] + [Disk("ext4-ide", fs="ext4", bus="ide", format="qcow2")]
 
 
-class Story(unittest.TestCase):
+class Story(HostTestCase):
     """The methods are one story and run in the order of their names; unittest stops at the first that fails."""
 
     before: dict[str, int]
@@ -53,10 +52,7 @@ class Story(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guest = Guest(cls.host, DOMAIN, disks=disks(), agent=AGENT)
         cls.guest.start()
         cls.guest.run(WRITE, seconds=400)
@@ -164,7 +160,5 @@ class Story(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("mkfs.xfs", "mkfs.btrfs")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     main(one_story=True)

@@ -7,12 +7,11 @@ import re
 import shutil
 import subprocess
 import time
-import unittest
 from typing import Any
 
 import bedpath
 
-from vrtest import Disk, EmbedHost, Guest, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all
+from vrtest import Disk, Guest, HostTestCase, Reply, built, main
 
 MIB = 1 << 20
 DOMAIN = "web"
@@ -36,15 +35,12 @@ sh /writer >/dev/null 2>&1 &
 """
 
 
-class SyncDomain(unittest.TestCase):
+class SyncDomain(HostTestCase):
     """The methods are one story and run in the order of their names; unittest stops at the first that fails."""
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         disks = [Disk("one", format="qcow2", size=256 * MIB), Disk("two", format="qcow2", size=256 * MIB),
                  Disk("three", format="raw", size=128 * MIB)]
         cls.guest = Guest(cls.host, DOMAIN, disks=disks)
@@ -225,7 +221,5 @@ class SyncDomain(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("e2fsck", "debugfs", "qemu-img")
-    PROGRAM = host_program_path()
-    if not PROGRAM:
-        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    (PROGRAM,) = built("virt-reclaim")
     main(one_story=True)

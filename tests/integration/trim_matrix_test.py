@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import shutil
 import time
-import unittest
 from typing import Any
 
 import bedpath
 
-from vrtest import Disk, EmbedHost, Guest, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all
-from vrtest import wait_for
+from vrtest import Disk, Guest, HostTestCase, built, main, wait_for
 from vrtest.guest import NEW_MACHINE
 
 MIB = 1 << 20
@@ -85,7 +83,7 @@ mount -o remount,ro /mnt/ro
 """
 
 
-class Matrix(unittest.TestCase):
+class Matrix(HostTestCase):
     """The methods are one story and run in the order of their names."""
 
     domain: dict[str, Any]
@@ -97,10 +95,7 @@ class Matrix(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guest = Guest(
             cls.host, DOMAIN, machine=NEW_MACHINE, agent=AGENT,
             guest_options=tuple(word for name in TOOLS for word in ("--add", f"usr/sbin/{name}={which(name)}")),
@@ -254,7 +249,5 @@ def which(name: str) -> str:
 
 if __name__ == "__main__":
     bedpath.require_bed("mkfs.xfs", "mkfs.btrfs", *TOOLS)
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     main(one_story=True)

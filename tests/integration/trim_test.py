@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-import unittest
 from pathlib import Path
 from typing import Any
 
 import bedpath
 
-from vrtest import Disk, EmbedHost, Guest, VirtReclaim, Workspace, agent_path, host_program_path, main, skip_all
-from vrtest import wait_for
+from vrtest import Disk, Guest, HostTestCase, built, main, wait_for
 from vrtest.guest import AGENT_PORT, NEW_MACHINE, QEMU_GA_PORT
 
 MIB = 1 << 20
@@ -42,15 +40,12 @@ sync
 """
 
 
-class QemuGuestAgent(unittest.TestCase):
+class QemuGuestAgent(HostTestCase):
     """The methods are one story and run in the order of their names."""
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host)
+        super().setUpClass()
         cls.guest = Guest(
             cls.host, DOMAIN, machine=NEW_MACHINE, agent=AGENT, ports=(AGENT_PORT, QEMU_GA_PORT), guest_options=("--qemu-ga",),
             disks=[
@@ -201,7 +196,5 @@ class QemuGuestAgent(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("mkfs.xfs", "qemu-ga")
-    PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, AGENT = built("virt-reclaim", "virt-reclaim-agent")
     main(one_story=True)

@@ -15,6 +15,18 @@ MAKE_DEBIAN_GUEST = Path(__file__).resolve().parents[3] / "scripts" / "make-debi
 
 ROOT_PARTITION_START = 1 * MIB
 
+# DebianGuest.agent_unit() of an agent that `agent install` has put there.
+INSTALLED_UNIT = {"SubState": "running", "FragmentPath": "/etc/systemd/system/virt-reclaim-agent.service"}
+
+REMOVE_AGENT = """
+set -e
+systemctl stop virt-reclaim-agent.service virt-reclaim-agent-worker.socket
+rm /usr/sbin/virt-reclaim-agent
+find /etc/systemd/system /usr/lib/systemd/system /etc/udev/rules.d /usr/lib/udev/rules.d -name '*virt-reclaim-agent*' -delete
+systemctl daemon-reload
+udevadm control --reload
+"""
+
 
 @dataclass
 class RootDisk(Disk):
@@ -54,6 +66,15 @@ class DebianGuest(Guest):
             host, name, disks=[self.root, *disks], machine=machine, agent=agent, guest_options=tuple(options),
             ports=(AGENT_PORT, QEMU_GA_PORT), vcpus=vcpus, memory_mib=memory_mib,
         )
+
+    def agent_unit(self) -> dict[str, str]:
+        """The state of the agent's unit, and the file it is from."""
+        shown = self.run(f"systemctl show -p {','.join(INSTALLED_UNIT)} virt-reclaim-agent.service").output
+        return dict(line.split("=", 1) for line in shown.splitlines())
+
+    def remove_agent(self) -> None:
+        """With its units and rule, wherever make-debian-guest or `agent install` has put them."""
+        self.run(REMOVE_AGENT)
 
     def agent_log(self) -> str:
         return self.run("journalctl --no-pager -b -u virt-reclaim-agent.service; systemctl --failed --no-pager").output
