@@ -38,13 +38,13 @@ std::string LastTrimText(const std::optional<TrimRecord>& trim) {
                       trim->status == "done" ? "" : absl::StrCat(", ", Printable(trim->status)));
 }
 
-// "6 d", "3 h", "now".
+// "6 d", "3 h", "< 1 min".
 std::string Age(absl::Duration age) {
   for (const auto& [unit, name] : {std::pair{absl::Hours(24), "d"}, std::pair{absl::Hours(1), "h"},
                                    std::pair{absl::Minutes(1), "min"}}) {
     if (age >= unit) return absl::StrCat(age / unit, " ", name);
   }
-  return "now";
+  return "< 1 min";
 }
 
 // "+3.1 GiB in 6 d": what the image has grown by since its domain's last trim.
