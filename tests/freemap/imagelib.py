@@ -155,7 +155,8 @@ def unmount(directory):
     while subprocess.run(["umount", directory], capture_output=True, check=False).returncode != 0 and time.monotonic() < deadline:
         time.sleep(0.1)
     if os.path.ismount(directory):
-        run("umount", directory)
+        run("umount", "--lazy", directory)  # or a FUSE's program would keep it for ever
+        raise RuntimeError(f"{directory}: still in use after {PATIENCE_SECONDS} s")
 
 
 class Mounted:
@@ -167,8 +168,9 @@ class Mounted:
 
     def __enter__(self):
         if self.type in FUSE:
-            self.loop = attach(self.image, self.offset, self.size)
-            run(FUSE[self.type], *(["-o", self.options] if self.options else []), self.loop, self.directory)
+            loop = attach(self.image, self.offset, self.size)
+            run(FUSE[self.type], *(["-o", self.options] if self.options else []), loop, self.directory)
+            run("losetup", "-d", loop)  # once its last user is gone
         else:
             options = ["loop", f"offset={self.offset}", f"sizelimit={self.size}" if self.size else "", self.options]
             run("mount", "-t", self.type, "-o", ",".join(filter(None, options)), self.image, self.directory)
@@ -177,8 +179,6 @@ class Mounted:
     def __exit__(self, *_):
         unmount(self.directory)
         self.directory.rmdir()
-        if self.type in FUSE:
-            run("losetup", "-d", self.loop)
         wait_for_loops(self.image)
 
 
