@@ -212,7 +212,7 @@ def limit_of(kind: str, shape: str, peer: str, what: str, *, hot: bool) -> float
         slower = 0.9 if kind == "ext4" else 0.8
         if what == "wall":
             return 1 / slower
-        return None if shape == "fragments" else 1 / 2.5
+        return 1 / 2.5
     if kind != "ext4":
         return 1 / 1.2 if what == "CPU" and shape == "half" else None
     if shape in ("dense", "sparse"):

@@ -13,6 +13,9 @@ virt_reclaim_test(punch_writers_test
   SOURCES component/punch_writers_test.cc component/punch_fixtures.cc
   DEPS virt_reclaim_punch LABEL component TIMEOUT 3600)
 set_tests_properties(punch_filesystems_test punch_writers_test PROPERTIES COST 40)
+virt_reclaim_test(punch_reasons_test
+  SOURCES component/punch_reasons_test.cc component/punch_fixtures.cc
+  DEPS virt_reclaim_cli LABEL component)
 virt_reclaim_test(punch_program_test
   SOURCES component/punch_program_test.cc
   DEPS virt_reclaim_cli LABEL component)

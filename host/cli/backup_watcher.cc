@@ -77,7 +77,7 @@ BackupWatcher::BackupWatcher(const CommandLine& line) {
 }
 
 BackupWatcher::~BackupWatcher() {
-  if (pipe_.valid()) static_cast<void>(!write(pipe_.get(), "x", 1));
+  if (pipe_.valid() && !left_) static_cast<void>(!write(pipe_.get(), "x", 1));
 }
 
 }  // namespace virt_reclaim

@@ -1,5 +1,6 @@
 // A process that waits for the end of this one, and when that did not say good-bye (SIGKILL, a
-// crash) calls `virt-reclaim sync --clean`: libvirt's backup jobs outlive who began them.
+// crash; or a job it could not end) calls `virt-reclaim sync --clean`: libvirt's backup jobs
+// outlive who began them.
 #ifndef VIRT_RECLAIM_HOST_CLI_BACKUP_WATCHER_H_
 #define VIRT_RECLAIM_HOST_CLI_BACKUP_WATCHER_H_
 
@@ -13,13 +14,16 @@ namespace virt_reclaim {
 class BackupWatcher {
  public:
   explicit BackupWatcher(const CommandLine& line);
-  // Says good-bye.
+  // Says good-bye, but after Leave().
   ~BackupWatcher();
+  // A job is left: the end of this program is to be taken for that of one that was killed.
+  void Leave() { left_ = true; }
   BackupWatcher(const BackupWatcher&) = delete;
   BackupWatcher& operator=(const BackupWatcher&) = delete;
 
  private:
   UniqueFd pipe_;
+  bool left_ = false;
 };
 
 }  // namespace virt_reclaim

@@ -253,7 +253,8 @@ options:
       --compare          look at files whose size and mtime are equal, too
       --atomic           the old DST stays until the new one is whole (XFS, btrfs, or a new DST)
       --overwrite-device DST is a block device that looks like it is used: overwrite it all the same
-      --verify           read DST back and compare its xxh3 with that of what was read
+      --verify           read DST back and compare its xxh3 with that of what was read; with --compare that of
+                         unchanged files, too
       --format FORMAT    SRC is an image of this format (qcow2): copy what a guest would see of it, to a raw DST
       --no-reflink       on the same filesystem write blocks instead of sharing them
       --max-rate SIZE    read at most so much a second
@@ -265,8 +266,8 @@ options:
   -n, --dry-run          read, and say what would be written
       --json             machine-readable output
 
-exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, or SRC was written meanwhile, 5 refused or in use,
-             130 interrupted
+exit status: 0 every file is copied, 1 error, 2 wrong usage, 3 some failed or were refused, or SRC was written
+             meanwhile, 5 refused or in use, 130 interrupted
 )";
 
 constexpr absl::string_view kMetrics = R"(usage: virt-reclaim metrics [OPTIONS] [DOMAIN...]

@@ -91,7 +91,9 @@ absl::Status WithRealServices(const CommandLine& given,
     return overlay.ZeroFree(options, progress, stop);
   };
   use(Services{*hypervisor, *images, ConnectGuestAgent, line.run_directory, line.state_directory,
-               absl::Now, absl::SleepFor, offline_guest.get(), sparsify, zero_free});
+               absl::Now, absl::SleepFor, offline_guest.get(), sparsify, zero_free, [&watcher] {
+                 if (watcher) watcher->Leave();
+               }});
   return absl::OkStatus();
 }
 

@@ -88,7 +88,7 @@ std::string OutputJson(const std::vector<PunchedFile>& files, bool dry_run) {
                    {"read_bytes", total.read},
                    {"zero_bytes", total.zero},
                    {"punched_bytes", total.punched},
-                   {"freed_bytes", total.freed}};
+                   {"freed_bytes", total.freed_known ? Json(total.freed) : Json(nullptr)}};
   json["files"] = Json::array();
   for (const PunchedFile& file : files) json["files"].push_back(FileJson(file));
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
@@ -101,7 +101,7 @@ std::string OutputText(const std::vector<PunchedFile>& files, bool dry_run) {
                    FormatByteSize(total.read),
                    dry_run ? absl::StrCat(", zeroes in blocks ", FormatByteSize(total.zero))
                            : absl::StrCat(", punched ", FormatByteSize(total.punched), ", freed ",
-                                          FormatByteSize(total.freed)),
+                                          total.freed_known ? FormatByteSize(total.freed) : "-"),
                    "\n");
   TextTable table;
   table.AddColumn("FILE");

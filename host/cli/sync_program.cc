@@ -48,6 +48,7 @@ Json FileJson(const SyncedFile& file) {
   AddOutcome(json, file.outcome);
   json["unchanged"] = file.unchanged;
   json["linked"] = file.linked;
+  json["checkpoint_lost"] = file.checkpoint_lost;
   json["size_bytes"] = result.size_bytes;
   json["read_bytes"] = result.read_bytes;
   json["compared_bytes"] = result.compared_bytes;
@@ -85,7 +86,11 @@ std::string Remark(const SyncedFile& file) {
   }
   if (file.unchanged) return "size and mtime are equal";
   if (file.linked) return "another name of a copy";
-  return file.result.digest ? absl::StrCat("verified, xxh3 ", *file.result.digest) : "";
+  const std::string verified =
+      file.result.digest ? absl::StrCat("verified, xxh3 ", *file.result.digest) : "";
+  if (!file.checkpoint_lost) return verified;
+  return absl::StrCat("all of it was looked at: its checkpoint is lost",
+                      verified.empty() ? "" : "; ", verified);
 }
 
 std::string OutputText(const std::vector<SyncedFile>& files, bool dry_run) {
@@ -152,6 +157,10 @@ std::string DomainPlanText(const SyncDomainPlan& plan) {
                                        : absl::StrCat("what was written since ", disk.since),
                     "\n");
   }
+  for (const DiskLeftOut& disk : plan.left_out) {
+    absl::StrAppend(&text, Printable(plan.domain.name), ":", Printable(disk.target),
+                    ": not copied: ", Code(disk.reason), "\n");
+  }
   if (plan.stale_job) text += "the backup job of a killed run would be ended\n";
   for (const std::string& name : plan.stale)
     absl::StrAppend(&text, "checkpoint ", name, " of a killed run would be deleted\n");
@@ -167,15 +176,26 @@ std::string DomainPlanJson(const SyncDomainPlan& plan) {
                              {"destination", Printable(disk.copy)},
                              {"since", disk.since.empty() ? Json(nullptr) : Json(disk.since)}});
   }
+  json["left_out"] = Json::array();
+  for (const DiskLeftOut& disk : plan.left_out) {
+    json["left_out"].push_back(
+        {{"target", Printable(disk.target)}, {"reason", std::string(Code(disk.reason))}});
+  }
   json["stale_job"] = plan.stale_job;
   json["stale_checkpoints"] = plan.stale;
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-ProgramResult ResultOf(const CommandLine& line, const std::vector<SyncedFile>& files) {
+ProgramResult ResultOf(const CommandLine& line, const std::vector<SyncedFile>& files,
+                       bool every_file) {
   ProgramResult result;
   std::vector<Outcome> outcomes;
-  for (const SyncedFile& file : files) outcomes.push_back(file.outcome);
+  for (const SyncedFile& file : files) {
+    outcomes.push_back(file.outcome);
+    // What comes next takes the copies for all there is: a file that was found below a directory
+    // and refused counts as one that was named.
+    if (every_file) outcomes.back().asked_for = true;
+  }
   result.status = ExitStatusOf(outcomes);
   result.out = line.json ? OutputJson(files, line.dry_run) : OutputText(files, line.dry_run);
   return result;
@@ -196,11 +216,20 @@ ProgramResult RunSyncDomain(const CommandLine& line, const Services& services,
   const punch::SteadyClock clock = [] { return std::chrono::steady_clock::now(); };
   const FilesProgress progress_text(clock);
   if (line.idle) static_cast<void>(punch::UseIdleIoPriority());
+  absl::Status left_behind;
   const auto files = SyncDomain(
       services, options, *plan, clock,
-      [&](const SyncFilesProgress& now) { progress.Show(progress_text.Of(now)); }, stop);
-  if (!files.ok()) return FailWith(files.status(), line.json);
-  return ResultOf(line, *files);
+      [&](const SyncFilesProgress& now) { progress.Show(progress_text.Of(now)); }, stop,
+      left_behind);
+  ProgramResult result = files.ok() ? ResultOf(line, *files, /*every_file=*/false)
+                                    : FailWith(files.status(), line.json);
+  if (left_behind.ok()) return result;
+  if (result.status == ExitStatus::kDone) result.status = ExitStatus::kSomeFailed;
+  absl::StrAppend(&result.err, "virt-reclaim: ", Quoted(plan->domain.name),
+                  " may still have our backup job or checkpoint, or be frozen: ",
+                  Printable(left_behind.message()), "\n");
+  if (services.leave_to_watcher) services.leave_to_watcher();
+  return result;
 }
 
 ProgramResult RunSync(const CommandLine& line, ProgressLine& progress,
@@ -213,7 +242,7 @@ ProgramResult RunSync(const CommandLine& line, ProgressLine& progress,
   const std::vector<SyncedFile> files = SyncFiles(
       options, *actions, line.dry_run ? SyncMode::kMeasure : SyncMode::kSync, clock,
       [&](const SyncFilesProgress& now) { progress.Show(progress_text.Of(now)); }, stop);
-  return ResultOf(line, files);
+  return ResultOf(line, files, /*every_file=*/true);
 }
 
 }  // namespace virt_reclaim

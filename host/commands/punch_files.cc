@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
@@ -36,23 +37,6 @@ void SetOutcome(const absl::Status& status, Outcome& outcome) {
   }
 }
 
-void AddRemarks(PunchedFile& file) {
-  std::vector<Blocker>& reasons = file.outcome.reasons;
-  if (file.result.interrupted) {
-    file.outcome.kind = OutcomeKind::kSkipped;
-    reasons.push_back({Reason::kImageInUse, "somebody opened it meanwhile: only a part was done"});
-  }
-  if (file.result.cancelled) file.outcome.kind = OutcomeKind::kCancelled;
-  if (file.result.shared_bytes > 0)
-    reasons.push_back({Reason::kSharedExtents, FormatByteSize(file.result.shared_bytes)});
-  if (file.skipped.unwritten_bytes > 0)
-    reasons.push_back({Reason::kPreallocated, FormatByteSize(file.skipped.unwritten_bytes)});
-  if (file.skipped.compressed_bytes > 0)
-    reasons.push_back({Reason::kCompressedExtents, FormatByteSize(file.skipped.compressed_bytes)});
-  if (const uint64_t bytes = file.skipped.compressed_cluster_bytes; bytes > 0)
-    reasons.push_back({Reason::kCompressedClusters, FormatByteSize(bytes)});
-}
-
 absl::Status PunchInto(punch::Puncher& puncher, PunchMode mode,
                        const punch::ProgressCallback& progress, const std::stop_token& stop,
                        PunchedFile& file) {
@@ -68,15 +52,40 @@ absl::Status PunchInto(punch::Puncher& puncher, PunchMode mode,
 
 }  // namespace
 
+void AddRemarks(PunchedFile& file) {
+  std::vector<Blocker>& reasons = file.outcome.reasons;
+  if (file.result.interrupted) {
+    file.outcome.kind = OutcomeKind::kSkipped;
+    reasons.push_back({Reason::kImageInUse, "somebody opened it meanwhile: only a part was done"});
+  }
+  if (file.result.cancelled) file.outcome.kind = OutcomeKind::kCancelled;
+  if (file.result.shared_bytes > 0)
+    reasons.push_back({Reason::kSharedExtents, FormatByteSize(file.result.shared_bytes)});
+  if (file.skipped.unwritten_bytes > 0)
+    reasons.push_back({Reason::kPreallocated, FormatByteSize(file.skipped.unwritten_bytes)});
+  if (file.skipped.compressed_bytes > 0)
+    reasons.push_back({Reason::kCompressedExtents, FormatByteSize(file.skipped.compressed_bytes)});
+  if (const uint64_t bytes = file.skipped.compressed_cluster_bytes; bytes > 0)
+    reasons.push_back({Reason::kCompressedClusters, FormatByteSize(bytes)});
+  if (!file.result.release.ok())
+    reasons.push_back({Reason::kExtentsHeld, Printable(file.result.release.message())});
+}
+
 PunchTotal TotalOf(const std::vector<PunchedFile>& files) {
   PunchTotal total;
+  bool punched = false;
+  bool freed_known = false;
   for (const PunchedFile& file : files) {
     ++total.files;
     total.read += file.result.read_bytes;
     total.zero += file.result.zero_bytes;
     total.punched += file.result.punched_bytes;
     total.freed += file.result.freed_bytes.value_or(0);
+    if (file.result.punched_bytes == 0) continue;
+    punched = true;
+    freed_known = freed_known || file.result.freed_bytes.has_value();
   }
+  total.freed_known = freed_known || !punched;
   return total;
 }
 
@@ -92,12 +101,12 @@ void MarkNothingFreed(std::vector<PunchedFile>& files) {
 absl::StatusOr<std::vector<PunchAction>> FindPunchActions(const PunchFilesOptions& options,
                                                           const std::stop_token& stop) {
   std::vector<PunchAction> actions;
+  const absl::flat_hash_set<absl::string_view> named(options.paths.begin(), options.paths.end());
   const auto add = [&](const std::string& path, const absl::Status& error) {
     PunchAction& action = actions.emplace_back();
     action.path = path;
     action.error = error;
-    action.asked_for =
-        std::find(options.paths.begin(), options.paths.end(), path) != options.paths.end();
+    action.asked_for = named.contains(path);
     struct stat status;
     if (error.ok() && stat(path.c_str(), &status) == 0) action.allocation = AllocatedBytes(status);
   };

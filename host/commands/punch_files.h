@@ -44,8 +44,12 @@ struct PunchedFile {
 struct PunchTotal {
   size_t files = 0;
   uint64_t read = 0, zero = 0, punched = 0, freed = 0;
+  bool freed_known = true;  // of at least one of the files that got holes
 };
 PunchTotal TotalOf(const std::vector<PunchedFile>& files);
+
+// What its numbers say, as reasons; and whether somebody ended it.
+void AddRemarks(PunchedFile& file);
 
 struct PunchFilesProgress {
   absl::string_view path;

@@ -39,6 +39,9 @@ struct Services {
       sparsify::Overlay& overlay, const sparsify::SparsifyOptions& options,
       const sparsify::ProgressCallback& progress, const std::stop_token& stop)>
       zero_free = nullptr;
+  // A backup job could not be ended: whoever watches this program goes on trying when it has ended.
+  // Null: nobody watches.
+  std::function<void()> leave_to_watcher = nullptr;
 };
 
 }  // namespace virt_reclaim

@@ -119,16 +119,34 @@ std::string CheckpointXml(const SyncDomainPlan& plan, const std::string& name) {
   return xml + "</disks></domaincheckpoint>";
 }
 
+// Why a disk is not copied, if it is not.
+std::optional<Reason> WhyNot(const xml::Disk& disk) {
+  if (disk.device != "disk") return Reason::kNotADisk;
+  if (disk.read_only) return Reason::kReadOnly;
+  if (disk.source.type == "file" && !disk.source.path.empty()) return std::nullopt;
+  return disk.source.type == "block" ? Reason::kBlockDevice : Reason::kNoLocalImage;
+}
+
+// A disk that is not copied is said. Of one that the guest cannot write the run is no worse.
+SyncedFile LeftOutRow(const SyncDomainPlan& plan, const DiskLeftOut& disk) {
+  SyncedFile file;
+  file.source = absl::StrCat(plan.domain.name, ":", disk.target);
+  file.destination = file.source;
+  file.outcome.kind = OutcomeKind::kSkipped;
+  file.outcome.asked_for = disk.reason != Reason::kReadOnly;
+  file.outcome.reasons.push_back({disk.reason, "it is not copied"});
+  return file;
+}
+
 // A job of a killed run, and checkpoints of this directory that no copy is of.
 absl::Status CleanUp(const Services& services, const SyncDomainOptions& options,
                      const DomainSummary& domain) {
   VR_ASSIGN_OR_RETURN(const std::string prefix, CheckpointPrefix(options.directory));
-  if (const auto job = services.hypervisor.BackupXml(domain.uuid); job.ok()) {
-    const std::string place = SocketPlaceOf(*job);
-    if (!place.empty()) {
-      VR_RETURN_IF_ERROR(services.hypervisor.EndBackup(domain.uuid));
-      SocketPlace::Remove(place);
-    }
+  const auto job = services.hypervisor.BackupXml(domain.uuid);
+  if (!job.ok() && !absl::IsNotFound(job.status())) return job.status();
+  if (const std::string place = job.ok() ? SocketPlaceOf(*job) : ""; !place.empty()) {
+    VR_RETURN_IF_ERROR(services.hypervisor.EndBackup(domain.uuid));
+    SocketPlace::Remove(place);
   }
   VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, domain));
   std::set<std::string> noted;
@@ -148,19 +166,53 @@ absl::Status CleanUp(const Services& services, const SyncDomainOptions& options,
   return absl::OkStatus();
 }
 
+// Freezes the guest's filesystems. Aborted when somebody else has: that one's to thaw. `thawed`: an
+// error when they may be frozen after one here.
+absl::Status Freeze(const Services& services, const SyncDomainPlan& plan, absl::Status& thawed) {
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, plan.domain));
+  VR_ASSIGN_OR_RETURN(const std::vector<Blocker> activity,
+                      services.hypervisor.Activity(plan.domain.uuid, facts.live));
+  if (std::any_of(activity.begin(), activity.end(),
+                  [](const Blocker& blocker) { return blocker.reason == Reason::kFrozen; })) {
+    return absl::AbortedError("somebody has frozen the guest's filesystems");
+  }
+  const absl::Status frozen = services.hypervisor.Freeze(plan.domain.uuid, true);
+  // It may have frozen all the same, and told too late.
+  if (!frozen.ok() && !absl::IsUnimplemented(frozen))
+    thawed = services.hypervisor.Freeze(plan.domain.uuid, false);
+  return frozen;
+}
+
+// `thawed`: an error when the guest may be frozen still.
 absl::Status Begin(const Services& services, const SyncDomainOptions& options,
                    const SyncDomainPlan& plan, const std::string& socket,
-                   const std::string& checkpoint) {
+                   const std::string& checkpoint, absl::Status& thawed) {
   const bool marks = std::any_of(plan.disks.begin(), plan.disks.end(),
                                  [](const DiskToSync& disk) { return disk.bitmaps; });
-  if (options.freeze) VR_RETURN_IF_ERROR(services.hypervisor.Freeze(plan.domain.uuid, true));
+  if (options.freeze) VR_RETURN_IF_ERROR(Freeze(services, plan, thawed));
   const absl::Status begun = services.hypervisor.BeginBackup(
       plan.domain.uuid, BackupXml(plan, socket), marks ? CheckpointXml(plan, checkpoint) : "");
   if (options.freeze) {
-    const absl::Status thawed = services.hypervisor.Freeze(plan.domain.uuid, false);
+    thawed = services.hypervisor.Freeze(plan.domain.uuid, false);
     if (begun.ok()) return thawed;
   }
   return begun;
+}
+
+// The same, and once more without checkpoints where those are lost: bitmaps do not outlive a crash
+// of QEMU or a power cut, nor an image that was replaced. `plan` is what was begun; `lost`: the
+// targets whose checkpoint was of no use.
+absl::Status BeginAnyhow(const Services& services, const SyncDomainOptions& options,
+                         const std::string& socket, const std::string& checkpoint,
+                         SyncDomainPlan& plan, std::set<std::string>& lost, absl::Status& thawed) {
+  const absl::Status begun = Begin(services, options, plan, socket, checkpoint, thawed);
+  if (!absl::IsDataLoss(begun)) return begun;
+  for (DiskToSync& disk : plan.disks) {
+    if (!disk.since.empty()) lost.insert(disk.target);
+    disk.since.clear();
+  }
+  if (lost.empty() || !thawed.ok()) return begun;
+  return Begin(services, options, plan, socket, checkpoint, thawed);
 }
 
 absl::Status CopyDisk(sync::Syncer& syncer, const DiskToSync& disk, const std::string& socket,
@@ -190,6 +242,10 @@ absl::StatusOr<SyncDomainPlan> PlanSyncDomain(const Services& services,
   VR_ASSIGN_OR_RETURN(const std::string prefix, CheckpointPrefix(options.directory));
   VR_ASSIGN_OR_RETURN(const auto selected, SelectDomains(services.hypervisor, {options.domain}));
   SyncDomainPlan plan;
+  if (selected.size() != 1) {
+    return absl::InvalidArgumentError(absl::StrCat("sync --domain: ", Quoted(options.domain),
+                                                   " is ", selected.size(), " domains; name one"));
+  }
   plan.domain = selected.front();
   const std::string name = Quoted(plan.domain.name);
   if (plan.domain.state != DomainState::kRunning && plan.domain.state != DomainState::kPaused) {
@@ -197,6 +253,7 @@ absl::StatusOr<SyncDomainPlan> PlanSyncDomain(const Services& services,
         absl::StrCat(name, " is not running: sync copies its images as files"));
   }
   const auto job = services.hypervisor.BackupXml(plan.domain.uuid);
+  if (!job.ok() && !absl::IsNotFound(job.status())) return job.status();
   plan.stale_job = job.ok() && !SocketPlaceOf(*job).empty();
   if (job.ok() && !plan.stale_job)
     return absl::AbortedError(absl::StrCat(name, " has a backup job already"));
@@ -210,14 +267,19 @@ absl::StatusOr<SyncDomainPlan> PlanSyncDomain(const Services& services,
     todo.target = disk.target;
     todo.image = disk.source.path;
     todo.copy = CopyOf(options, plan.domain, disk.target);
-    todo.bitmaps = disk.source.format == "qcow2";
+    const bool version_2 = !facts_of.chain.empty() && facts_of.chain.front().qcow2_version == 2;
+    todo.bitmaps = disk.source.format == "qcow2" && !version_2;
     const std::string since = sync::NotedCheckpoint(todo.copy);
     if (std::find(checkpoints.begin(), checkpoints.end(), since) != checkpoints.end())
       todo.since = since;
     noted.insert(since);
     if (!options.target.empty() && options.target != disk.target) continue;
-    if (disk.device != "disk" || disk.read_only || disk.source.type != "file") {
-      if (options.target.empty()) continue;
+    if (const auto reason = WhyNot(disk)) {
+      if (options.target.empty()) {
+        const bool removable = disk.device == "cdrom" || disk.device == "floppy";
+        if (!removable) plan.left_out.push_back({disk.target, *reason});
+        continue;
+      }
       return absl::FailedPreconditionError(
           absl::StrCat(name, ": ", Quoted(disk.target), " is no disk that stands on a file"));
     }
@@ -238,26 +300,34 @@ absl::StatusOr<SyncDomainPlan> PlanSyncDomain(const Services& services,
 }
 
 absl::StatusOr<std::vector<SyncedFile>> SyncDomain(
-    const Services& services, const SyncDomainOptions& options, const SyncDomainPlan& plan,
+    const Services& services, const SyncDomainOptions& options, const SyncDomainPlan& planned,
     const punch::SteadyClock& clock, const std::function<void(const SyncFilesProgress&)>& progress,
-    const std::stop_token& stop) {
+    const std::stop_token& stop, absl::Status& left_behind) {
+  left_behind = absl::OkStatus();
+  SyncDomainPlan plan = planned;
   VR_ASSIGN_OR_RETURN(const DomainLock lock,
                       DomainLock::Take(services.lock_directory, plan.domain.uuid));
   std::vector<SyncedFile> files;
-  // A run that was killed while it began has left the guest frozen. An error: it is not.
-  if (options.clean && options.freeze)
-    static_cast<void>(services.hypervisor.Freeze(plan.domain.uuid, false));
+  // A run that was killed while it began has left the guest frozen. One that was not frozen thaws,
+  // too, so that an error says that it may still be.
+  absl::Status thawed;
+  if (options.clean && options.freeze) thawed = services.hypervisor.Freeze(plan.domain.uuid, false);
   VR_RETURN_IF_ERROR(CleanUp(services, options, plan.domain));
+  if (!thawed.ok()) return thawed;
   if (options.clean) return files;
   VR_ASSIGN_OR_RETURN(const std::string prefix, CheckpointPrefix(options.directory));
   const std::string checkpoint = absl::StrCat(prefix, absl::ToUnixNanos(services.now()));
   VR_ASSIGN_OR_RETURN(const SocketPlace place, SocketPlace::Make(plan.disks.front().image));
-  // Whatever happens from here on; what could not be taken away the next run takes.
+  // Whatever happens from here on. By the socket it knows our job from somebody else's, who may
+  // have begun one since the plan.
+  absl::Status frozen;
   const auto clean = absl::MakeCleanup([&] {
-    static_cast<void>(services.hypervisor.EndBackup(plan.domain.uuid));
-    static_cast<void>(CleanUp(services, options, plan.domain));
+    left_behind = CleanUp(services, options, plan.domain);
+    left_behind.Update(frozen);
   });
-  VR_RETURN_IF_ERROR(Begin(services, options, plan, place.socket(), checkpoint));
+  std::set<std::string> lost;
+  VR_RETURN_IF_ERROR(
+      BeginAnyhow(services, options, place.socket(), checkpoint, plan, lost, frozen));
   sync::Syncer syncer(options.engine, clock);
   SyncFilesProgress now;
   now.files = plan.disks.size();
@@ -267,6 +337,7 @@ absl::StatusOr<std::vector<SyncedFile>> SyncDomain(
     file.source = absl::StrCat(plan.domain.name, ":", disk.target);
     file.destination = disk.copy;
     file.outcome.asked_for = true;
+    file.checkpoint_lost = lost.contains(disk.target);
     ++now.file;
     now.path = file.source;
     const auto step = [&](const sync::SyncProgress& made) {
@@ -287,6 +358,7 @@ absl::StatusOr<std::vector<SyncedFile>> SyncDomain(
     static_cast<void>(
         sync::NoteCheckpoint(files[i].destination, checkpoint, *files[i].result.copy_mtime_ns));
   }
+  for (const DiskLeftOut& disk : plan.left_out) files.push_back(LeftOutRow(plan, disk));
   return files;
 }
 

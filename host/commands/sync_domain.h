@@ -32,28 +32,38 @@ struct DiskToSync {
   std::string image;     // the top of its chain
   std::string copy;      // path
   std::string since;     // the checkpoint the copy is of; empty: all is looked at
-  bool bitmaps = false;  // qcow2: it can have checkpoints
+  bool bitmaps = false;  // qcow2, version 3: it can have checkpoints
+};
+
+// A disk that is not copied: its image is no file, or the guest cannot write it.
+struct DiskLeftOut {
+  std::string target;
+  Reason reason;
 };
 
 struct SyncDomainPlan {
   DomainSummary domain;
   std::vector<DiskToSync> disks;
-  std::vector<std::string> stale;  // checkpoints of this directory that no copy is of
-  bool stale_job = false;          // a killed run's
+  std::vector<DiskLeftOut> left_out;  // nothing is said of drives for removable media
+  std::vector<std::string> stale;     // checkpoints of this directory that no copy is of
+  bool stale_job = false;             // a killed run's
 };
 
-// Reads only. NotFound: no such domain or disk; FailedPrecondition: not running, nothing to copy,
-// images elsewhere; Aborted: another job is at work, or another virt-reclaim.
+// Reads only. NotFound: no such domain or disk; InvalidArgument: several domains;
+// FailedPrecondition: not running, nothing to copy, images elsewhere; Aborted: another job is at
+// work.
 absl::StatusOr<SyncDomainPlan> PlanSyncDomain(const Services& services,
                                               const SyncDomainOptions& options);
 
-// Takes away what a killed run has left, and copies one disk after the other (not with `clean`). No
-// job of ours is left, whatever happens in here, and a new checkpoint only when a copy is of it.
-// The domain's lock is held meanwhile. An error: nothing could begin.
+// Takes away what a killed run has left, and copies one disk after the other (not with `clean`);
+// behind them are the disks that are left out. No job of ours is left, whatever happens in here,
+// and a new checkpoint only when a copy is of it; jobs of others stay. `left_behind` is OK, or why
+// the job or a checkpoint could not be taken away, or the guest not be thawed: then somebody must
+// call this with `clean`. The domain's lock is held meanwhile. An error: nothing could begin.
 absl::StatusOr<std::vector<SyncedFile>> SyncDomain(
     const Services& services, const SyncDomainOptions& options, const SyncDomainPlan& plan,
     const punch::SteadyClock& clock, const std::function<void(const SyncFilesProgress&)>& progress,
-    const std::stop_token& stop);
+    const std::stop_token& stop, absl::Status& left_behind);
 
 }  // namespace virt_reclaim
 

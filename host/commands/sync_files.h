@@ -43,6 +43,9 @@ struct SyncedFile {
   Outcome outcome;
   bool unchanged = false;  // by the quick check
   bool linked = false;     // another name of a copy made before
+  // Of a domain's disk: what was written since the last run is not known any more, so that all of
+  // it was looked at.
+  bool checkpoint_lost = false;
   sync::SyncResult result;
 };
 

@@ -1,8 +1,11 @@
 #include "host/guard/image_guard.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/sysmacros.h>
 
 #include <cerrno>
 
@@ -32,7 +35,22 @@ UniqueFd Open(const std::string& path, int flags, bool& direct) {
   return {};
 }
 
+// Whether a lease there says nothing of users on other hosts: kernels before 7.0 grant one on FUSE
+// (sshfs, virtiofs; fs/fuse/file.c has no setlease), and on 9p, without asking the server. A FUSE
+// filesystem on a disk of this machine (ntfs-3g) has that disk's number and no made-up one.
+bool MayHaveUsersElsewhere(int fd) {
+  struct statfs filesystem;
+  struct stat status;
+  if (fstatfs(fd, &filesystem) != 0 || fstat(fd, &status) != 0) return true;
+  if (filesystem.f_type == V9FS_MAGIC) return true;
+  return filesystem.f_type == FUSE_SUPER_MAGIC && major(status.st_dev) == 0;
+}
+
 absl::Status TakeLease(int fd, int type) {
+  if (MayHaveUsersElsewhere(fd)) {
+    return absl::FailedPreconditionError(
+        "its filesystem may have users on other hosts, whom nobody here can see");
+  }
   // The signal of a break is SIGIO, which kills; SIGURG is ignored unless somebody asks for it. We
   // poll instead (Interrupted).
   if (fcntl(fd, F_SETSIG, SIGURG) != 0) return ErrnoStatus(errno, "F_SETSIG");

@@ -54,8 +54,8 @@ class ImageGuard {
  public:
   // Symbolic links are followed. Aborted when the image is in use, with the names of the holders
   // where they can be found; FailedPrecondition for what is neither a regular file nor a block
-  // device, and for a filesystem on which use cannot be proved (no leases); else the error of
-  // open(2). Never waits.
+  // device, and for a filesystem on which use cannot be proved (no leases, or FUSE and 9p, whose
+  // leases are this host's only); else the error of open(2). Never waits.
   static absl::StatusOr<ImageGuard> Acquire(const std::string& path, const GuardOptions& options);
 
   ImageGuard(ImageGuard&&) = default;

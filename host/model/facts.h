@@ -61,6 +61,7 @@ struct ImageFile {
   // Of a qcow2 image whose header could be read; else 0.
   uint64_t granularity = 0;  // smallest run of bytes that can come free
   uint32_t internal_snapshots = 0;
+  uint32_t qcow2_version = 0;  // 2 has no bitmaps
   bool external_data = false;  // the guest's data is in a file of its own
   // That one, counted in `usage`; absent: it cannot be looked at, and the allocation is not known.
   std::optional<DataFile> data = std::nullopt;

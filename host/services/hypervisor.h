@@ -107,7 +107,7 @@ class Hypervisor {
 
   // Backup jobs (virDomainBackupBegin) and checkpoints, for drivers that have them. `checkpoint`
   // may be empty: none is made. Both are libvirt's XML; the job begins at one moment for all its
-  // disks.
+  // disks. DataLoss: what was written since a checkpoint that it names is not known any more.
   virtual absl::Status BeginBackup(const std::string& /*uuid*/, const std::string& /*backup*/,
                                    const std::string& /*checkpoint*/) {
     return absl::UnimplementedError("this driver has no backups");

@@ -361,6 +361,7 @@ class PosixImageStore : public ImageStore {
         file.granularity = uint64_t{1} << header->cluster_bits;
         if (header->extended_l2) file.granularity /= kSubclusters;
         file.internal_snapshots = header->snapshots;
+        file.qcow2_version = header->version;
         file.external_data = header->external_data;
         if (file.external_data) {
           struct stat data;

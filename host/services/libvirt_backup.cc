@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -38,17 +39,19 @@ absl::StatusOr<std::string> LibvirtBackupXml(virDomainPtr domain) {
 }
 
 absl::Status LibvirtEndBackup(virDomainPtr domain) {
-  if (!LibvirtBackupXml(domain).ok()) return absl::OkStatus();
-  if (virDomainAbortJob(domain) != 0) {
+  // Only who says that there is none has said that it is gone: a connection that broke has not.
+  absl::Status job = LibvirtBackupXml(domain).status();
+  if (job.ok() && virDomainAbortJob(domain) != 0) {
     const absl::Status status = LibvirtStatus("end its backup");
-    if (LibvirtBackupXml(domain).ok()) return status;
+    if (job = LibvirtBackupXml(domain).status(); job.ok()) return status;
   }
   // The job goes a moment after it was told to: what comes next needs it gone.
-  for (const absl::Time limit = absl::Now() + kJobEnds; absl::Now() < limit;) {
-    if (!LibvirtBackupXml(domain).ok()) return absl::OkStatus();
+  for (const absl::Time limit = absl::Now() + kJobEnds; job.ok() && absl::Now() < limit;) {
     absl::SleepFor(kStep);
+    job = LibvirtBackupXml(domain).status();
   }
-  return absl::DeadlineExceededError("its backup job does not end");
+  if (job.ok()) return absl::DeadlineExceededError("its backup job does not end");
+  return absl::IsNotFound(job) ? absl::OkStatus() : job;
 }
 
 absl::StatusOr<std::vector<std::string>> LibvirtCheckpoints(virDomainPtr domain) {
@@ -69,7 +72,16 @@ absl::Status LibvirtDeleteCheckpoint(virDomainPtr domain, const std::string& nam
       virDomainCheckpointLookupByName(domain, name.c_str(), 0));
   if (checkpoint != nullptr && virDomainCheckpointDelete(checkpoint.get(), 0) == 0)
     return absl::OkStatus();
-  return LibvirtStatus(absl::StrCat("delete checkpoint '", Printable(name), "'"));
+  const absl::Status status =
+      LibvirtStatus(absl::StrCat("delete checkpoint '", Printable(name), "'"));
+  // Its image was replaced: only libvirt's note of it is left to delete. Nothing but the text tells
+  // this error from others (libvirt, qemu_checkpoint.c).
+  if (checkpoint != nullptr && absl::StrContains(status.message(), "not found in backing chain") &&
+      virDomainCheckpointDelete(checkpoint.get(), VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY) ==
+          0) {
+    return absl::OkStatus();
+  }
+  return status;
 }
 
 absl::Status LibvirtFreeze(virDomainPtr domain, bool freeze) {

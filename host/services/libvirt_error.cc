@@ -40,6 +40,8 @@ absl::StatusCode CodeOf(int libvirt_code, absl::string_view message) {
       return absl::StatusCode::kUnimplemented;
     case VIR_ERR_OPERATION_INVALID:
       return absl::StatusCode::kFailedPrecondition;
+    case VIR_ERR_CHECKPOINT_INCONSISTENT:
+      return absl::StatusCode::kDataLoss;
     case VIR_ERR_OPERATION_TIMEOUT:
     case VIR_ERR_AGENT_UNRESPONSIVE:
       return absl::StatusCode::kDeadlineExceeded;

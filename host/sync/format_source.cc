@@ -67,7 +67,7 @@ class Server {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  absl::Status Start(const std::string& path, const std::string& format,
+  absl::Status Start(const std::string& path, bool device, const std::string& format,
                      const std::string& socket) {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus(errno, "pipe");
@@ -76,8 +76,8 @@ class Server {
     fcntl(errors_.get(), F_SETFL, O_NONBLOCK);
     // A comma ends a value of --image-opts.
     const std::string image =
-        absl::StrCat("driver=", format,
-                     ",file.driver=file,file.filename=", absl::StrReplaceAll(path, {{",", ",,"}}));
+        absl::StrCat("driver=", format, ",file.driver=", device ? "host_device" : "file",
+                     ",file.filename=", absl::StrReplaceAll(path, {{",", ",,"}}));
     std::vector<std::string> words = {
         "qemu-nbd", "--read-only", "--persistent", absl::StrCat("--shared=", kThreads + 2),
         "--socket", socket,        "--image-opts", image};
@@ -164,7 +164,7 @@ absl::StatusOr<std::unique_ptr<Source>> OpenFormatSource(const std::string& path
   auto directory = std::make_unique<SocketDirectory>();
   if (!directory->ok()) return ErrnoStatus(errno, "make a directory for a socket");
   auto server = std::make_unique<Server>();
-  VR_RETURN_IF_ERROR(server->Start(path, format, directory->socket()));
+  VR_RETURN_IF_ERROR(server->Start(path, planned.block_device != 0, format, directory->socket()));
   const auto limit = steady_clock::now() + kStartDeadline;
   absl::StatusOr<std::unique_ptr<NbdSource>> content = absl::UnavailableError("not there yet");
   while (true) {

@@ -162,6 +162,24 @@ TEST_F(GuardTest, QemuHasIt) {
   }
 }
 
+// A lease on FUSE is this host's alone: who has the file elsewhere would not be seen.
+TEST_F(GuardTest, FuseIsRefused) {
+  if (!Has("qemu-storage-daemon")) GTEST_SKIP() << "needs qemu-storage-daemon";
+  const std::string file = image + "-fuse";
+  const std::string start = absl::StrCat(
+      "truncate -s 1M ", file, " && qemu-storage-daemon --daemonize --pidfile ", image,
+      "-pid --blockdev driver=file,node-name=f,filename=", image,
+      " --export type=fuse,id=e,node-name=f,writable=on,mountpoint=", file, " >/dev/null 2>&1");
+  if (system(start.c_str()) != 0) GTEST_SKIP() << "needs FUSE";
+  const absl::Status status = ImageGuard::Acquire(file, {}).status();
+  EXPECT_EQ(system(absl::StrCat("kill $(cat ", image, "-pid)").c_str()), 0);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  EXPECT_THAT(status.message(), HasSubstr("users on other hosts"));
+  // Until it has gone.
+  for (int i = 0; i < 1000 && !Try().ok(); ++i) std::this_thread::sleep_for(milliseconds(10));
+  EXPECT_TRUE(Try().ok());
+}
+
 // The start of a domain while we work: it waits a moment, and finds no lock of ours.
 TEST_F(GuardTest, QemuThatComesMeanwhileSucceeds) {
   if (!Has("qemu-io")) GTEST_SKIP() << "needs qemu-io";

@@ -89,6 +89,24 @@ TEST(FormatTest, ABackingChainBecomesOneCopy) {
   EXPECT_TRUE(ReadContent(fs.Path("copy")) == content);
 }
 
+TEST(FormatTest, AnImageOnABlockDevice) {
+  if (!HasQemu()) GTEST_SKIP() << kWhyNot;
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  const std::string content = HalfZeroContent(8 * kMiB);
+  WriteContent(fs.Path("raw"), content);
+  const auto made = Shell(absl::StrCat("qemu-img convert -f raw -O qcow2 ", fs.Path("raw"), " ",
+                                       fs.Path("image"), " && truncate -s 16M ", fs.Path("image")));
+  ASSERT_EQ(made.status, 0) << made.output;
+  const auto loop = Shell("losetup --find --show " + fs.Path("image"));
+  ASSERT_EQ(loop.status, 0) << loop.output;
+  const std::string device = loop.output.substr(0, loop.output.find('\n'));
+  const auto result = SyncFile(device, fs.Path("copy"), {.verify = true, .format = "qcow2"});
+  Shell("losetup --detach " + device);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(ReadContent(fs.Path("copy")) == content);
+}
+
 TEST(FormatTest, WhatIsNoImageOrInUse) {
   if (!HasQemu()) GTEST_SKIP() << kWhyNot;
   const LoopMount fs("ext4", "-E nodiscard");

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/status.h"
 #include "host/services/hypervisor.h"
@@ -21,6 +22,8 @@ class FakeBackups : public Hypervisor {
     FakeDomain& domain = world_.domains.at(uuid);
     VR_RETURN_IF_ERROR(domain.begin_backup);
     if (!domain.backup_xml.empty()) return absl::AbortedError("a job is under way");
+    if (domain.checkpoints_lost && absl::StrContains(backup, "incremental="))
+      return absl::DataLossError("missing or broken bitmap");
     world_.calls.push_back(absl::StrCat("begin backup ", domain.summary.name));
     domain.backup_xml = backup;
     const size_t name = checkpoint.find("<name>");
@@ -33,6 +36,7 @@ class FakeBackups : public Hypervisor {
 
   absl::StatusOr<std::string> BackupXml(const std::string& uuid) override {
     const FakeDomain& domain = world_.domains.at(uuid);
+    VR_RETURN_IF_ERROR(domain.backup_xml_error);
     if (domain.backup_xml.empty()) return absl::NotFoundError("no backup");
     return domain.backup_xml;
   }
@@ -41,6 +45,7 @@ class FakeBackups : public Hypervisor {
     FakeDomain& domain = world_.domains.at(uuid);
     if (domain.backup_xml.empty()) return absl::OkStatus();
     world_.calls.push_back(absl::StrCat("end backup ", domain.summary.name));
+    VR_RETURN_IF_ERROR(domain.end_backup);
     domain.backup_xml.clear();
     return absl::OkStatus();
   }
@@ -57,7 +62,7 @@ class FakeBackups : public Hypervisor {
   absl::Status Freeze(const std::string& uuid, bool freeze) override {
     world_.calls.push_back(
         absl::StrCat(freeze ? "freeze " : "thaw ", world_.domains.at(uuid).summary.name));
-    return absl::OkStatus();
+    return freeze ? world_.domains.at(uuid).freeze : world_.domains.at(uuid).thaw;
   }
 
  protected:

@@ -47,6 +47,7 @@ class FakeImageStore : public ImageStore {
                        std::hash<std::string>()(source.path) + world_.replaced.count(source.path)});
       chain.back().internal_snapshots = world_.internal_snapshots;
       chain.back().granularity = world_.granularity;
+      chain.back().qcow2_version = world_.qcow2_version;
       AddDataFile(chain.back());
     }
     return chain;

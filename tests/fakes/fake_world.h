@@ -70,7 +70,12 @@ struct FakeDomain {
   SnapshotCount snapshots;
   std::string backup_xml;  // of the job under way; empty: none
   std::vector<std::string> checkpoints;
-  absl::Status begin_backup;  // not OK: BeginBackup fails with it
+  absl::Status begin_backup;      // not OK: BeginBackup fails with it
+  bool checkpoints_lost = false;  // DataLoss of a BeginBackup that stands on one
+  absl::Status backup_xml_error;  // not OK: nobody can tell whether there is a job
+  absl::Status end_backup;        // not OK: EndBackup fails with it
+  absl::Status freeze;            // not OK: it freezes, and says this
+  absl::Status thaw;              // not OK: it stays frozen
   uint64_t disk_requests = 0;
   // Of a guest that does not boot: there is still I/O; nobody can tell.
   bool dead_with_io = false;
@@ -136,6 +141,7 @@ class FakeWorld {
   std::vector<std::string> reached;                                   // pieces of trims: "/#3"
   uint32_t internal_snapshots = 0;                                    // of every image
   uint64_t granularity = 0;                                           // of every image
+  uint32_t qcow2_version = 0;                                         // of every image
   ImageHeader header;  // what else every image says of itself
   // What Sparsify answers, whatever it is asked.
   absl::StatusOr<sparsify::SparsifyResult> sparsify = absl::UnimplementedError("not filled in");

@@ -1,10 +1,12 @@
 """`sync --domain` on a guest that writes all the time: consistent copies, then only what was written since, and nothing left
-behind by a kill."""
+behind by a kill, nor lost by a crash."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import bedpath
 
 from vrtest import Disk, Guest, HostTestCase, Reply, built, main
+from vrtest.workspace import qemu_processes
 
 MIB = 1 << 20
 DOMAIN = "web"
@@ -141,7 +144,28 @@ class SyncDomain(HostTestCase):
         self.assertFalse(self.has_job())
         self.assertLessEqual(set(self.checkpoints()), set(before))
 
-    def test_8_refusals(self) -> None:
+    def test_8_qemu_crashes(self) -> None:
+        """What its bitmaps knew is gone with it: the next run looks at everything, and the one after reads little again."""
+        self.sync()
+        before = self.checkpoints()
+        (qemu,) = qemu_processes(self.guest.directory)
+        os.kill(qemu, signal.SIGKILL)
+        self.host.wait_for_state(DOMAIN, "shut off", seconds=60)
+        self.guest.destroy()  # closes its console
+        self.guest.start()
+        self.assertEqual(self.checkpoints(), before, "libvirt still believes in it")
+        reply = self.sync()
+        self.assertEqual([file["checkpoint_lost"] for file in reply.json["files"]], [True, True, False], str(reply))
+        self.assertGreater(reply.json["files"][0]["read_bytes"], 20 * MIB)
+        self.check_copies()
+        after = self.checkpoints()
+        self.assertEqual(len(after), len(before))
+        self.assertNotEqual(after, before)
+        reply = self.sync()
+        self.assertEqual([file["checkpoint_lost"] for file in reply.json["files"]], [False] * 3, str(reply))
+        self.assertLess(reply.json["files"][0]["read_bytes"], 20 * MIB)
+
+    def test_9_refusals(self) -> None:
         self.assertEqual(self.reclaim.run("sync", "--domain", "no-such", str(self.copies)).status, 1)
         self.assertEqual(self.reclaim.run("sync", "--domain", f"{DOMAIN}:vdz", str(self.copies)).status, 1)
         self.assertEqual(self.reclaim.run("sync", "--domain", DOMAIN, "/nonexistent").status, 1)

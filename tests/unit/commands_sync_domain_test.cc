@@ -40,8 +40,17 @@ class SyncDomainTest : public testing::Test {
   absl::StatusOr<std::vector<SyncedFile>> Run() {
     const auto plan = PlanSyncDomain(services_, options_);
     if (!plan.ok()) return plan.status();
-    return SyncDomain(services_, options_, *plan, [] { return std::chrono::steady_clock::now(); },
-                      nullptr, {});
+    return Run(*plan);
+  }
+  absl::StatusOr<std::vector<SyncedFile>> Run(const SyncDomainPlan& plan) {
+    return SyncDomain(
+        services_, options_, plan, [] { return std::chrono::steady_clock::now(); }, nullptr, {},
+        left_behind_);
+  }
+  // A second disk, with `disk` as its XML.
+  void AddDisk(const std::string& disk) {
+    const size_t end = domain_->live_xml.find("</disk>") + 7;
+    domain_->live_xml.insert(end, disk);
   }
   std::string Copy() const { return options_.directory + "/web.vda.raw"; }
 
@@ -49,6 +58,7 @@ class SyncDomainTest : public testing::Test {
   Services services_;
   SyncDomainOptions options_;
   FakeDomain* domain_;
+  absl::Status left_behind_;
 };
 
 TEST_F(SyncDomainTest, PlansAllDisksOrTheOneThatIsNamed) {
@@ -102,6 +112,92 @@ TEST_F(SyncDomainTest, AFailureLeavesNoJobAndNoCheckpoint) {
   EXPECT_EQ(domain_->backup_xml, "");
 }
 
+// Somebody's job may begin between our plan and ours, which then cannot.
+TEST_F(SyncDomainTest, ABackupOfSomebodyElseIsLeftAlone) {
+  const auto plan = PlanSyncDomain(services_, options_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  domain_->backup_xml = "<domainbackup mode='push'/>";
+  EXPECT_TRUE(absl::IsAborted(Run(*plan).status()));
+  EXPECT_EQ(domain_->backup_xml, "<domainbackup mode='push'/>");
+  EXPECT_THAT(world_.calls, IsEmpty());
+  EXPECT_TRUE(left_behind_.ok()) << left_behind_;
+}
+
+// QEMU crashed, or the power went: its bitmaps are of no use, and will be in no later run.
+TEST_F(SyncDomainTest, WithoutItsCheckpointEverythingIsLookedAt) {
+  ASSERT_TRUE(WriteFileDurably(Copy(), "copy", 0600).ok());
+  struct stat status = {};
+  ASSERT_EQ(stat(Copy().c_str(), &status), 0);
+  if (!sync::NoteCheckpoint(Copy(), "mine", IdentityOf(status).mtime_ns).ok()) return;
+  domain_->checkpoints = {"mine"};
+  domain_->checkpoints_lost = true;
+  const auto files = Run();
+  ASSERT_TRUE(files.ok()) << files.status();
+  EXPECT_TRUE(files->front().checkpoint_lost);
+  EXPECT_THAT(world_.calls, ElementsAre("begin backup web", "end backup web"));
+  // Of any other error nothing is known.
+  world_.calls.clear();
+  domain_->begin_backup = absl::UnavailableError("no");
+  EXPECT_TRUE(absl::IsUnavailable(Run().status()));
+  EXPECT_THAT(world_.calls, IsEmpty());
+}
+
+TEST_F(SyncDomainTest, ImagesOfVersion2HaveNoCheckpoints) {
+  world_.qcow2_version = 2;
+  EXPECT_FALSE(PlanSyncDomain(services_, options_)->disks[0].bitmaps);
+  world_.qcow2_version = 3;
+  EXPECT_TRUE(PlanSyncDomain(services_, options_)->disks[0].bitmaps);
+}
+
+TEST_F(SyncDomainTest, DisksThatAreLeftOutAreSaid) {
+  AddDisk(
+      "<disk type='network' device='disk'><source protocol='rbd' name='pool/image'/>"
+      "<target dev='vdb' bus='virtio'/></disk>"
+      "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/></disk>");
+  auto files = Run();
+  ASSERT_TRUE(files.ok()) << files.status();
+  ASSERT_EQ(files->size(), 2U);
+  EXPECT_EQ(files->back().source, "web:vdb");
+  EXPECT_EQ(files->back().outcome.kind, OutcomeKind::kSkipped);
+  EXPECT_TRUE(files->back().outcome.asked_for);
+  EXPECT_EQ(files->back().outcome.reasons[0].reason, Reason::kNoLocalImage);
+  options_.target = "vda";
+  EXPECT_EQ(Run()->size(), 1U);
+}
+
+TEST_F(SyncDomainTest, OneDomainAtATime) {
+  const std::string other = "00000000-0000-4000-8000-000000000077";
+  world_.AddDomain(
+      DomainXml("web-2", other, "pc-q35-7.2",
+                {{"vda", "virtio", world_.directory() + "/a.qcow2", "unmap"}}, "connected"),
+      DomainState::kRunning);
+  options_.domain = "web*";
+  const absl::Status status = PlanSyncDomain(services_, options_).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(status.message(), HasSubstr("is 2 domains"));
+  options_.domain = "web-*";
+  EXPECT_TRUE(PlanSyncDomain(services_, options_).ok());
+}
+
+// As after a restart of libvirtd in the middle of a copy.
+TEST_F(SyncDomainTest, AJobThatDoesNotEndIsSaid) {
+  domain_->end_backup = absl::UnavailableError("connection is gone");
+  EXPECT_TRUE(Run().ok());
+  EXPECT_TRUE(absl::IsUnavailable(left_behind_));
+  EXPECT_NE(domain_->backup_xml, "");
+  // Who cannot be asked has not said that there is none.
+  domain_->end_backup = absl::OkStatus();
+  const auto plan = PlanSyncDomain(services_, options_);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  domain_->backup_xml_error = absl::UnavailableError("connection is gone");
+  EXPECT_TRUE(absl::IsUnavailable(Run(*plan).status()));
+  EXPECT_TRUE(absl::IsUnavailable(PlanSyncDomain(services_, options_).status()));
+  domain_->backup_xml_error = absl::OkStatus();
+  EXPECT_TRUE(Run().ok());
+  EXPECT_TRUE(left_behind_.ok()) << left_behind_;
+  EXPECT_EQ(domain_->backup_xml, "");
+}
+
 TEST_F(SyncDomainTest, AKilledRunIsClearedAway) {
   domain_->backup_xml = "<server transport='unix' socket='/tmp/virt-reclaim-backup-none/nbd'/>";
   // The checkpoint of this directory, by the name that a run gives it.
@@ -120,6 +216,9 @@ TEST_F(SyncDomainTest, AGuestThatAKilledRunFrozeIsThawed) {
   options_.freeze = true;
   ASSERT_TRUE(Run().ok());
   EXPECT_THAT(world_.calls, ElementsAre("thaw web"));
+  // The watcher goes on trying as long as this fails.
+  domain_->thaw = absl::DeadlineExceededError("the agent is silent");
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Run().status()));
 }
 
 TEST_F(SyncDomainTest, FrozenForTheBeginningOnly) {
@@ -131,6 +230,26 @@ TEST_F(SyncDomainTest, FrozenForTheBeginningOnly) {
   domain_->begin_backup = absl::InternalError("no");
   EXPECT_FALSE(Run().ok());
   EXPECT_THAT(world_.calls, ElementsAre("freeze web", "thaw web"));
+}
+
+TEST_F(SyncDomainTest, AFreezeThatFailsIsUndone) {
+  options_.freeze = true;
+  domain_->freeze = absl::DeadlineExceededError("the agent is slow");
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Run().status()));
+  EXPECT_THAT(world_.calls, ElementsAre("freeze web", "thaw web"));
+  // Nor is one forgotten that does not thaw.
+  EXPECT_TRUE(left_behind_.ok());
+  domain_->thaw = absl::UnavailableError("the agent is gone");
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Run().status()));
+  EXPECT_TRUE(absl::IsUnavailable(left_behind_));
+  domain_->freeze = absl::OkStatus();
+  EXPECT_TRUE(absl::IsUnavailable(Run().status()));
+  EXPECT_TRUE(absl::IsUnavailable(left_behind_));
+  // Somebody else's is not ours to end.
+  world_.calls.clear();
+  domain_->activity = {{Reason::kFrozen, ""}};
+  EXPECT_TRUE(absl::IsAborted(Run().status()));
+  EXPECT_THAT(world_.calls, IsEmpty());
 }
 
 TEST_F(SyncDomainTest, AnotherRunIsBusy) {

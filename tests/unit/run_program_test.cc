@@ -8,7 +8,9 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "base/io.h"
 #include "host/cli/program.h"
+#include "tests/fakes/fake_world.h"
 
 namespace virt_reclaim {
 namespace {
@@ -52,6 +54,41 @@ TEST(RunProgram, PunchDoesNotAskForTheHypervisor) {
   RunProgram({"run", config, "--job=trim"}, note, progress, {});
   RunProgram({"run", config}, note, progress, {});
   EXPECT_THAT(without, testing::ElementsAre(true, false, false));
+}
+
+// A job that stays would keep every later backup from beginning.
+TEST(RunProgram, ABackupJobThatDoesNotEndIsSaidAndLeftToTheWatcher) {
+  FakeWorld world;
+  const std::string image = world.directory() + "/a.raw";
+  world.AddImage(image, 1 << 20, 1 << 20);
+  ASSERT_TRUE(WriteFileDurably(image, "", 0600).ok());
+  FakeDomain& domain = world.AddDomain(
+      DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", image, "unmap"}}, "connected"),
+      DomainState::kRunning);
+  int left = 0;
+  const auto with_services = [&](const CommandLine&,
+                                 const std::function<void(const Services&)>& use) {
+    Services services = world.services();
+    services.leave_to_watcher = [&left] { ++left; };
+    use(services);
+    return absl::OkStatus();
+  };
+  ProgressLine progress(-1);
+  const std::vector<std::string> words = {"sync", "--domain", "web", world.directory()};
+  RunProgram(words, with_services, progress, {});
+  EXPECT_EQ(left, 0);
+  domain.end_backup = absl::UnavailableError("connection is gone");
+  ProgramResult result = RunProgram(words, with_services, progress, {});
+  EXPECT_EQ(left, 1);
+  EXPECT_THAT(result.err, testing::HasSubstr("may still have our backup job"));
+  EXPECT_THAT(result.err, testing::HasSubstr("connection is gone"));
+  // With nothing to copy, too.
+  std::vector<std::string> clean = words;
+  clean.insert(clean.begin() + 1, "--clean");
+  domain.end_backup = absl::OkStatus();
+  result = RunProgram(clean, with_services, progress, {});
+  EXPECT_EQ(result.status, ExitStatus::kDone) << result.err;
+  EXPECT_EQ(left, 1);
 }
 
 }  // namespace
