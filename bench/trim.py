@@ -6,6 +6,7 @@ the blocks of deleted files is what is measured, so no shortcut from the host wi
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -21,6 +22,8 @@ FILE_MIB = 256
 # An emulated guest on a busy machine, and a host that has to write it all back.
 SLOW = 3600.0
 INTERRUPTED = 130
+# What is promised (docs/testing.md): wall over fstrim's; what fstrim freed over what we did; from SIGINT to the end, in seconds.
+MOST_WALL, MOST_FREED_BY_FSTRIM, MOST_CANCEL_SECONDS = 1.1, 1.02, 1.0
 
 # Time by the guest's own clock: the way into the guest is no part of fstrim.
 FSTRIM = """
@@ -78,10 +81,11 @@ class Bench:
                 results.append(contestant(disk))
         what = f"trim of {mib(self.junk)} freed, {disk.fs}"
         return [
-            Row(f"{what}: wall", seconds(ours), seconds(peer), ratios(ours, peer, "seconds"), rounds),
+            Row(f"{what}: wall", seconds(ours), seconds(peer), ratios(ours, peer, "seconds"), rounds, MOST_WALL),
             Row(f"{what}: in the guest", f"{median([one.inside for one in ours]):.2f} s", seconds(peer),
                 [one.inside / max(other.seconds, 0.01) for one, other in zip(ours, peer)], rounds),
-            Row(f"{what}: freed on the host", freed(ours), freed(peer), ratios(ours, peer, "freed"), rounds),
+            Row(f"{what}: freed on the host", freed(ours), freed(peer), ratios(ours, peer, "freed"), rounds, MOST_FREED_BY_FSTRIM,
+                median([other.freed / max(one.freed, 1) for one, other in zip(ours, peer)])),
             self.cancel(disk, after=median([one.seconds for one in ours]) / 2),
         ]
 
@@ -130,8 +134,9 @@ class Bench:
         left = self.with_fstrim(disk).freed
         done = before - disk.allocation() - left
         if program.returncode != INTERRUPTED:
-            return Row(what, f"done before the signal (exit status {program.returncode})")
-        return Row(what, f"{took:.2f} s (after {after:.2f} s, {mib(done)} freed)")
+            # Nothing was shown.
+            return Row(what, f"done before the signal (exit status {program.returncode})", limit=MOST_CANCEL_SECONDS, value=math.inf)
+        return Row(what, f"{took:.2f} s (after {after:.2f} s, {mib(done)} freed)", limit=MOST_CANCEL_SECONDS, value=took)
 
 
 def filesystems(document: dict[str, Any]) -> list[dict[str, Any]]:

@@ -17,12 +17,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 COLLECTION = HERE.parents[1] / "ansible"
 GIB = 1 << 30
+PLAYBOOKS = ("report", "migrate", "trim")
+
+
+@dataclass(frozen=True)
+class Fleet:
+    hosts: int
+    domains: int  # of each host
+    forks: int
+    host_seconds: float = 0  # how long a host takes to answer
 
 
 def disk(number: int) -> dict[str, Any]:
@@ -52,7 +63,18 @@ def write_answers(directory: Path, domains: int) -> None:
         (directory / f"{name}.json").write_text(json.dumps(answer))
 
 
-def measure(playbook: str, place: Path, environment: dict[str, str], *words: str) -> str:
+@dataclass
+class Cost:
+    playbook: str
+    seconds: float
+    cpu: float  # seconds, of all processes
+    peak: int  # bytes resident, of the largest process so far
+
+    def __str__(self) -> str:
+        return f"{self.playbook:8} {self.seconds:7.1f} s, {self.cpu:7.1f} s of CPU, largest process so far {self.peak >> 20} MiB"
+
+
+def measure(playbook: str, place: Path, environment: dict[str, str], *words: str) -> Cost:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.monotonic()
     with open(place / f"{playbook}.log", "wb") as log:
@@ -63,9 +85,30 @@ def measure(playbook: str, place: Path, environment: dict[str, str], *words: str
     seconds = time.monotonic() - begin
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
-        sys.exit(f"{playbook} ended with {done.returncode}:\n" + (place / f"{playbook}.log").read_text()[-3000:])
+        raise RuntimeError(f"{playbook} ended with {done.returncode}:\n" + (place / f"{playbook}.log").read_text()[-3000:])
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return f"{playbook:8} {seconds:7.1f} s, {cpu:7.1f} s of CPU, largest process so far {after.ru_maxrss / 1024:.0f} MiB"
+    return Cost(playbook, seconds, cpu, after.ru_maxrss * 1024)
+
+
+def run_playbooks(place: Path, fleet: Fleet, playbooks: Sequence[str] = PLAYBOOKS) -> Iterator[Cost]:
+    """One after the other, in `place`, which is empty and stays."""
+    link = place / "collections" / "ansible_collections" / "virt_reclaim" / "fleet"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(COLLECTION)
+    write_answers(place, fleet.domains)
+    hosts = "\n".join(f"host{number:04}" for number in range(fleet.hosts))
+    (place / "hosts.ini").write_text(
+        f"[hypervisors]\n{hosts}\n[hypervisors:vars]\nansible_connection=canned\nansible_python_interpreter=/usr/bin/python3\n"
+    )
+    environment = {
+        **os.environ, "ANSIBLE_COLLECTIONS_PATH": str(place / "collections"), "ANSIBLE_CONNECTION_PLUGINS": str(HERE),
+        "ANSIBLE_INVENTORY": str(place / "hosts.ini"), "ANSIBLE_FORKS": str(fleet.forks), "ANSIBLE_PIPELINING": "1",
+        "ANSIBLE_HOME": str(place / "home"), "ANSIBLE_LOCAL_TEMP": str(place / "tmp"), "VR_ANSWERS": str(place),
+        "VR_HOST_SECONDS": str(fleet.host_seconds), "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    for playbook in playbooks:
+        words = ["-e", f"virt_reclaim_report_dir={place}"] if playbook == "report" else []
+        yield measure(playbook, place, environment, *words)
 
 
 def main() -> None:
@@ -74,28 +117,17 @@ def main() -> None:
     parser.add_argument("--domains", type=int, default=100, help="of each host")
     parser.add_argument("--forks", type=int, default=50)
     parser.add_argument("--host-seconds", type=float, default=0, help="how long a host takes to answer")
-    parser.add_argument("playbooks", nargs="*", default=["report", "migrate", "trim"])
+    parser.add_argument("playbooks", nargs="*", default=PLAYBOOKS)
     arguments = parser.parse_args()
+    fleet = Fleet(arguments.hosts, arguments.domains, arguments.forks, arguments.host_seconds)
     with tempfile.TemporaryDirectory(prefix="vr-scale-") as directory:
         place = Path(directory)
-        link = place / "collections" / "ansible_collections" / "virt_reclaim" / "fleet"
-        link.parent.mkdir(parents=True)
-        link.symlink_to(COLLECTION)
-        write_answers(place, arguments.domains)
-        hosts = "\n".join(f"host{number:04}" for number in range(arguments.hosts))
-        (place / "hosts.ini").write_text(
-            f"[hypervisors]\n{hosts}\n[hypervisors:vars]\nansible_connection=canned\nansible_python_interpreter=/usr/bin/python3\n"
-        )
-        environment = {
-            **os.environ, "ANSIBLE_COLLECTIONS_PATH": str(place / "collections"), "ANSIBLE_CONNECTION_PLUGINS": str(HERE),
-            "ANSIBLE_INVENTORY": str(place / "hosts.ini"), "ANSIBLE_FORKS": str(arguments.forks), "ANSIBLE_PIPELINING": "1",
-            "ANSIBLE_HOME": str(place / "home"), "ANSIBLE_LOCAL_TEMP": str(place / "tmp"), "VR_ANSWERS": str(place),
-            "VR_HOST_SECONDS": str(arguments.host_seconds), "PYTHONDONTWRITEBYTECODE": "1",
-        }
-        print(f"{arguments.hosts} hosts x {arguments.domains} domains, {arguments.forks} forks, {os.cpu_count()} CPUs", flush=True)
-        for playbook in arguments.playbooks:
-            words = ["-e", f"virt_reclaim_report_dir={place}"] if playbook == "report" else []
-            print(measure(playbook, place, environment, *words), flush=True)
+        print(f"{fleet.hosts} hosts x {fleet.domains} domains, {fleet.forks} forks, {os.cpu_count()} CPUs", flush=True)
+        try:
+            for cost in run_playbooks(place, fleet, arguments.playbooks):
+                print(cost, flush=True)
+        except RuntimeError as problem:
+            sys.exit(str(problem))
         for name in ("report.csv", "report.html"):
             if (place / name).exists():
                 print(f"{name}: {(place / name).stat().st_size >> 10} KiB")

@@ -154,6 +154,8 @@ std::optional<std::string> HintForConnection(const absl::Status& status,
                                              const std::string& connect) {
   if (absl::IsPermissionDenied(status))
     return "run it as root, or as a user whom libvirt lets in (often the group 'libvirt')";
+  if (absl::IsDeadlineExceeded(status))
+    return "what listens there does not answer: is libvirt's daemon stopped, or the way to it cut?";
   if (absl::IsUnavailable(status)) {
     return connect.empty()
                ? "is libvirt's daemon running (libvirtd, or virtqemud)? Another hypervisor: "

@@ -47,14 +47,17 @@ bool HasDefinitions() {
   return false;
 }
 
-absl::StatusOr<std::unique_ptr<Hypervisor>> Connect(const CommandLine& line) {
+absl::StatusOr<std::unique_ptr<Hypervisor>> Connect(const CommandLine& line,
+                                                    const std::stop_token& stop) {
   if (line.no_libvirt) return NewNoHypervisor();
-  auto hypervisor = ConnectLibvirt(line.connect, line.debug);
+  ConnectOptions options = {.uri = line.connect, .debug = line.debug};
+  options.may_ask = isatty(STDIN_FILENO) == 1;
+  auto hypervisor = ConnectLibvirt(options, stop);
   const bool only_files =
       line.verb == Verb::kSparsify && !line.all_off &&
       std::all_of(line.domains.begin(), line.domains.end(),
                   [](const std::string& target) { return target.find('/') != std::string::npos; });
-  if (!hypervisor.ok() && only_files && line.connect.empty()) {
+  if (!hypervisor.ok() && only_files && line.connect.empty() && !stop.stop_requested()) {
     if (!HasDefinitions()) return NewNoHypervisor();
     return Annotate(hypervisor.status(),
                     "libvirt must say whether a domain uses the image (or write --no-libvirt)");
@@ -69,13 +72,14 @@ void FillIn(const CommandLine& line, sparsify::SparsifyOptions& options) {
 }
 
 absl::Status WithRealServices(const CommandLine& given,
-                              const std::function<void(const Services&)>& use) {
+                              const std::function<void(const Services&)>& use,
+                              const std::stop_token& stopped) {
   VR_ASSIGN_OR_RETURN(const RunDirectory run_directory, RunDirectory::Choose(given.run_directory));
   CommandLine line = given;
   line.run_directory = run_directory.path();
   std::optional<BackupWatcher> watcher;
   if (line.verb == Verb::kSync && !line.dry_run && !line.clean) watcher.emplace(line);
-  VR_ASSIGN_OR_RETURN(const auto hypervisor, Connect(line));
+  VR_ASSIGN_OR_RETURN(const auto hypervisor, Connect(line, stopped));
   const auto images = NewImageStore();
   const auto offline_guest =
       NewOfflineGuest(ProgramPath("VIRT_RECLAIM_GUESTFS", VIRT_RECLAIM_GUESTFS_PROGRAM));
@@ -140,6 +144,9 @@ int Main(int argc, char** argv) {
   setenv("GRPC_VERBOSITY", "NONE",
          0);  // a hostile guest could fill the terminal with gRPC's own log
   const StopSignal stop_signal;
+  const WithServices with_services = [&](const CommandLine& line, const auto& use) {
+    return WithRealServices(line, use, stop_signal.token());
+  };
   if (const auto arguments = VirtSparsifyArguments(argc, argv)) {
     VirtSparsifyStreams streams;
     streams.out = [](absl::string_view text) { WriteAll(STDOUT_FILENO, text); };
@@ -150,7 +157,7 @@ int Main(int argc, char** argv) {
         AskOnTerminal(std::string(text), stop_signal.token());
       };
     }
-    return RunVirtSparsify(*arguments, WithRealServices, streams, stop_signal.token());
+    return RunVirtSparsify(*arguments, with_services, streams, stop_signal.token());
   }
   ProgramResult result;
   {
@@ -161,8 +168,8 @@ int Main(int argc, char** argv) {
         return AskOnTerminal(question, stop_signal.token());
       };
     }
-    result = RunProgram({argv + 1, argv + argc}, WithRealServices, progress, stop_signal.token(),
-                        confirm);
+    result =
+        RunProgram({argv + 1, argv + argc}, with_services, progress, stop_signal.token(), confirm);
   }
   WriteToJournal(result);
   const bool written = WriteAll(STDOUT_FILENO, result.out);

@@ -438,8 +438,9 @@ ProgramResult RunLine(const CommandLine& line, const WithServices& with_services
     result = VerbRunner(line, progress, stop, confirm).Run(services);
   });
   if (connected.ok()) return result;
-  result = line.verb == Verb::kMetrics ? FailMetrics(line, connected, absl::Now())
-                                       : FailWith(connected, line.json);
+  // Ctrl-C says nothing about the hypervisor.
+  const bool tells = line.verb == Verb::kMetrics && !absl::IsCancelled(connected);
+  result = tells ? FailMetrics(line, connected, absl::Now()) : FailWith(connected, line.json);
   if (line.check) {
     // To a monitor, what cannot be examined is unknown, and everything it reads is the first line.
     result.status = static_cast<ExitStatus>(CheckLevel::kUnknown);

@@ -182,7 +182,7 @@ ProgramResult RunPolicy(const CommandLine& line, const WithServices& with_servic
   absl::Status connected = with_services(used, [&](const Services& services) {
     items = PlanAndAct(line, services, *policy, report.jobs, progress, stop);
   });
-  if (!connected.ok() && punches && !policy->backups.empty()) {
+  if (!connected.ok() && !absl::IsCancelled(connected) && punches && !policy->backups.empty()) {
     // Backups lie here, whether libvirt answers or not.
     report.domains = connected;
     used.no_libvirt = true;

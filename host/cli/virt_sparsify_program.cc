@@ -51,6 +51,13 @@ std::string Absolute(const std::string& path) {
   return error ? path : absolute.string();
 }
 
+int SayInterrupted(VirtSparsifySpeaker& speaker, const VirtSparsifyStreams& streams) {
+  if (streams.terminated == nullptr || !streams.terminated())
+    return speaker.Error("quit (^C) at user request");
+  speaker.Plain("virt-sparsify: Exiting on signal SIGTERM\n");
+  return 1;
+}
+
 class Run {
  public:
   Run(const VirtSparsifyLine& line, const Services& services, VirtSparsifySpeaker& speaker,
@@ -182,12 +189,7 @@ class Run {
     return 0;
   }
 
-  int Interrupted() const {
-    if (streams_.terminated == nullptr || !streams_.terminated())
-      return speaker_.Error("quit (^C) at user request");
-    speaker_.Plain("virt-sparsify: Exiting on signal SIGTERM\n");
-    return 1;
-  }
+  int Interrupted() const { return SayInterrupted(speaker_, streams_); }
 
   // What is wrong with input or output, found before any work is done.
   std::optional<std::string> CheckFiles(const std::string& input, const std::string& output) const {
@@ -341,6 +343,7 @@ int RunVirtSparsify(const std::vector<std::string>& arguments, const WithService
   const absl::Status connected = with_services(common, [&](const Services& services) {
     status = Run(line, services, speaker, streams, stop).Do();
   });
+  if (absl::IsCancelled(connected)) return SayInterrupted(speaker, streams);
   return connected.ok() ? status : speaker.Error(std::string(connected.message()));
 }
 

@@ -1,6 +1,7 @@
 // The hypervisor, as far as virt-reclaim needs it: libvirt behind an interface, with a fake twin in
-// tests/fakes/. Every domain is named by its UUID. All calls may block as long as libvirt does;
-// they may be made from any thread.
+// tests/fakes/. Every domain is named by its UUID. All calls may block as long as libvirt does, but
+// those that QEMU must answer itself: they are DeadlineExceeded after 5 s, and at once as long as
+// one before them is not answered. They may be made from any thread.
 #ifndef VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
 #define VIRT_RECLAIM_HOST_SERVICES_HYPERVISOR_H_
 
@@ -57,10 +58,11 @@ class Hypervisor {
   // libvirt's own measurement (virDomainGetBlockInfo), for images that are not local files.
   virtual absl::StatusOr<Usage> BlockUsage(const std::string& uuid, const std::string& target) = 0;
 
-  // What forbids a trim now: backup, save, dump, migration (kJobActive), a block job (kBlockJob), a
-  // freeze (kFrozen; asked of qemu-guest-agent when its channel is connected; one that does not say
-  // may have frozen the guest: kAgentSilent, kBusy, kAgentFailed). Empty: nothing, or a
-  // driver that has no jobs. An error: it is not known, and whoever asks leaves the domain alone.
+  // What forbids a trim now, within 40 s: backup, save, dump, migration (kJobActive), a block job
+  // (kBlockJob), a freeze (kFrozen; asked of qemu-guest-agent when its channel is connected; one
+  // that does not say may have frozen the guest: kAgentSilent, kBusy, kAgentFailed). Empty:
+  // nothing, or a driver that has no jobs. An error: it is not known, and whoever asks leaves the
+  // domain alone.
   virtual absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
                                                         const xml::Domain& live) = 0;
 
@@ -157,10 +159,19 @@ class Hypervisor {
   }
 };
 
-// Connects to libvirt; an empty URI means libvirt's default (LIBVIRT_DEFAULT_URI). Starts libvirt's
-// event loop on a thread of its own, once per process, and keeps libvirt from printing to stderr
-// unless `debug`.
-absl::StatusOr<std::unique_ptr<Hypervisor>> ConnectLibvirt(const std::string& uri, bool debug);
+struct ConnectOptions {
+  std::string uri;     // empty: libvirt's default (LIBVIRT_DEFAULT_URI)
+  bool debug = false;  // libvirt prints to stderr
+  // A person sits at the terminal: ssh, below libvirt, may ask for a password there.
+  bool may_ask = false;
+  // A driver that starts in this process, and an ssh that may ask, have five minutes.
+  absl::Duration limit = absl::Seconds(30);
+};
+
+// Connects to libvirt. Starts libvirt's event loop on a thread of its own, once per process.
+// DeadlineExceeded: something is there and does not answer; Cancelled: a stop.
+absl::StatusOr<std::unique_ptr<Hypervisor>> ConnectLibvirt(const ConnectOptions& options,
+                                                           const std::stop_token& stop);
 
 // Has no domains: for work on image files where there is no libvirt.
 std::unique_ptr<Hypervisor> NewNoHypervisor();

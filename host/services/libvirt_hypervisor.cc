@@ -20,9 +20,11 @@
 #include "host/services/hypervisor.h"
 #include "host/services/libvirt_agent_command.h"
 #include "host/services/libvirt_backup.h"
+#include "host/services/libvirt_connect.h"
 #include "host/services/libvirt_error.h"
 #include "host/services/libvirt_error_watch.h"
 #include "host/services/libvirt_port.h"
+#include "host/services/monitor_calls.h"
 #include "host/services/qemu_guest_agent.h"
 #include "host/services/qmp.h"
 #include "xml-tools/capabilities.h"
@@ -31,23 +33,18 @@ namespace virt_reclaim {
 namespace {
 
 constexpr absl::Duration kFreezeQuestion = absl::Seconds(2);
+// QEMU's monitor answers in milliseconds, of a QEMU that waits for a slow disk in a second or two.
+constexpr absl::Duration kQemuQuestion = absl::Seconds(5);
+// Of jobs: libvirt waits up to 30 s for somebody else's question to the same QEMU.
+constexpr absl::Duration kJobQuestion = absl::Seconds(35);
 constexpr int kKeepAliveSeconds = 5;  // a remote libvirtd that says nothing for 5 * 4 s is gone
 constexpr unsigned kKeepAliveCount = 3;
-constexpr int kSilentFailures = 5;  // of an open
-constexpr absl::Duration kAfterSilentFailure = absl::Milliseconds(200);
 
-using Connection = Handle<virConnect, virConnectClose>;
 using DomainHandle = Handle<virDomain, virDomainFree>;
 
 std::string TakeString(char* text) {
   Handle<char, free> owner(text);
   return text == nullptr ? "" : text;
-}
-
-// libvirt said no, and not why.
-bool IsSilent() {
-  const virError* error = virGetLastError();
-  return error == nullptr || error->message == nullptr;
 }
 
 DomainState StateOf(int state) {
@@ -70,33 +67,35 @@ DomainState StateOf(int state) {
   }
 }
 
-void StartEventLoop() {
-  virEventRegisterDefaultImpl();
-  // It ends with the process: libvirt has no way to unregister an implementation.
-  std::thread([] {
-    while (virEventRunDefaultImpl() == 0) {
-    }
-  }).detach();
+// libvirt's statistics: what the driver does not know is -1.
+uint64_t KnownOrNone(long long value) {
+  return static_cast<uint64_t>(std::max<long long>(value, 0));
 }
 
-// Once per process. Streams and monitors need the loop to be there before the first connection is
-// opened.
-void InitializeLibvirt(bool debug) {
-  static std::once_flag once;
-  std::call_once(once, [debug] {
-    if (!debug) {
-      virSetErrorFunc(nullptr, [](void*, virErrorPtr) {});
-      setenv("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null", 0);
-    }
-    virInitialize();
-    StartEventLoop();
-  });
+// What forbids a trim, of the domain and of each of its disks.
+absl::StatusOr<std::vector<Blocker>> JobsOf(virDomainPtr domain,
+                                            const std::vector<xml::Disk>& disks) {
+  std::vector<Blocker> found;
+  virDomainJobInfo job{};
+  if (virDomainGetJobInfo(domain, &job) != 0) {
+    VR_RETURN_IF_ERROR(LibvirtJobStatus(domain));
+  } else if (job.type != VIR_DOMAIN_JOB_NONE) {
+    found.push_back({Reason::kJobActive, ""});
+  }
+  for (const xml::Disk& disk : disks) {
+    virDomainBlockJobInfo block_job{};
+    const int jobs =
+        disk.has_mirror ? 1 : virDomainGetBlockJobInfo(domain, disk.target.c_str(), &block_job, 0);
+    if (jobs < 0) VR_RETURN_IF_ERROR(LibvirtJobStatus(domain));
+    if (jobs > 0) found.push_back({Reason::kBlockJob, Printable(disk.target)});
+  }
+  return found;
 }
 
 class LibvirtHypervisor : public Hypervisor {
  public:
-  explicit LibvirtHypervisor(Connection connection) : connection_(std::move(connection)) {
-    uri_ = TakeString(virConnectGetURI(connection_.get()));
+  explicit LibvirtHypervisor(OpenedLibvirt opened)
+      : connection_(std::move(opened.connection)), uri_(std::move(opened.uri)) {
     const char* type = virConnectGetType(connection_.get());
     // "qemu:///system" and "qemu+unix:///..." are this machine; "qemu+ssh://host/..." is not.
     embedded_ = absl::StartsWith(uri_, "qemu:///embed");
@@ -151,31 +150,23 @@ class LibvirtHypervisor : public Hypervisor {
   }
 
   absl::StatusOr<Usage> BlockUsage(const std::string& uuid, const std::string& target) override {
-    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    virDomainBlockInfo info{};
-    if (virDomainGetBlockInfo(domain, target.c_str(), &info, 0) != 0)
-      return LibvirtStatus("read block info");
-    return Usage{info.capacity, info.allocation, info.physical};
+    return AskQemu<Usage>(uuid, kQemuQuestion,
+                          [target](virDomainPtr domain) -> absl::StatusOr<Usage> {
+                            virDomainBlockInfo info{};
+                            if (virDomainGetBlockInfo(domain, target.c_str(), &info, 0) != 0)
+                              return LibvirtStatus("read block info");
+                            return Usage{info.capacity, info.allocation, info.physical};
+                          });
   }
 
   absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
                                                 const xml::Domain& live) override {
+    VR_ASSIGN_OR_RETURN(std::vector<Blocker> found,
+                        AskQemu<std::vector<Blocker>>(uuid, kJobQuestion,
+                                                      [disks = live.disks](virDomainPtr domain) {
+                                                        return JobsOf(domain, disks);
+                                                      }));
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    std::vector<Blocker> found;
-    virDomainJobInfo job{};
-    if (virDomainGetJobInfo(domain, &job) != 0) {
-      VR_RETURN_IF_ERROR(LibvirtJobStatus(domain));
-    } else if (job.type != VIR_DOMAIN_JOB_NONE) {
-      found.push_back({Reason::kJobActive, ""});
-    }
-    for (const xml::Disk& disk : live.disks) {
-      virDomainBlockJobInfo block_job{};
-      const int jobs = disk.has_mirror
-                           ? 1
-                           : virDomainGetBlockJobInfo(domain, disk.target.c_str(), &block_job, 0);
-      if (jobs < 0) VR_RETURN_IF_ERROR(LibvirtJobStatus(domain));
-      if (jobs > 0) found.push_back({Reason::kBlockJob, Printable(disk.target)});
-    }
     if (auto frozen = AskFrozen(domain, live)) found.push_back(*std::move(frozen));
     virResetLastError();
     return found;
@@ -190,11 +181,14 @@ class LibvirtHypervisor : public Hypervisor {
 
   absl::StatusOr<uint64_t> DeviceProperty(const std::string& uuid, const std::string& alias,
                                           const std::string& property) override {
-    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    char* reply = nullptr;
-    if (virDomainQemuMonitorCommand(domain, QomGetCommand(alias, property).c_str(), &reply, 0) != 0)
-      return LibvirtStatus("ask QEMU");
-    return ParseQomValue(TakeString(reply));
+    const std::string command = QomGetCommand(alias, property);
+    return AskQemu<uint64_t>(
+        uuid, kQemuQuestion, [command](virDomainPtr domain) -> absl::StatusOr<uint64_t> {
+          char* reply = nullptr;
+          if (virDomainQemuMonitorCommand(domain, command.c_str(), &reply, 0) != 0)
+            return LibvirtStatus("ask QEMU");
+          return ParseQomValue(TakeString(reply));
+        });
   }
 
   absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) override {
@@ -280,29 +274,16 @@ class LibvirtHypervisor : public Hypervisor {
 
   absl::StatusOr<uint64_t> DiskRequests(const std::string& uuid,
                                         const std::vector<std::string>& targets) override {
-    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    uint64_t sum = 0;
-    for (const std::string& target : targets) {
-      virDomainBlockStatsStruct stats{};
-      if (virDomainBlockStats(domain, target.c_str(), &stats, sizeof stats) != 0)
-        return LibvirtStatus("read its disk statistics");
-      sum += static_cast<uint64_t>(std::max<long long>(stats.rd_req, 0));
-      sum += static_cast<uint64_t>(std::max<long long>(stats.wr_req, 0));
-    }
-    return sum;
+    return SumOverDisks(uuid, targets, [](const virDomainBlockStatsStruct& stats) {
+      return KnownOrNone(stats.rd_req) + KnownOrNone(stats.wr_req);
+    });
   }
 
   absl::StatusOr<uint64_t> BytesWritten(const std::string& uuid,
                                         const std::vector<std::string>& targets) override {
-    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    uint64_t sum = 0;
-    for (const std::string& target : targets) {
-      virDomainBlockStatsStruct stats{};
-      if (virDomainBlockStats(domain, target.c_str(), &stats, sizeof stats) != 0)
-        return LibvirtStatus("read its disk statistics");
-      sum += static_cast<uint64_t>(std::max<long long>(stats.wr_bytes, 0));
-    }
-    return sum;
+    return SumOverDisks(uuid, targets, [](const virDomainBlockStatsStruct& stats) {
+      return KnownOrNone(stats.wr_bytes);
+    });
   }
 
   absl::Status BeginBackup(const std::string& uuid, const std::string& backup,
@@ -370,6 +351,34 @@ class LibvirtHypervisor : public Hypervisor {
   }
 
  private:
+  // What only the domain's QEMU can answer, which may hang for good. `question` must own what it
+  // uses.
+  template <typename T>
+  absl::StatusOr<T> AskQemu(const std::string& uuid, absl::Duration limit,
+                            std::function<absl::StatusOr<T>(virDomainPtr)> question) {
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
+    if (virDomainRef(domain) != 0) return LibvirtStatus("keep the domain");
+    const auto owner = std::make_shared<DomainHandle>(domain);
+    return monitor_calls_.Ask<T>(
+        uuid, limit, [owner, question = std::move(question)] { return question(owner->get()); });
+  }
+
+  absl::StatusOr<uint64_t> SumOverDisks(const std::string& uuid,
+                                        const std::vector<std::string>& targets,
+                                        uint64_t (*value)(const virDomainBlockStatsStruct&)) {
+    return AskQemu<uint64_t>(
+        uuid, kQemuQuestion, [targets, value](virDomainPtr domain) -> absl::StatusOr<uint64_t> {
+          uint64_t sum = 0;
+          for (const std::string& target : targets) {
+            virDomainBlockStatsStruct stats{};
+            if (virDomainBlockStats(domain, target.c_str(), &stats, sizeof stats) != 0)
+              return LibvirtStatus("read its disk statistics");
+            sum += value(stats);
+          }
+          return sum;
+        });
+  }
+
   absl::StatusOr<virDomainPtr> Find(const std::string& uuid) {
     const std::lock_guard lock(mutex_);
     DomainHandle& domain = domains_[uuid];
@@ -401,11 +410,12 @@ class LibvirtHypervisor : public Hypervisor {
     return IsRediscovering() && absl::StrContains(live_xml, "state='disconnected'");
   }
 
-  Connection connection_;
+  LibvirtConnection connection_;
+  std::string uri_;
   CallWatchdog agent_calls_ = NewAgentWatchdog();
+  MonitorCalls monitor_calls_;
   const absl::Time opened_ = absl::Now();
   bool embedded_ = false;
-  std::string uri_;
   bool local_ = false;
   bool sockets_are_local_ = false;
   std::mutex mutex_;
@@ -415,27 +425,12 @@ class LibvirtHypervisor : public Hypervisor {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Hypervisor>> ConnectLibvirt(const std::string& uri, bool debug) {
-  InitializeLibvirt(debug);
-  Connection connection(virConnectOpen(uri.empty() ? nullptr : uri.c_str()));
-  // libvirt 9.0: an embedded open that meets a guest in the middle of its power-off may fail
-  // without a word; the next one does not.
-  for (int i = 1; i < kSilentFailures && connection == nullptr && IsSilent(); ++i) {
-    absl::SleepFor(kAfterSilentFailure);
-    connection.reset(virConnectOpen(uri.empty() ? nullptr : uri.c_str()));
-  }
-  if (connection == nullptr) {
-    const absl::Status status =
-        LibvirtStatus(uri.empty() ? std::string("connect to libvirt")
-                                  : absl::StrCat("connect to '", Printable(uri), "'"));
-    // Of what is wrong with a URI, libvirt calls some an invalid argument and some an internal
-    // error.
-    const bool known = absl::IsAborted(status) || absl::IsPermissionDenied(status);
-    return known ? status : absl::UnavailableError(status.message());
-  }
-  virConnectSetKeepAlive(connection.get(), kKeepAliveSeconds, kKeepAliveCount);
+absl::StatusOr<std::unique_ptr<Hypervisor>> ConnectLibvirt(const ConnectOptions& options,
+                                                           const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(OpenedLibvirt opened, OpenLibvirt(options, stop));
+  virConnectSetKeepAlive(opened.connection.get(), kKeepAliveSeconds, kKeepAliveCount);
   virResetLastError();
-  return std::make_unique<LibvirtHypervisor>(std::move(connection));
+  return std::make_unique<LibvirtHypervisor>(std::move(opened));
 }
 
 }  // namespace virt_reclaim

@@ -1,13 +1,19 @@
 // The trim's child process: reports, pauses, stops, is killed, and leaves nothing behind.
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <poll.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <csignal>
+#include <cstddef>
 #include <cstdio>
+#include <iterator>
 #include <string>
 #include <thread>
 
@@ -197,6 +203,37 @@ TEST_F(FitrimTest, ChildHasTwoDescriptorsOnly) {
   ASSERT_TRUE(outcome.ok()) << outcome.status();
   EXPECT_EQ(outcome->error_number, 0);
   EXPECT_EQ(outcome->progress.trimmed_bytes, 4 * 2U);
+}
+
+// From here on this process, and what it forks, is on a Linux before 5.9.
+bool ForgetCloseRange() {
+  sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_close_range, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog program = {.len = std::size(code), .filter = code};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0 &&
+         syscall(SYS_close_range, 2000U, 2000U, 0U) != 0 && errno == ENOSYS;
+}
+
+TEST_F(FitrimTest, ChildHasTwoDescriptorsOnlyWithoutCloseRange) {
+  const UniqueFd others[] = {UniqueFd(fcntl(root.get(), F_DUPFD_CLOEXEC, 200)),
+                             UniqueFd(fcntl(root.get(), F_DUPFD_CLOEXEC, 900))};
+  for (const UniqueFd& other : others) ASSERT_TRUE(other.valid());
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (!ForgetCloseRange()) _exit(2);
+    const auto outcome = Run(CountsDescriptors);
+    _exit(outcome.ok() && outcome->progress.trimmed_bytes == 4 * 2U ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0) << "2: the filter, 1: other descriptors in the child";
 }
 
 TEST_F(FitrimTest, ChildDiesWithItsParent) {

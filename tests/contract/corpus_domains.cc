@@ -116,7 +116,7 @@ absl::StatusOr<CorpusDomains> CorpusDomains::Open(const std::string& fetch) {
   VR_RETURN_IF_ERROR(WriteFileDurably(root.path() + "/etc/qemu.conf", kQemuConf, 0600));
   VR_ASSIGN_OR_RETURN(
       std::unique_ptr<Hypervisor> hypervisor,
-      ConnectLibvirt(absl::StrCat("qemu:///embed?root=", root.path()), /*debug=*/false));
+      ConnectLibvirt({.uri = absl::StrCat("qemu:///embed?root=", root.path())}, {}));
   return CorpusDomains(std::move(root), std::move(hypervisor), std::move(directory));
 }
 

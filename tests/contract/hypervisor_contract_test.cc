@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/unique_fd.h"
 #include "host/services/hypervisor.h"
+#include "host/services/libvirt_connect.h"
 #include "host/services/libvirt_error.h"
 #include "tests/fakes/fake_world.h"
 
@@ -38,7 +39,7 @@ class RealWorld {
   RealWorld() {
     const std::string path = absl::StrCat(testing::TempDir(), "/node-", getpid(), ".xml");
     std::ofstream(path) << kNode << TestXml("test") << "</node>";
-    hypervisor_ = ConnectLibvirt("test://" + path, false).value();
+    hypervisor_ = ConnectLibvirt({.uri = "test://" + path}, {}).value();
   }
   Hypervisor& hypervisor() { return *hypervisor_; }
   static std::string Type() { return "test"; }
@@ -168,10 +169,62 @@ TEST(LibvirtJobStatus, OnlyADriverWithoutJobsHasNone) {
 }
 
 TEST(ConnectLibvirt, ErrorsAreOneLineAndNameTheUri) {
-  const absl::Status status = ConnectLibvirt("nonsense:///x\n", false).status();
+  const absl::Status status = ConnectLibvirt({.uri = "nonsense:///x\n"}, {}).status();
   EXPECT_FALSE(status.ok());
   EXPECT_EQ(status.message().find('\n'), absl::string_view::npos);
   EXPECT_THAT(std::string(status.message()), HasSubstr("nonsense:///x"));
+}
+
+// A libvirtd that is stopped: it has let us in, and says nothing.
+class SilentLibvirtd {
+ public:
+  SilentLibvirtd() {
+    sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+    path_.copy(static_cast<char*>(address.sun_path), sizeof address.sun_path - 1);
+    listening_ =
+        bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 &&
+        listen(socket_.get(), 1) == 0;
+  }
+  ~SilentLibvirtd() { unlink(path_.c_str()); }
+  SilentLibvirtd(const SilentLibvirtd&) = delete;
+  SilentLibvirtd& operator=(const SilentLibvirtd&) = delete;
+
+  bool listening() const { return listening_; }
+  std::string uri() const { return absl::StrCat("qemu+unix:///system?socket=", path_); }
+
+ private:
+  const std::string path_ = absl::StrCat(testing::TempDir(), "/silent-", getpid());
+  UniqueFd socket_{socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+  bool listening_ = false;
+};
+
+TEST(ConnectLibvirt, ALibvirtdThatNeverAnswersIsLeft) {
+  const SilentLibvirtd silent;
+  ASSERT_TRUE(silent.listening());
+  const absl::Status status =
+      ConnectLibvirt({.uri = silent.uri(), .limit = absl::Milliseconds(50)}, {}).status();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(silent.uri()));
+}
+
+TEST(ConnectLibvirt, AStopEndsTheWaitForIt) {
+  const SilentLibvirtd silent;
+  ASSERT_TRUE(silent.listening());
+  std::stop_source stop;
+  stop.request_stop();
+  const absl::Status status =
+      ConnectLibvirt({.uri = silent.uri(), .limit = absl::Hours(1)}, stop.get_token()).status();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+}
+
+TEST(ConnectLibvirt, SshAsksNothingUnlessItMay) {
+  EXPECT_EQ(UriThatAsksNothing("qemu+ssh://host/system"), "qemu+ssh://host/system?no_tty=1");
+  EXPECT_EQ(UriThatAsksNothing("qemu+ssh://host/system?keyfile=/k"),
+            "qemu+ssh://host/system?keyfile=/k&no_tty=1");
+  EXPECT_EQ(UriThatAsksNothing("qemu+ssh://host/system?no_tty=0"),
+            "qemu+ssh://host/system?no_tty=0");
+  EXPECT_EQ(UriThatAsksNothing("qemu:///system"), "qemu:///system");
+  EXPECT_EQ(UriThatAsksNothing("qemu+tcp://ssh/system"), "qemu+tcp://ssh/system");
 }
 
 }  // namespace

@@ -6,6 +6,8 @@ The real program on a real libvirt; no guest is started. What the command line r
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -15,7 +17,7 @@ import bedpath
 from vrtest import HostTestCase, Reply, VirtReclaim, built, main
 from vrtest.image import new_uuid
 
-DONE, FAILED, NOTHING_DONE = 0, 1, 5
+DONE, FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 5, 130
 VERBS = (["report"], ["trim"], ["migrate", "plan"], ["migrate", "apply"], ["agent", "status"])
 # For a program that would ask, or wait for ever.
 SECONDS = 30
@@ -110,6 +112,25 @@ class BadInput(HostTestCase):
                     self.assertIn("hint: ", reply.stderr)
         reply = self.plain("report", environment={**os.environ, "LIBVIRT_DEFAULT_URI": "qemu+unix:///system?socket=/nowhere"})
         self.require_refusal(reply, "connect to libvirt", "/nowhere")
+
+    def test_ctrl_c_while_libvirtd_does_not_answer(self) -> None:
+        # One that is stopped: it lets callers in, and says nothing.
+        path = self.space.path / "silent-sock"
+        with socket.socket(socket.AF_UNIX) as silent:
+            silent.bind(str(path))
+            silent.listen()
+            silent.settimeout(SECONDS)
+            for signal_number in (signal.SIGINT, signal.SIGTERM):
+                with self.subTest(signal_number), subprocess.Popen(
+                    [PROGRAM, "--connect", f"qemu+unix:///system?socket={path}", "trim"], stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.host.environment(),
+                ) as program:
+                    caller, _ = silent.accept()
+                    with caller:
+                        caller.recv(1)  # it has asked
+                        program.send_signal(signal_number)
+                        stdout, stderr = program.communicate(timeout=SECONDS)
+                    self.require_refusal(Reply(program.returncode, stdout, stderr), str(path), status=INTERRUPTED)
 
     def test_domains_that_have_nothing_for_us(self) -> None:
         before = self.saved()

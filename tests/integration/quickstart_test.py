@@ -26,6 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 NOBODY = 65534
 STORY_SECONDS = 600.0
+# What is promised of the story, and how much longer it may take here: other tests have their share of two processors.
+PROMISED_SECONDS, SLACK = 180, 2
 # For a refusal before anything is made, and for the clean-up after Ctrl-C.
 SOON_SECONDS = 30.0
 # What Debian has and a machine that tests virt-reclaim hardly.
@@ -73,11 +75,23 @@ class Quickstart(unittest.TestCase):
         seconds = re.search(r"All done in (\d+) s", reply.stdout)
         assert seconds, str(reply)
         print(f"the story took {seconds[1]} s")
+        self.assertLessEqual(int(seconds[1]), PROMISED_SECONDS * SLACK)
         self.require_nothing_left()
 
     # With a network is how test_2 begins, and each build of a clone.
     def test_1_told_to_the_end_without_a_network(self) -> None:
-        self.require_story(self.run_quickstart("unshare", "--net", seconds=STORY_SECONDS))
+        # In a /tmp and a home of its own, so that what is left there is its own, too.
+        home = Path(tempfile.mkdtemp(prefix="h", dir=self.place.parent))
+        self.addCleanup(shutil.rmtree, home, ignore_errors=True)
+        before = 'mount -t tmpfs tmpfs /tmp && cd / && "$0" "$@"; status=$?; ls -A /tmp >"$HOME/tmp"; exit $status'
+        self.require_story(
+            self.run_quickstart("unshare", "--net", "--mount", "env", f"HOME={home}", "sh", "-c", before, seconds=STORY_SECONDS)
+        )
+        self.assertEqual((home / "tmp").read_text(), "")
+        if not os.environ.get("XDG_CACHE_HOME"):
+            # What --help says that stays.
+            self.assertEqual({path.name for path in home.iterdir()}, {"tmp", ".cache"})
+            self.assertEqual([path.name for path in (home / ".cache").iterdir()], ["virt-reclaim"])
 
     def test_2_interrupted_in_the_middle_nothing_stays(self) -> None:
         with subprocess.Popen(
@@ -123,8 +137,67 @@ class Quickstart(unittest.TestCase):
         reply = self.run_quickstart("unshare", "--net", source=self.place, seconds=STORY_SECONDS)
         self.require_refusal(reply, "mirror cannot be reached", "check the network")
 
+    def test_6_a_clone_can_be_built_as_it_configures_it(self) -> None:
+        done = self.build_half('exec "$REAL_CMAKE" "$@" -- -n', ":")
+        # Every file is there that building would take; what would be built is not.
+        self.assertNotIn("the build failed", done.stderr)
+        self.assertIn("no virt-reclaim and virt-reclaim-agent", done.stderr)
+        self.require_nothing_left()
+
+    def test_7_interrupted_while_it_configures(self) -> None:
+        done = self.build_half(":", "kill -INT 0; exec sleep 60")
+        self.assertEqual(done.returncode, INTERRUPTED, done.stderr)
+        self.assertIn("interrupted; packages and the build directory stay", done.stderr)
+        self.require_nothing_left()
+
+    def test_8_a_disk_that_gets_full_on_the_way(self) -> None:
+        image, inner = self.place / "image", self.place / "disk"
+        inner.mkdir()
+        with open(image, "wb") as file:
+            file.truncate(3 << 30)
+        subprocess.run(["mke2fs", "-q", "-t", "ext4", "-m", "0", image], check=True, stdin=subprocess.DEVNULL)
+        mount = f'mount -o loop {image} {inner} && rmdir {inner}/lost+found && exec "$0" "$@"'
+        with subprocess.Popen(
+            ["unshare", "--mount", "sh", "-c", mount, *self.command()], env={**os.environ, "TMPDIR": str(inner)},
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as program:
+            assert program.stdout
+            for line in program.stdout:
+                if "guest: " in line:
+                    break
+            seen_from_here = Path(f"/proc/{program.pid}/root{inner}")
+            with open(seen_from_here / "rest", "wb") as rest:
+                # All but a little that the guest may still write until it is looked at again.
+                os.posix_fallocate(rest.fileno(), 0, shutil.disk_usage(seen_from_here).free - (1 << 20))
+            _, stderr = program.communicate(timeout=STORY_SECONDS)
+        self.assertEqual(program.returncode, FAILED, stderr)
+        self.assertIn(f"the disk below '{inner}", stderr)
+        self.assertIn("is full: free some space, or set TMPDIR", stderr)
+        self.assertEqual(qemu_processes(self.place), [])
+
+    def build_half(self, build: str, configure: str) -> subprocess.CompletedProcess[str]:
+        """A copy of the tree, with a cmake that does these instead of building or before it configures."""
+        copy = Path(tempfile.mkdtemp(prefix="c", dir=self.place.parent))
+        self.addCleanup(shutil.rmtree, copy, ignore_errors=True)
+        shutil.copytree(ROOT, copy / "tree", ignore=shutil.ignore_patterns("build", ".git", "__pycache__"), symlinks=True)
+        (copy / "bin").mkdir()
+        stand_in = copy / "bin" / "cmake"
+        stand_in.write_text(f'#!/bin/sh\nif [ "$1" = --build ]; then\n{build}\nfi\n{configure}\nexec "$REAL_CMAKE" "$@"\n')
+        stand_in.chmod(0o755)
+        environment = {**self.environment(), "REAL_CMAKE": shutil.which("cmake") or "", "PATH": f"{copy}/bin:{os.environ['PATH']}"}
+        return subprocess.run(
+            [str(copy / "tree" / "scripts" / "quickstart")], env=environment, capture_output=True, text=True, timeout=STORY_SECONDS,
+            check=False, stdin=subprocess.DEVNULL, cwd="/", process_group=0,
+        )
+
 
 if __name__ == "__main__":
+<<<<<<< HEAD
     bedpath.require_bed("unshare", "setpriv")
     built("virt-reclaim", "virt-reclaim-agent")
+=======
+    bedpath.require_bed("unshare", "setpriv", "mke2fs")
+    if not host_program_path() or not agent_path():
+        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+>>>>>>> h-spine
     main()
