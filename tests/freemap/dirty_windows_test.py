@@ -11,21 +11,13 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import dirtylib
+from dirtylib import restart_page
 from imagelib import MIB, Mounted, Mtools, fill, hashes, run, scribble
 
 
 class NtfsTest(dirtylib.DirtyTest):
     def record(self, number):
-        """Where a record of the MFT lies, and its attributes: type -> where its value, or its runs' header, begins."""
-        data = self.image.read_bytes()
-        cluster = struct.unpack_from("<H", data, 11)[0] * data[13]
-        at = struct.unpack_from("<Q", data, 48)[0] * cluster + number * 1024
-        found, here = {}, at + struct.unpack_from("<H", data, at + 20)[0]
-        while struct.unpack_from("<I", data, here)[0] != 0xFFFFFFFF:
-            kind, length, not_resident = struct.unpack_from("<IIB", data, here)
-            found[kind] = here if not_resident else here + struct.unpack_from("<H", data, here + 20)[0]
-            here += length
-        return at, found
+        return dirtylib.mft_record(self.image, number)
 
     def ntfs(self, options="", size=64 * MIB):
         return self.make(f"mkntfs -q -Q -F {options}".strip(), size)
@@ -46,22 +38,20 @@ class NtfsTest(dirtylib.DirtyTest):
 
     def test_ntfs_states(self):
         self.ntfs()
-        _, attributes = self.record(3)
-        at = attributes[0x70] + 8
-        mirror = struct.unpack_from("<Q", self.image.read_bytes(), 56)[0] * 4096 + 3 * 1024 - self.record(3)[0]
+        at, mirror = dirtylib.volume_flags(self.image)
         for value, refusal, reason in ((b"\3\1\1\0", "state", "dirty"), (b"\3\1\2\0", "state", "flags 0x2"),
                                        (b"\3\1\0\x40", "state", "flags 0x4000"), (b"\3\2\0\0", "unknown", "version 3.2"),
                                        (b"\2\0\0\0", "unknown", "version 2.0"), (b"\3\0\0\0", "none", "")):
             with self.subTest(value):
                 self.write(at, value)
                 self.refused("damaged", "$MFTMirr")
-                self.write(at + mirror, value)
+                self.write(mirror, value)
                 if refusal == "none":
                     self.accepted()
                 else:
                     self.refused(refusal, reason)
                 self.write(at, b"\3\1\0\0")
-                self.write(at + mirror, b"\3\1\0\0")
+                self.write(mirror, b"\3\1\0\0")
         self.refused("unchecked", options=["--strict"])
 
     def test_ntfs_marked_dirty_by_its_own_tool(self):
@@ -70,15 +60,6 @@ class NtfsTest(dirtylib.DirtyTest):
         self.refused("state", "dirty")
         run("ntfsfix", "-d", self.image)
         self.accepted()
-
-    def restart_page(self, sequence=1, client=0xFFFF, flags=0, version=(1, 1)):
-        page = bytearray(4096)
-        struct.pack_into("<4sHHQIIHHH", page, 0, b"RSTR", 30, 9, 0, 4096, 4096, 48, version[1], version[0])
-        struct.pack_into("<QHHHH", page, 48, sequence, 1, 0xFFFF, client, flags)
-        page[30:32] = b"\7\0"
-        for end in range(510, 4096, 512):
-            page[end : end + 2] = b"\7\0"
-        return bytes(page)
 
     def test_ntfs_log(self):
         self.ntfs()
@@ -91,16 +72,16 @@ class NtfsTest(dirtylib.DirtyTest):
             ({"version": (2, 0), "client": 0}, {"sequence": 2}, None, ""), (clean, {"version": (2, 0), "sequence": 2}, "state", "fast started"),
         ):
             with self.subTest(first=first, second=second):
-                self.write(log, self.restart_page(**first) + self.restart_page(**second))
+                self.write(log, restart_page(**first) + restart_page(**second))
                 if refusal:
                     self.refused(refusal, reason)
                 else:
                     self.accepted()
-        page = bytearray(self.restart_page())
+        page = bytearray(restart_page())
         page[1022] ^= 1
         self.write(log, bytes(page))
         self.refused("damaged", "half written")
-        self.write(log, b"CHKD" + self.restart_page()[4:])
+        self.write(log, b"CHKD" + restart_page()[4:])
         self.refused("damaged", "restart page")
         self.write(log, b"\xff" * 8192)
         self.accepted()

@@ -128,6 +128,22 @@ def allocated(path):
     return os.stat(path).st_blocks * 512
 
 
+def holes(path, begin=0, end=None):
+    """Runs of bytes between `begin` and `end` that hold no storage. What was written is seen when it was synced."""
+    found = []
+    with open(path, "rb") as file:
+        end = os.fstat(file.fileno()).st_size if end is None else end
+        while begin < end:
+            try:
+                data = min(os.lseek(file.fileno(), begin, os.SEEK_DATA), end)
+            except OSError:  # ENXIO: none
+                data = end
+            if data > begin:
+                found.append((begin, data - begin))
+            begin = os.lseek(file.fileno(), data, os.SEEK_HOLE) if data < end else end
+    return found
+
+
 def hash_outside(path, runs):
     """Of every byte that is in no run."""
     digest = hashlib.sha256()

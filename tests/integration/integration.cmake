@@ -49,6 +49,11 @@ virt_reclaim_integration_test(sync_domain 900)
 virt_reclaim_integration_test(sync_freeze 300)
 virt_reclaim_integration_test(punch_live 300)
 virt_reclaim_integration_test(sparsify 300)
+if(NOT VIRT_RECLAIM_SANITIZE)  # as hold_at_read
+  add_library(hold_at_free MODULE ${CMAKE_CURRENT_LIST_DIR}/../lib/hold_at_free.c)
+  target_link_libraries(hold_at_free PRIVATE ${CMAKE_DL_LIBS})
+  virt_reclaim_integration_test(sparsify_races 300)
+endif()
 virt_reclaim_integration_test(static_agent 300)
 virt_reclaim_integration_test(agent_install 600)
 # The first run on a machine fetches a Debian and makes a disk of it: beside three others it was not through after 1,500 s.
