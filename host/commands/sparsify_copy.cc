@@ -114,8 +114,9 @@ class SourceWatch {
 absl::Status TrimOverlay(const Services& services, const SparsifyCopyOptions& options,
                          const std::string& overlay, const std::stop_token& stop,
                          SparsifiedCopy& made) {
-  std::vector<ApplianceJob> jobs =
-      ApplianceJobs(made.result, options.choice, options.replay, options.zero);
+  std::vector<ApplianceJob> jobs = ApplianceJobs(
+      made.result,
+      {options.choice, options.replay, options.engine.worker.read.strict, options.zero});
   std::erase_if(jobs, [&](const ApplianceJob& job) {
     return job.zero && !made.result.filesystems[job.filesystem].found.mapped;  // done already
   });

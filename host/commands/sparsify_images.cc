@@ -232,8 +232,9 @@ absl::Status TrimByAppliance(const Services& services, const SparsifyImagesOptio
                              sparsify::Mode mode, const std::vector<ImageIdentity>& images,
                              const std::function<absl::Status()>& still_off,
                              const std::stop_token& stop, SparsifiedTarget& target) {
-  const std::vector<ApplianceJob> jobs =
-      ApplianceJobs(*target.result, options.choice, options.replay, options.zero);
+  const std::vector<ApplianceJob> jobs = ApplianceJobs(
+      *target.result,
+      {options.choice, options.replay, options.engine.worker.read.strict, options.zero});
   if (jobs.empty()) return absl::OkStatus();
   if (mode == sparsify::Mode::kMeasure) {
     for (const ApplianceJob& job : jobs) target.appliance[job.filesystem] = absl::OkStatus();

@@ -256,8 +256,8 @@ TEST_F(SparsifyImagesTest, ACopyIsMadeOfWhatNobodyRuns) {
 TEST(ApplianceJobsTest, OnlyWhatIsNotKnown) {
   using enum freemap::Refusal;
   const auto count = [](const std::string& type, freemap::Refusal refusal, SparsifyEngine engine,
-                        bool replay = false) {
-    return ApplianceJobs(OneOf(type, refusal), engine, replay).size();
+                        bool replay = false, bool strict = false) {
+    return ApplianceJobs(OneOf(type, refusal), {engine, replay, strict, {}}).size();
   };
   EXPECT_EQ(count("f2fs", kUnknown, SparsifyEngine::kAuto), 1u);
   EXPECT_EQ(count("f2fs", kUnknown, SparsifyEngine::kNative), 0u);
@@ -268,6 +268,9 @@ TEST(ApplianceJobsTest, OnlyWhatIsNotKnown) {
   EXPECT_EQ(count("ntfs", kNone, SparsifyEngine::kLibguestfs), 0u);
   EXPECT_EQ(count("ext4", kDirtyJournal, SparsifyEngine::kLibguestfs), 0u);
   EXPECT_EQ(count("ext4", kDirtyJournal, SparsifyEngine::kAuto, true), 1u);
+  EXPECT_EQ(count("ext4", kUnknown, SparsifyEngine::kAuto, true, true), 0u);
+  EXPECT_EQ(count("ext4", kDirtyJournal, SparsifyEngine::kLibguestfs, true, true), 0u);
+  EXPECT_EQ(count("ext4", kNone, SparsifyEngine::kLibguestfs, true, true), 1u);
   for (const freemap::Refusal refusal : {kState, kDamaged, kUnreadable, kUnchecked}) {
     EXPECT_EQ(count("ext4", refusal, SparsifyEngine::kLibguestfs, true), 0u);
   }
@@ -280,7 +283,7 @@ TEST(ApplianceJobsTest, NamesOfDevices) {
     found.place = place;
     found.mapped = mapped;
     found.disk = disk;
-    const auto jobs = ApplianceJobs(result, SparsifyEngine::kAuto, false);
+    const auto jobs = ApplianceJobs(result, {});
     return jobs.empty() ? "" : jobs[0].device;
   };
   EXPECT_EQ(device("disk", false, 0), "/dev/sda");
@@ -295,7 +298,7 @@ TEST(ApplianceJobsTest, NamesOfDevices) {
 TEST(ApplianceJobsTest, NothingBesideADoubtfulState) {
   sparsify::SparsifyResult result = OneOf("f2fs", freemap::Refusal::kUnknown);
   result.filesystems.push_back(OneOf("ext4", freemap::Refusal::kState).filesystems[0]);
-  EXPECT_TRUE(ApplianceJobs(result, SparsifyEngine::kLibguestfs, true).empty());
+  EXPECT_TRUE(ApplianceJobs(result, {SparsifyEngine::kLibguestfs, true, false, {}}).empty());
 }
 
 TEST(ApplianceJobsTest, WhatIsToBeZero) {
@@ -305,11 +308,11 @@ TEST(ApplianceJobsTest, WhatIsToBeZero) {
   result.filesystems.push_back(OneOf("", freemap::Refusal::kDamaged).filesystems[0]);
   result.filesystems[2].found.place = "disk";
   const std::vector<std::string> all = {"/dev/sda", "/dev/sda1", "/dev/sda2", "/dev/sda3"};
-  const auto jobs = ApplianceJobs(result, SparsifyEngine::kAuto, true, all);
+  const auto jobs = ApplianceJobs(result, {SparsifyEngine::kAuto, true, false, all});
   ASSERT_EQ(jobs.size(), 1u);
   EXPECT_EQ(jobs[0].device, "/dev/sda1");
   EXPECT_TRUE(jobs[0].zero);
-  EXPECT_TRUE(ApplianceJobs(result, SparsifyEngine::kAuto, true, {"/dev/vda1"}).empty());
+  EXPECT_TRUE(ApplianceJobs(result, {SparsifyEngine::kAuto, true, false, {"/dev/vda1"}}).empty());
 }
 
 // As libguestfs's virt-sparsify passes over what it cannot mount or trim, and over nothing else.
