@@ -34,6 +34,12 @@ bool IsForAppliance(const freemap::Filesystem& found, const ApplianceRules& rule
   return found.refusal == Refusal::kNone && rules.engine == SparsifyEngine::kLibguestfs;
 }
 
+bool IsDoubtful(const sparsify::SparsifyResult& result) {
+  return std::any_of(
+      result.filesystems.begin(), result.filesystems.end(),
+      [](const auto& filesystem) { return filesystem.found.refusal == Refusal::kState; });
+}
+
 }  // namespace
 
 SparsifyEngine SparsifyEngineOf(absl::string_view word) {
@@ -67,12 +73,20 @@ bool IsNamed(const freemap::Filesystem& found, const std::vector<std::string>& d
   return !device.empty() && std::find(devices.begin(), devices.end(), device) != devices.end();
 }
 
+void AddPassedOver(const sparsify::SparsifyResult& result,
+                   std::map<size_t, absl::Status>& appliance) {
+  const char* why =
+      IsDoubtful(result) ? "nothing is trimmed beside a doubtful state" : "it does not trim this";
+  for (size_t i = 0; i < result.filesystems.size(); ++i) {
+    if (result.filesystems[i].found.refusal == Refusal::kNone)
+      appliance.emplace(i, absl::UnimplementedError(why));
+  }
+}
+
 std::vector<ApplianceJob> ApplianceJobs(const sparsify::SparsifyResult& result,
                                         const ApplianceRules& rules) {
   std::vector<ApplianceJob> jobs;
-  const bool doubtful = std::any_of(
-      result.filesystems.begin(), result.filesystems.end(),
-      [](const auto& filesystem) { return filesystem.found.refusal == Refusal::kState; });
+  const bool doubtful = IsDoubtful(result);
   for (size_t i = 0; i < result.filesystems.size(); ++i) {
     const freemap::Filesystem& found = result.filesystems[i].found;
     const std::string device = DeviceOf(found);

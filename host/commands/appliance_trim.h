@@ -58,6 +58,10 @@ absl::StatusOr<std::map<size_t, absl::Status>> RunApplianceJobs(
     const Services& services, const std::vector<OfflineDisk>& disks,
     const std::vector<ApplianceJob>& jobs, const std::stop_token& stop);
 
+// For who wants all by libguestfs: adds what it does not do of what native could. Pure.
+void AddPassedOver(const sparsify::SparsifyResult& result,
+                   std::map<size_t, absl::Status>& appliance);
+
 // By which libguestfs's virt-sparsify ends with an error: its appliance does not start, or fails in
 // the middle of a filesystem. One that cannot be mounted, or has no trim, it passes over; and where
 // our program for it is not installed, native's word stands. OK: none of `appliance`, by index of

@@ -328,14 +328,56 @@ TEST(ApplianceFailureTest, WhatTheOtherOneWouldFailBy) {
     EXPECT_EQ(ApplianceFailure({{0, absl::OkStatus()}, {3, failed}}), failed);
 }
 
-TEST_F(SparsifyImagesTest, AnUnknownFilesystemGoesToTheAppliance) {
+// A file of its own, as an appliance opens it by its name; domain web has it.
+class SparsifyByApplianceTest : public SparsifyImagesTest {
+ protected:
+  SparsifyByApplianceTest() {
+    const int fd = mkstemp(path.data());
+    EXPECT_GE(fd, 0);
+    close(fd);
+    world_.AddImage(path, kGiB, 600 * kMiB);
+    world_.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
+                     DomainState::kShutOff);
+  }
+  ~SparsifyByApplianceTest() override { unlink(path.c_str()); }
+
   std::string path = "/tmp/vr-sparsify-XXXXXX";
-  const int fd = mkstemp(path.data());
-  ASSERT_GE(fd, 0);
-  close(fd);
-  world_.AddImage(path, kGiB, 600 * kMiB);
-  world_.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
-                   DomainState::kShutOff);
+};
+
+TEST_F(SparsifyByApplianceTest, AllByIt) {
+  SparsifyImagesOptions options;
+  options.choice = SparsifyEngine::kLibguestfs;
+  world_.sparsify = Found(500 * kMiB, 0, 0);
+  const Outcome trimmed = RunOne(options);
+  EXPECT_THAT(world_.calls, ElementsAre("trim /dev/sda1"));
+  EXPECT_EQ(trimmed.kind, OutcomeKind::kDone);
+  EXPECT_TRUE(trimmed.nothing_freed);
+  // What it does not trim is not done, and said.
+  for (const char* type : {"ntfs", "swap", "LVM2_member"}) {
+    world_.calls.clear();
+    world_.sparsify->filesystems[0].found.type = type;
+    const Outcome passed_over = RunOne(options);
+    EXPECT_THAT(world_.calls, IsEmpty());
+    EXPECT_EQ(passed_over.kind, OutcomeKind::kSkipped);
+    ASSERT_THAT(Reasons(passed_over), ElementsAre(Reason::kFilesystemRefused));
+    EXPECT_EQ(passed_over.reasons[0].detail,
+              absl::StrCat("partition 1 (", type, "): libguestfs: it does not trim this"));
+  }
+}
+
+TEST_F(SparsifyByApplianceTest, WhatIsFreedIsMeasured) {
+  SparsifyImagesOptions options;
+  options.choice = SparsifyEngine::kLibguestfs;
+  options.targets = {"web"};
+  world_.sparsify = Found(500 * kMiB, 0, 0);
+  world_.while_reading = [&] { world_.images[path].allocation = 200 * kMiB; };
+  const auto targets = Run(options);
+  ASSERT_TRUE(targets[0].result);
+  EXPECT_EQ(targets[0].result->disks[0].freed_bytes(), 400 * kMiB);
+  EXPECT_FALSE(targets[0].outcome.nothing_freed);
+}
+
+TEST_F(SparsifyByApplianceTest, WhatNativeDoesNotKnow) {
   world_.sparsify = OneOf("f2fs", freemap::Refusal::kUnknown);
   EXPECT_EQ(RunOne().kind, OutcomeKind::kDone);
   EXPECT_THAT(world_.calls, ElementsAre("sparsify " + path, "trim /dev/sda1"));
@@ -359,7 +401,6 @@ TEST_F(SparsifyImagesTest, AnUnknownFilesystemGoesToTheAppliance) {
   EXPECT_EQ(outcome.kind, OutcomeKind::kSkipped);
   ASSERT_THAT(Reasons(outcome), ElementsAre(Reason::kFilesystemRefused));
   EXPECT_EQ(outcome.reasons[0].detail, "partition 1 (f2fs): libguestfs: not installed");
-  unlink(path.c_str());
 }
 
 }  // namespace
