@@ -337,6 +337,9 @@ int RunVirtSparsify(const std::vector<std::string>& arguments, const WithService
   CommandLine common;
   common.verb = Verb::kSparsify;
   common.domains = {AsPath(line.disks[0])};
+  common.drop_in = true;
+  const char* no_libvirt = getenv(kNoLibvirtVariable);
+  common.no_libvirt = no_libvirt != nullptr && *no_libvirt != '\0';
   if (const char* directory = getenv("VIRT_RECLAIM_RUN_DIR")) common.run_directory = directory;
   int status = 1;
   const absl::Status connected = with_services(common, [&](const Services& services) {

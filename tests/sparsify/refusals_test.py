@@ -258,6 +258,31 @@ def snapshots(judge, program, work):
     path.unlink()
 
 
+def libvirt_that_does_not_answer(judge, program, work):
+    """Where there are definitions nothing is done; each command line is told how to do it all the same."""
+    path, here = judge.copy(work / "image"), work / "etc"
+    run("cp", "-a", "/etc", here)
+    (here / "libvirt" / "qemu").mkdir(parents=True, exist_ok=True)
+    (here / "libvirt" / "qemu" / "web.xml").touch()
+    run("mount", "--bind", here, "/etc")
+    environment = program.environment | {"LIBVIRT_DEFAULT_URI": f"qemu+unix:///system?socket={work}/none", "VIRT_RECLAIM_RUN_DIR": str(work / "run")}
+    before = sha256(path)
+    try:
+        for words, advice, helps, more in (
+            (["sparsify"], "(or write --no-libvirt)", ["sparsify", "--no-libvirt"], {}),
+            (["virt-sparsify", "--in-place"], "(or set VIRT_RECLAIM_NO_LIBVIRT=1)", ["virt-sparsify", "--in-place"], {"VIRT_RECLAIM_NO_LIBVIRT": "1"}),
+        ):
+            done = run(program.path, *words, path, check=False, env=environment)
+            if done.returncode != 1 or advice not in done.stdout or sha256(path) != before:
+                raise AssertionError(f"{words}: {done.returncode} {done.stdout}")
+            run(program.path, *helps, "-q" if more else "--dry-run", path, env=environment | more)
+    finally:
+        run("umount", "/etc")
+    judge.check(path)
+    path.unlink()
+    print("libvirt that does not answer: nothing is done, and it is said how", flush=True)
+
+
 def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "debugfs", "losetup", "sfdisk", "qemu-img", "qemu-storage-daemon")
@@ -275,6 +300,7 @@ def main():
         snapshots(judge, program, work)
         without_libguestfs(judge, program, work)
         no_holes(judge, program, work)
+        libvirt_that_does_not_answer(judge, program, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "freemap"))
 from content_test import Case, Image  # noqa: E402
 from imagelib import MIB, Dump, allocated, hash_outside, run  # noqa: E402
 
-__all__ = ["MIB", "Case", "Judge", "Program", "allocated", "as_raw", "children", "qcow2_errors", "run"]
+__all__ = ["MIB", "Case", "Judge", "Program", "allocated", "as_raw", "children", "form_of", "leak", "qcow2_errors", "run"]
 
 
 class Program:
