@@ -197,7 +197,8 @@ options:
       --threshold SIZE   do nothing where less than this would come free
       --engine WHICH     auto (default): libguestfs's appliance for filesystems that are not known here; native; libguestfs
       --replay           let the appliance mount filesystems whose journal must be replayed, too
-      --strict           only filesystems whose free maps have checksums (ext4 with metadata_csum, XFS 5, btrfs)
+      --strict           only filesystems whose free maps have checksums (ext4 with metadata_csum, XFS 5, btrfs), and the
+                         free extents of LVM groups
       --keep-swap        leave swap areas as they are (default: all but their first page comes free)
       --allow-thick      also images that occupy all of their capacity; that makes them thin
       --with-bitmaps     also qcow2 images with persistent bitmaps; a crash meanwhile would end a chain of backups

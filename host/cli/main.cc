@@ -60,7 +60,10 @@ absl::StatusOr<std::unique_ptr<Hypervisor>> Connect(const CommandLine& line,
   if (!hypervisor.ok() && only_files && line.connect.empty() && !stop.stop_requested()) {
     if (!HasDefinitions()) return NewNoHypervisor();
     return Annotate(hypervisor.status(),
-                    "libvirt must say whether a domain uses the image (or write --no-libvirt)");
+                    absl::StrCat("libvirt must say whether a domain uses the image (or ",
+                                 line.drop_in ? absl::StrCat("set ", kNoLibvirtVariable, "=1")
+                                              : "write --no-libvirt",
+                                 ")"));
   }
   return hypervisor;
 }

@@ -99,6 +99,7 @@ struct CommandLine {
   std::string format;
   // Of sparsify; its targets are in `domains`.
   bool all_off = false, strict = false, keep_swap = false, with_bitmaps = false, no_libvirt = false;
+  bool drop_in = false;      // virt-sparsify's command line, which has no --no-libvirt
   std::string image_format;  // empty: not said
   std::string engine = "auto";
   std::string copy;  // of sparsify; empty: in place

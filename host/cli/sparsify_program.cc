@@ -94,8 +94,8 @@ Json TargetJson(const SparsifiedTarget& target) {
   if (!target.output.empty()) {
     json["output"] = Printable(target.output);
     json["output_allocation_bytes"] = OrNull(target.output_bytes);
-    json["not_kept"] = target.lost;
   }
+  if (!target.output.empty() || !target.lost.empty()) json["not_kept"] = target.lost;
   json["filesystems"] = Json::array();
   if (!target.result) return json;
   for (size_t i = 0; i < target.result->filesystems.size(); ++i)
@@ -179,12 +179,15 @@ std::string OutputText(const std::vector<SparsifiedTarget>& targets, bool dry_ru
   }
   absl::StrAppend(&text, "\n", table.Render());
   for (const SparsifiedTarget& target : targets) {
-    if (target.output.empty()) continue;
-    absl::StrAppend(&text, "\ncopy: '", Printable(target.output), "'");
-    if (target.output_bytes) absl::StrAppend(&text, ", ", FormatByteSize(*target.output_bytes));
-    absl::StrAppend(&text, "\n");
-    if (!target.lost.empty())
-      absl::StrAppend(&text, "not kept: ", absl::StrJoin(target.lost, ", "), "\n");
+    if (!target.output.empty()) {
+      absl::StrAppend(&text, "\ncopy: '", Printable(target.output), "'");
+      if (target.output_bytes) absl::StrAppend(&text, ", ", FormatByteSize(*target.output_bytes));
+      absl::StrAppend(&text, "\n");
+    }
+    if (!target.lost.empty()) {
+      absl::StrAppend(&text, target.output.empty() ? "\n" : "",
+                      "not kept: ", absl::StrJoin(target.lost, ", "), "\n");
+    }
   }
   return text;
 }
@@ -206,6 +209,7 @@ std::vector<SparsifiedTarget> MakeCopy(const CommandLine& line, const Services& 
   options.choice = images.choice;
   options.replay = images.replay;
   options.engine = images.engine;
+  options.estimate = line.dry_run;
   SparsifyTargetProgress now = {options.source, 1, 1, {}};
   return {SparsifyInto(
       services, options,
@@ -222,7 +226,7 @@ ProgramResult RunSparsify(const CommandLine& line, const Services& services, Pro
                           const std::stop_token& stop) {
   const SparsifyImagesOptions options = SparsifyOptionsOf(line);
   std::vector<SparsifiedTarget> targets;
-  if (line.copy.empty() || line.dry_run) {
+  if (line.copy.empty()) {
     const auto actions = PlanSparsify(services, options, stop);
     if (!actions.ok()) return FailWith(actions.status(), line.json);
     targets = ExecuteSparsify(

@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/escape.h"
 #include "base/io.h"
 #include "base/status.h"
 #include "host/cli/outcome_output.h"
@@ -196,9 +197,9 @@ class Run {
     struct stat in;
     struct stat out;
     if (stat(input.c_str(), &in) != 0) {
-      return absl::StrCat("libguestfs error: qemu-img info: ", Absolute(input),
-                          ": qemu-img info exited with error status 1.\n",
-                          ErrnoStatus(errno, input).message());
+      const absl::Status why = ErrnoStatus(errno, Printable(input));
+      return absl::StrCat("libguestfs error: qemu-img info: ", Printable(Absolute(input)),
+                          ": qemu-img info exited with error status 1.\n", why.message());
     }
     if (stat(output.c_str(), &out) == 0) {
       if (in.st_dev == out.st_dev && in.st_ino == out.st_ino)
@@ -338,6 +339,9 @@ int RunVirtSparsify(const std::vector<std::string>& arguments, const WithService
   CommandLine common;
   common.verb = Verb::kSparsify;
   common.domains = {AsPath(line.disks[0])};
+  common.drop_in = true;
+  const char* no_libvirt = getenv(kNoLibvirtVariable);
+  common.no_libvirt = no_libvirt != nullptr && *no_libvirt != '\0';
   if (const char* directory = getenv("VIRT_RECLAIM_RUN_DIR")) common.run_directory = directory;
   int status = 1;
   const absl::Status connected = with_services(common, [&](const Services& services) {

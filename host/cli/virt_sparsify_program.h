@@ -13,6 +13,9 @@
 
 namespace virt_reclaim {
 
+// Any text in this variable of the environment does what --no-libvirt does of sparsify.
+inline constexpr char kNoLibvirtVariable[] = "VIRT_RECLAIM_NO_LIBVIRT";
+
 // Where its texts go, at once: scripts wait for them.
 struct VirtSparsifyStreams {
   std::function<void(absl::string_view)> out, err;

@@ -26,6 +26,14 @@ using std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kProgressEvery{333};  // as libguestfs's daemon
 
+// A text may have several lines.
+std::string PrintableLines(const std::string& text) {
+  const std::vector<std::string> lines = absl::StrSplit(text, '\n');
+  return absl::StrJoin(lines, "\n", [](std::string* out, const std::string& line) {
+    absl::StrAppend(out, Printable(line));
+  });
+}
+
 }  // namespace
 
 absl::StatusOr<VirtSparsifySpeaker> VirtSparsifySpeaker::Make(const VirtSparsifyLine& line,
@@ -54,13 +62,7 @@ void VirtSparsifySpeaker::Message(const std::string& text) const {
 
 void VirtSparsifySpeaker::Warning(const std::string& text) const {
   Json("warning", text);
-  const std::vector<std::string> lines = absl::StrSplit(text, '\n');
-  streams_->out(absl::StrCat("virt-sparsify: warning: ",
-                             absl::StrJoin(lines, "\n",
-                                           [](std::string* out, const std::string& line) {
-                                             absl::StrAppend(out, Printable(line));
-                                           }),
-                             "\n"));
+  streams_->out(absl::StrCat("virt-sparsify: warning: ", PrintableLines(text), "\n"));
 }
 
 void VirtSparsifySpeaker::Info(const std::string& text) const {
@@ -70,7 +72,7 @@ void VirtSparsifySpeaker::Info(const std::string& text) const {
 
 int VirtSparsifySpeaker::Error(const std::string& text) const {
   Json("error", text);
-  streams_->err(VirtSparsifyError(Printable(text), !(line_->verbose && line_->trace)));
+  streams_->err(VirtSparsifyError(PrintableLines(text), !(line_->verbose && line_->trace)));
   return 1;
 }
 
@@ -86,7 +88,7 @@ void VirtSparsifySpeaker::Json(const char* type, const std::string& text) const 
   if (!line_->machine_readable) return;
   const std::string now =
       absl::FormatTime("%Y-%m-%dT%H:%M:%E9S+00:00", absl::Now(), absl::UTCTimeZone());
-  const nlohmann::ordered_json quoted = Printable(text);
+  const nlohmann::ordered_json quoted = PrintableLines(text);
   const std::string document = absl::StrCat("{ \"message\": ", quoted.dump(), ", \"timestamp\": \"",
                                             now, "\", \"type\": \"", type, "\" }\n");
   if (json_.valid()) {

@@ -26,7 +26,7 @@ class VirtSparsifySpeaker {
   // Said also when quiet, and on standard output, as virt-sparsify does. May have several lines.
   void Warning(const std::string& text) const;
   void Info(const std::string& text) const;
-  // Returns the status, 1.
+  // Returns the status, 1. May have several lines.
   int Error(const std::string& text) const;
   // "123/456" on a line of its own, for --machine-readable, three times a second and at the end.
   void Progress(uint64_t done, uint64_t total);

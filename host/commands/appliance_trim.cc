@@ -26,11 +26,18 @@ bool IsPlainName(absl::string_view name) {
          });
 }
 
-bool IsForAppliance(const freemap::Filesystem& found, SparsifyEngine engine, bool replay) {
+bool IsForAppliance(const freemap::Filesystem& found, const ApplianceRules& rules) {
   if (std::find(std::begin(kTypes), std::end(kTypes), found.type) == std::end(kTypes)) return false;
-  if (found.refusal == Refusal::kUnknown) return true;
-  if (found.refusal == Refusal::kDirtyJournal) return replay;
-  return found.refusal == Refusal::kNone && engine == SparsifyEngine::kLibguestfs;
+  // Whether the map of a filesystem that was not read has checksums, nobody knows.
+  if (found.refusal == Refusal::kUnknown) return !rules.strict;
+  if (found.refusal == Refusal::kDirtyJournal) return rules.replay && !rules.strict;
+  return found.refusal == Refusal::kNone && rules.engine == SparsifyEngine::kLibguestfs;
+}
+
+bool IsDoubtful(const sparsify::SparsifyResult& result) {
+  return std::any_of(
+      result.filesystems.begin(), result.filesystems.end(),
+      [](const auto& filesystem) { return filesystem.found.refusal == Refusal::kState; });
 }
 
 }  // namespace
@@ -66,20 +73,27 @@ bool IsNamed(const freemap::Filesystem& found, const std::vector<std::string>& d
   return !device.empty() && std::find(devices.begin(), devices.end(), device) != devices.end();
 }
 
+void AddPassedOver(const sparsify::SparsifyResult& result,
+                   std::map<size_t, absl::Status>& appliance) {
+  const char* why =
+      IsDoubtful(result) ? "nothing is trimmed beside a doubtful state" : "it does not trim this";
+  for (size_t i = 0; i < result.filesystems.size(); ++i) {
+    if (result.filesystems[i].found.refusal == Refusal::kNone)
+      appliance.emplace(i, absl::UnimplementedError(why));
+  }
+}
+
 std::vector<ApplianceJob> ApplianceJobs(const sparsify::SparsifyResult& result,
-                                        SparsifyEngine engine, bool replay,
-                                        const std::vector<std::string>& zero) {
+                                        const ApplianceRules& rules) {
   std::vector<ApplianceJob> jobs;
-  const bool doubtful = std::any_of(
-      result.filesystems.begin(), result.filesystems.end(),
-      [](const auto& filesystem) { return filesystem.found.refusal == Refusal::kState; });
+  const bool doubtful = IsDoubtful(result);
   for (size_t i = 0; i < result.filesystems.size(); ++i) {
     const freemap::Filesystem& found = result.filesystems[i].found;
     const std::string device = DeviceOf(found);
-    if (IsNamed(found, zero)) {
+    if (IsNamed(found, rules.zero)) {
       jobs.push_back({i, device, true});
-    } else if (engine != SparsifyEngine::kNative && !doubtful && !device.empty() &&
-               IsForAppliance(found, engine, replay)) {
+    } else if (rules.engine != SparsifyEngine::kNative && !doubtful && !device.empty() &&
+               IsForAppliance(found, rules)) {
       jobs.push_back({i, device});
     }
   }

@@ -26,6 +26,14 @@ enum class SparsifyEngine {
 // By its word: "auto", "native", "libguestfs"; others, which nobody lets through, are auto. Pure.
 SparsifyEngine SparsifyEngineOf(absl::string_view word);
 
+// What of it the appliance is asked to do.
+struct ApplianceRules {
+  SparsifyEngine engine = SparsifyEngine::kAuto;
+  bool replay = false;            // journals too, which writes to their filesystems
+  bool strict = false;            // only what native has read whole, by checksums
+  std::vector<std::string> zero;  // devices that become zeroes as a whole, whatever is on them
+};
+
 struct ApplianceJob {
   size_t filesystem = 0;  // index in the result
   std::string device;     // as libguestfs names it: /dev/sda1, /dev/GROUP/VOLUME
@@ -40,16 +48,19 @@ std::string DeviceOf(const freemap::Filesystem& found);
 bool IsNamed(const freemap::Filesystem& found, const std::vector<std::string>& devices);
 
 // Pure. Nothing is trimmed when a hibernated system, or anything else in a doubtful state, is on
-// the disks. Those of `zero` are zeroed whatever is on them.
+// the disks.
 std::vector<ApplianceJob> ApplianceJobs(const sparsify::SparsifyResult& result,
-                                        SparsifyEngine engine, bool replay,
-                                        const std::vector<std::string>& zero = {});
+                                        const ApplianceRules& rules);
 
 // Has them done on `disks`, all of one guest, which is off and in nobody's use: what became of
 // each, by index of the filesystem. Cancelled. Blocks.
 absl::StatusOr<std::map<size_t, absl::Status>> RunApplianceJobs(
     const Services& services, const std::vector<OfflineDisk>& disks,
     const std::vector<ApplianceJob>& jobs, const std::stop_token& stop);
+
+// For who wants all by libguestfs: adds what it does not do of what native could. Pure.
+void AddPassedOver(const sparsify::SparsifyResult& result,
+                   std::map<size_t, absl::Status>& appliance);
 
 // By which libguestfs's virt-sparsify ends with an error: its appliance does not start, or fails in
 // the middle of a filesystem. One that cannot be mounted, or has no trim, it passes over; and where

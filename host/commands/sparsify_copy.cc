@@ -114,11 +114,16 @@ class SourceWatch {
 absl::Status TrimOverlay(const Services& services, const SparsifyCopyOptions& options,
                          const std::string& overlay, const std::stop_token& stop,
                          SparsifiedCopy& made) {
-  std::vector<ApplianceJob> jobs =
-      ApplianceJobs(made.result, options.choice, options.replay, options.zero);
+  std::vector<ApplianceJob> jobs = ApplianceJobs(
+      made.result,
+      {options.choice, options.replay, options.engine.worker.read.strict, options.zero});
   std::erase_if(jobs, [&](const ApplianceJob& job) {
     return job.zero && !made.result.filesystems[job.filesystem].found.mapped;  // done already
   });
+  if (options.estimate) {
+    for (const ApplianceJob& job : jobs) made.appliance[job.filesystem] = absl::OkStatus();
+    return absl::OkStatus();
+  }
   if (jobs.empty()) return absl::OkStatus();
   VR_ASSIGN_OR_RETURN(made.appliance, RunApplianceJobs(services, {{"qcow2", overlay}}, jobs, stop));
   return absl::OkStatus();
@@ -141,6 +146,7 @@ class Copier {
     VR_RETURN_IF_ERROR(overlay.TakeBitmaps(source, plan_.output.bitmaps, stop));
     VR_RETURN_IF_ERROR(Step(CopyStep::kExamine, made));
     sparsify::SparsifyOptions engine = options_.engine;
+    engine.only_estimate = options_.estimate;
     engine.zero_whole = [&](const freemap::Filesystem& found) {
       return IsNamed(found, options_.zero);
     };
@@ -149,6 +155,7 @@ class Copier {
     VR_RETURN_IF_ERROR(Step(CopyStep::kExamined, made));
     // One that was saved meanwhile opened nothing.
     VR_RETURN_IF_ERROR(CheckOff(services_, plan_.users));
+    if (options_.estimate) return made;
     VR_RETURN_IF_ERROR(Step(CopyStep::kConvert, made));
     VR_RETURN_IF_ERROR(overlay.Convert(plan_.output, stop));
     return made;
@@ -169,6 +176,8 @@ class Copier {
 void KeepForm(const sparsify::ImageForm& form, SparsifyCopyPlan& plan) {
   sparsify::Overlay::Output& output = plan.output;
   plan.lost = form.lost;
+  if (!form.some_compression.empty() && !output.compress)
+    plan.lost.push_back(form.some_compression);
   if (output.format != "qcow2") {
     plan.lost.insert(plan.lost.end(), form.only_qcow2.begin(), form.only_qcow2.end());
     return;
@@ -322,10 +331,11 @@ SparsifiedTarget SparsifyInto(const Services& services, const SparsifyCopyOption
       if (stat(options.source.c_str(), &status) == 0 && S_ISREG(status.st_mode))
         result.before = AllocatedBytes(status);
     }
-    target.output = plan.output.path;
-    if (stat(target.output.c_str(), &status) == 0) target.output_bytes = AllocatedBytes(status);
     AddRefusals(target);
     target.lost = plan.lost;
+    if (options.estimate) return absl::OkStatus();
+    target.output = plan.output.path;
+    if (stat(target.output.c_str(), &status) == 0) target.output_bytes = AllocatedBytes(status);
     return absl::OkStatus();
   };
   SetSparsifyOutcome(run(), target.outcome);

@@ -30,6 +30,7 @@ struct SparsifyCopyOptions {
   SparsifyEngine choice = SparsifyEngine::kAuto;
   bool replay = false;            // the appliance may replay journals, in the overlay
   std::vector<std::string> zero;  // devices of the guest that are zero in the copy: "/dev/sda1"
+  bool estimate = false;          // make no copy: say what it would leave out
   sparsify::SparsifyOptions engine;
 };
 
@@ -74,7 +75,8 @@ absl::StatusOr<SparsifiedCopy> ExecuteSparsifyCopy(const Services& services,
                                                    const SparsifyCopyEvents& events,
                                                    const std::stop_token& stop);
 
-// Both, as a target of the verb. Nothing that is there is overwritten: then it failed.
+// Both, as a target of the verb. Nothing that is there is overwritten: then it failed. As an
+// estimate it has no output.
 SparsifiedTarget SparsifyInto(const Services& services, const SparsifyCopyOptions& options,
                               const sparsify::ProgressCallback& progress,
                               const std::stop_token& stop);

@@ -204,6 +204,10 @@ void AddRemarks(sparsify::Mode mode, SparsifiedTarget& target) {
   if (shared > 0) reasons.push_back({Reason::kSharedExtents, FormatByteSize(shared)});
   if (held > 0 || !why_held.empty())
     reasons.push_back({Reason::kExtentsHeld, absl::StrCat(FormatByteSize(held), why_held)});
+  // Of what only libguestfs knows nobody knows whether there was anything to gain.
+  for (const auto& [index, status] : target.appliance) {
+    if (status.ok()) given += result.filesystems[index].reclaimable_bytes;
+  }
   target.outcome.nothing_freed = mode == sparsify::Mode::kSparsify && given > 0 && nothing_freed;
 }
 
@@ -226,14 +230,38 @@ absl::Status CheckSame(const ImageIdentity& planned, const std::string& path) {
   return absl::FailedPreconditionError(Quoted(path) + " was replaced by another file meanwhile");
 }
 
+// What each image occupies; absent for what is no file.
+std::vector<std::optional<uint64_t>> AllocationsOf(const Services& services,
+                                                   const std::vector<SparsifyDisk>& disks) {
+  std::vector<std::optional<uint64_t>> allocations;
+  for (const SparsifyDisk& disk : disks) {
+    const auto chain = services.images.Chain({"file", "raw", disk.spec.path}, {});
+    const bool known = chain.ok() && !chain->empty();
+    allocations.push_back(known ? chain->front().usage.allocation : std::nullopt);
+  }
+  return allocations;
+}
+
+// Adds what the appliance changed to what the engine measured, which may leave out what is shared.
+void AddMeasured(const std::vector<std::optional<uint64_t>>& was,
+                 const std::vector<std::optional<uint64_t>>& now,
+                 std::vector<sparsify::DiskResult>& disks) {
+  for (size_t i = 0; i < disks.size(); ++i) {
+    const std::optional<uint64_t> base = disks[i].after ? disks[i].after : disks[i].before;
+    if (base && was[i] && now[i])
+      disks[i].after = *base + *now[i] - std::min(*was[i], *base + *now[i]);
+  }
+}
+
 // What the native engine leaves to libguestfs, which opens `images` by their names. Without it,
 // native's word stands.
 absl::Status TrimByAppliance(const Services& services, const SparsifyImagesOptions& options,
                              sparsify::Mode mode, const std::vector<ImageIdentity>& images,
                              const std::function<absl::Status()>& still_off,
                              const std::stop_token& stop, SparsifiedTarget& target) {
-  const std::vector<ApplianceJob> jobs =
-      ApplianceJobs(*target.result, options.choice, options.replay, options.zero);
+  const std::vector<ApplianceJob> jobs = ApplianceJobs(
+      *target.result,
+      {options.choice, options.replay, options.engine.worker.read.strict, options.zero});
   if (jobs.empty()) return absl::OkStatus();
   if (mode == sparsify::Mode::kMeasure) {
     for (const ApplianceJob& job : jobs) target.appliance[job.filesystem] = absl::OkStatus();
@@ -251,14 +279,11 @@ absl::Status TrimByAppliance(const Services& services, const SparsifyImagesOptio
     VR_RETURN_IF_ERROR(CheckUnused(path, asking));
   }
   VR_RETURN_IF_ERROR(still_off());
+  const auto was = AllocationsOf(services, target.disks);
   auto done = RunApplianceJobs(services, disks, jobs, stop);
   for (size_t i = 0; i < disks.size(); ++i) VR_RETURN_IF_ERROR(CheckSame(images[i], disks[i].path));
   VR_ASSIGN_OR_RETURN(target.appliance, std::move(done));
-  for (size_t i = 0; i < target.disks.size(); ++i) {
-    const auto chain = services.images.Chain({"file", "raw", target.disks[i].spec.path}, {});
-    if (chain.ok() && !chain->empty())
-      target.result->disks[i].after = chain->front().usage.allocation;
-  }
+  AddMeasured(was, AllocationsOf(services, target.disks), target.result->disks);
   return absl::OkStatus();
 }
 
@@ -299,7 +324,9 @@ absl::Status DoOne(const Services& services, const SparsifyImagesOptions& option
                                         options.engine, still_off, progress, stop));
   const sparsify::SparsifyResult& result = *target.result;
   if (result.interrupted || result.cancelled || result.too_little) return absl::OkStatus();
-  return TrimByAppliance(services, options, mode, images, still_off, stop, target);
+  VR_RETURN_IF_ERROR(TrimByAppliance(services, options, mode, images, still_off, stop, target));
+  if (!native) AddPassedOver(*target.result, target.appliance);
+  return absl::OkStatus();
 }
 
 }  // namespace

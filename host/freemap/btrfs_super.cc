@@ -29,18 +29,24 @@ bool IsSuper(Bytes bytes, uint64_t at) {
              LittleEndian<uint32_t>(bytes, 0);
 }
 
-absl::Status CheckFeatures(Bytes sb) {
+// What is noted at the same places whatever the features and checksums.
+absl::Status CheckBtrfsState(Bytes sb) {
+  if (LittleEndian<uint64_t>(sb, 56) != kWritten)
+    return StateError("its superblock has flags of a change under way, a seed or a dump");
+  // Blocks of a log tree are in no extent tree: freed, the filesystem cannot be mounted any more.
+  if (LittleEndian<uint64_t>(sb, 96) != 0)
+    return DirtyJournalError("its log tree wants to be replayed");
+  return absl::OkStatus();
+}
+
+absl::Status CheckBtrfsFeatures(Bytes sb) {
+  if (LittleEndian<uint16_t>(sb, 196) != 0) return UnknownError("its checksums are not CRC-32C");
   if (const uint64_t more = LittleEndian<uint64_t>(sb, 188) & ~kBtrfsKnownIncompat; more != 0)
     return UnknownError(absl::StrCat("incompatible features 0x", absl::Hex(more)));
   if (const uint64_t more = LittleEndian<uint64_t>(sb, 180) & ~kBtrfsKnownRoCompat; more != 0)
     return UnknownError(absl::StrCat("read-only compatible features 0x", absl::Hex(more)));
   if (LittleEndian<uint64_t>(sb, 172) != 0) return UnknownError("compatible features");
-  if (LittleEndian<uint64_t>(sb, 56) != kWritten)
-    return StateError("its superblock has flags of a change under way, a seed or a dump");
   if (LittleEndian<uint64_t>(sb, 136) != 1) return UnknownError("it lies on several devices");
-  // Blocks of a log tree are in no extent tree: freed, the filesystem cannot be mounted any more.
-  if (LittleEndian<uint64_t>(sb, 96) != 0)
-    return DirtyJournalError("its log tree wants to be replayed");
   return absl::OkStatus();
 }
 
@@ -66,9 +72,10 @@ absl::StatusOr<BtrfsSuper> ReadBtrfsSuper(const ByteSource& source, const ReadOp
   if (!StartsWith(sb, 64, "_BHRfS_M", 8)) return DamagedError("no superblock");
   facts.uuid = UuidText(sb, 32);
   facts.label = Text(sb, 299, 256);
-  if (LittleEndian<uint16_t>(sb, 196) != 0) return UnknownError("its checksums are not CRC-32C");
-  if (!IsSuper(sb, kBtrfsSuperblocks[0])) return DamagedError("bad checksum of the superblock");
-  VR_RETURN_IF_ERROR(CheckFeatures(sb));
+  if (LittleEndian<uint16_t>(sb, 196) == 0 && !IsSuper(sb, kBtrfsSuperblocks[0]))
+    return DamagedError("bad checksum of the superblock");
+  VR_RETURN_IF_ERROR(CheckBtrfsState(sb));
+  VR_RETURN_IF_ERROR(CheckBtrfsFeatures(sb));
   BtrfsSuper super;
   const size_t fsid = (LittleEndian<uint64_t>(sb, 188) & kMetadataUuid) != 0 ? 571 : 32;
   std::ranges::copy(Part(sb, fsid, 16), super.fsid.begin());

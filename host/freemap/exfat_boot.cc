@@ -44,10 +44,17 @@ absl::Status CheckRegions(const ByteSource& source, uint32_t sector) {
   return absl::OkStatus();
 }
 
-absl::Status CheckState(uint32_t flags) {
+absl::Status CheckExfatState(uint32_t flags) {
   if ((flags & 2) != 0) return StateError("marked dirty: mounted or not cleanly unmounted");
   if ((flags & 4) != 0) return StateError("its medium failed");
-  if ((flags & ~8U) != 0) return UnknownError("its second FAT is the active one, or unknown flags");
+  return absl::OkStatus();
+}
+
+absl::Status CheckExfatFeatures(Bytes boot) {
+  if (boot[105] != 1) return UnknownError("an unknown version");
+  if (boot[110] != 1) return UnknownError("two FATs, as in TexFAT");
+  if ((LittleEndian<uint16_t>(boot, kFlags) & ~14U) != 0)
+    return UnknownError("its second FAT is the active one, or unknown flags");
   return absl::OkStatus();
 }
 
@@ -68,8 +75,9 @@ absl::StatusOr<ExfatGeometry> ReadExfatBoot(const ByteSource& source, Filesystem
     return DamagedError("impossible sizes");
   const uint32_t serial = LittleEndian<uint32_t>(boot, 100);
   facts.uuid = absl::StrFormat("%04X-%04X", serial >> 16, serial & 0xffff);
-  if (boot[105] != 1) return UnknownError("an unknown version");
-  if (boot[110] != 1) return UnknownError("two FATs, as in TexFAT");
+  // First: a state holds for every engine, and what is not known here goes to another.
+  VR_RETURN_IF_ERROR(CheckExfatState(LittleEndian<uint16_t>(boot, kFlags)));
+  VR_RETURN_IF_ERROR(CheckExfatFeatures(boot));
   const uint64_t sectors = LittleEndian<uint64_t>(boot, 72);
   const uint64_t fat = LittleEndian<uint32_t>(boot, 80);
   const uint64_t fat_sectors = LittleEndian<uint32_t>(boot, 84);
@@ -90,7 +98,6 @@ absl::StatusOr<ExfatGeometry> ReadExfatBoot(const ByteSource& source, Filesystem
   geometry.heap = {heap << sector_log, 1U << (sector_log + cluster_log), clusters};
   facts.block_bytes = geometry.heap.cluster_bytes;
   VR_RETURN_IF_ERROR(CheckRegions(source, 1U << sector_log));
-  VR_RETURN_IF_ERROR(CheckState(LittleEndian<uint16_t>(boot, kFlags)));
   return geometry;
 }
 

@@ -46,6 +46,47 @@ constexpr uint32_t kKnownCompat =
     EXT4_FEATURE_COMPAT_SPARSE_SUPER2 | EXT4_FEATURE_COMPAT_FAST_COMMIT |
     EXT4_FEATURE_COMPAT_STABLE_INODES | EXT4_FEATURE_COMPAT_ORPHAN_FILE;
 
+// The MMP block's own word. Whether it is one at all is judged later.
+absl::Status CheckMmpState(Bytes sb, const ByteSource& source, uint64_t block_bytes) {
+  const uint64_t block = LittleEndian<uint64_t>(sb, 0x168);
+  if (block == 0 || block >= source.size() / block_bytes) return absl::OkStatus();
+  VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, source.ReadBytes(block * block_bytes, 8));
+  if (LittleEndian<uint32_t>(bytes, 0) == kMmpMagic &&
+      LittleEndian<uint32_t>(bytes, 4) != kMmpClean) {
+    return StateError("in use: its MMP block says so");
+  }
+  return absl::OkStatus();
+}
+
+// What is noted at the same places whatever the features: another engine is not to touch it either.
+absl::Status CheckExtState(Bytes sb, const ByteSource& source, uint64_t block_bytes) {
+  const uint32_t incompat = LittleEndian<uint32_t>(sb, 0x60);
+  const uint32_t ro_compat = LittleEndian<uint32_t>(sb, 0x64);
+  const uint16_t state = LittleEndian<uint16_t>(sb, 0x3a);
+  if ((state & EXT2_ERROR_FS) != 0) return StateError("errors are noted in it: wants fsck");
+  if ((incompat & EXT4_FEATURE_INCOMPAT_MMP) != 0)
+    VR_RETURN_IF_ERROR(CheckMmpState(sb, source, block_bytes));
+  // With a journal 'clean' stays set while it is mounted; this flag is all there is to see.
+  if ((incompat & EXT3_FEATURE_INCOMPAT_RECOVER) != 0)
+    return DirtyJournalError("its journal wants to be replayed");
+  if ((state & EXT2_VALID_FS) == 0) return StateError("not cleanly unmounted");
+  if ((state & EXT3_ORPHAN_FS) != 0) return StateError("orphans are being recovered");
+  if (LittleEndian<uint32_t>(sb, 0xe8) != 0) return StateError("it has orphaned inodes");
+  if ((ro_compat & EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT) != 0)
+    return StateError("it has orphaned inodes");
+  return absl::OkStatus();
+}
+
+absl::Status CheckExtFeatures(Bytes sb) {
+  if (const uint32_t more = LittleEndian<uint32_t>(sb, 0x60) & ~kExtKnownIncompat; more != 0)
+    return UnknownError(absl::StrCat("incompatible features 0x", absl::Hex(more)));
+  if (const uint32_t more = LittleEndian<uint32_t>(sb, 0x64) & ~kExtKnownRoCompat; more != 0)
+    return UnknownError(absl::StrCat("read-only compatible features 0x", absl::Hex(more)));
+  if (const uint32_t more = LittleEndian<uint32_t>(sb, 0x5c) & ~kKnownCompat; more != 0)
+    return UnknownError(absl::StrCat("compatible features 0x", absl::Hex(more)));
+  return absl::OkStatus();
+}
+
 // Before libext2fs allocates anything: what the superblock says about itself.
 absl::Status CheckSuperblock(Bytes sb, const ByteSource& source, const ReadOptions& options,
                              FilesystemFacts& facts) {
@@ -53,7 +94,6 @@ absl::Status CheckSuperblock(Bytes sb, const ByteSource& source, const ReadOptio
   const uint32_t log_block = LittleEndian<uint32_t>(sb, 0x18);
   if (log_block > 6) return DamagedError("impossible block size");
   const uint64_t block = uint64_t{1024} << log_block;
-  const uint32_t compat = LittleEndian<uint32_t>(sb, 0x5c);
   const uint32_t incompat = LittleEndian<uint32_t>(sb, 0x60);
   const uint32_t ro_compat = LittleEndian<uint32_t>(sb, 0x64);
   uint64_t blocks = LittleEndian<uint32_t>(sb, 4);
@@ -66,27 +106,12 @@ absl::Status CheckSuperblock(Bytes sb, const ByteSource& source, const ReadOptio
   facts.size_bytes = blocks * block;
   if ((incompat & EXT3_FEATURE_INCOMPAT_JOURNAL_DEV) != 0)
     return UnknownError("the journal of another filesystem");
-  if (const uint32_t more = incompat & ~kExtKnownIncompat; more != 0)
-    return UnknownError(absl::StrCat("incompatible features 0x", absl::Hex(more)));
-  if (const uint32_t more = ro_compat & ~kExtKnownRoCompat; more != 0)
-    return UnknownError(absl::StrCat("read-only compatible features 0x", absl::Hex(more)));
-  if (const uint32_t more = compat & ~kKnownCompat; more != 0)
-    return UnknownError(absl::StrCat("compatible features 0x", absl::Hex(more)));
   if (facts.size_bytes > source.size()) return StateError("it is larger than what holds it");
+  VR_RETURN_IF_ERROR(CheckExtState(sb, source, block));
+  VR_RETURN_IF_ERROR(CheckExtFeatures(sb));
   const uint64_t per_group = LittleEndian<uint32_t>(sb, 0x20);
   if (per_group == 0 || blocks == 0) return DamagedError("no blocks");
   if (blocks / per_group >= kMaxExtGroups) return TooLargeError("too many block groups");
-
-  const uint16_t state = LittleEndian<uint16_t>(sb, 0x3a);
-  if ((state & EXT2_ERROR_FS) != 0) return StateError("errors are noted in it: wants fsck");
-  // With a journal 'clean' stays set while it is mounted; this flag is all there is to see.
-  if ((incompat & EXT3_FEATURE_INCOMPAT_RECOVER) != 0)
-    return DirtyJournalError("its journal wants to be replayed");
-  if ((state & EXT2_VALID_FS) == 0) return StateError("not cleanly unmounted");
-  if ((state & EXT3_ORPHAN_FS) != 0) return StateError("orphans are being recovered");
-  if (LittleEndian<uint32_t>(sb, 0xe8) != 0) return StateError("it has orphaned inodes");
-  if ((ro_compat & EXT4_FEATURE_RO_COMPAT_ORPHAN_PRESENT) != 0)
-    return StateError("it has orphaned inodes");
   if ((ro_compat & EXT4_FEATURE_RO_COMPAT_METADATA_CSUM) == 0 && options.strict)
     return UncheckedError("no checksums on its bitmaps");
   return absl::OkStatus();

@@ -43,11 +43,30 @@ std::string Label(Bytes bytes) {
   return label == "NO NAME" ? "" : label;
 }
 
+// The mark of a clean unmount in the FAT's second entry; FAT12 has no room for one.
+absl::Status CheckFatMark(FatTable& table) {
+  if (table.kind() == FatKind::k12) return absl::OkStatus();
+  VR_ASSIGN_OR_RETURN(const uint32_t marks, table.Raw(1));
+  const int shift = table.kind() == FatKind::k16 ? 14 : 26;
+  if ((marks >> shift & 3) != 3)
+    return StateError("mounted, not cleanly unmounted, or with errors, as its FAT says");
+  return absl::OkStatus();
+}
+
+// What only another engine may know. Linux goes by the fields, Windows by the count.
+absl::Status CheckFatFeatures(Bytes boot, const FatGeometry& geometry, bool wide) {
+  if (geometry.fats != 1 && geometry.fats != 2) return UnknownError("neither one FAT nor two");
+  if ((geometry.kind == FatKind::k32) != wide)
+    return UnknownError("not clear whether it is FAT32: its fields and its size disagree");
+  if (!wide) return absl::OkStatus();
+  if (LittleEndian<uint16_t>(boot, 40) != 0) return UnknownError("its FATs are not mirrored");
+  if (LittleEndian<uint16_t>(boot, 42) != 0) return UnknownError("an unknown version");
+  return absl::OkStatus();
+}
+
 // FAT32's fields behind the ones that all have.
 absl::Status ReadBoot32(const ByteSource& source, Bytes boot, uint32_t sector, uint32_t reserved,
                         FatGeometry& geometry) {
-  if (LittleEndian<uint16_t>(boot, 40) != 0) return UnknownError("its FATs are not mirrored");
-  if (LittleEndian<uint16_t>(boot, 42) != 0) return UnknownError("an unknown version");
   geometry.root_cluster = LittleEndian<uint32_t>(boot, 44);
   if (!geometry.heap.Has(geometry.root_cluster)) return DamagedError("no root directory");
   const uint32_t backup = LittleEndian<uint16_t>(boot, 50);
@@ -75,7 +94,6 @@ absl::StatusOr<FatGeometry> ReadBoot(const ByteSource& source, FilesystemFacts& 
   FatGeometry geometry;
   geometry.fats = boot[16];
   geometry.media = boot[21];
-  if (geometry.fats != 1 && geometry.fats != 2) return UnknownError("neither one FAT nor two");
   if (geometry.media != 0xf0 && geometry.media < 0xf8) return DamagedError("no medium");
   const uint32_t root_entries = LittleEndian<uint16_t>(boot, 17);
   const uint32_t sectors16 = LittleEndian<uint16_t>(boot, 19);
@@ -107,15 +125,18 @@ absl::StatusOr<FatGeometry> ReadBoot(const ByteSource& source, FilesystemFacts& 
   geometry.kind = clusters < kFat12Clusters   ? FatKind::k12
                   : clusters < kFat16Clusters ? FatKind::k16
                                               : FatKind::k32;
-  // Linux goes by the fields, Windows by the count.
-  if ((geometry.kind == FatKind::k32) != wide)
-    return UnknownError("not clear whether it is FAT32: its fields and its size disagree");
-  if (clusters == 0 || clusters >= kFat32Clusters) return DamagedError("impossible size");
-  geometry.heap.count = static_cast<uint32_t>(clusters);
-  if (wide) VR_RETURN_IF_ERROR(ReadBoot32(source, boot, sector, reserved, geometry));
   // Linux sets the first bit while it is mounted, whatever the kind; others say so in the FAT.
   if ((boot[wide ? 65 : 37] & 3) != 0)
     return StateError("mounted or not cleanly unmounted, as its boot sector says");
+  if (const absl::Status unknown = CheckFatFeatures(boot, geometry, wide); !unknown.ok()) {
+    const FatKind kind = wide ? FatKind::k32 : std::min(geometry.kind, FatKind::k16);
+    FatTable table(source, kind, geometry.fat_offset, geometry.fat_bytes);
+    VR_RETURN_IF_ERROR(CheckFatMark(table));
+    return unknown;
+  }
+  if (clusters == 0 || clusters >= kFat32Clusters) return DamagedError("impossible size");
+  geometry.heap.count = static_cast<uint32_t>(clusters);
+  if (wide) VR_RETURN_IF_ERROR(ReadBoot32(source, boot, sector, reserved, geometry));
   return geometry;
 }
 
@@ -176,12 +197,7 @@ absl::Status FatMap::CheckMarks() {
                         : g_.kind == FatKind::k16 ? 0xff00
                                                   : 0x0fffff00;
   if (medium != (ones | g_.media)) return DamagedError("the FAT and the boot sector disagree");
-  if (g_.kind == FatKind::k12) return absl::OkStatus();  // no room for a mark
-  VR_ASSIGN_OR_RETURN(const uint32_t marks, table_.Raw(1));
-  const int shift = g_.kind == FatKind::k16 ? 14 : 26;
-  if ((marks >> shift & 3) != 3)
-    return StateError("mounted, not cleanly unmounted, or with errors, as its FAT says");
-  return absl::OkStatus();
+  return CheckFatMark(table_);
 }
 
 absl::Status FatMap::ReadTable() {

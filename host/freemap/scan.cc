@@ -21,6 +21,15 @@ struct PhysicalVolume {
   SliceSource source;
 };
 
+// A slice of BSD or Solaris, or a nested disk. Beside a filesystem it is not clear which of them
+// holds, and no engine is to mount it. libblkid 2.38 takes the boot sector of exFAT for a table
+// besides.
+absl::Status CheckNoTable(const Signature& found) {
+  if (found.table.empty() || found.type == "exfat") return absl::OkStatus();
+  return found.type.empty() ? UnknownError("a partition table inside")
+                            : StateError("a filesystem and a partition table at once");
+}
+
 class Scan {
  public:
   Scan(std::span<const ByteSource* const> disks, const ReadOptions& options, int scratch)
@@ -114,9 +123,8 @@ void Scan::ReadContent(uint32_t disk, const ByteSource& source, uint64_t offset,
   const absl::StatusOr<Signature> signature = ProbeSignature(source, scratch_);
   if (!signature.ok()) return Refuse(std::move(found), signature.status());
   found.type = signature->type;
-  // A partition table inside a partition: a slice of BSD or Solaris, or a nested disk.
-  if (!signature->table.empty() && found.type != "exfat")
-    return Refuse(std::move(found), UnknownError("a partition table inside"));
+  if (const absl::Status table = CheckNoTable(*signature); !table.ok())
+    return Refuse(std::move(found), table);
   ReadFilesystem(std::move(found), source);
 }
 
@@ -183,8 +191,8 @@ void Scan::ReadVolume(const LvmSet& set, const LvmVolume& volume) {
   const absl::StatusOr<Signature> signature = ProbeSignature(source, scratch_);
   if (!signature.ok()) return Refuse(std::move(found), signature.status());
   found.type = signature->type;
-  if (!signature->table.empty() && found.type != "exfat")
-    return Refuse(std::move(found), UnknownError("a partition table inside"));
+  if (const absl::Status table = CheckNoTable(*signature); !table.ok())
+    return Refuse(std::move(found), table);
   const Reader reader = ReaderFor(found.type);
   if (reader == nullptr || found.type.empty()) return ReadFilesystem(std::move(found), source);
   FreeList free(options_.min_bytes, kMaxExtents - extents_);

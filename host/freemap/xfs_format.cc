@@ -61,12 +61,20 @@ absl::Status CheckShape(Bytes sb, const XfsGeometry& g) {
   return absl::OkStatus();
 }
 
-absl::Status CheckFeatures(Bytes sb, const XfsGeometry& g, uint16_t version) {
+absl::Status CheckXfsState(Bytes sb, const XfsGeometry& g) {
   if (g.v5) {
-    if (const uint32_t log = BigEndian<uint32_t>(sb, 220); log != 0)
+    if ((BigEndian<uint32_t>(sb, 216) & kNeedsRepair) != 0)
+      return StateError("it says that it needs xfs_repair");
+    if (BigEndian<uint32_t>(sb, 220) != 0)
       return DirtyJournalError("its log carries what only a replay can judge");
-    const uint32_t incompat = BigEndian<uint32_t>(sb, 216);
-    if ((incompat & kNeedsRepair) != 0) return StateError("it says that it needs xfs_repair");
+  }
+  if (sb[126] != 0) return StateError("mkfs.xfs did not end");
+  return absl::OkStatus();
+}
+
+absl::Status CheckXfsFeatures(Bytes sb, const XfsGeometry& g, uint16_t version) {
+  if (g.v5) {
+    const uint32_t incompat = BigEndian<uint32_t>(sb, 216) & ~kNeedsRepair;
     if (const uint32_t more = incompat & ~kXfsKnownIncompat; more != 0)
       return UnknownError(absl::StrCat("incompatible features 0x", absl::Hex(more)));
     if (const uint32_t more = BigEndian<uint32_t>(sb, 212) & ~kXfsKnownRoCompat; more != 0)
@@ -78,7 +86,6 @@ absl::Status CheckFeatures(Bytes sb, const XfsGeometry& g, uint16_t version) {
   if ((version & kVersionMoreBits) != 0 && (BigEndian<uint32_t>(sb, 200) & ~kKnownFeatures2) != 0) {
     return UnknownError("features that this does not know");
   }
-  if (sb[126] != 0) return StateError("mkfs.xfs did not end");
   if (g.log_start == 0) return UnknownError("its log is on another device");
   // A realtime section lies on another device, but its presence changes what the log may hold.
   if (BigEndian<uint64_t>(sb, 16) != 0 || BigEndian<uint64_t>(sb, 24) != 0)
@@ -126,8 +133,13 @@ absl::StatusOr<XfsGeometry> ReadXfsSuperblock(const ByteSource& source, const Re
   } else if (options.strict) {
     return UncheckedError("version 4 has no checksums");
   }
-  VR_RETURN_IF_ERROR(CheckFeatures(sb, g, version));
+  VR_RETURN_IF_ERROR(CheckXfsState(sb, g));
   if (facts.size_bytes > source.size()) return StateError("it is larger than what holds it");
+  if (const absl::Status unknown = CheckXfsFeatures(sb, g, version); !unknown.ok()) {
+    // Another engine may know them; it would replay the log.
+    if (g.log_start != 0) VR_RETURN_IF_ERROR(CheckXfsLogClean(source, g));
+    return unknown;
+  }
   return g;
 }
 

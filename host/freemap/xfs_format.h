@@ -39,7 +39,8 @@ struct XfsGeometry {
   }
 };
 
-// Reads the first superblock and judges it: shape, checksum, features, state.
+// Reads the first superblock and judges it: shape, checksum, state, features. The state comes
+// first, also that of the log where a feature is not known: its refusal holds for every engine.
 absl::StatusOr<XfsGeometry> ReadXfsSuperblock(const ByteSource& source, const ReadOptions& options,
                                               FilesystemFacts& facts);
 

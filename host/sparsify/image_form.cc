@@ -55,9 +55,18 @@ void AddBitmaps(const Json& data, ImageForm& form) {
   }
 }
 
-bool IsCompressed(const Json& check) {
+void AddCompression(const Json& check, ImageForm& form) {
+  if (!check.is_object()) {
+    form.some_compression = "compression (not known whether it has any: qemu-img check failed)";
+    return;
+  }
   const auto compressed = Get<uint64_t>(check, "compressed-clusters");
-  return compressed > 0 && compressed >= Get<uint64_t>(check, "allocated-clusters") / 2;
+  const auto allocated = Get<uint64_t>(check, "allocated-clusters");
+  form.compressed = compressed > 0 && compressed >= allocated / 2;
+  if (compressed > 0 && !form.compressed) {
+    form.some_compression =
+        absl::StrCat("compression (of ", compressed, " of ", allocated, " clusters)");
+  }
 }
 
 }  // namespace
@@ -79,7 +88,7 @@ absl::StatusOr<ImageForm> ParseImageForm(absl::string_view info, absl::string_vi
   const auto refcount_bits = Get<uint64_t>(data, "refcount-bits");
   if (refcount_bits > 0 && refcount_bits != kUsualRefcountBits)
     form.options.push_back(absl::StrCat("refcount_bits=", refcount_bits));
-  form.compressed = IsCompressed(Json::parse(check, nullptr, /*allow_exceptions=*/false));
+  AddCompression(Json::parse(check, nullptr, /*allow_exceptions=*/false), form);
   const size_t snapshots = Get<Json>(json, "snapshots").size();
   if (snapshots > 0)
     form.lost.push_back(
@@ -99,10 +108,10 @@ absl::StatusOr<ImageForm> ParseImageForm(absl::string_view info, absl::string_vi
 absl::StatusOr<ImageForm> ReadImageForm(const std::string& path, const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const std::string info,
                       RunQemuImg({"info", "-f", "qcow2", "--output=json", path}, kInfoLimit, stop));
-  // It ends with another status when there are leaks: then its compression stays unknown.
-  const auto check = RunQemuImg({"check", "-f", "qcow2", "--output=json", path}, kCheckLimit, stop);
+  // Its status tells of leaks and errors, which do not matter here.
+  const auto check = TryQemuImg({"check", "-f", "qcow2", "--output=json", path}, kCheckLimit, stop);
   if (absl::IsCancelled(check.status())) return check.status();
-  return ParseImageForm(info, check.ok() ? *check : "");
+  return ParseImageForm(info, check.ok() ? check->output : "");
 }
 
 }  // namespace virt_reclaim::sparsify

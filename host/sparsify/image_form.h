@@ -24,6 +24,8 @@ struct ImageBitmap {
 struct ImageForm {
   std::vector<std::string> options;  // of qemu-img's -o, as "cluster_size=65536"
   bool compressed = false;           // half of its clusters, or more
+  // "compression (of 1 of 10 clusters)": what a copy that is not compressed loses all the same.
+  std::string some_compression;
   std::vector<ImageBitmap> bitmaps;  // whole ones
   std::vector<std::string> lost;     // "2 internal snapshots": what no copy keeps
   // What only another qcow2 image has.
@@ -31,8 +33,8 @@ struct ImageForm {
 };
 
 // `info` and `check` are what `qemu-img info` and `qemu-img check` print with --output=json;
-// `check` may be empty: then nothing is known of compression. InvalidArgument: `info` is not of a
-// qcow2 image. Pure; texts are printable but for the names of bitmaps.
+// `check` may be anything else: then nothing is known of compression. InvalidArgument: `info` is
+// not of a qcow2 image. Pure; texts are printable but for the names of bitmaps.
 absl::StatusOr<ImageForm> ParseImageForm(absl::string_view info, absl::string_view check);
 
 // Of the image at the absolute `path`, qcow2. Reads its tables: seconds for some TB. Errors as

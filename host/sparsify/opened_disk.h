@@ -85,15 +85,16 @@ class OpenedDisk {
 
 // Never waits for somebody who has the image: Aborted, naming him. Unimplemented: the storage
 // cannot give anything back. Unavailable: a program is missing. FailedPrecondition: QEMU refuses
-// the image.
+// the image. Cancelled: `stop` asked while leaks were repaired, which may take long.
 absl::StatusOr<std::unique_ptr<OpenedDisk>> OpenDisk(const DiskSpec& spec, const DiskTools& tools,
-                                                     Mode mode);
+                                                     Mode mode, const std::stop_token& stop);
 
 // The kinds.
 absl::StatusOr<std::unique_ptr<OpenedDisk>> OpenFileDisk(const std::string& path, Mode mode);
 absl::StatusOr<std::unique_ptr<OpenedDisk>> OpenDeviceDisk(const std::string& path, Mode mode);
 absl::StatusOr<std::unique_ptr<OpenedDisk>> OpenQemuDisk(const DiskSpec& spec,
-                                                         const DiskTools& tools, Mode mode);
+                                                         const DiskTools& tools, Mode mode,
+                                                         const std::stop_token& stop);
 
 }  // namespace virt_reclaim::sparsify
 

@@ -157,6 +157,18 @@ absl::StatusOr<SparsifyResult> Overlay::ZeroFree(const SparsifyOptions& options,
   marked.reclaimable_bytes = TotalBytes(free);
   for (freemap::Filesystem& found : scan.filesystems)
     result.filesystems.push_back({std::move(found), 0});
+  if (options.only_estimate) {
+    VR_ASSIGN_OR_RETURN(const AllocationMap map, (*trimmer)->Allocated());
+    const std::vector<Range> gain = Intersect(free, map.data);
+    marked.reclaimable_bytes = TotalBytes(gain);
+    for (const freemap::FreeRuns& runs : scan.runs) {
+      std::vector<Range> of_it;
+      for (const freemap::Extent& extent : runs.extents)
+        of_it.push_back({extent.offset, extent.offset + extent.length});
+      result.filesystems[runs.filesystem].reclaimable_bytes += TotalBytes(Intersect(of_it, gain));
+    }
+    return result;
+  }
   SparsifyProgress made = {0, TotalBytes(free)};
   for (const Range& range : free) {
     for (uint64_t at = range.begin; at < range.end;) {

@@ -49,7 +49,7 @@ class QemuDisk final : public OpenedDisk {
  public:
   QemuDisk(DiskSpec spec, Mode mode) : spec_(std::move(spec)), mode_(mode) {}
 
-  absl::Status Open(const DiskTools& tools) {
+  absl::Status Open(const DiskTools& tools, const std::stop_token& stop) {
     if (Utf8(spec_.path, spec_.path.size()) != spec_.path)
       return absl::FailedPreconditionError(Quoted(spec_.path) + ": QEMU takes names in UTF-8 only");
     GuardOptions asking;
@@ -67,7 +67,7 @@ class QemuDisk final : public OpenedDisk {
     mark_ =
         absl::StrCat(tools.run_directory, "/unfinished-", identity_.device, "-", identity_.inode);
     if (mode_ == Mode::kSparsify && access(mark_.c_str(), F_OK) == 0) {
-      VR_ASSIGN_OR_RETURN(facts_.repaired_leaks, RepairLeaks());
+      VR_ASSIGN_OR_RETURN(facts_.repaired_leaks, RepairLeaks(stop));
     }
     VR_ASSIGN_OR_RETURN(QemuServer server,
                         QemuServer::Start({tools.qemu_storage_daemon, tools.run_directory,
@@ -201,9 +201,10 @@ class QemuDisk final : public OpenedDisk {
 
   // QEMU was killed while it gave clusters back: some may still be counted that nobody uses. Only a
   // run like this one leaves a mark, so that nobody's other leaks are touched unasked.
-  // Returns the clusters that were lost.
-  absl::StatusOr<uint64_t> RepairLeaks() {
+  // Returns the clusters that were lost. Ended early, the mark stays for the next run.
+  absl::StatusOr<uint64_t> RepairLeaks(const std::stop_token& stop) {
     CommandLimits limits;
+    limits.stop = stop;
     limits.deadline = kRepairLimit;
     limits.keep_end = true;
     limits.separate_errors = true;
@@ -259,15 +260,16 @@ class QemuDisk final : public OpenedDisk {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<OpenedDisk>> OpenQemuDisk(const DiskSpec& spec,
-                                                         const DiskTools& tools, Mode mode) {
+                                                         const DiskTools& tools, Mode mode,
+                                                         const std::stop_token& stop) {
   auto disk = std::make_unique<QemuDisk>(spec, mode);
-  VR_RETURN_IF_ERROR(disk->Open(tools));
+  VR_RETURN_IF_ERROR(disk->Open(tools, stop));
   return disk;
 }
 
 absl::StatusOr<std::unique_ptr<OpenedDisk>> OpenDisk(const DiskSpec& spec, const DiskTools& tools,
-                                                     Mode mode) {
-  if (spec.format != "raw") return OpenQemuDisk(spec, tools, mode);
+                                                     Mode mode, const std::stop_token& stop) {
+  if (spec.format != "raw") return OpenQemuDisk(spec, tools, mode, stop);
   struct stat status;
   if (stat(spec.path.c_str(), &status) != 0) return ErrnoStatus(errno, "stat " + Quoted(spec.path));
   return S_ISBLK(status.st_mode) ? OpenDeviceDisk(spec.path, mode) : OpenFileDisk(spec.path, mode);

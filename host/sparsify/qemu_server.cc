@@ -20,13 +20,13 @@
 #include <thread>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/io.h"
 #include "base/status.h"
 #include "base/stop_signal.h"
+#include "base/temporary_directory.h"
 
 namespace virt_reclaim::sparsify {
 namespace {
@@ -58,14 +58,10 @@ absl::StatusOr<UniqueFd> Connect(const sockaddr_un& address) {
 // Both connections wait in the queue of a socket that nobody else can reach any more.
 absl::StatusOr<Sockets> MakeSockets(const std::string& parent) {
   VR_RETURN_IF_ERROR(MakeDirectories(parent));
-  std::string directory = absl::StrCat(parent, "/nbd-XXXXXX");
-  if (mkdtemp(directory.data()) == nullptr)
-    return ErrnoStatus(errno, absl::StrCat("create a directory '", directory, "'"));
-  const std::string path = directory + "/socket";
-  const auto remove = absl::MakeCleanup([&] {
-    unlink(path.c_str());
-    rmdir(directory.c_str());
-  });
+  // One that a killed run has left goes with this one.
+  VR_ASSIGN_OR_RETURN(const TemporaryDirectory directory,
+                      TemporaryDirectory::Make(parent, kSocketDirectory));
+  const std::string path = directory.path() + "/socket";
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)

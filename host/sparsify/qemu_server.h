@@ -16,6 +16,8 @@
 
 namespace virt_reclaim::sparsify {
 
+inline constexpr char kSocketDirectory[] = "nbd-";  // its directories' names begin so
+
 inline constexpr char kReadExport[] = "read";    // read-only, always
 inline constexpr char kTrimExport[] = "change";  // writable when the server is
 

@@ -40,7 +40,8 @@ class Run {
   absl::Status OpenAll(const std::vector<DiskSpec>& specs) {
     for (const DiskSpec& spec : specs) {
       if (stop_.stop_requested()) return absl::CancelledError("interrupted");
-      VR_ASSIGN_OR_RETURN(std::unique_ptr<OpenedDisk> disk, OpenDisk(spec, options_.tools, mode_));
+      VR_ASSIGN_OR_RETURN(std::unique_ptr<OpenedDisk> disk,
+                          OpenDisk(spec, options_.tools, mode_, stop_));
       disks_.push_back(std::move(disk));
     }
     return absl::OkStatus();

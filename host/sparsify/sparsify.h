@@ -32,6 +32,8 @@ struct SparsifyOptions {
   // Of an overlay: true, where it lies on a disk or in a partition, zeroes all of that. Empty:
   // none.
   std::function<bool(const freemap::Filesystem&)> zero_whole = nullptr;
+  // Of an overlay: nothing is marked; what is free and holds data below it is counted.
+  bool only_estimate = false;
 };
 
 struct DiskResult {

@@ -297,6 +297,64 @@ class DirtyTest(dirtylib.DirtyTest):
         finally:
             run("losetup", "-d", loop)
 
+    def test_ext4_states_beside_unknown_features(self):
+        """What is not known goes to another engine: a state must be told before it."""
+        for values, refusal, reason in (
+            (["feature_incompat 0x12c6"], "dirty-journal", "journal"), (["state 3", "feature_incompat 0x12c2"], "state", "errors"),
+            (["state 0", "feature_ro_compat 0x4046b"], "state", "not cleanly"), (["feature_compat 0x4003c", "last_orphan 12"], "state", "orphan"),
+            (["feature_ro_compat 0x5046b"], "state", "orphan"),
+        ):
+            with self.subTest(values):
+                self.make("mkfs.ext4 -q")
+                commands = self.directory / "commands"
+                commands.write_text("".join(f"set_super_value {value}\n" for value in values))
+                run("debugfs", "-w", "-f", commands, self.image)
+                self.refused(refusal, reason)
+        self.make("mkfs.ext4 -q -O mmp")
+        run("debugfs", "-w", "-R", "set_super_value feature_incompat 0x13c2", self.image)
+        self.refused("unknown", "incompatible features 0x1000")
+        self.write(self.image.read_bytes().index(b"PMM\0") + 4, b"\1\0\0\0")
+        self.refused("state", "MMP")
+
+    def test_xfs_log_beside_unknown_features(self):
+        self.make("mkfs.xfs -q", 300 * MIB)
+        copy = self.while_mounted("xfs", "dirty-journal", "log")
+        for field, value, reason in (("features_incompat", "0x10b", "features 0x100"), ("features_ro_compat", "0x8f", "0x80")):
+            with self.subTest(field):
+                for image, refusal, why in ((self.image, "unknown", reason), (copy, "dirty-journal", "log")):
+                    changed = self.directory / "changed"
+                    run("cp", "--sparse=always", image, changed)
+                    run("xfs_db", "-x", "-c", "sb 0", "-c", f"write -d {field} {value}", changed)
+                    self.refused(refusal, why, changed)
+
+    def test_btrfs_log_tree_beside_other_checksums(self):
+        self.make("mkfs.btrfs -q --csum xxhash", 128 * MIB)
+        with Mounted(self.image, "btrfs") as directory, open(directory / "log", "wb") as file:
+            for flush in (lambda: run("btrfs", "filesystem", "sync", directory), lambda: os.fsync(file.fileno())):
+                file.write(os.urandom(100_000))
+                file.flush()
+                flush()
+            copy = self.copy_now()
+        self.refused("dirty-journal", "log tree", copy)
+        self.refused("unknown", "checksums")
+
+    def test_a_partition_table_inside_a_partition(self):
+        """Alone nobody's; beside a filesystem it is not clear which of them holds."""
+        self.make("mkfs.ext4 -q")
+        run("sfdisk", "-q", "--force", self.image, input="label: dos\n2048,4096\n")
+        table = self.image.read_bytes()[:512]
+        for type_, refusal in (("ext4", "state"), (None, "unknown")):
+            with self.subTest(type_):
+                whole = self.directory / "whole"
+                with open(whole, "wb") as file:
+                    file.truncate(128 * MIB)
+                run("sfdisk", "-q", whole, input="label: gpt\n2048,131072\n")
+                inner = self.image.read_bytes() if type_ else table
+                self.write(MIB, inner, whole)
+                found = self.dump(whole)
+                self.assertEqual([(fs.refusal, fs.runs) for fs in found], [(refusal, [])], found)
+                self.assertIn("partition table", found[0].reason)
+
     def test_min_bytes(self):
         self.make("mkfs.ext4 -q")
         with Mounted(self.image, "ext4") as directory:

@@ -272,6 +272,20 @@ class FatTest(dirtylib.DirtyTest):
         self.fat("-F 32 -s 8")
         self.refused("unknown", "fields and its size disagree")
 
+    def test_marks_beside_what_is_unknown(self):
+        """What is not known goes to another engine: a mark must be told before it."""
+        for bits, at, value, reason in ((16, 16, b"\3", "neither one FAT nor two"), (32, 40, b"\x80", "not mirrored"), (32, 42, b"\1", "unknown version")):
+            with self.subTest(reason):
+                per_cluster, end = (1, 0x0FFFFFFF) if bits == 32 else (4, 0xFFFF)
+                self.fat(f"-F {bits} -s {per_cluster}")
+                self.write(at, value)
+                self.refused("unknown", reason)
+                self.entry(1, end >> 1 if bits == 16 else 0x07FFFFFF)
+                self.refused("state", "FAT says")
+                self.entry(1, end)
+                self.write(0x41 if bits == 32 else 0x25, b"\1")
+                self.refused("state", "boot sector")
+
     def test_cut_and_strict(self):
         self.fat("-F 16 -s 4")
         self.refused("unchecked", options=["--strict"])
@@ -302,6 +316,11 @@ class ExfatTest(dirtylib.DirtyTest):
         for value, refusal, reason in ((2, "state", "dirty"), (4, "state", "medium"), (1, "unknown", "FAT"), (16, "unknown", "flags")):
             self.write(106, bytes([value]))
             self.refused(refusal, reason)
+        self.write(105, b"\2")
+        for value, refusal, reason in ((0, "unknown", "version"), (2, "state", "dirty")):
+            self.write(106, bytes([value]))
+            self.refused(refusal, reason)
+        self.write(105, b"\1")
         self.write(106, bytes([8]))  # to be cleared to zero: says nothing
         self.accepted()
         self.refused("unchecked", options=["--strict"])

@@ -23,6 +23,7 @@ from vrtest.programs import build_dir
 from vrtest.workspace import qemu_processes
 
 ROOT = Path(__file__).resolve().parents[2]
+MAKE_PICTURE = ROOT / "scripts" / "make-picture"
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 NOBODY = 65534
 STORY_SECONDS = 600.0
@@ -78,15 +79,23 @@ class Quickstart(unittest.TestCase):
         self.assertLessEqual(int(seconds[1]), PROMISED_SECONDS * SLACK)
         self.require_nothing_left()
 
+    def require_example(self, reply: Reply) -> None:
+        """What README.md shows."""
+        with tempfile.NamedTemporaryFile("w") as told:
+            told.write(reply.stdout + reply.stderr)
+            told.flush()
+            compared = subprocess.run([MAKE_PICTURE, "--compare", told.name], stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(compared.returncode, 0, compared.stderr)
+
     # With a network is how test_2 begins, and each build of a clone.
     def test_1_told_to_the_end_without_a_network(self) -> None:
         # In a /tmp and a home of its own, so that what is left there is its own, too.
         home = Path(tempfile.mkdtemp(prefix="h", dir=self.place.parent))
         self.addCleanup(shutil.rmtree, home, ignore_errors=True)
         before = 'mount -t tmpfs tmpfs /tmp && cd / && "$0" "$@"; status=$?; ls -A /tmp >"$HOME/tmp"; exit $status'
-        self.require_story(
-            self.run_quickstart("unshare", "--net", "--mount", "env", f"HOME={home}", "sh", "-c", before, seconds=STORY_SECONDS)
-        )
+        reply = self.run_quickstart("unshare", "--net", "--mount", "env", f"HOME={home}", "sh", "-c", before, seconds=STORY_SECONDS)
+        self.require_story(reply)
+        self.require_example(reply)
         self.assertEqual((home / "tmp").read_text(), "")
         if not os.environ.get("XDG_CACHE_HOME"):
             # What --help says that stays.
@@ -192,12 +201,6 @@ class Quickstart(unittest.TestCase):
 
 
 if __name__ == "__main__":
-<<<<<<< HEAD
-    bedpath.require_bed("unshare", "setpriv")
-    built("virt-reclaim", "virt-reclaim-agent")
-=======
     bedpath.require_bed("unshare", "setpriv", "mke2fs")
-    if not host_program_path() or not agent_path():
-        skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
->>>>>>> h-spine
+    built("virt-reclaim", "virt-reclaim-agent")
     main()

@@ -85,8 +85,27 @@ def kill_many(programs, work, name, format_, options, kills):
         if left > wanted * 1.1:
             raise AssertionError(f"after the rerun {left} bytes, {wanted} without a kill")
     left = [name for name in os.listdir(work / "run") if not name.endswith(".lock")]
-    return (f"{kills} kills within {whole:.3f} s, {middle} in the middle of the work, {leaked} with leaks, none after the rerun, "
-            "all files the same, all reruns ended the job" + (f"; left in the run directory: {left}" if left else ""))
+    if left:
+        raise AssertionError(f"left in the run directory: {left}")
+    return middle, (f"{kills} kills within {whole:.3f} s, {middle} in the middle of the work, {leaked} with leaks, none after the rerun, "
+                    "all files the same, all reruns ended the job, nothing left in the run directory")
+
+
+def a_killed_server_s_directory_goes(programs, work):
+    """Too short a moment to be hit: as mkdtemp leaves it, with a socket in it."""
+    virt_reclaim, worker, dump = programs
+    work = work / "swept"
+    work.mkdir()
+    program = Program(virt_reclaim, worker, work)
+    judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=48 * MIB, megabytes=8), dump, worker)
+    path = judge.copy(work / "image.qcow2", "qcow2")
+    program("--dry-run", path)
+    left = work / "run" / "nbd-a1B2c3"
+    left.mkdir(0o700)
+    (left / "socket").touch()
+    program("--dry-run", path)
+    if left.exists():
+        raise AssertionError("what a killed run left is there still")
 
 
 def main():
@@ -95,14 +114,22 @@ def main():
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-kill."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    failed = 0
+    failed, hits = 0, {"raw": 0, "qcow2": 0}
     try:
+        a_killed_server_s_directory_goes(sys.argv[1:4], work)
         # Small clusters: more requests to be killed between. Most of the time goes into waiting for the disk.
         jobs = [(sys.argv[1:4], work, f"{format_}-{part}", format_, options, kills // 2 + (kills % 2) * part)
                 for format_, options in (("raw", ""), ("qcow2", "cluster_size=4096")) for part in range(2)]
         for job, result in imagelib.each(kill_many, jobs, at_once=len(jobs)):
-            failed += isinstance(result, BaseException)
-            print(f"{job[2]}: {result}", flush=True)
+            if isinstance(result, BaseException):
+                failed += 1
+                print(f"{job[2]}: {result}", flush=True)
+                continue
+            hits[job[3]] += result[0]
+            print(f"{job[2]}: {result[1]}", flush=True)
+        if not failed and not all(hits.values()):
+            failed += 1
+            print(f"no kill in the middle of the work: {hits}", flush=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     sys.exit(1 if failed else 0)

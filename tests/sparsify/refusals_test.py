@@ -11,7 +11,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from sparsifylib import MIB, Case, Judge, Program, allocated, qcow2_errors, run
+from sparsifylib import MIB, Case, Judge, Program, allocated, leak, qcow2_errors, run
 
 import imagelib
 
@@ -115,18 +115,6 @@ def asked_for(judge, program, work):
     path.unlink()
 
 
-def leak(path):
-    """A cluster at the end that is counted and belongs to nothing."""
-    with open(path, "r+b") as file:
-        cluster = 1 << int.from_bytes(file.read(24)[20:], "big")
-        file.seek(48)
-        file.seek(int.from_bytes(file.read(8), "big"))
-        block, end = int.from_bytes(file.read(8), "big"), -(-os.fstat(file.fileno()).st_size // cluster)
-        file.truncate((end + 1) * cluster)
-        file.seek(block + 2 * end)
-        file.write(b"\0\1")
-
-
 def after_a_kill(judge, program, work):
     """Leaks of a run of ours that was killed are repaired by the next one, and nobody else's."""
     path = judge.copy(work / "image", "qcow2")
@@ -221,14 +209,20 @@ def copies(judge, program, work):
         if format_ == "qcow2":
             run("qemu-img", "snapshot", "-c", "before", source)
         before = sha256(source)
-        dry = program("--output", copy, "--dry-run", source, status=0 if format_ == "raw" else 5)
-        if copy.exists() or dry["message_type"] != "sparsify-plan":
+        dry = program("--output", copy, "--dry-run", source)
+        if copy.exists() or dry["message_type"] != "sparsify-plan" or sha256(source) != before:
             raise AssertionError(f"a dry run made a copy: {dry}")
         target = program("--output", copy, source)["targets"][0]
         if sha256(source) != before or target["output"] != str(copy) or target["output_allocation_bytes"] != allocated(copy):
             raise AssertionError(f"{format_}: {target}")
         if allocated(source) - allocated(copy) < 8 * MIB or target["not_kept"] != ([] if format_ == "raw" else ["1 internal snapshot"]):
             raise AssertionError(f"{format_}: {allocated(source)} -> {allocated(copy)}: {target}")
+        # An estimate is by the rules of a copy, not by those of the work in place, and as much as comes of it.
+        planned = dry["targets"][0]
+        if planned.get("not_kept", []) != target["not_kept"] or "output" in planned:
+            raise AssertionError(f"{format_}: {planned}")
+        if not 8 * MIB <= planned["disks"][0]["reclaimable_bytes"] <= allocated(source) - allocated(copy) + MIB:
+            raise AssertionError(f"{format_}: {allocated(source)} -> {allocated(copy)}, and an estimate of {planned}")
         judge.check(copy, format_)
         digest = sha256(copy)
         target = program("--output", copy, source, status=1)["targets"][0]
@@ -264,6 +258,31 @@ def snapshots(judge, program, work):
     path.unlink()
 
 
+def libvirt_that_does_not_answer(judge, program, work):
+    """Where there are definitions nothing is done; each command line is told how to do it all the same."""
+    path, here = judge.copy(work / "image"), work / "etc"
+    run("cp", "-a", "/etc", here)
+    (here / "libvirt" / "qemu").mkdir(parents=True, exist_ok=True)
+    (here / "libvirt" / "qemu" / "web.xml").touch()
+    run("mount", "--bind", here, "/etc")
+    environment = program.environment | {"LIBVIRT_DEFAULT_URI": f"qemu+unix:///system?socket={work}/none", "VIRT_RECLAIM_RUN_DIR": str(work / "run")}
+    before = sha256(path)
+    try:
+        for words, advice, helps, more in (
+            (["sparsify"], "(or write --no-libvirt)", ["sparsify", "--no-libvirt"], {}),
+            (["virt-sparsify", "--in-place"], "(or set VIRT_RECLAIM_NO_LIBVIRT=1)", ["virt-sparsify", "--in-place"], {"VIRT_RECLAIM_NO_LIBVIRT": "1"}),
+        ):
+            done = run(program.path, *words, path, check=False, env=environment)
+            if done.returncode != 1 or advice not in done.stdout or sha256(path) != before:
+                raise AssertionError(f"{words}: {done.returncode} {done.stdout}")
+            run(program.path, *helps, "-q" if more else "--dry-run", path, env=environment | more)
+    finally:
+        run("umount", "/etc")
+    judge.check(path)
+    path.unlink()
+    print("libvirt that does not answer: nothing is done, and it is said how", flush=True)
+
+
 def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "debugfs", "losetup", "sfdisk", "qemu-img", "qemu-storage-daemon")
@@ -281,6 +300,7 @@ def main():
         snapshots(judge, program, work)
         without_libguestfs(judge, program, work)
         no_holes(judge, program, work)
+        libvirt_that_does_not_answer(judge, program, work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

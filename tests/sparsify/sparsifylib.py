@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "freemap"))
 from content_test import Case, Image  # noqa: E402
 from imagelib import MIB, Dump, allocated, hash_outside, run  # noqa: E402
 
-__all__ = ["MIB", "Case", "Image", "Judge", "Program", "allocated", "as_raw", "children", "qcow2_errors", "run"]
+__all__ = ["MIB", "Case", "Image", "Judge", "Program", "allocated", "as_raw", "children", "form_of", "leak", "qcow2_errors", "run"]
 
 
 class Program:
@@ -102,3 +102,24 @@ class Judge:
         finally:
             if view != path:
                 view.unlink()
+
+
+def form_of(path):
+    """What qemu-img says of a qcow2 image besides its content."""
+    info = json.loads(run("qemu-img", "info", "-f", "qcow2", "--output=json", path).stdout)
+    data = info["format-specific"]["data"]
+    check = json.loads(run("qemu-img", "check", "-f", "qcow2", "--output=json", path).stdout)
+    names = ("compat", "extended-l2", "lazy-refcounts", "refcount-bits", "compression-type", "bitmaps")
+    return {name: data.get(name) for name in names} | {"cluster-size": info["cluster-size"], "compressed": "compressed-clusters" in check}
+
+
+def leak(path):
+    """A cluster at the end that is counted and belongs to nothing."""
+    with open(path, "r+b") as file:
+        cluster = 1 << int.from_bytes(file.read(24)[20:], "big")
+        file.seek(48)
+        file.seek(int.from_bytes(file.read(8), "big"))
+        block, end = int.from_bytes(file.read(8), "big"), -(-os.fstat(file.fileno()).st_size // cluster)
+        file.truncate((end + 1) * cluster)
+        file.seek(block + 2 * end)
+        file.write(b"\0\1")

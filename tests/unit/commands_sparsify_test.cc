@@ -256,8 +256,8 @@ TEST_F(SparsifyImagesTest, ACopyIsMadeOfWhatNobodyRuns) {
 TEST(ApplianceJobsTest, OnlyWhatIsNotKnown) {
   using enum freemap::Refusal;
   const auto count = [](const std::string& type, freemap::Refusal refusal, SparsifyEngine engine,
-                        bool replay = false) {
-    return ApplianceJobs(OneOf(type, refusal), engine, replay).size();
+                        bool replay = false, bool strict = false) {
+    return ApplianceJobs(OneOf(type, refusal), {engine, replay, strict, {}}).size();
   };
   EXPECT_EQ(count("f2fs", kUnknown, SparsifyEngine::kAuto), 1u);
   EXPECT_EQ(count("f2fs", kUnknown, SparsifyEngine::kNative), 0u);
@@ -268,6 +268,9 @@ TEST(ApplianceJobsTest, OnlyWhatIsNotKnown) {
   EXPECT_EQ(count("ntfs", kNone, SparsifyEngine::kLibguestfs), 0u);
   EXPECT_EQ(count("ext4", kDirtyJournal, SparsifyEngine::kLibguestfs), 0u);
   EXPECT_EQ(count("ext4", kDirtyJournal, SparsifyEngine::kAuto, true), 1u);
+  EXPECT_EQ(count("ext4", kUnknown, SparsifyEngine::kAuto, true, true), 0u);
+  EXPECT_EQ(count("ext4", kDirtyJournal, SparsifyEngine::kLibguestfs, true, true), 0u);
+  EXPECT_EQ(count("ext4", kNone, SparsifyEngine::kLibguestfs, true, true), 1u);
   for (const freemap::Refusal refusal : {kState, kDamaged, kUnreadable, kUnchecked}) {
     EXPECT_EQ(count("ext4", refusal, SparsifyEngine::kLibguestfs, true), 0u);
   }
@@ -280,7 +283,7 @@ TEST(ApplianceJobsTest, NamesOfDevices) {
     found.place = place;
     found.mapped = mapped;
     found.disk = disk;
-    const auto jobs = ApplianceJobs(result, SparsifyEngine::kAuto, false);
+    const auto jobs = ApplianceJobs(result, {});
     return jobs.empty() ? "" : jobs[0].device;
   };
   EXPECT_EQ(device("disk", false, 0), "/dev/sda");
@@ -295,7 +298,7 @@ TEST(ApplianceJobsTest, NamesOfDevices) {
 TEST(ApplianceJobsTest, NothingBesideADoubtfulState) {
   sparsify::SparsifyResult result = OneOf("f2fs", freemap::Refusal::kUnknown);
   result.filesystems.push_back(OneOf("ext4", freemap::Refusal::kState).filesystems[0]);
-  EXPECT_TRUE(ApplianceJobs(result, SparsifyEngine::kLibguestfs, true).empty());
+  EXPECT_TRUE(ApplianceJobs(result, {SparsifyEngine::kLibguestfs, true, false, {}}).empty());
 }
 
 TEST(ApplianceJobsTest, WhatIsToBeZero) {
@@ -305,11 +308,11 @@ TEST(ApplianceJobsTest, WhatIsToBeZero) {
   result.filesystems.push_back(OneOf("", freemap::Refusal::kDamaged).filesystems[0]);
   result.filesystems[2].found.place = "disk";
   const std::vector<std::string> all = {"/dev/sda", "/dev/sda1", "/dev/sda2", "/dev/sda3"};
-  const auto jobs = ApplianceJobs(result, SparsifyEngine::kAuto, true, all);
+  const auto jobs = ApplianceJobs(result, {SparsifyEngine::kAuto, true, false, all});
   ASSERT_EQ(jobs.size(), 1u);
   EXPECT_EQ(jobs[0].device, "/dev/sda1");
   EXPECT_TRUE(jobs[0].zero);
-  EXPECT_TRUE(ApplianceJobs(result, SparsifyEngine::kAuto, true, {"/dev/vda1"}).empty());
+  EXPECT_TRUE(ApplianceJobs(result, {SparsifyEngine::kAuto, true, false, {"/dev/vda1"}}).empty());
 }
 
 // As libguestfs's virt-sparsify passes over what it cannot mount or trim, and over nothing else.
@@ -325,14 +328,56 @@ TEST(ApplianceFailureTest, WhatTheOtherOneWouldFailBy) {
     EXPECT_EQ(ApplianceFailure({{0, absl::OkStatus()}, {3, failed}}), failed);
 }
 
-TEST_F(SparsifyImagesTest, AnUnknownFilesystemGoesToTheAppliance) {
+// A file of its own, as an appliance opens it by its name; domain web has it.
+class SparsifyByApplianceTest : public SparsifyImagesTest {
+ protected:
+  SparsifyByApplianceTest() {
+    const int fd = mkstemp(path.data());
+    EXPECT_GE(fd, 0);
+    close(fd);
+    world_.AddImage(path, kGiB, 600 * kMiB);
+    world_.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
+                     DomainState::kShutOff);
+  }
+  ~SparsifyByApplianceTest() override { unlink(path.c_str()); }
+
   std::string path = "/tmp/vr-sparsify-XXXXXX";
-  const int fd = mkstemp(path.data());
-  ASSERT_GE(fd, 0);
-  close(fd);
-  world_.AddImage(path, kGiB, 600 * kMiB);
-  world_.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
-                   DomainState::kShutOff);
+};
+
+TEST_F(SparsifyByApplianceTest, AllByIt) {
+  SparsifyImagesOptions options;
+  options.choice = SparsifyEngine::kLibguestfs;
+  world_.sparsify = Found(500 * kMiB, 0, 0);
+  const Outcome trimmed = RunOne(options);
+  EXPECT_THAT(world_.calls, ElementsAre("trim /dev/sda1"));
+  EXPECT_EQ(trimmed.kind, OutcomeKind::kDone);
+  EXPECT_TRUE(trimmed.nothing_freed);
+  // What it does not trim is not done, and said.
+  for (const char* type : {"ntfs", "swap", "LVM2_member"}) {
+    world_.calls.clear();
+    world_.sparsify->filesystems[0].found.type = type;
+    const Outcome passed_over = RunOne(options);
+    EXPECT_THAT(world_.calls, IsEmpty());
+    EXPECT_EQ(passed_over.kind, OutcomeKind::kSkipped);
+    ASSERT_THAT(Reasons(passed_over), ElementsAre(Reason::kFilesystemRefused));
+    EXPECT_EQ(passed_over.reasons[0].detail,
+              absl::StrCat("partition 1 (", type, "): libguestfs: it does not trim this"));
+  }
+}
+
+TEST_F(SparsifyByApplianceTest, WhatIsFreedIsMeasured) {
+  SparsifyImagesOptions options;
+  options.choice = SparsifyEngine::kLibguestfs;
+  options.targets = {"web"};
+  world_.sparsify = Found(500 * kMiB, 0, 0);
+  world_.while_reading = [&] { world_.images[path].allocation = 200 * kMiB; };
+  const auto targets = Run(options);
+  ASSERT_TRUE(targets[0].result);
+  EXPECT_EQ(targets[0].result->disks[0].freed_bytes(), 400 * kMiB);
+  EXPECT_FALSE(targets[0].outcome.nothing_freed);
+}
+
+TEST_F(SparsifyByApplianceTest, WhatNativeDoesNotKnow) {
   world_.sparsify = OneOf("f2fs", freemap::Refusal::kUnknown);
   EXPECT_EQ(RunOne().kind, OutcomeKind::kDone);
   EXPECT_THAT(world_.calls, ElementsAre("sparsify " + path, "trim /dev/sda1"));
@@ -356,7 +401,6 @@ TEST_F(SparsifyImagesTest, AnUnknownFilesystemGoesToTheAppliance) {
   EXPECT_EQ(outcome.kind, OutcomeKind::kSkipped);
   ASSERT_THAT(Reasons(outcome), ElementsAre(Reason::kFilesystemRefused));
   EXPECT_EQ(outcome.reasons[0].detail, "partition 1 (f2fs): libguestfs: not installed");
-  unlink(path.c_str());
 }
 
 }  // namespace

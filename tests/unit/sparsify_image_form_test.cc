@@ -25,6 +25,7 @@ TEST(ImageFormTest, WhatIsKeptAndWhatIsLost) {
               ElementsAre("compat=1.1", "cluster_size=131072", "extended_l2=on",
                           "lazy_refcounts=on", "compression_type=zstd", "refcount_bits=8"));
   EXPECT_TRUE(form->compressed);
+  EXPECT_EQ(form->some_compression, "");
   EXPECT_THAT(form->bitmaps,
               ElementsAre(ImageBitmap{"backup", 65536, true}, ImageBitmap{"old", 4096, false}));
   EXPECT_THAT(form->lost,
@@ -40,8 +41,25 @@ TEST(ImageFormTest, APlainOne) {
   ASSERT_TRUE(form.ok()) << form.status();
   EXPECT_THAT(form->options, ElementsAre("compat=0.10", "cluster_size=65536"));
   EXPECT_FALSE(form->compressed);
+  EXPECT_EQ(form->some_compression, "compression (of 1 of 10 clusters)");
   EXPECT_THAT(form->bitmaps, IsEmpty());
   EXPECT_THAT(form->lost, IsEmpty());
+}
+
+TEST(ImageFormTest, Compression) {
+  const auto of = [](const char* check) {
+    return ParseImageForm(R"({"format": "qcow2"})", check).value();
+  };
+  for (const char* none : {"{}", R"({"allocated-clusters": 10})"}) {
+    EXPECT_FALSE(of(none).compressed) << none;
+    EXPECT_EQ(of(none).some_compression, "") << none;
+  }
+  for (const char* unknown : {"", "{", "7", "qemu-img: Could not open"}) {
+    EXPECT_FALSE(of(unknown).compressed) << unknown;
+    EXPECT_EQ(of(unknown).some_compression,
+              "compression (not known whether it has any: qemu-img check failed)")
+        << unknown;
+  }
 }
 
 TEST(ImageFormTest, WhatIsNoAnswer) {

@@ -6,6 +6,7 @@
 
 #include "base/byte_size.h"
 #include "host/cli/run_directory.h"
+#include "host/cli/virt_sparsify_speaker.h"
 #include "host/cli/virt_sparsify_tmp.h"
 
 namespace virt_reclaim {
@@ -28,6 +29,21 @@ TEST(VirtSparsifyTest, RoomForTheOverlay) {
   const std::string text = TooLittleSpace("/", ~uint64_t{0});
   EXPECT_EQ(text.find("There may not be enough free space on /.\n"), 0u) << text;
   EXPECT_NE(text.find("Max needed: 16E.  Free: "), std::string::npos) << text;
+}
+
+TEST(VirtSparsifyTest, AnErrorOfSeveralLines) {
+  std::string out;
+  std::string err;
+  VirtSparsifyStreams streams;
+  streams.out = [&](absl::string_view text) { out += text; };
+  streams.err = [&](absl::string_view text) { err += text; };
+  VirtSparsifyLine line;
+  line.machine_readable = line.verbose = line.trace = true;
+  const auto speaker = VirtSparsifySpeaker::Make(line, streams);
+  ASSERT_TRUE(speaker.ok()) << speaker.status();
+  EXPECT_EQ(speaker->Error("first\nsecond\x1b"), 1);
+  EXPECT_EQ(err, "virt-sparsify: error: first\nsecond\\x1b\n");
+  EXPECT_NE(out.find(R"("message": "first\nsecond\\x1b")"), std::string::npos) << out;
 }
 
 TEST(RunDirectoryTest, RootsOrOnesOwn) {
