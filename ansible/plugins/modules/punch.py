@@ -18,7 +18,7 @@ attributes:
     description: Reads the files, and punches nothing.
     support: full
   diff_mode:
-    description: Shows for each file how many bytes of zeroes occupy storage.
+    description: Shows for each file how many bytes of zeroes occupy storage, and how many are punched.
     support: full
 options:
   paths:
