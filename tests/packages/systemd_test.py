@@ -21,8 +21,9 @@ from typing import Any, BinaryIO
 from packagelib import ALONE, JOBS, Debian, require, run
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "lib"))
+sys.path[:0] = [str(ROOT / "tests" / "lib"), str(ROOT / "tests" / "docs")]
 
+from doclib import commands, pages  # noqa: E402
 from vrtest import DaemonHost, Disk, Guest, Workspace, main, skip_all  # noqa: E402
 from vrtest.guest import NEW_MACHINE  # noqa: E402
 
@@ -41,10 +42,12 @@ CGROUPS = Path("/sys/fs/cgroup")
 NAME = f"virt-reclaim-test-{os.getpid()}"
 SECONDS = 60.0
 MIB = 1 << 20
-DOMAIN = "guest"
+DOMAIN = "web"  # as in the documents
 JUNK = 32 * MIB
 # At once, once.
 TIMER = "OnCalendar=\nOnActiveSec=1s\nAccuracySec=1us\nRandomizedDelaySec=0"
+# Of the documents: what is run here, and what would wait for somebody.
+OF_SYSTEMD = re.compile(r"(?:systemctl|journalctl|apt|apt-get) (?!edit )")
 COLLECTIONS = "usr/share/ansible/collections/ansible_collections/virt_reclaim"
 # Of the agent's units, one that runs where no port is; the others are the real ones.
 AGENT_UNIT = "[Service]\nExecStart=/usr/sbin/virt-reclaim-agent daemon --port=/nonexistent\n"
@@ -164,7 +167,7 @@ class Services(unittest.TestCase):
         # As the node exporter's package makes it; without it there is nobody to write metrics for.
         cls.metrics = cls.root / "var" / "lib" / "prometheus" / "node-exporter" / "virt-reclaim.prom"
         cls.metrics.parent.mkdir(parents=True)
-        for job in JOBS:
+        for job in (*JOBS, "trim@"):
             cls.drop_in(f"virt-reclaim-{job}.service", "test", f"Environment=LIBVIRT_DEFAULT_URI={cls.uri}")
         cls.container = Container(cls.root, space.path)
         cls.addClassCleanup(cls.container.close)
@@ -449,6 +452,21 @@ class Services(unittest.TestCase):
         after = self.agents_process()
         self.assertIn("ActiveState=active", after)
         self.assertNotEqual(after, before)
+
+    def test_b_commands_of_the_documents(self) -> None:
+        """Of apt and systemd, on the host that test_a leaves; that of a purge at the end."""
+        found = [command for page in pages(ROOT) for command in commands(page, (ROOT / page).read_text()) if OF_SYSTEMD.match(command.text)]
+        self.assertGreater(len(found), 8, found)
+        (self.root / "root" / "build").mkdir()
+        for link in ("build/packages", "packages"):
+            (self.root / "root" / link).symlink_to("/packages")
+        (self.root / "etc" / "apt" / "apt.conf.d" / "test").write_text('APT::Get::Assume-Yes "true";\n')
+        for package in (self.root / "packages").glob("virt-reclaim-agent_*.deb"):
+            shutil.copy(package, self.root / "root")
+        for command in sorted(found, key=lambda command: "purge" in command.text):
+            with self.subTest(str(command)):
+                self.container.run("sh", "-c", f"cd /root && {command.text}")
+        self.assertFalse((self.root / "usr" / "bin" / "virt-reclaim").exists())
 
 
 if __name__ == "__main__":
