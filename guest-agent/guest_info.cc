@@ -28,6 +28,13 @@ bool SameContents(const struct stat& a, const struct stat& b) {
          a.st_mtim.tv_sec == b.st_mtim.tv_sec && a.st_mtim.tv_nsec == b.st_mtim.tv_nsec;
 }
 
+// Counts while the guest sleeps, too.
+std::optional<std::chrono::nanoseconds> Uptime() {
+  timespec now = {};
+  if (clock_gettime(CLOCK_BOOTTIME, &now) != 0) return std::nullopt;
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
+
 }  // namespace
 
 std::string PrettyName(absl::string_view os_release) {
@@ -49,13 +56,13 @@ std::string PrettyName(absl::string_view os_release) {
   return "";
 }
 
-GuestInfoReader::GuestInfoReader() : constant_(ReadConstant()) {}
+GuestInfoReader::GuestInfoReader() : constant_(ReadConstant()), started_(Uptime()) {}
 
 GuestInfo GuestInfoReader::Read() {
   GuestInfo info = constant_;
-  timespec now = {};
-  if (clock_gettime(CLOCK_BOOTTIME, &now) == 0) {
-    info.uptime = std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+  if (const auto now = Uptime()) {
+    info.uptime = *now;
+    if (started_) info.agent_uptime = *now - *started_;
   }
   const std::lock_guard lock(mutex_);
   for (const char* path : {"/etc/os-release", "/usr/lib/os-release"}) {

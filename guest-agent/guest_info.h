@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -16,6 +17,8 @@ struct GuestInfo {
   std::string kernel_release;
   std::string boot_id;
   std::chrono::nanoseconds uptime{0};
+  // Since this reader was made, with the time the guest slept; empty: not known.
+  std::optional<std::chrono::nanoseconds> agent_uptime;
   std::string os_name;
 };
 
@@ -28,7 +31,8 @@ class GuestInfoReader {
   GuestInfo Read();
 
  private:
-  const GuestInfo constant_;  // what stays until the next boot
+  const GuestInfo constant_;                               // what stays until the next boot
+  const std::optional<std::chrono::nanoseconds> started_;  // uptime of the guest then
   std::mutex mutex_;
   struct stat os_release_ {};  // of the file that os_name_ is from
   std::string os_name_;

@@ -145,6 +145,7 @@ v1::GetInfoResponse AgentService::GetInfo() {
   response.set_kernel_release(Utf8(info.kernel_release));
   response.set_boot_id(Utf8(info.boot_id));
   ToProto(info.uptime, *response.mutable_uptime());
+  if (info.agent_uptime) ToProto(*info.agent_uptime, *response.mutable_agent_uptime());
   response.add_capabilities(v1::CAPABILITY_LIST_FILESYSTEMS);
   response.add_capabilities(v1::CAPABILITY_TRIM);
   if (backend_.calls.preflight) response.add_capabilities(v1::CAPABILITY_PREFLIGHT);

@@ -282,11 +282,15 @@ std::string AgentStatusJson(const std::vector<AgentStatusOfDomain>& statuses) {
     if (status.blocker) AddReasons(entry, "reasons", {*status.blocker});
     entry["agent"] = nullptr;
     if (status.agent) {
+      std::optional<double> age;
+      if (status.agent->agent_uptime) age = absl::ToDoubleSeconds(*status.agent->agent_uptime);
       entry["agent"] = {{"version", status.agent->agent_version},
                         {"kernel", status.agent->kernel_release},
                         {"boot_id", status.agent->boot_id},
                         {"system", status.agent->os_name},
-                        {"uptime_seconds", absl::ToDoubleSeconds(status.agent->uptime)}};
+                        {"uptime_seconds", absl::ToDoubleSeconds(status.agent->uptime)},
+                        {"age_seconds", OrNull(age)},
+                        {"older_than_host", OrNull(status.older)}};
     }
     json["domains"].push_back(std::move(entry));
   }

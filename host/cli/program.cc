@@ -390,6 +390,7 @@ class VerbRunner {
   ProgramResult AgentStatus(const Services& services) {
     AgentStatusOptions options;
     options.domains = line_.domains;
+    options.version = VIRT_RECLAIM_VERSION;
     auto statuses = GetAgentStatus(services, options, stop_);
     if (!statuses.ok()) return FailWith(statuses.status(), line_.json);
     ProgramResult result;

@@ -283,17 +283,19 @@ std::string MigratedText(const std::vector<MigratedDomain>& domains) {
 
 std::string AgentStatusText(const std::vector<AgentStatusOfDomain>& statuses) {
   TextTable table;
-  for (absl::string_view title : {"DOMAIN", "STATE", "AGENT", "KERNEL", "SYSTEM", "REASON"})
+  for (absl::string_view title : {"DOMAIN", "STATE", "AGENT", "AGE", "KERNEL", "SYSTEM", "REASON"})
     table.AddColumn(title);
   for (const AgentStatusOfDomain& status : statuses) {
     std::vector<std::string> row{Printable(status.summary.name),
                                  std::string(Name(status.summary.state))};
     if (status.agent) {
-      row.insert(row.end(), {status.agent->agent_version, status.agent->kernel_release,
-                             status.agent->os_name});
+      const std::optional<absl::Duration>& age = status.agent->agent_uptime;
+      row.insert(row.end(), {status.agent->agent_version, age ? Age(*age) : "-",
+                             status.agent->kernel_release, status.agent->os_name});
+      if (status.older == true) row.push_back("older than this host's");
     } else {
       row.insert(row.end(),
-                 {"-", "-", "-",
+                 {"-", "-", "-", "-",
                   status.blocker ? BlockerText(*status.blocker) : OutcomeText(status.outcome)});
     }
     table.AddRow(std::move(row));

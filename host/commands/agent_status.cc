@@ -1,9 +1,22 @@
 #include "host/commands/agent_status.h"
 
+#include <algorithm>
+#include <cstdint>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "base/status.h"
 
 namespace virt_reclaim {
 namespace {
+
+std::optional<std::vector<uint32_t>> Numbers(absl::string_view version) {
+  std::vector<uint32_t> numbers;
+  for (const absl::string_view part : absl::StrSplit(version, '.')) {
+    if (!absl::SimpleAtoi(part, &numbers.emplace_back())) return std::nullopt;
+  }
+  return numbers;
+}
 
 AgentStatusOfDomain StatusOf(const Services& services, const DomainSummary& summary,
                              const AgentStatusOptions& options, const std::stop_token& stop) {
@@ -31,6 +44,7 @@ AgentStatusOfDomain StatusOf(const Services& services, const DomainSummary& summ
   auto info = access.session->agent->GetInfo(options.agent_timeout, stop);
   if (info.ok()) {
     status.agent = *std::move(info);
+    status.older = IsOlderVersion(status.agent->agent_version, options.version);
   } else {
     skip(AgentBlocker(info.status()));
   }
@@ -38,6 +52,15 @@ AgentStatusOfDomain StatusOf(const Services& services, const DomainSummary& summ
 }
 
 }  // namespace
+
+std::optional<bool> IsOlderVersion(absl::string_view one, absl::string_view other) {
+  auto ones = Numbers(one), others = Numbers(other);
+  if (!ones || !others) return std::nullopt;
+  const size_t length = std::max(ones->size(), others->size());
+  ones->resize(length);
+  others->resize(length);
+  return *ones < *others;
+}
 
 absl::StatusOr<std::vector<AgentStatusOfDomain>> GetAgentStatus(const Services& services,
                                                                 const AgentStatusOptions& options,

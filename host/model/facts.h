@@ -167,6 +167,7 @@ struct GuestFacts {
   std::string agent_version, kernel_release, boot_id, os_name;
   absl::Duration uptime;
   std::vector<GuestFilesystem> filesystems;
+  std::optional<absl::Duration> agent_uptime;  // since it began; empty: it does not tell
 };
 
 // What the guest uses of one of the domain's disks.

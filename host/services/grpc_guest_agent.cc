@@ -108,6 +108,9 @@ class GrpcGuestAgent : public GuestAgent {
     facts.boot_id = Printable(response.boot_id(), kMaxGuestNameBytes);
     facts.os_name = Printable(response.os_name(), kMaxGuestNameBytes);
     facts.uptime = FromProto(response.uptime());
+    if (response.has_agent_uptime()) {
+      facts.agent_uptime = std::max(FromProto(response.agent_uptime()), absl::ZeroDuration());
+    }
     return facts;
   }
 

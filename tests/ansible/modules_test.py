@@ -279,7 +279,9 @@ class SparsifyAndPunch(ModuleTest):
             file = {"path": "/b/x", "status": "done", "reasons_explained": [], "zero_bytes": punched, "punched_bytes": punched}
             total = {"zero_bytes": punched, "punched_bytes": punched}
             self.answer("punch", {"files": [file], "total": total})
-            self.assert_changed(self.call("punch", paths=["/b"], recursive=True), changed)
+            result = self.call("punch", paths=["/b"], recursive=True, diff=True)
+            self.assert_changed(result, changed)
+            self.assertEqual(result["diff"]["after"], f"/b/x: {MIB} bytes punched\n" if changed else "")
             self.answer("punch-dry", {"files": [{**file, "punched_bytes": 0}], "total": {**total, "punched_bytes": 0}})
             result = self.call("punch", paths=["/b"], recursive=True, check=True)
             self.assert_changed(result, changed)

@@ -100,11 +100,14 @@ class Compatibility(HostTestCase):
     def test_3_a_call_that_the_agent_does_not_know_is_done_without(self) -> None:
         # UNIMPLEMENTED: no error, and no worse than without --exact.
         self.assertEqual(self.exactness(), ("estimate", "statfs"))
+        # A field that it does not know, as well.
+        self.assertIsNone(self.answer(self.reclaim, "agent", "status")["agent"]["age_seconds"])
 
     def test_4_the_agent_is_upgraded(self) -> None:
         self.change_agent("new")
         # It is another one: it knows the call.
         self.assertEqual(self.exactness(), ("exact", "free-map"))
+        self.assertGreaterEqual(self.answer(self.reclaim, "agent", "status")["agent"]["age_seconds"], 0)
         self.require_works(self.reclaim)
 
     def test_5_newer_agent_older_host(self) -> None:

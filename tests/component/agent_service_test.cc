@@ -103,6 +103,10 @@ TEST_F(ServiceTest, Info) {
   EXPECT_FALSE(info.kernel_release().empty());
   EXPECT_EQ(info.capabilities_size(), 3);
   EXPECT_GT(info.uptime().seconds(), 0);
+  ASSERT_TRUE(info.has_agent_uptime());
+  EXPECT_GE(info.agent_uptime().seconds(), 0);
+  // Of the agent, which is this test: not of the guest.
+  EXPECT_LT(info.agent_uptime().seconds(), info.uptime().seconds());
 }
 
 TEST_F(ServiceTest, List) {

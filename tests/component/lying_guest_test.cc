@@ -22,6 +22,7 @@ class LyingAgent : public v1::Agent::Service {
     response->set_agent_version("1\x1b[2J\r\n\xe2\x80\xae" + std::string(5000, 'v'));
     response->mutable_uptime()->set_seconds(INT64_MAX);
     response->mutable_uptime()->set_nanos(INT32_MIN);
+    response->mutable_agent_uptime()->set_seconds(INT64_MIN);
     return grpc::Status::OK;
   }
   grpc::Status ListFilesystems(grpc::ServerContext*, const v1::ListFilesystemsRequest*,
@@ -117,6 +118,7 @@ TEST(LyingGuest, StringsArePrintableAndBounded) {
   EXPECT_LE(info->agent_version.size(), 1100u);
   EXPECT_EQ(info->agent_version.find('\x1b'), std::string::npos);
   EXPECT_EQ(info->agent_version.find('\n'), std::string::npos);
+  EXPECT_EQ(info->agent_uptime, absl::ZeroDuration());
 }
 
 TEST(LyingGuest, HugeCountsAreCut) {

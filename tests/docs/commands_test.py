@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Every command of the documents is run, or at least known: README.md and docs/*.md, each page on a host of its own.
+"""Every command of the documents is run, or at least known: README.md, CONTRIBUTING.md, docs/*.md, the man pages and the
+collection's README, each page on a host of its own.
 
 A command whose programs commands.toml lists as harmless is run, and must end with 0, unless a row there has it in another class:
 
@@ -48,6 +49,12 @@ class Parsing(unittest.TestCase):
     def test_commands_and_mentions(self) -> None:
         self.assertEqual([(each.line, each.text) for each in commands("p", self.PAGE)], [(3, "a"), (4, "c d"), (6, "cat >x <<'E'\n# y\nE")])
         self.assertEqual([each.text for each in mentions("p", self.PAGE)], ["virt-reclaim trim --gentle", "virt-reclaim report --exact"])
+
+    def test_man_pages(self) -> None:
+        page = "*virt-reclaim trim --gentle* and *trim*, in a file _f_:\n\n```\n[x]\n```\n```\nvirsh a\nb  # c\n```\n```\n/etc/x:1:2: y\n```\n"
+        self.assertEqual([each.text for each in commands("p.8.scd", page)], ["virsh a", "b"])
+        self.assertEqual([each.text for each in mentions("p.8.scd", page)], ["virt-reclaim trim --gentle"])
+        self.assertEqual(shown_files(page), {"f": "[x]\n"})
 
     def test_simple_commands(self) -> None:
         self.assertEqual(simple_commands("A=1 b -c 'd e' 2>/dev/null | f >g && h"), [["b", "-c", "d e"], ["f"], ["h"]])
@@ -136,8 +143,8 @@ class Rows(unittest.TestCase):
 
 
 def shown_files(text: str) -> dict[str, str]:
-    """'In a file `NAME`:', and the block below it."""
-    return {name: content for name, content in re.findall(r"In a file `([^`]+)`:\n\n```\w+\n(.*?)^```", text, re.M | re.S)}
+    """'in a file `NAME`:', and the block below it."""
+    return {name: content for name, content in re.findall(r"[Ii]n a file [`_]([^`_]+)[`_]:\n\n```\w*\n(.*?)^```", text, re.M | re.S)}
 
 
 def add_pages() -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 OURS = ("virt-reclaim", "virt-reclaim-agent", "virt-reclaim-xml")
 HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1")
+# How a command of a man page begins, whose blocks have no language.
+OF_MANUALS = re.compile(rf"(?:{'|'.join(OURS)}|virsh|systemctl|journalctl|apt) ")
 COMMENT = re.compile(r"(?:^|\s)#(?:\s.*)?$")
 # Between commands; a redirection takes the word behind it along.
 SEPARATORS = {";", "&", "|", "&&", "||", "(", ")"}
@@ -26,15 +28,18 @@ class Command:
 
 
 def pages(root: Path) -> list[str]:
-    return ["README.md", *sorted(f"docs/{path.name}" for path in (root / "docs").glob("*.md"))]
+    docs = [*(root / "docs").glob("*.md"), *(root / "docs" / "man").glob("*.scd")]
+    return ["README.md", "CONTRIBUTING.md", "ansible/README.md", *sorted(str(path.relative_to(root)) for path in docs)]
 
 
-def _blocks(text: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
-    """Language and numbered lines of each fenced block; what lies between two of them has the language '-'."""
+def _blocks(page: str, text: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
+    """Language and numbered lines of each fenced block; what lies between two of them has the language '-'. Of a man page a block is 'sh'
+    when it begins with a command."""
+    manual = page.endswith(".scd")
     language, lines = "-", []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.lstrip().startswith("```"):
-            yield language, lines
+            yield "sh" if language == "text" and lines and manual and OF_MANUALS.match(lines[0][1]) else language, lines
             language, lines = (line.strip()[3:] or "text", []) if language == "-" else ("-", [])
         else:
             lines.append((number, line))
@@ -44,7 +49,7 @@ def _blocks(text: str) -> Iterator[tuple[str, list[tuple[int, str]]]]:
 def commands(page: str, text: str) -> list[Command]:
     """One for each line of the ```sh blocks; a line that ends with '\\' goes on, and so does one with a here-document."""
     found = []
-    for language, lines in _blocks(text):
+    for language, lines in _blocks(page, text):
         left = iter(lines if language == "sh" else [])
         for number, line in left:
             command = COMMENT.sub("", line).strip()
@@ -63,11 +68,12 @@ def commands(page: str, text: str) -> list[Command]:
 def mentions(page: str, text: str) -> list[Command]:
     """Our programs with a verb or an option: in `code` of a sentence, and behind the '$' of a block that shows output."""
     found = []
-    for language, lines in _blocks(text):
+    quoted = r"\*([^*]+)\*" if page.endswith(".scd") else r"`([^`]+)`"
+    for language, lines in _blocks(page, text):
         if language in ("sh", "json", "xml", "toml", "ini"):
             continue
         for number, line in lines:
-            codes = re.findall(r"`([^`]+)`", line) if language == "-" else re.findall(r"^\$ (.*)$", line)
+            codes = re.findall(quoted, line) if language == "-" else re.findall(r"^\$ (.*)$", line)
             for code in codes:
                 # What is meant to be filled in, or left out, is no word of a command line.
                 code = re.sub(r"\.\.\.|…", "", code).replace("\\|", "|")

@@ -34,6 +34,11 @@ DOMAIN = """<domain type='qemu'>
 </domain>
 """  # Not virtio-blk: then a kernel of at least 5.0 would have to be known of a guest that is off.
 # There is no D-Bus here that snapper could be asked over.
+# Another machine: the same programs, and a /srv/backup of its own.
+SSH = """#!/bin/sh
+shift
+exec unshare --mount sh -c 'mount --bind "$0" /srv/backup && exec "$@"' {remote} "$@"
+"""
 SNAPPER = '#!/bin/sh\nexec /usr/bin/snapper --no-dbus "$@"\n'
 
 
@@ -58,7 +63,9 @@ class Sandbox:
     def __init__(self, space: Workspace) -> None:
         self.space = space
         self._bind = ctypes.CDLL(None, use_errno=True)
-        self._device: LoopDevice | None = None
+        self._devices: list[LoopDevice] = []
+        self._remote = space.path / "remote"
+        self._remote.mkdir()
         self._own_mounts()
         space.before_close(self._close_mounts)
         self.host = EmbedHost(space.path)
@@ -71,6 +78,8 @@ class Sandbox:
             (programs / name).symlink_to(found)
         (programs / "snapper").write_text(SNAPPER)
         (programs / "snapper").chmod(0o755)
+        (programs / "ssh").write_text(SSH.format(remote=self._remote))
+        (programs / "ssh").chmod(0o755)
         (space.path / "home").mkdir()
         self.environment = {
             "PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -107,10 +116,10 @@ class Sandbox:
             self._bind.umount2(where.encode(), MNT_DETACH)
 
     def _unmount_backup(self) -> None:
-        if self._device:
-            call("umount", "--recursive", BACKUP)
-            self._device.close()
-            self._device = None
+        for place in (BACKUP, self._remote) if self._devices else ():
+            call("umount", "--recursive", place)
+        while self._devices:
+            self._devices.pop().close()
 
     def _make_images(self) -> None:
         """An ext4 from which 24 of 32 MiB are deleted, without a mount; raw and qcow2."""
@@ -142,15 +151,24 @@ class Sandbox:
         directory.mkdir()
         return directory
 
-    def _mount_backup(self) -> None:
-        """With a copy of an image that somebody made without holes."""
-        file = self.space.path / "backup.btrfs"
+    def _mount_btrfs(self, name: str, place: Path) -> None:
+        file = self.space.path / f"{name}.btrfs"
         with open(file, "wb") as image:
             image.truncate(512 * MIB)
         call("mkfs.btrfs", "-q", file)
-        self._device = LoopDevice(file)
-        call("mount", "-t", "btrfs", self._device.path, BACKUP)
-        call("btrfs", "subvolume", "create", BACKUP / "vms")
+        device = LoopDevice(file)
+        call("mount", "-t", "btrfs", device.path, place)
+        self._devices.append(device)
+
+    def _mount_backup(self) -> None:
+        """With a copy of an image that somebody made without holes, and a snapshot that the other machine has, too."""
+        self._mount_btrfs("backup", BACKUP)
+        self._mount_btrfs("remote", self._remote)
+        for name in ("vms", "now"):
+            call("btrfs", "subvolume", "create", BACKUP / name)
+        snapshot = BACKUP / "2026-11-21"
+        call("btrfs", "subvolume", "snapshot", "-r", BACKUP / "now", snapshot)
+        call("sh", "-c", 'btrfs send -q "$0" | btrfs receive -q "$1"', snapshot, self._remote)
         (BACKUP / "old").mkdir()
         call("cp", "--sparse=never", self.space.path / "db.image", BACKUP / "old" / "db.raw")
 

@@ -31,7 +31,8 @@ void FillWorld(FakeWorld& world, bool with_qemu_agent) {
                 {{"vda", "virtio", "/images/web.raw", ""}, {"sda", "sata", "/images/data.raw", ""}},
                 "connected"),
       DomainState::kRunning);
-  web.agent.facts = {"0.1.0", "6.1.0", "b00t", "Debian GNU/Linux 12", absl::Hours(5), {}};
+  web.agent.facts = {"0.1.0",        "6.1.0", "b00t",        "Debian GNU/Linux 12",
+                     absl::Hours(5), {},      absl::Hours(4)};
   web.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB),
                                  FilesystemOn("sda", 6, "/srv/\x1b[31mred", 4 * kGiB, kGiB)};
   web.agent.facts.filesystems[0].obstacle = GuestObstacle::kDiskNotSupported;
@@ -55,6 +56,8 @@ void FillWorld(FakeWorld& world, bool with_qemu_agent) {
                                 {{"vda", "virtio", "/images/new.raw", "unmap"}}, "connected"),
                       DomainState::kRunning);
   modern.agent.facts = web.agent.facts;
+  modern.agent.facts.agent_version = "0.0.9";
+  modern.agent.facts.agent_uptime.reset();  // which that version did not tell
   modern.agent.facts.filesystems = {FilesystemOn("vda", 5, "/", kGiB, 100 * kMiB)};
   GuestTrim good = done;
   good.mount_point = "/";

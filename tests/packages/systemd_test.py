@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """The services where there is a systemd: the packages on a fresh Debian 12 that boots in a container. Each job's hardening lets it
-do its work, each timer runs, each service of the host ends well; and what cloud-init makes of the user-data for fresh guests. Needs
-root, systemd-nspawn and the packages that scripts/build-packages makes."""
+do its work, trim on a real guest of a libvirtd outside of the container; each timer starts its service, each service of the host ends
+well; what cloud-init makes of the user-data for fresh guests, and the Ansible roles of a host where the packages are not installed yet.
+Needs root, systemd-nspawn, QEMU and the packages that scripts/build-packages makes."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -17,7 +20,14 @@ from typing import Any, BinaryIO
 
 from packagelib import ALONE, JOBS, Debian, require, run
 
-PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests" / "lib"), str(ROOT / "tests" / "docs")]
+
+from doclib import commands, pages  # noqa: E402
+from vrtest import DaemonHost, Disk, Guest, Workspace, main, skip_all  # noqa: E402
+from vrtest.guest import NEW_MACHINE  # noqa: E402
+
+PACKAGING = ROOT / "packaging"
 STATIC_AGENT = Path(os.environ.get("VIRT_RECLAIM_STATIC_AGENT", ""))
 AGENT = "/usr/sbin/virt-reclaim-agent"
 # Of cloud-init's own modules only those that run scripts: how it sets up networks, users and disks is its own business.
@@ -32,6 +42,32 @@ CGROUPS = Path("/sys/fs/cgroup")
 NAME = f"virt-reclaim-test-{os.getpid()}"
 SECONDS = 60.0
 MIB = 1 << 20
+DOMAIN = "web"  # as in the documents
+JUNK = 32 * MIB
+# At once, once.
+TIMER = "OnCalendar=\nOnActiveSec=1s\nAccuracySec=1us\nRandomizedDelaySec=0"
+# Of the documents: what is run here, and what would wait for somebody.
+OF_SYSTEMD = re.compile(r"(?:systemctl|journalctl|apt|apt-get) (?!edit )")
+COLLECTIONS = "usr/share/ansible/collections/ansible_collections/virt_reclaim"
+# Of the agent's units, one that runs where no port is; the others are the real ones.
+AGENT_UNIT = "[Service]\nExecStart=/usr/sbin/virt-reclaim-agent daemon --port=/nonexistent\n"
+PLAY = """\
+- name: Both roles, on a host without the packages
+  hosts: localhost
+  connection: local
+  gather_facts: false
+  roles:
+    - role: virt_reclaim.fleet.host
+      vars:
+        virt_reclaim_host_packages: ["/packages/{package}"]
+        virt_reclaim_host_policy: "[defaults]\\nthreshold = \\"1G\\"\\n"
+        virt_reclaim_host_timers: [virt-reclaim-trim.timer, virt-reclaim-metrics.timer]
+        virt_reclaim_host_timers_off: [virt-reclaim-sparsify.timer]
+    - role: virt_reclaim.fleet.agent
+      vars:
+        virt_reclaim_agent_binary: /root/agent/program
+        virt_reclaim_agent_units: /root/agent
+"""
 
 
 def hierarchies() -> list[Path]:
@@ -42,23 +78,24 @@ def hierarchies() -> list[Path]:
 
 
 class Container:
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, shared: Path) -> None:
+        """shared: seen in the container at the same place."""
         self.groups = [hierarchy / NAME for hierarchy in hierarchies()]
         for group in self.groups:
             group.mkdir()
         enter = "".join(f'echo $$ >"{group}/cgroup.procs"; ' for group in self.groups)
         with (root.parent / "console").open("wb") as console:
-            self.process = self.boot(root, enter, console)
+            self.process = self.boot(root, shared, enter, console)
         self.leader = ""
         self.wait(self.has_leader)
         self.wait(lambda: self.status("systemctl", "is-system-running")[1].strip() in ("running", "degraded"))
 
     @staticmethod
-    def boot(root: Path, enter: str, console: BinaryIO) -> subprocess.Popen[bytes]:
+    def boot(root: Path, shared: Path, enter: str, console: BinaryIO) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [
                 *ALONE[:3], "sh", "-c", enter + 'exec "$@"', "sh", "systemd-nspawn", f"--directory={root}", "--boot", "--register=no",
-                "--keep-unit", "--private-network", "--console=pipe", "--quiet",
+                "--keep-unit", "--private-network", "--console=pipe", "--quiet", f"--bind={shared}",
                 # For the free map worker; what nspawn allows by itself is older than landlock.
                 "--system-call-filter=landlock_create_ruleset landlock_restrict_self",
             ],
@@ -114,24 +151,36 @@ class Services(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory(dir="/var/tmp"))) / "root"
-        debian = Debian(cls.root, "systemd-sysv", "udev", "dbus", "e2fsprogs", "qemu-system-common", "qemu-utils", "cloud-init")
+        debian = Debian(cls.root, "systemd-sysv", "udev", "dbus", "e2fsprogs", "qemu-system-common", "qemu-utils", "cloud-init", "ansible-core", "python3-apt")
         debian.install()
+        # Not below /var/tmp: each service has one of its own.
+        space = Workspace("/srv")
+        cls.addClassCleanup(space.close)
+        host = DaemonHost(space)
+        cls.uri = host.uri
+        cls.guest = Guest(
+            host, DOMAIN, machine=NEW_MACHINE, agent=cls.root / AGENT[1:], disks=[Disk("data", discard="unmap", size=256 * MIB)],
+        )
+        cls.guest.start(wait=False)
         # Its turn comes when a test says so.
         (cls.root / "etc" / "cloud" / "cloud-init.disabled").touch()
         # As the node exporter's package makes it; without it there is nobody to write metrics for.
         cls.metrics = cls.root / "var" / "lib" / "prometheus" / "node-exporter" / "virt-reclaim.prom"
         cls.metrics.parent.mkdir(parents=True)
-        for job in JOBS:
-            # libvirt's own test driver, which needs no daemon.
-            cls.drop_in(f"virt-reclaim-{job}.service", "test", "Environment=LIBVIRT_DEFAULT_URI=test:///default")
-        cls.container = Container(cls.root)
+        for job in (*JOBS, "trim@"):
+            cls.drop_in(f"virt-reclaim-{job}.service", "test", f"Environment=LIBVIRT_DEFAULT_URI={cls.uri}")
+        cls.container = Container(cls.root, space.path)
         cls.addClassCleanup(cls.container.close)
+        cls.guest.wait_until_up()
+        cls.container.wait(lambda: cls.container.status("virt-reclaim", "-c", cls.uri, "agent", "status", DOMAIN)[0] == 0)
 
     @classmethod
-    def drop_in(cls, unit: str, name: str, lines: str) -> None:
+    def drop_in(cls, unit: str, name: str, lines: str) -> Path:
         directory = cls.root / "etc" / "systemd" / "system" / f"{unit}.d"
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"{name}.conf").write_text(f"[Service]\n{lines}\n")
+        file = directory / f"{name}.conf"
+        file.write_text(f"[{unit.rpartition('.')[2].capitalize()}]\n{lines}\n")
+        return file
 
     def start(self, unit: str) -> tuple[str, str]:
         """Its result and exit status, after a start that waits for its end."""
@@ -145,8 +194,7 @@ class Services(unittest.TestCase):
 
     def instead(self, unit: str, command: str) -> None:
         """`command` in the unit's place and under its hardening."""
-        self.drop_in(unit, "instead", f"ExecStart=\nExecStart={command}")
-        self.addCleanup((self.root / "etc/systemd/system" / f"{unit}.d" / "instead.conf").unlink)
+        self.addCleanup(self.drop_in(unit, "instead", f"ExecStart=\nExecStart={command}").unlink)
         self.container.run("systemctl", "daemon-reload")
         self.assertEqual(self.start(unit), ("success", "0"), self.log(unit))
 
@@ -182,9 +230,28 @@ class Services(unittest.TestCase):
         run("e2fsck", "-fn", raw)
         run("qemu-img", "check", "-q", qcow2)
 
-    def test_3_trim_and_report_work_under_their_hardening(self) -> None:
-        self.instead("virt-reclaim-trim.service", "/usr/bin/virt-reclaim trim --dry-run")
-        self.instead("virt-reclaim-metrics.service", "/usr/bin/virt-reclaim report --json")
+    def report(self) -> dict[str, Any]:
+        """Of the guest and its only disk."""
+        document = json.loads(self.container.run("virt-reclaim", "-c", self.uri, "report", "--json"))
+        self.assertEqual(document["message_type"], "report")
+        (domain,) = document["domains"]
+        return domain
+
+    def test_3_a_guest_trims_under_the_hardening(self) -> None:
+        disk = self.guest.disk("data")
+        self.guest.run(f"head -c {JUNK} /dev/urandom >/mnt/data/junk; sync; rm /mnt/data/junk; sync")
+        before = disk.allocation()
+        self.container.run("systemctl", "daemon-reload")
+        unit = "virt-reclaim-trim.service"
+        self.assertEqual(self.start(unit), ("success", "0"), self.log(unit))
+        freed = before - disk.allocation()
+        self.assertGreater(freed, JUNK // 2, self.log(unit))
+        (entry,) = self.entries(f"--unit={unit}", f"VIRT_RECLAIM_DOMAIN={DOMAIN}", "VIRT_RECLAIM_OUTCOME=done")
+        self.assertEqual(entry["VIRT_RECLAIM_FREED_BYTES"], str(freed))
+        # And whoever looks sees it.
+        domain = self.report()
+        self.assertEqual([each["allocation_bytes"] for each in domain["disks"]], [disk.allocation()])
+        self.assertEqual((domain["last_trim"]["status"], domain["last_trim"]["freed_bytes"]), ("done", freed))
 
     def test_4_each_service_ends_well(self) -> None:
         self.container.run("systemctl", "daemon-reload")
@@ -192,13 +259,31 @@ class Services(unittest.TestCase):
             with self.subTest(job):
                 result, status = self.start(f"virt-reclaim-{job}.service")
                 self.assertEqual((result, status), ("success", "0"), self.log(f"virt-reclaim-{job}.service"))
-        self.assertIn("\nvirt_reclaim_collect_success 1\n", self.metrics.read_text())
-        self.assertIn('"message_type": "report"', self.container.run("virt-reclaim", "-c", "test:///default", "report", "--json"))
+        text = self.metrics.read_text()
+        self.assertIn("\nvirt_reclaim_collect_success 1\n", text)
+        # The guest told it, and its image was looked at.
+        self.assertIn(f'\nvirt_reclaim_domain_agent_up{{domain="{DOMAIN}"}} 1\n', text)
+        self.assertRegex(text, rf'\nvirt_reclaim_disk_allocated_bytes{{[^}}]*domain="{DOMAIN}"[^}}]*}} [1-9]')
+
+    def invocation(self, job: str) -> str:
+        """Of the service's last run that is over; empty without one."""
+        shown = self.container.run("systemctl", "show", "--property=InvocationID,ActiveState", f"virt-reclaim-{job}.service")
+        values = dict(line.split("=", 1) for line in shown.splitlines())
+        return values["InvocationID"] if values["ActiveState"] in ("inactive", "failed") else ""
 
     def test_5_timers_start_them(self) -> None:
         timers = [f"virt-reclaim-{job}.timer" for job in JOBS]
+        before = {job: self.invocation(job) for job in JOBS}
+        for timer in timers:
+            self.addCleanup(self.drop_in(timer, "test", TIMER).unlink)
+        self.container.run("systemctl", "daemon-reload")
         self.container.run("systemctl", "enable", "--now", *timers)
-        listed = self.container.run("systemctl", "list-timers", "--no-pager", "virt-reclaim-*")
+        for job in JOBS:
+            with self.subTest(job):
+                self.container.wait(lambda job=job: self.invocation(job) not in ("", before[job]))
+                shown = self.container.run("systemctl", "show", "--property=Result", f"virt-reclaim-{job}.service")
+                self.assertEqual(shown.strip(), "Result=success", self.log(f"virt-reclaim-{job}.service"))
+        listed = self.container.run("systemctl", "list-timers", "--all", "--no-pager", "virt-reclaim-*")
         for timer in timers:
             self.assertIn(timer, listed)
 
@@ -236,6 +321,9 @@ class Services(unittest.TestCase):
         self.assertFalse([text for text in texts if "/srv/fields" in text], texts)
 
         # libvirt's test driver has one domain, which has no disk of ours.
+        other = self.drop_in("virt-reclaim-trim.service", "test2", "Environment=LIBVIRT_DEFAULT_URI=test:///default")
+        self.addCleanup(other.unlink)
+        self.container.run("systemctl", "daemon-reload")
         self.start("virt-reclaim-trim.service")
         (domain, *_) = self.entries("--unit=virt-reclaim-trim.service", "VIRT_RECLAIM_DOMAIN=test")
         self.assertEqual(domain["VIRT_RECLAIM_JOB"], "trim")
@@ -309,7 +397,80 @@ class Services(unittest.TestCase):
         self.assertIn("LoadState=loaded", shown)
         self.assertIn("FragmentPath=/etc/systemd/system/virt-reclaim-agent.service", shown)
 
+    def play(self, *words: str) -> dict[str, int]:
+        """What ansible-playbook counts in the end. No udev runs in a container."""
+        told = "/root/stub:/usr/sbin:/usr/bin:/sbin:/bin"
+        output = self.container.run("env", f"PATH={told}", "HOME=/root", "ansible-playbook", "/root/roles.yml", *words)
+        recap = output.rpartition("PLAY RECAP")[2]
+        return {"told": output.count("would be started"), **{key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", recap)}}
+
+    def agents_process(self) -> str:
+        return self.container.run("systemctl", "show", "--property=MainPID,ActiveState", "virt-reclaim-agent.service")
+
+    def test_a_roles_on_a_host_without_the_packages(self) -> None:
+        """After test_7."""
+        shutil.copytree(ROOT / "ansible", self.root / COLLECTIONS / "fleet", ignore=shutil.ignore_patterns("__pycache__", "output"))
+        agent = self.root / "root" / "agent"
+        shutil.copytree(PACKAGING / "systemd", agent / "systemd")
+        shutil.copytree(PACKAGING / "udev", agent / "udev")
+        unit = agent / "systemd" / "virt-reclaim-agent.service"
+        unit.write_text(AGENT_UNIT)
+        run("dpkg-deb", "--extract", Debian.package("virt-reclaim-agent"), self.root / "root" / "extracted")
+        shutil.copy(self.root / "root" / "extracted" / AGENT[1:], agent / "program")
+        stub = self.root / "root" / "stub" / "udevadm"
+        stub.parent.mkdir()
+        stub.write_text('#!/bin/sh\necho "$*" >>/root/udevadm.log\n')
+        stub.chmod(0o755)
+        self.container.run("mkdir", "/dev/virtio-ports")
+        self.container.run("touch", "/dev/virtio-ports/org.virt_reclaim.agent.v1")
+        (self.root / "root" / "roles.yml").write_text(PLAY.format(package=Debian.package("virt-reclaim").name))
+
+        checked = self.play("--check")
+        self.assertEqual((checked["failed"], checked["told"]), (0, 2), checked)
+        self.assertFalse((self.root / "usr" / "bin" / "virt-reclaim").exists())
+
+        first = self.play()
+        self.assertEqual(first["failed"], 0, first)
+        self.assertGreater(first["changed"], 4)
+        self.assertIn("config check", self.container.run("virt-reclaim", "config", "--help"))
+        self.container.run("systemctl", "is-active", "virt-reclaim-trim.timer", "virt-reclaim-metrics.timer")
+        self.container.run("systemctl", "is-enabled", "virt-reclaim-trim.timer", "virt-reclaim-metrics.timer")
+        self.assertNotEqual(self.container.status("systemctl", "is-active", "virt-reclaim-sparsify.timer")[0], 0)
+        self.assertEqual((self.root / "root" / "udevadm.log").read_text(), "control --reload\n")
+        before = self.agents_process()
+        self.assertIn("ActiveState=active", before)
+
+        for words in ((), ("--check",)):
+            again = self.play(*words)
+            self.assertEqual((again["failed"], again["changed"]), (0, 0), again)
+        self.assertEqual(self.agents_process(), before)
+
+        # A unit alone is another one.
+        unit.write_text(AGENT_UNIT + "Nice=1\n")
+        changed = self.play()
+        self.assertEqual((changed["failed"], changed["changed"]), (0, 2), changed)
+        after = self.agents_process()
+        self.assertIn("ActiveState=active", after)
+        self.assertNotEqual(after, before)
+
+    def test_b_commands_of_the_documents(self) -> None:
+        """Of apt and systemd, on the host that test_a leaves; that of a purge at the end."""
+        found = [command for page in pages(ROOT) for command in commands(page, (ROOT / page).read_text()) if OF_SYSTEMD.match(command.text)]
+        self.assertGreater(len(found), 8, found)
+        (self.root / "root" / "build").mkdir()
+        for link in ("build/packages", "packages"):
+            (self.root / "root" / link).symlink_to("/packages")
+        (self.root / "etc" / "apt" / "apt.conf.d" / "test").write_text('APT::Get::Assume-Yes "true";\n')
+        for package in (self.root / "packages").glob("virt-reclaim-agent_*.deb"):
+            shutil.copy(package, self.root / "root")
+        for command in sorted(found, key=lambda command: "purge" in command.text):
+            with self.subTest(str(command)):
+                self.container.run("sh", "-c", f"cd /root && {command.text}")
+        self.assertFalse((self.root / "usr" / "bin" / "virt-reclaim").exists())
+
 
 if __name__ == "__main__":
-    require("systemd-nspawn", "nsenter", "qemu-img", "mke2fs")
-    unittest.main(verbosity=2)
+    require("systemd-nspawn", "nsenter", "qemu-img", "mke2fs", "virsh", "qemu-system-x86_64", "busybox")
+    if not list(Path("/boot").glob("vmlinuz-*-cloud-*")):
+        skip_all("no cloud kernel in /boot: scripts/install-packages run")
+    main()

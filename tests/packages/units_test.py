@@ -38,9 +38,13 @@ class Units(unittest.TestCase):
 
     def test_nothing_is_unknown_to_systemd(self) -> None:
         """With programs that are there, and without manual pages, which are not installed here."""
-        for unit in [*UNITS.iterdir(), EXAMPLES / "block-copy-watch.service"]:
-            text = re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", unit.read_text(), flags=re.M)
-            (self.directory / unit.name).write_text(re.sub(r"^Documentation=.*\n", "", text, flags=re.M))
+        texts = {unit.name: unit.read_text() for unit in [*UNITS.iterdir(), EXAMPLES / "block-copy-watch.service"]}
+        # And those that a document shows.
+        shown = dict(re.findall(r"n a file `(\S+)`:\n\n```ini\n(.*?)^```", (ROOT / "docs" / "fleet.md").read_text(), re.M | re.S))
+        self.assertEqual(sorted(shown), ["virt-reclaim-fleet-trim.service", "virt-reclaim-fleet-trim.timer"])
+        for name, unit_text in {**texts, **shown}.items():
+            text = re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", unit_text, flags=re.M)
+            (self.directory / name).write_text(re.sub(r"^Documentation=.*\n", "", text, flags=re.M))
         names = [str(path) for path in sorted(self.directory.iterdir())]
         verified = run("systemd-analyze", "verify", *names, path=f"{self.directory}:/lib/systemd/system")
         ours = [line for line in verified.stderr.splitlines() if "virt-reclaim" in line or "block-copy" in line]

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "host/commands/agent_install.h"
+#include "host/commands/agent_status.h"
 #include "host/services/domain_lock.h"
 #include "host/services/migration_store.h"
 #include "host/services/state_path.h"
@@ -414,6 +415,30 @@ TEST_F(AgentInstallTest, FilesOfTheHostAreReadAndChecked) {
   ASSERT_THAT(*files, SizeIs(5));
   EXPECT_EQ(files->front().path, kAgentProgram);
   EXPECT_EQ(files->back().digest, Digest("udev/99-virt-reclaim-agent.rules"));
+}
+
+TEST(AgentStatus, WhichVersionIsOlder) {
+  EXPECT_EQ(IsOlderVersion("0.1.0", "0.1.0"), false);
+  EXPECT_EQ(IsOlderVersion("0.9.0", "0.10.0"), true);
+  EXPECT_EQ(IsOlderVersion("0.10.0", "0.9.0"), false);
+  EXPECT_EQ(IsOlderVersion("0.1", "0.1.1"), true);
+  EXPECT_EQ(IsOlderVersion("0.1.0", "0.1"), false);
+  for (const char* version : {"", "1.", "1.x", "-", "99999999999"})
+    EXPECT_EQ(IsOlderVersion(version, "0.1.0"), std::nullopt) << version;
+}
+
+TEST_F(AgentInstallTest, StatusComparesTheVersions) {
+  AgentStatusOptions options;
+  options.version = "0.2.0";
+  const auto status = [&] {
+    return GetAgentStatus(world_.services(), options, {}).value().front();
+  };
+  domain().agent.facts.agent_uptime = absl::Hours(3);
+  ASSERT_TRUE(Install().outcome.kind == OutcomeKind::kDone);
+  EXPECT_EQ(status().older, true);
+  EXPECT_EQ(status().agent->agent_uptime, absl::Hours(3));
+  options.version = kVersion;
+  EXPECT_EQ(status().older, false);
 }
 
 }  // namespace

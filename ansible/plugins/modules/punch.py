@@ -18,7 +18,7 @@ attributes:
     description: Reads the files, and punches nothing.
     support: full
   diff_mode:
-    description: Shows for each file how many bytes of zeroes occupy storage.
+    description: Shows for each file how many bytes of zeroes occupy storage, and how many are punched.
     support: full
 options:
   paths:
@@ -131,7 +131,8 @@ def main() -> None:
         "total": reply.total,
         "diff": {
             "before": "".join(f"{each['path']}: {each[field]} bytes of zeroes occupy storage\n" for each in punched),
-            "after": "".join(f"{each['path']}: 0 bytes of zeroes occupy storage\n" for each in punched),
+            # What is left is not measured.
+            "after": "".join(f"{each['path']}: {each[field]} bytes {'to punch' if dry else 'punched'}\n" for each in punched),
         },
     }
     finish(module, reply, shown, result, key="path", nothing_freed=module.params["nothing_freed"])
