@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/beat.h"
 #include "host/services/guest_agent.h"
 #include "host/services/hypervisor.h"
 #include "host/services/image_store.h"
@@ -39,6 +40,8 @@ struct Services {
       sparsify::Overlay& overlay, const sparsify::SparsifyOptions& options,
       const sparsify::ProgressCallback& progress, const std::stop_token& stop)>
       zero_free = nullptr;
+  std::function<absl::StatusOr<std::unique_ptr<Beat>>(absl::Duration, std::function<void()>)>
+      start_beat = StartBeat;
 };
 
 }  // namespace virt_reclaim

@@ -158,8 +158,8 @@ class LibvirtHypervisor : public Hypervisor {
     return Usage{info.capacity, info.allocation, info.physical};
   }
 
-  absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
-                                                const xml::Domain& live) override {
+  absl::StatusOr<std::vector<Blocker>> Jobs(const std::string& uuid,
+                                            const xml::Domain& live) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     std::vector<Blocker> found;
     virDomainJobInfo job{};
@@ -176,6 +176,14 @@ class LibvirtHypervisor : public Hypervisor {
       if (jobs < 0) VR_RETURN_IF_ERROR(LibvirtJobStatus(domain));
       if (jobs > 0) found.push_back({Reason::kBlockJob, Printable(disk.target)});
     }
+    virResetLastError();
+    return found;
+  }
+
+  absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
+                                                const xml::Domain& live) override {
+    VR_ASSIGN_OR_RETURN(std::vector<Blocker> found, Jobs(uuid, live));
+    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     if (auto frozen = AskFrozen(domain, live)) found.push_back(*std::move(frozen));
     virResetLastError();
     return found;
