@@ -258,7 +258,7 @@ class Bench:
             for what, target in (("reads", reads), ("writes", writes)):
                 ratios = [getattr(done.trims[name], what).p99 / done.idle_p99(what) for done in rounds]
                 rows.append(Row(f"{kind}: {name}, p99 of {what} / idle{wanted(target)}", str(pooled(trims, what)), "-", ratios,
-                                len(rounds)))
+                                len(rounds), limit=target))
             ratios = [] if name == "fstrim" else [
                 done.trims[name].seconds / max(done.trims["fstrim"].seconds, 0.01) for done in rounds
             ]
@@ -266,7 +266,7 @@ class Bench:
             if name in TARGETS:
                 took += f" (wall {median([w.wall for w in trims]):.2f} s)"
             rows.append(Row(f"{kind}: {name}, time / fstrim{wanted(times)}", took,
-                            f"{median([done.trims['fstrim'].seconds for done in rounds]):.2f} s", ratios, len(rounds)))
+                            f"{median([done.trims['fstrim'].seconds for done in rounds]):.2f} s", ratios, len(rounds), limit=times))
         return rows
 
 

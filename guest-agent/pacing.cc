@@ -12,7 +12,9 @@ using std::chrono::nanoseconds;
 
 constexpr milliseconds kUnnoticed{2};
 constexpr milliseconds kLeastPause{5};
-constexpr milliseconds kMostPause{5000};
+// Of the longest range that counts: a range that takes days does not overflow.
+constexpr milliseconds kMostCounted{2000};
+constexpr milliseconds kMostByRate{24LL * 3600 * 1000};
 constexpr int kBackOffFactor = 10;
 constexpr milliseconds kLeastBackOff{1000};
 constexpr milliseconds kMostBackOff{10000};
@@ -26,20 +28,20 @@ milliseconds PauseAfter(const Pace& pace, nanoseconds took, uint64_t bytes) {
   milliseconds pause = pace.pause;
   if (pace.least_pause != nullptr) pause = std::max(pause, milliseconds(pace.least_pause->load()));
   if (pace.pause_percent > 0 && took >= kUnnoticed) {
-    // A range that takes days does not overflow: only its first minute counts.
-    const nanoseconds counted = std::min<nanoseconds>(took, kMaxPause);
+    const nanoseconds counted = std::min<nanoseconds>(took, kMostCounted);
     pause =
         std::max(pause, std::clamp(duration_cast<milliseconds>(counted / 100 * pace.pause_percent),
-                                   kLeastPause, kMostPause));
+                                   kLeastPause, kMaxPause));
   }
+  pause = std::min(pause, kMaxPause);
   if (pace.bytes_per_second > 0) {
     const double seconds = static_cast<double>(bytes) / static_cast<double>(pace.bytes_per_second) -
                            std::chrono::duration<double>(took).count();
-    const double most = std::chrono::duration<double>(kMaxPause).count();
+    const double most = std::chrono::duration<double>(kMostByRate).count();
     pause =
         std::max(pause, milliseconds(static_cast<int64_t>(std::clamp(seconds, 0.0, most) * 1000)));
   }
-  return std::min(pause, kMaxPause);
+  return pause;
 }
 
 bool WorthWatching(const Pace& pace, nanoseconds took) {

@@ -26,7 +26,8 @@ struct Pace {
 };
 
 // The rest after a range that took `took` and trimmed `bytes`. A range that nobody noticed (below 2
-// ms) asks for none by its percentage.
+// ms) asks for none by its percentage; of a longer one its first 2 s count. What the rate asks for
+// is kept up to a day, all else up to kMaxPause.
 std::chrono::milliseconds PauseAfter(const Pace& pace, std::chrono::nanoseconds took,
                                      uint64_t bytes);
 

@@ -100,7 +100,7 @@ storages are trimmed side by side.
 
 options:
   -m, --minimum SIZE      leave free extents shorter than this
-      --gentle            pause so long that others do not notice; takes some 30 times as long
+      --gentle            pause so long that others do not notice; takes up to 30 times as long
       --max-rate SIZE     trim at most so much a second, as the guest counts
       --chunk SIZE        trim in pieces of about this size, without pauses but those of --pause
       --pause TIME        wait between two pieces, at most 60s; 0: as fast as it goes

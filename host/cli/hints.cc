@@ -72,7 +72,10 @@ std::optional<std::string> HintFor(Reason reason, const HintContext& context) {
                           Program("virt-reclaim", context, "migrate apply"), " goes on with it");
     case Reason::kNoPort:
     case Reason::kNoController:
-      return "add a channel named org.virt_reclaim.agent.v1, see virt-reclaim(1), AGENT CHANNEL";
+      return absl::StrCat(
+          Program("virt-reclaim", context, "agent install"),
+          " adds the channel, and the agent where qemu-guest-agent lets it; by hand: "
+          "virt-reclaim(1), AGENT CHANNEL");
     default:
       return std::nullopt;
   }

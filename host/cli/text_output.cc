@@ -55,6 +55,12 @@ std::string Growth(const ReportedDomain& domain, const ReportedDisk& disk) {
                       Age(domain.since_trim));
 }
 
+// "~" before what is only estimated from what the guest uses.
+std::string Reclaimable(const Assessment& assessment) {
+  const bool exact = assessment.from == ReclaimableFrom::kFreeMap;
+  return absl::StrCat(exact || !assessment.reclaimable ? "" : "~", Size(assessment.reclaimable));
+}
+
 // `remembered`: with the column of the last trims.
 void AddReportRows(const ReportedDomain& domain, bool remembered, TextTable& table) {
   std::vector<std::string> row{Printable(domain.summary.name), "", "", "", "", "", ""};
@@ -69,7 +75,7 @@ void AddReportRows(const ReportedDomain& domain, bool remembered, TextTable& tab
     row = {Printable(domain.summary.name),    Printable(disk.facts.xml.target),
            Printable(disk.facts.xml.bus),     Size(disk.facts.usage.capacity),
            Size(disk.facts.usage.allocation), Size(used),
-           Size(disk.assessment.reclaimable)};
+           Reclaimable(disk.assessment)};
     if (remembered) row.push_back(Growth(domain, disk));
     row.push_back(ReasonCodes(disk.assessment.blockers));
     table.AddRow(std::move(row));

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "base/beat.h"
 #include "host/services/guest_agent.h"
 #include "host/services/hypervisor.h"
 #include "host/services/image_store.h"
@@ -42,6 +43,8 @@ struct Services {
   // A backup job could not be ended: whoever watches this program goes on trying when it has ended.
   // Null: nobody watches.
   std::function<void()> leave_to_watcher = nullptr;
+  std::function<absl::StatusOr<std::unique_ptr<Beat>>(absl::Duration, std::function<void()>)>
+      start_beat = StartBeat;
 };
 
 }  // namespace virt_reclaim

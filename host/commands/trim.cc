@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "host/commands/storage_turn.h"
 #include "host/commands/trim_domain.h"
+#include "host/commands/trim_estimate.h"
 #include "host/model/assessment.h"
 #include "host/services/trim_history.h"
 

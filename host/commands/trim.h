@@ -77,7 +77,7 @@ struct TrimmedDisk {
   std::optional<int64_t> freed;      // measured; absent: cannot be measured
   std::optional<uint64_t> allocation_before, allocation_after;
   std::optional<uint64_t> written;  // by the guest meanwhile, bytes; absent: not known
-  std::vector<Blocker> reasons;     // why nothing was freed
+  std::vector<Blocker> reasons;     // why nothing was freed, or what drops discards beside that
 };
 
 struct TrimmedDomain {

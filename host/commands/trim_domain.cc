@@ -28,6 +28,7 @@ constexpr absl::Duration kInterruptedSettleLimit = absl::Milliseconds(400);
 
 // A question to qemu-guest-agent costs milliseconds, of one that is hung seconds.
 constexpr absl::Duration kLookAgainAfter = absl::Milliseconds(500);
+constexpr absl::Duration kKeepPlaceEvery = absl::Minutes(1);
 
 absl::StatusOr<uint64_t> Measure(const Services& services, const DomainSummary& domain,
                                  const DiskFacts& disk) {
@@ -91,10 +92,19 @@ class DomainTrim {
     GuestTrimOptions paced = Paced();
     if (TrimsAll()) paced.start = StartOf(action_.last, guest_);
     went_on_ = paced.start.has_value();
+    std::optional<TrimLatency> latency;
+    TrimWatch watch(services_, facts_, stop);
+    // Where a punch could not be measured, nothing else beside the image is.
+    if (result_.pace && result_.punch_cost) latency.emplace(services_, facts_, agent);
     if (services_.now() - looked_ > kLookAgainAfter && IsBusy()) return std::move(result_);
+    // A trim by qemu-guest-agent goes on in the guest whatever anybody wants.
+    const absl::Status watched = watch.Begin(result_.way == TrimWay::kAgent, [&latency] {
+      if (latency) latency->Look();
+    });
+    if (!watched.ok()) return Fail(watched);
     if (!action_.last && options_.first_begins)
       options_.first_begins(result_.domain, result_.expected);
-    Trim(agent, paced, action_.last, progress, stop);
+    Trim(agent, paced, watch, progress, stop);
     Remember();
     return std::move(result_);
   }
@@ -113,35 +123,31 @@ class DomainTrim {
     return true;
   }
 
-  void Trim(GuestAgent& agent, const GuestTrimOptions& guest, const std::optional<TrimRecord>& last,
+  void Trim(GuestAgent& agent, const GuestTrimOptions& guest, TrimWatch& watch,
             const TrimProgress& progress, const std::stop_token& stop) {
-    TrimWatch watch(services_, facts_, stop);
-    std::optional<TrimLatency> latency;
-    // Where a punch could not be measured, nothing else beside the image is.
-    if (result_.pace && result_.punch_cost) latency.emplace(services_, facts_, agent);
-    const absl::Time begin = services_.now();
-    began_ = begin;
+    const std::optional<TrimRecord>& last = action_.last;
+    const absl::Time begin = began_ = kept_ = services_.now();
     const absl::Duration left = Left();
     // qemu-guest-agent could not be stopped.
     const bool may_end = result_.way == TrimWay::kAgent && shared_.end < begin + left;
     const absl::Status status = agent.Trim(
         guest, may_end ? std::max(shared_.end - begin, absl::Milliseconds(1)) : left, watch.token(),
         [&](GuestTrimProgress p) {
-          watch.LookAtStorage();
-          if (latency) latency->Look();
           const absl::Duration so_far = std::max(services_.now() - begin, absl::ZeroDuration());
           if (last && last->whole && !went_on_ && last->took > so_far) p.left = last->took - so_far;
           reached_ = p;
+          KeepPlace();
           if (progress) progress(result_.domain, p);
         },
         result_.filesystems);
     watch.End();
+    cut_short_ = !status.ok();
     const bool time_over = may_end && absl::IsDeadlineExceeded(status);
-    LookForTrouble(status.ok() || time_over || stop.stop_requested(), watch);
+    LookForTrouble(status.ok() || time_over || stop.stop_requested() || watch.job(), watch);
     // Somebody may have set the clock back.
     result_.took = std::max(services_.now() - begin, absl::ZeroDuration());
     MeasureAfter(result_.took, stop.stop_requested() ? kInterruptedSettleLimit : kSettleLimit);
-    Judge(status, time_over, watch.trouble(), stop);
+    Judge(status, time_over, watch, stop);
   }
 
   // Only such trims begin where another ended.
@@ -153,36 +159,52 @@ class DomainTrim {
   std::optional<TrimRecordPosition> Next() const {
     const auto as_before = action_.last ? action_.last->next : std::nullopt;
     if (!TrimsAll()) return as_before;
-    const Outcome& outcome = result_.outcome;
-    const bool cut_short =
-        outcome.kind == OutcomeKind::kCancelled ||
-        std::any_of(outcome.reasons.begin(), outcome.reasons.end(),
-                    [](const Blocker& blocker) { return blocker.reason == Reason::kTimeOver; });
-    if (!cut_short) return std::nullopt;
+    if (!cut_short_) return std::nullopt;
     if (reached_) return PositionOf(*reached_, result_.filesystems, guest_);
     return went_on_ ? as_before : std::nullopt;
   }
 
-  // For the next trim, and for people. The domain's lock is held.
-  void Remember() {
+  // For the next trim, when this one does not live to remember what it came to. As of a trim that
+  // was stopped.
+  void KeepPlace() {
+    const absl::Time now = services_.now();
+    if (!TrimsAll() || now - kept_ < kKeepPlaceEvery) return;
+    kept_ = now;
+    TrimRecord record = RecordOf(OutcomeKind::kCancelled);
+    record.took = std::max(now - began_, absl::ZeroDuration());
+    record.next = PositionOf(*reached_, result_.filesystems, guest_);
+    Append(record).IgnoreError();  // Remember says so
+  }
+
+  TrimRecord RecordOf(OutcomeKind kind) const {
     TrimRecord record;
     record.began = began_;
-    record.took = result_.took;
     record.way = std::string(Name(*result_.way));
-    record.status = std::string(Name(result_.outcome.kind));
+    record.status = std::string(Name(kind));
+    record.expected = result_.expected;
+    return record;
+  }
+
+  absl::Status Append(const TrimRecord& record) const {
+    const TrimHistory history(services_.state_directory, services_.hypervisor.Uri());
+    return history.Append(result_.domain.uuid, result_.domain.name, record);
+  }
+
+  // For the next trim, and for people. The domain's lock is held.
+  void Remember() {
+    TrimRecord record = RecordOf(result_.outcome.kind);
+    record.took = result_.took;
     record.complete = result_.outcome.kind == OutcomeKind::kDone &&
                       result_.outcome.reasons.empty() && options_.guest.mount_points.empty();
     record.whole = record.complete && !went_on_;
     record.next = Next();
-    record.expected = result_.expected;
     record.trimmed = result_.trimmed;
     record.freed = result_.freed;
     for (const TrimmedDisk& disk : result_.disks) {
       record.disks.push_back(
           {disk.target, disk.image, disk.trimmed, disk.freed, disk.allocation_after});
     }
-    result_.remembered = TrimHistory(services_.state_directory, services_.hypervisor.Uri())
-                             .Append(result_.domain.uuid, result_.domain.name, record);
+    result_.remembered = Append(record);
   }
 
   TrimmedDomain Fail(const absl::Status& status) {
@@ -369,8 +391,9 @@ class DomainTrim {
     return should_have;
   }
 
-  void Judge(const absl::Status& status, bool time_over, const std::optional<Blocker>& trouble,
+  void Judge(const absl::Status& status, bool time_over, TrimWatch& watch,
              const std::stop_token& stop) {
+    const std::optional<Blocker> trouble = watch.trouble();
     AddGuestNumbers();
     const bool should_have = ExplainDisks();
     const auto failed = std::find_if(result_.filesystems.begin(), result_.filesystems.end(),
@@ -390,17 +413,26 @@ class DomainTrim {
       result_.outcome.error = absl::InternalError(absl::StrCat(
           "trim of '", failed->mount_point,
           "' in the guest: ", failed->error_name.empty() ? "failed" : failed->error_name));
+    } else if (watch.job() && !status.ok()) {
+      result_.outcome.reasons.push_back(*watch.job());
     } else if (time_over) {
       result_.outcome.reasons.push_back({Reason::kTimeOver, ""});
     } else if (!status.ok()) {
       result_.outcome.kind = OutcomeKind::kFailed;
-      result_.outcome.error = status;
+      result_.outcome.error = absl::IsDeadlineExceeded(status) ? OutOfTime() : status;
       if (paused_)
         result_.outcome.error = absl::UnavailableError(
             absl::StrCat("the domain was paused during the trim: ", status.message()));
     } else {
       result_.outcome.nothing_freed = should_have && result_.freed.value_or(0) <= 0;
     }
+  }
+
+  absl::Status OutOfTime() const {
+    const std::string limit = absl::FormatDuration(options_.timeout);
+    return absl::DeadlineExceededError(
+        absl::StrCat("not done within the ", limit, " of --timeout",
+                     TrimsAll() && reached_ ? "; the next trim goes on where it was" : ""));
   }
 
   // Before anything is measured: whoever else is on the storage is to stop at once. A disk that
@@ -422,10 +454,12 @@ class DomainTrim {
   const absl::Time deadline_;
   const TrimShared& shared_;
   absl::Time began_ = absl::InfinitePast();   // the guest's trim
+  absl::Time kept_ = absl::InfinitePast();    // its place
   absl::Time looked_ = absl::InfinitePast();  // for what forbids a trim
   bool went_on_ = false;                      // began where the trim before was cut short
   std::optional<GuestTrimProgress> reached_;
-  bool paused_ = false;  // by the end of the guest's trim
+  bool cut_short_ = false;  // by whatever: a limit, a stop, trouble, a lost link
+  bool paused_ = false;     // by the end of the guest's trim
   DomainFacts facts_;
   GuestFacts guest_;
   std::map<std::string, std::string> guest_to_target_;
@@ -434,48 +468,6 @@ class DomainTrim {
 };
 
 }  // namespace
-
-std::optional<uint64_t> ExpectedOf(const DomainFacts& facts) {
-  std::optional<uint64_t> sum;
-  for (const DiskFacts& disk : facts.disks) {
-    if (IsOther(disk.xml)) continue;
-    const auto estimate = Assess(facts.live, disk).reclaimable;
-    if (estimate) sum = sum.value_or(0) + *estimate;
-  }
-  return sum;
-}
-
-std::optional<Blocker> BelowThreshold(const DomainFacts& facts, const TrimOptions& options) {
-  if (!options.threshold) return std::nullopt;
-  uint64_t reclaimable = 0;
-  uint64_t capacity = 0;
-  for (const DiskFacts& disk : facts.disks) {
-    if (IsOther(disk.xml)) continue;
-    const auto estimate = Assess(facts.live, disk).reclaimable;
-    if (!estimate || !disk.usage.capacity) return std::nullopt;
-    reclaimable += *estimate;
-    capacity += *disk.usage.capacity;
-  }
-  if (reclaimable >= options.threshold->Of(capacity)) return std::nullopt;
-  return Blocker{Reason::kBelowThreshold, absl::StrCat("about ", FormatByteSize(reclaimable))};
-}
-
-std::optional<absl::Duration> PunchCosts::Of(const std::vector<DiskFacts>& disks) {
-  std::optional<absl::Duration> slowest;
-  for (const DiskFacts& disk : disks) {
-    if (IsOther(disk.xml) || disk.xml.source.path.empty()) continue;
-    if (disk.chain.empty()) return std::nullopt;
-    const ImageFile& image = disk.chain.front();
-    const std::lock_guard lock(mutex_);
-    const auto [known, is_new] = known_.try_emplace(DataDevice(image));
-    if (is_new) {
-      if (const auto cost = images_.PunchCost(DataPath(image)); cost.ok()) known->second = *cost;
-    }
-    if (!known->second) return std::nullopt;
-    slowest = std::max(slowest.value_or(absl::ZeroDuration()), *known->second);
-  }
-  return slowest;
-}
 
 TrimmedDomain TrimDomain(const Services& services, const TrimOptions& options,
                          const TrimAction& action, const TrimShared& shared,

@@ -3,37 +3,15 @@
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_TRIM_DOMAIN_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_TRIM_DOMAIN_H_
 
-#include <cstdint>
 #include <functional>
-#include <map>
-#include <mutex>
-#include <optional>
 #include <stop_token>
-#include <vector>
 
 #include "absl/time/time.h"
+#include "host/commands/punch_costs.h"
 #include "host/commands/trim.h"
+#include "host/commands/trim_estimate.h"
 
 namespace virt_reclaim {
-
-// What a punch costs on each storage, measured when it is first asked for. Any thread.
-class PunchCosts {
- public:
-  explicit PunchCosts(ImageStore& images) : images_(images) {}
-  // Per MiB, of the slowest storage of these disks; empty when that of one is not known.
-  std::optional<absl::Duration> Of(const std::vector<DiskFacts>& disks);
-
- private:
-  ImageStore& images_;
-  std::mutex mutex_;
-  std::map<uint64_t, std::optional<absl::Duration>> known_;  // by st_dev
-};
-
-// What a trim would bring, by estimate, over the disks of which it is known; absent: of none.
-std::optional<uint64_t> ExpectedOf(const DomainFacts& facts);
-
-// Why --threshold leaves the domain out; empty also when it is not known how much there is.
-std::optional<Blocker> BelowThreshold(const DomainFacts& facts, const TrimOptions& options);
 
 // What the trim of a domain has to do with all others of one call.
 struct TrimShared {

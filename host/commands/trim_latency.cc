@@ -9,13 +9,12 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr absl::Duration kLatencyEvery = absl::Seconds(1);
 constexpr absl::Duration kPauseCallTimeout = absl::Seconds(1);
 
 }  // namespace
 
 TrimLatency::TrimLatency(const Services& services, const DomainFacts& facts, GuestAgent& agent)
-    : services_(services), agent_(agent) {
+    : agent_(agent) {
   std::set<uint64_t> seen;
   for (const DiskFacts& disk : facts.disks) {
     if (IsOther(disk.xml) || disk.chain.empty()) continue;
@@ -29,9 +28,7 @@ TrimLatency::TrimLatency(const Services& services, const DomainFacts& facts, Gue
 }
 
 void TrimLatency::Look() {
-  const absl::Time now = services_.now();
-  if (storages_.empty() || now - looked_ < kLatencyEvery) return;
-  looked_ = now;
+  if (storages_.empty()) return;
   absl::Duration pause = absl::ZeroDuration();
   for (Storage& storage : storages_) {
     const auto reading = storage.time();

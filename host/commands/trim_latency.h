@@ -1,5 +1,5 @@
 // Rests a trim longer while the storages of its images are slow for everybody, and as before when
-// they are not. On the trimming thread, between two pieces: nobody waits for it meanwhile.
+// they are not. One thread at a time.
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_TRIM_LATENCY_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_TRIM_LATENCY_H_
 
@@ -15,8 +15,8 @@ class TrimLatency {
   // Takes the measure of the storages, before the trim. One that cannot be measured is left out.
   TrimLatency(const Services& services, const DomainFacts& facts, GuestAgent& agent);
 
-  // Looks once a second at most, and tells the agent when the pause changes. An agent that does not
-  // know how is not asked again.
+  // To be called once a second while the trim is under way; tells the agent when the pause changes.
+  // An agent that does not know how is not asked again.
   void Look();
 
  private:
@@ -25,11 +25,9 @@ class TrimLatency {
     LatencyPace pace;
   };
 
-  const Services& services_;
   GuestAgent& agent_;
   std::vector<Storage> storages_;
   absl::Duration told_ = absl::ZeroDuration();
-  absl::Time looked_ = absl::InfinitePast();
 };
 
 }  // namespace virt_reclaim

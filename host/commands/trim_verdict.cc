@@ -69,12 +69,28 @@ bool MayBeWrittenOver(const TrimmedDisk& trimmed) {
   return *trimmed.written >= SaturatingAdd(grown, kWorthTrimming);
 }
 
+// Of a disk that gave something back: what of it drops discards all the same, beside that.
+std::vector<Blocker> DroppedBeside(const ChainFacts& chain, const DiskFacts& disk) {
+  ImageStorage storage;
+  storage.punches = true;  // as was just seen
+  const DiscardChain judged = JudgeDiscardChain(chain, disk, storage);
+  const Layer* culprit = CulpritOf(judged);
+  const bool in_guest = culprit != nullptr && (culprit->kind == LayerKind::kFilesystem ||
+                                               culprit->kind == LayerKind::kGuestDevice);
+  if (!in_guest || culprit->verdict != LayerVerdict::kDrops) return {};
+  return culprit->reasons;
+}
+
 }  // namespace
 
 TrimVerdict JudgeTrimmedDisk(const Services& services, const ChainFacts& chain,
                              const DiskFacts& disk, const TrimmedDisk& trimmed) {
   TrimVerdict verdict;
-  if (!trimmed.trimmed || trimmed.freed.value_or(0) > 0) return verdict;
+  if (!trimmed.trimmed) return verdict;
+  if (trimmed.freed.value_or(0) > 0) {
+    verdict.reasons = DroppedBeside(chain, disk);
+    return verdict;
+  }
   const Assessment assessment = Assess(chain.live, disk);
   verdict.reasons = assessment.blockers;
   const auto has = [&](auto predicate) {

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
+#include "base/status.h"
 #include "host/model/assessment.h"
 
 namespace virt_reclaim {
@@ -22,28 +23,46 @@ TrimWatch::TrimWatch(const Services& services, const DomainFacts& facts,
                      const std::stop_token& stop)
     : services_(services),
       facts_(facts),
-      forward_(stop, [this] { trouble_.request_stop(); }),
+      forward_(stop, [this] { ended_.request_stop(); }),
       overhead_before_(Overhead()) {
   auto errors =
       services.hypervisor.WatchErrors(facts.summary.uuid, [this](const std::string& what) {
-        Stop({Reason::kIoError, Printable(what)});
+        Stop(trouble_, {Reason::kIoError, Printable(what)});
       });
   if (errors.ok()) errors_ = *std::move(errors);
 }
 
-void TrimWatch::End() { errors_.reset(); }
+absl::Status TrimWatch::Begin(bool jobs, std::function<void()> also) {
+  const auto look = [this, jobs, also = std::move(also)] {
+    LookAtStorage();
+    if (jobs) LookForJobs();
+    if (also && !ended_.stop_requested()) also();
+  };
+  VR_ASSIGN_OR_RETURN(beat_, services_.start_beat(kWatchEvery, look));
+  return absl::OkStatus();
+}
+
+void TrimWatch::End() {
+  beat_.reset();
+  errors_.reset();
+}
 
 std::optional<Blocker> TrimWatch::trouble() {
   const std::lock_guard lock(mutex_);
-  return first_;
+  return trouble_;
 }
 
-void TrimWatch::Stop(Blocker blocker) {
+std::optional<Blocker> TrimWatch::job() {
+  const std::lock_guard lock(mutex_);
+  return job_;
+}
+
+void TrimWatch::Stop(std::optional<Blocker>& why, Blocker blocker) {
   {
     const std::lock_guard lock(mutex_);
-    if (!first_) first_ = std::move(blocker);
+    if (!why) why = std::move(blocker);
   }
-  trouble_.request_stop();
+  ended_.request_stop();
 }
 
 std::optional<int64_t> TrimWatch::Overhead() const {
@@ -62,21 +81,24 @@ std::optional<int64_t> TrimWatch::Overhead() const {
 }
 
 void TrimWatch::LookAtStorage() {
-  const absl::Time now = services_.now();
-  if (!overhead_before_ || now - looked_ < kWatchEvery) return;
-  looked_ = now;
+  if (!overhead_before_) return;
   for (const DiskFacts& disk : facts_.disks) {
     if (IsOther(disk.xml) || disk.chain.empty()) continue;
     const auto room = services_.images.Room(disk.chain.front());
     if (!room.ok() || *room >= kCriticalRoom) continue;
     const auto overhead = Overhead();
     if (!overhead || *overhead - *overhead_before_ < kGrowth) continue;
-    Stop(
-        {Reason::kStorageFull, absl::StrCat(FormatByteSize(*room), " left, and its images grew by ",
-                                            FormatSignedByteSize(*overhead - *overhead_before_),
-                                            " more than the guest wrote")});
+    Stop(trouble_, {Reason::kStorageFull,
+                    absl::StrCat(FormatByteSize(*room), " left, and its images grew by ",
+                                 FormatSignedByteSize(*overhead - *overhead_before_),
+                                 " more than the guest wrote")});
     return;
   }
+}
+
+void TrimWatch::LookForJobs() {
+  const auto jobs = services_.hypervisor.Jobs(facts_.summary.uuid, facts_.live);
+  if (jobs.ok() && !jobs->empty()) Stop(job_, jobs->front());
 }
 
 }  // namespace virt_reclaim

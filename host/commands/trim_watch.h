@@ -1,9 +1,11 @@
-// What ends a trim by itself, for the good of everybody else on the storage: an I/O error of one of
-// the domain's disks on the host, and a storage that this very trim fills up.
+// What ends a trim by itself: for the good of everybody else on the storage an I/O error of one of
+// the domain's disks on the host, and a storage that this very trim fills up; for the good of
+// others who work on the domain a job that begins meanwhile.
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_TRIM_WATCH_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_TRIM_WATCH_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,31 +22,37 @@ class TrimWatch {
  public:
   TrimWatch(const Services& services, const DomainFacts& facts, const std::stop_token& stop);
 
-  // Of the caller's stop and of trouble.
-  std::stop_token token() const { return trouble_.get_token(); }
-  // Looks at the storages, once a second at most. A trim writes, too: metadata of images and
-  // filesystems. Called by the trimming thread.
-  void LookAtStorage();
-  // No news from the hypervisor from here on.
+  // Once a second from here to End, on a thread of its own, whatever the trim tells of itself:
+  // looks at the storages (a trim writes, too: metadata of images and filesystems), when `jobs` at
+  // what libvirt is at with the domain, and calls `also`, which may be empty. A question that is
+  // not answered is asked again a second later, and stops nothing. Not OK: there is no such thread.
+  absl::Status Begin(bool jobs, std::function<void()> also);
+  // Of the caller's stop, of trouble and of a job.
+  std::stop_token token() const { return ended_.get_token(); }
+  // No news from here on; waits for a look under way.
   void End();
-  // The first trouble. Any thread.
+  // The first trouble: its storages are to be left alone. Any thread.
   std::optional<Blocker> trouble();
+  // What began with the domain. Any thread.
+  std::optional<Blocker> job();
 
  private:
-  void Stop(Blocker blocker);
+  void LookAtStorage();
+  void LookForJobs();
+  void Stop(std::optional<Blocker>& why, Blocker blocker);
   // What the images occupy beside what the guest has written since it started; only differences
   // of it mean something.
   std::optional<int64_t> Overhead() const;
 
   const Services& services_;
   const DomainFacts& facts_;
-  std::stop_source trouble_;
+  std::stop_source ended_;
   std::stop_callback<std::function<void()>> forward_;
   std::mutex mutex_;
-  std::optional<Blocker> first_;
-  std::optional<int64_t> overhead_before_;
-  absl::Time looked_ = absl::InfinitePast();
-  std::unique_ptr<ErrorWatch> errors_;  // ends first
+  std::optional<Blocker> trouble_, job_;
+  const std::optional<int64_t> overhead_before_;
+  std::unique_ptr<ErrorWatch> errors_;
+  std::unique_ptr<Beat> beat_;  // ends first
 };
 
 }  // namespace virt_reclaim

@@ -273,6 +273,25 @@ std::optional<Blocker> ImageBlocker(const DiskFacts& disk) {
   return std::nullopt;
 }
 
+namespace {
+
+void SayHowDisksWereFound(const ChainFacts& facts, std::vector<Layer>& layers) {
+  for (Layer& layer : layers) {
+    if (layer.kind != LayerKind::kGuestDisk) continue;
+    for (const GuestFilesystem& filesystem : facts.guest->filesystems) {
+      const auto device = std::find_if(
+          filesystem.devices.begin(), filesystem.devices.end(),
+          [&](const GuestDevice& one) { return one.is_disk && one.name == layer.name; });
+      if (device == filesystem.devices.end()) continue;
+      if (!HasAddressOfADisk(facts.live, *device))
+        absl::StrAppend(&layer.detail, ", found by its serial number alone");
+      break;
+    }
+  }
+}
+
+}  // namespace
+
 DiscardChain JudgeDiscardChain(const ChainFacts& facts, const DiskFacts& disk,
                                const ImageStorage& storage) {
   DiscardChain chain;
@@ -293,6 +312,7 @@ DiscardChain JudgeDiscardChain(const ChainFacts& facts, const DiskFacts& disk,
     const auto host_reason =
         bus.reasons.empty() ? std::nullopt : std::optional<Blocker>(bus.reasons.front());
     chain.layers = GuestLayers(*facts.guest, facts.guest_to_target, disk.xml.target, host_reason);
+    SayHowDisksWereFound(facts, chain.layers);
   } else {
     Layer layer;
     layer.name = "-";

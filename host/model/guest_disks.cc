@@ -121,6 +121,16 @@ bool MatchesSerial(const xml::Disk& disk, const GuestDevice& device) {
          (disk.bus == "virtio" && device.serial == disk.serial.substr(0, kVirtioSerialBytes));
 }
 
+// Null: it is at the address of none.
+const xml::Disk* DiskAtAddressOf(const xml::Domain& domain, const GuestDevice& device) {
+  const auto disk =
+      std::find_if(domain.disks.begin(), domain.disks.end(), [&](const xml::Disk& candidate) {
+        return MatchesPci(domain, candidate, device) || MatchesScsi(domain, candidate, device) ||
+               MatchesAta(domain, candidate, device);
+      });
+  return disk == domain.disks.end() ? nullptr : &*disk;
+}
+
 // Null: none has it, or several have.
 const xml::Disk* OnlyDiskWithSerialOf(const xml::Domain& domain, const GuestDevice& device) {
   const xml::Disk* only = nullptr;
@@ -163,12 +173,8 @@ std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
   std::map<std::string, std::string> matches;
   std::set<absl::string_view> taken;  // targets
   for (const GuestDevice* device : devices) {
-    const auto disk =
-        std::find_if(domain.disks.begin(), domain.disks.end(), [&](const xml::Disk& candidate) {
-          return MatchesPci(domain, candidate, *device) ||
-                 MatchesScsi(domain, candidate, *device) || MatchesAta(domain, candidate, *device);
-        });
-    if (disk == domain.disks.end()) continue;
+    const xml::Disk* disk = DiskAtAddressOf(domain, *device);
+    if (disk == nullptr) continue;
     matches[device->name] = disk->target;
     taken.insert(disk->target);
   }
@@ -186,6 +192,10 @@ std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
     if (claims[disk->target] == 1) matches[device->name] = disk->target;
   }
   return matches;
+}
+
+bool HasAddressOfADisk(const xml::Domain& domain, const GuestDevice& device) {
+  return DiskAtAddressOf(domain, device) != nullptr;
 }
 
 uint64_t DiscardUnitOf(const std::map<std::string, std::string>& guest_to_target,

@@ -17,6 +17,10 @@ namespace virt_reclaim {
 std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
                                                    const GuestFacts& guest);
 
+// Whether the guest sees `device` at an address of the domain's disks; else only its serial number
+// tells which one it is, and a clone may have the same.
+bool HasAddressOfADisk(const xml::Domain& domain, const GuestDevice& device);
+
 // Per target, what the guest's mounted filesystems use of it.
 std::map<std::string, GuestDiskUse> GuestUseByTarget(
     const std::map<std::string, std::string>& guest_to_target, const GuestFacts& guest);

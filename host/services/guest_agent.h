@@ -80,7 +80,8 @@ class GuestAgent {
                             std::vector<GuestTrim>& finished) = 0;
 
   // Of the trim under way: its pauses are at least so long from the next one on, up to a minute;
-  // zero: as it was asked. The one call that may be made during another: from Trim's `progress`.
+  // zero: as it was asked. The one call that may be made during another: from Trim's `progress`,
+  // or from another thread, which has returned before the session ends.
   virtual absl::Status SetTrimPause(absl::Duration least_pause, absl::Duration timeout);
 
   // For a migration. Unimplemented, as by default here: an older agent.

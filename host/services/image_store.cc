@@ -19,6 +19,7 @@
 #include "base/unique_fd.h"
 #include "host/guard/holders.h"
 #include "host/services/allocation_map.h"
+#include "host/services/hole_trial.h"
 #include "host/services/host_storage.h"
 #include "host/services/qcow2_header.h"
 #include "host/sync/unfinished_mark.h"
@@ -32,9 +33,8 @@ constexpr uint64_t kPunchTestBytes = 16 * kMiB;
 constexpr uint64_t kPunchBytes = 4 * kMiB;  // of which each punch takes away so much
 constexpr uint64_t kRoomForPunchTest = 256 * kMiB;
 constexpr uint64_t kLeastGranularity = 4096;  // the block of nearly every filesystem
-// A trim looks at the storage between two events of the guest, and must not hang with it.
+// The watch of a trim must not hang with the storage it looks at.
 constexpr absl::Duration kReadPatience = absl::Milliseconds(500);
-constexpr size_t kProbeBytes = 256 * 1024;  // more than any filesystem's block
 
 // O_NONBLOCK: a FIFO in place of an image must not hang us. A lease is another virt-reclaim's more
 // often than not, and opening the image would make it stop.
@@ -150,12 +150,7 @@ absl::StatusOr<std::string> FindRealPath(const std::string& path) {
 
 // Written and synced: what a filesystem has not allocated yet costs nothing to punch.
 absl::Status FillForPunch(int fd, const std::string& directory) {
-  std::string bytes(size_t{1} << 20, '\0');
-  uint64_t state = 0x9e3779b97f4a7c15;  // nothing that a filesystem would compress
-  for (size_t i = 0; i < bytes.size(); ++i) {
-    state = state * 6364136223846793005U + 1442695040888963407U;
-    bytes[i] = static_cast<char>(state >> 56);
-  }
+  const std::string bytes = IncompressibleBytes(size_t{1} << 20);
   for (uint64_t at = 0; at < kPunchTestBytes; at += bytes.size()) {
     const ssize_t n = pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(at));
     if (n < 0) return ErrnoStatus(errno, absl::StrCat("write to a file in '", directory, "'"));
@@ -200,12 +195,9 @@ class PosixImageStore : public ImageStore {
   absl::StatusOr<bool> CanPunch(const std::string& path) override {
     const std::string directory = path.substr(0, path.rfind('/') + 1);
     VR_ASSIGN_OR_RETURN(const UniqueFd fd, TemporaryFile(directory));
-    const std::string bytes(kProbeBytes, '\x5a');
-    const ssize_t n = pwrite(fd.get(), bytes.data(), bytes.size(), 0);
-    if (n < 0) return ErrnoStatus(errno, absl::StrCat("write to a file in '", directory, "'"));
-    if (fallocate(fd.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, n) == 0) return true;
-    if (errno == EOPNOTSUPP || errno == ENOSYS) return false;
-    return ErrnoStatus(errno, absl::StrCat("punch a file in '", directory, "'"));
+    auto can = TryHole(fd.get());
+    if (!can.ok()) return Annotate(can.status(), absl::StrCat("a file in '", directory, "'"));
+    return can;
   }
 
   absl::StatusOr<ImageHeader> ReadHeader(const std::string& path,

@@ -31,7 +31,8 @@ class ImageStore {
       const xml::ImageSource& top, const std::vector<xml::ImageSource>& backing) = 0;
 
   // Whether the filesystem below the image `path` can punch holes (FALLOC_FL_PUNCH_HOLE), tried on
-  // a nameless file beside it. An error: it cannot be known (read-only, full, no permission).
+  // a nameless file beside it (hole_trial.h). An error: it cannot be known (read-only, full, no
+  // permission; a storage that says yes, and nothing comes free).
   virtual absl::StatusOr<bool> CanPunch(const std::string& path) = 0;
 
   // What the file or block device says of itself. `format` is what is known of it (raw, qcow2,

@@ -26,7 +26,8 @@ constexpr absl::Duration kLook = absl::Milliseconds(500);
 constexpr size_t kMostLeftBehind = 64;
 
 // libvirt's words for these do not end up in the same status: somebody else who talks to the agent
-// is worth another try, an agent that is dead is not.
+// is worth another try, an agent that is dead is not. libvirt waits 30 s for that somebody
+// (VIR_JOB_WAIT_TIME), so that a call with less time than that only hears nothing.
 absl::Status CommandStatus() {
   const virError* error = virGetLastError();
   const int code = error != nullptr ? error->code : 0;

@@ -159,13 +159,16 @@ class LibvirtHypervisor : public Hypervisor {
                           });
   }
 
+  absl::StatusOr<std::vector<Blocker>> Jobs(const std::string& uuid,
+                                            const xml::Domain& live) override {
+    return AskQemu<std::vector<Blocker>>(
+        uuid, kJobQuestion,
+        [disks = live.disks](virDomainPtr domain) { return JobsOf(domain, disks); });
+  }
+
   absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
                                                 const xml::Domain& live) override {
-    VR_ASSIGN_OR_RETURN(std::vector<Blocker> found,
-                        AskQemu<std::vector<Blocker>>(uuid, kJobQuestion,
-                                                      [disks = live.disks](virDomainPtr domain) {
-                                                        return JobsOf(domain, disks);
-                                                      }));
+    VR_ASSIGN_OR_RETURN(std::vector<Blocker> found, Jobs(uuid, live));
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     if (auto frozen = AskFrozen(domain, live)) found.push_back(*std::move(frozen));
     virResetLastError();

@@ -19,6 +19,9 @@ class NoDomains final : public Hypervisor {
   absl::StatusOr<Usage> BlockUsage(const std::string&, const std::string&) override {
     return None();
   }
+  absl::StatusOr<std::vector<Blocker>> Jobs(const std::string&, const xml::Domain&) override {
+    return None();
+  }
   absl::StatusOr<std::vector<Blocker>> Activity(const std::string&, const xml::Domain&) override {
     return None();
   }

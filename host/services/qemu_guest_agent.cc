@@ -1,6 +1,7 @@
 #include "host/services/qemu_guest_agent.h"
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -89,6 +90,16 @@ GuestFilesystem FilesystemOf(const Json& entry) {
   return filesystem;
 }
 
+bool SameDevices(const GuestFilesystem& a, const GuestFilesystem& b) {
+  return std::equal(a.devices.begin(), a.devices.end(), b.devices.begin(), b.devices.end(),
+                    [](const GuestDevice& one, const GuestDevice& other) {
+                      return one.name == other.name && one.serial == other.serial &&
+                             one.bus_path == other.bus_path &&
+                             one.scsi_address == other.scsi_address &&
+                             one.ata_port == other.ata_port;
+                    });
+}
+
 // qemu-guest-agent has texts where errno would do; libc's among them are those of the C locale.
 void ReadError(const std::string& text, absl::string_view type, GuestTrim& trim) {
   trim.result = GuestTrimResult::kFailed;
@@ -100,6 +111,14 @@ void ReadError(const std::string& text, absl::string_view type, GuestTrim& trim)
   } else if (absl::StrContains(text, "Input/output error")) {
     trim.error_name = "EIO";
   }
+}
+
+// Of two mounts of one filesystem.
+bool IsBetter(const GuestTrim& trim, const GuestTrim& other) {
+  if (trim.error_name == "EIO" || other.error_name == "EIO") return trim.error_name == "EIO";
+  const bool done = trim.result == GuestTrimResult::kDone;
+  if (done != (other.result == GuestTrimResult::kDone)) return done;
+  return trim.trimmed > other.trimmed;
 }
 
 class QemuGuestAgent : public GuestAgent {
@@ -170,9 +189,21 @@ absl::StatusOr<std::vector<GuestFilesystem>> ParseFsInfo(absl::string_view json)
   VR_ASSIGN_OR_RETURN(const Json list, QemuAgentReturn(json));
   if (!list.is_array()) return absl::InternalError("qemu-guest-agent: no list of filesystems");
   std::vector<GuestFilesystem> filesystems;
+  std::map<std::string, size_t> known;  // the first of each source
+  size_t entries = 0;
   for (const Json& entry : list) {
-    if (filesystems.size() >= kMaxFilesystems) break;
-    if (entry.is_object()) filesystems.push_back(FilesystemOf(entry));
+    if (!entry.is_object()) continue;
+    if (++entries > kMaxFilesystems) break;
+    GuestFilesystem filesystem = FilesystemOf(entry);
+    // A bind mount or another subvolume has an entry of its own, with the numbers of the whole.
+    const auto [first, is_new] = known.try_emplace(filesystem.source, filesystems.size());
+    const bool again = !is_new && !filesystem.source.empty() && !filesystem.devices.empty() &&
+                       SameDevices(filesystems[first->second], filesystem);
+    if (again) {
+      filesystems[first->second].mount_points.push_back(filesystem.mount_points.front());
+    } else {
+      filesystems.push_back(std::move(filesystem));
+    }
   }
   return filesystems;
 }
@@ -184,6 +215,12 @@ absl::StatusOr<std::vector<GuestTrim>> ParseFstrim(
   // Before QEMU 2.4 it only says that it is done.
   const auto paths = answer.is_object() ? answer.find("paths") : answer.end();
   if (paths == answer.end() || !paths->is_array()) return trims;
+  std::map<absl::string_view, const GuestFilesystem*> mounted_at;
+  for (const GuestFilesystem& filesystem : filesystems) {
+    for (const std::string& point : filesystem.mount_points)
+      mounted_at.try_emplace(point, &filesystem);
+  }
+  std::map<const GuestFilesystem*, size_t> trimmed;  // its place in `trims`
   for (const Json& entry : *paths) {
     if (trims.size() >= kMaxFilesystems) break;
     if (!entry.is_object()) continue;
@@ -192,17 +229,22 @@ absl::StatusOr<std::vector<GuestTrim>> ParseFstrim(
     trim.trimmed = WholeNumber(entry, "trimmed").value_or(0);
     trim.result = GuestTrimResult::kDone;
     trim.obstacle = GuestObstacle::kNone;
-    const auto filesystem = std::find_if(
-        filesystems.begin(), filesystems.end(),
-        [&](const GuestFilesystem& f) { return f.mount_points.front() == trim.mount_point; });
+    const auto mounted = mounted_at.find(trim.mount_point);
+    const GuestFilesystem* filesystem = mounted == mounted_at.end() ? nullptr : mounted->second;
     absl::string_view type;
-    if (filesystem != filesystems.end()) {
+    if (filesystem != nullptr) {
       type = filesystem->type;
       trim.source = filesystem->source;
       for (const GuestDevice& device : filesystem->devices) trim.disks.push_back(device.name);
     }
     if (entry.contains("error")) ReadError(PrintableField(entry, "error"), type, trim);
-    trims.push_back(std::move(trim));
+    // It trims each mount of a filesystem: what was trimmed at one of them counts, once.
+    const auto [first, is_new] = trimmed.try_emplace(filesystem, trims.size());
+    if (filesystem == nullptr || is_new) {
+      trims.push_back(std::move(trim));
+    } else if (IsBetter(trim, trims[first->second])) {
+      trims[first->second] = std::move(trim);
+    }
   }
   return trims;
 }

@@ -116,6 +116,7 @@ absl::Status TrimHistory::Append(const std::string& uuid, const std::string& nam
                                  const TrimRecord& record) const {
   VR_RETURN_IF_ERROR(MakeDirectories(directory_));
   std::vector<TrimRecord> records = Read(uuid);
+  if (!records.empty() && records.back().began == record.began) records.pop_back();
   records.push_back(record);
   const size_t first = records.size() - std::min(records.size(), kMostRecords);
   OrderedJson json = {{"schema_version", kHistoryVersion},

@@ -23,7 +23,9 @@ class TrimHistory {
   // it is replaced by the next trim. Any thread.
   std::vector<TrimRecord> Read(const std::string& uuid) const;
 
-  // On disk when it returns OK. One caller at a time for each domain: it holds the domain's lock.
+  // On disk when it returns OK. A record of a trim that began at the same time gives way: a trim
+  // may be remembered before it has ended. One caller at a time for each domain: it holds the
+  // domain's lock.
   absl::Status Append(const std::string& uuid, const std::string& name,
                       const TrimRecord& record) const;
 

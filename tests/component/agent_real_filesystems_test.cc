@@ -16,6 +16,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
@@ -361,6 +362,17 @@ TEST_P(RealFilesystemsTest, WhatLiesInAFileComesBackOnceBothAreTrimmed) {
   EXPECT_GE(outer.AllocatedAtRest() + 16 * kMiB, before) << "trimmed by nobody yet";
   EXPECT_EQ(TrimIt(outer).error_number, 0);
   EXPECT_LE(outer.AllocatedAtRest() + 80 * kMiB, before);
+}
+
+TEST_F(RealFilesystemsTest, NoMarkerWhereSpaceIsShort) {
+  const LoopFilesystem fs(tree.path(), "ext4", 64 * kMiB, "-m 0 -E nodiscard");
+  const auto targets = ChooseTargets(*ReadFilesystems(RealProbes()), {fs.mount_point()}).value();
+  const auto write = [&](uint64_t size) { return WriteMarker(targets[0], size, {}).status(); };
+  EXPECT_TRUE(absl::IsFailedPrecondition(write(16 * kMiB)));  // more than a quarter of it
+  EXPECT_EQ(write(kMiB), absl::OkStatus());
+  const auto room = std::filesystem::space(fs.mount_point()).available;
+  std::ofstream(fs.mount_point() + "/full") << std::string(room - 2 * kMiB, 'x');
+  EXPECT_THAT(std::string(write(4096).message()), HasSubstr("too little is free"));
 }
 
 // Its discard would take away what is reserved.

@@ -103,8 +103,12 @@ TYPED_TEST(HypervisorContract, WhereNoJobCanBeNoneRuns) {
   const auto activity = hypervisor.Activity(kUuid, live);
   ASSERT_TRUE(activity.ok()) << activity.status();
   EXPECT_TRUE(activity->empty());
+  const auto jobs = hypervisor.Jobs(kUuid, live);
+  ASSERT_TRUE(jobs.ok()) << jobs.status();
+  EXPECT_TRUE(jobs->empty());
   const std::string nobody = "00000000-0000-0000-0000-000000000000";
   EXPECT_TRUE(absl::IsNotFound(hypervisor.Activity(nobody, live).status()));
+  EXPECT_TRUE(absl::IsNotFound(hypervisor.Jobs(nobody, live).status()));
 }
 
 TYPED_TEST(HypervisorContract, WithoutQemuGuestAgentItsCommandsAreUnimplemented) {

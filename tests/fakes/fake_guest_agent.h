@@ -40,11 +40,13 @@ class FakeGuestAgent : public GuestAgent {
                     std::vector<GuestTrim>& finished) override {
     world_.NoteTrim(options);
     if (agent_.while_trimming) agent_.while_trimming();
-    if (agent_.pieces > 0) return TrimByPieces(options, timeout, progress, finished);
+    world_.beats.Tick();
+    if (agent_.pieces > 0) return TrimByPieces(options, timeout, stop, progress, finished);
     for (int i = 0; agent_.waits_for_stop && i < 1000 && !stop.stop_requested(); ++i)
       absl::SleepFor(absl::Milliseconds(10));
     for (const GuestTrim& trim : agent_.trims) {
-      if (progress) progress({trim.mount_point, trim.trimmed, trim.trimmed, trim.trimmed});
+      if (progress && !agent_.tells_no_progress)
+        progress({trim.mount_point, trim.trimmed, trim.trimmed, trim.trimmed});
       finished.push_back(trim);
     }
     for (const auto& [path, bytes] : agent_.freed) {
@@ -113,6 +115,7 @@ class FakeGuestAgent : public GuestAgent {
  private:
   // One minute each, of all that is behind the start.
   absl::Status TrimByPieces(const GuestTrimOptions& options, absl::Duration timeout,
+                            const std::stop_token& stop,
                             const std::function<void(const GuestTrimProgress&)>& progress,
                             std::vector<GuestTrim>& finished) {
     const absl::Time end = world_.Now() + timeout;
@@ -133,6 +136,10 @@ class FakeGuestAgent : public GuestAgent {
         world_.Sleep(absl::Minutes(1));
         world_.NoteReached(absl::StrCat(trim.mount_point, "#", piece));
         progress({trim.mount_point, piece + 1, agent_.pieces, 0});
+        if (agent_.after_piece) agent_.after_piece(piece);
+        world_.beats.Tick();
+        if (stop.stop_requested()) return absl::CancelledError("Trim: interrupted");
+        if (!agent_.after_pieces.ok() && piece + 1 == agent_.pieces) return agent_.after_pieces;
       }
       finished.push_back(trim);
     }

@@ -172,6 +172,17 @@ class FakeHypervisor : public FakeBackups {
     return usage->second;
   }
 
+  absl::StatusOr<std::vector<Blocker>> Jobs(const std::string& uuid, const xml::Domain&) override {
+    VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    VR_RETURN_IF_ERROR(domain->jobs_unknown);
+    std::vector<Blocker> jobs;
+    for (const Blocker& blocker : domain->activity) {
+      if (blocker.reason == Reason::kJobActive || blocker.reason == Reason::kBlockJob)
+        jobs.push_back(blocker);
+    }
+    return jobs;
+  }
+
   absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
                                                 const xml::Domain&) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
@@ -326,6 +337,9 @@ class FakeHypervisor : public FakeBackups {
       if (absl::IsDeadlineExceeded(answer.status())) world_.Sleep(timeout);
       if (stop.stop_requested()) return absl::CancelledError("interrupted");
       if (name != "guest-fstrim") return answer;
+      if (agent.while_trimming) agent.while_trimming();
+      world_.beats.Tick();
+      if (stop.stop_requested()) return absl::CancelledError("interrupted");
       for (const auto& [path, bytes] : agent.freed) {
         Usage& usage = world_.images.at(path);
         usage.allocation = *usage.allocation - bytes;
@@ -438,28 +452,35 @@ Services FakeWorld::services() {
     VR_RETURN_IF_ERROR(agent.connect);
     return std::make_unique<FakeGuestAgent>(*this, agent);
   };
-  return {*hypervisor_,
-          *image_store_,
-          connect,
-          directory_ + "/run",
-          directory_ + "/state",
-          [this] {
-            MayCrash();
-            return Now();
-          },
-          [this](absl::Duration d) { Sleep(d); },
-          offline_guest_.get(),
-          [this](const std::vector<sparsify::DiskSpec>& disks, sparsify::Mode mode,
-                 const sparsify::SparsifyOptions&, const std::function<absl::Status()>& check,
-                 const sparsify::ProgressCallback&,
-                 const std::stop_token&) -> absl::StatusOr<sparsify::SparsifyResult> {
-            if (!sparsify.ok()) return sparsify.status();
-            if (mode == sparsify::Mode::kSparsify) {
-              VR_RETURN_IF_ERROR(check());
-              for (const auto& disk : disks) calls.push_back("sparsify " + disk.path);
-            }
-            return *sparsify;
-          }};
+  const auto sparsify_disks =
+      [this](const std::vector<sparsify::DiskSpec>& disks, sparsify::Mode mode,
+             const sparsify::SparsifyOptions&, const std::function<absl::Status()>& check,
+             const sparsify::ProgressCallback&,
+             const std::stop_token&) -> absl::StatusOr<sparsify::SparsifyResult> {
+    if (!sparsify.ok()) return sparsify.status();
+    if (mode == sparsify::Mode::kSparsify) {
+      VR_RETURN_IF_ERROR(check());
+      for (const auto& disk : disks) calls.push_back("sparsify " + disk.path);
+    }
+    return *sparsify;
+  };
+  const auto now = [this] {
+    MayCrash();
+    return Now();
+  };
+  Services services{*hypervisor_,
+                    *image_store_,
+                    connect,
+                    directory_ + "/run",
+                    directory_ + "/state",
+                    now,
+                    [this](absl::Duration d) { Sleep(d); },
+                    offline_guest_.get(),
+                    sparsify_disks};
+  services.start_beat = [this](absl::Duration, std::function<void()> call) {
+    return beats.Start(std::move(call));
+  };
+  return services;
 }
 
 }  // namespace virt_reclaim

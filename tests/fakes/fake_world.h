@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "host/commands/services.h"
+#include "tests/fakes/fake_beats.h"
 
 namespace virt_reclaim {
 
@@ -27,8 +28,11 @@ struct FakeAgent {
   absl::Duration listing_takes = absl::ZeroDuration();  // likewise of ListFilesystems
   absl::Duration takes = absl::ZeroDuration();  // a Trim; past its timeout it is DeadlineExceeded
   std::function<void()> while_listing, while_trimming;
-  uint64_t pieces = 0;          // of each of `trims`, a minute each; their numbers are its offsets
-  bool waits_for_stop = false;  // a Trim lasts until it is stopped, 10 s at most
+  uint64_t pieces = 0;  // of each of `trims`, a minute each; their numbers are its offsets
+  std::function<void(uint64_t)> after_piece;
+  absl::Status after_pieces;       // not OK: what a trim ends with after those of the first
+  bool tells_no_progress = false;  // like btrfs, of which a trim is one call
+  bool waits_for_stop = false;     // a Trim lasts until it is stopped, 10 s at most
   // Image path behind each mount point: a marker takes room in it, and gives it back when
   // `marker_comes_back`.
   std::map<std::string, std::string> image_of;
@@ -55,6 +59,7 @@ struct FakeQemuAgent {
   std::map<std::string, absl::StatusOr<std::string>> answers;  // by command; JSON
   std::map<std::string, uint64_t> freed;                       // of guest-fstrim, per image path
   bool pauses_domain = false;                                  // so does guest-fstrim
+  std::function<void()> while_trimming;                        // likewise
   // Who answers in the place of `answers` (fake_guest_tree.h).
   std::function<absl::StatusOr<std::string>(const std::string& command)> handler;
 };
@@ -66,6 +71,7 @@ struct FakeDomain {
   std::map<std::string, Usage> block_usage;           // per target
   std::map<std::string, uint64_t> device_properties;  // of its QEMU: "virtio-disk0.discard"
   std::vector<Blocker> activity;
+  absl::Status jobs_unknown;  // not OK: Jobs, but not Activity, fails with it
   bool managed_save = false;
   SnapshotCount snapshots;
   std::string backup_xml;  // of the job under way; empty: none
@@ -155,6 +161,7 @@ class FakeWorld {
   std::function<void()> while_defining;    // what happens meanwhile
   std::function<void()> while_reading;     // what happens meanwhile
   std::vector<std::string> machine_types;  // of the host
+  FakeBeats beats;                         // those of trims beat at their start and after pieces
 
   // The program dies (FakeCrash is thrown) at the n-th point from now at which it could: before
   // and after whatever changes something, and whenever it asks for the time. 0: never.

@@ -111,6 +111,21 @@ class SharedLibvirtd(HostTestCase):
                 self.guest.wait_until_up()
             self.require_call_works()
 
+    def test_5_a_block_job_that_begins_ends_the_trim_after_its_piece(self) -> None:
+        target = self.guest.disks[0].target
+        with self.start_trim() as program:
+            # It stays when it is complete.
+            self.host.virsh("blockcopy", DOMAIN, target, "--dest", self.space.path / "copy", "--transient-job")
+            reply = self.finish(program)
+        self.assertEqual(reply.status, 0, str(reply))
+        (domain,) = reply.json["domains"]
+        self.assertEqual((domain["status"], domain["reasons"]), ("done", ["block-job"]), str(reply))
+        self.assertEqual(self.reclaim.run("trim", DOMAIN).status, BUSY)
+        self.host.virsh("blockjob", DOMAIN, target, "--abort")
+        reply = self.reclaim.run("trim", DOMAIN)
+        self.assertEqual(reply.status, 0, str(reply))
+        self.assertEqual(reply.json["domains"][0]["reasons"], [], str(reply))
+
     def test_5_nobody_is_let_in(self) -> None:
         # Nobody may write the file that libvirt would log to.
         environment = {name: value for name, value in self.host.environment().items() if name != "LIBVIRT_LOG_OUTPUTS"}

@@ -19,7 +19,11 @@ CDROM, USB = "hdc", "sdz"
 # Virtual devices that take no discards, whatever their machine type would say.
 MUTE = ("mute", "span2")
 NOT_UNMAP = ("ignored", "leg2")
-FORMATS = {"snap": "qcow2", "vmdk": "vmdk", "overlay": "qcow2", "cluster": "qcow2", "extdata": "qcow2", "block": "qcow2"}
+FORMATS = {
+    "snap": "qcow2", "vmdk": "vmdk", "overlay": "qcow2", "cluster": "qcow2", "extdata": "qcow2", "block": "qcow2",
+    # Below LVM and md: what else lies below these is raw.
+    "linear": "qcow2", "leg1": "qcow2",
+}
 
 PROGRAMS = ("cryptsetup", "dmsetup", "lvm", "mdadm", "mkfs.ext4")
 # busybox has no udev for the programs to wait for.
@@ -100,7 +104,8 @@ class FaultyGuest(Guest):
             guest_options=tuple(word for program in PROGRAMS for word in ("--add", f"usr/sbin/{program}={which(program)}")),
             disks=[
                 (BlockDisk if disk == "block" else Disk)(
-                    disk, size=SIZE, format=FORMATS.get(disk, "raw"), discard=None if disk in NOT_UNMAP else "unmap"
+                    disk, fs="btrfs" if disk == "btrfs" else "ext4", size=SIZE, format=FORMATS.get(disk, "raw"),
+                    discard=None if disk in NOT_UNMAP else "unmap",
                 )
                 for disk in disks
             ],

@@ -24,8 +24,15 @@ TEST(PacingTest, PercentOfTheRange) {
   EXPECT_EQ(PauseAfter(pace, milliseconds(100), 0), milliseconds(300));
   EXPECT_EQ(PauseAfter(pace, milliseconds(1), 0), milliseconds(0));  // nobody noticed
   EXPECT_EQ(PauseAfter({.pause_percent = 1}, milliseconds(3), 0), milliseconds(5));
-  EXPECT_EQ(PauseAfter(pace, seconds(20), 0), milliseconds(5000));
-  EXPECT_EQ(PauseAfter({.pause_percent = kMaxPausePercent}, hours(1000000), 0), milliseconds(5000));
+  EXPECT_EQ(PauseAfter(pace, seconds(20), 0), seconds(6));
+  EXPECT_EQ(PauseAfter({.pause_percent = kMaxPausePercent}, hours(1000000), 0), kMaxPause);
+}
+
+TEST(PacingTest, GentleIsThirtyTimesAlsoOfLongRanges) {
+  const Pace gentle{.pause_percent = 3000};
+  EXPECT_EQ(PauseAfter(gentle, milliseconds(400), 0), seconds(12));
+  EXPECT_EQ(PauseAfter(gentle, seconds(2), 0), seconds(60));
+  EXPECT_EQ(PauseAfter(gentle, seconds(20), 0), seconds(60));
 }
 
 TEST(PacingTest, TheLongestWishWins) {
@@ -50,7 +57,9 @@ TEST(PacingTest, RateIsOfBytesTrimmed) {
   const Pace pace{.bytes_per_second = 100 * kMiB};
   EXPECT_EQ(PauseAfter(pace, milliseconds(250), 100 * kMiB), milliseconds(750));
   EXPECT_EQ(PauseAfter(pace, seconds(2), 100 * kMiB), milliseconds(0));
-  EXPECT_EQ(PauseAfter({.bytes_per_second = 1}, seconds(0), UINT64_MAX), kMaxPause);
+  // A range of an hour at that rate is one, whatever its pieces are.
+  EXPECT_EQ(PauseAfter({.bytes_per_second = kMiB}, seconds(0), 3600 * kMiB), hours(1));
+  EXPECT_EQ(PauseAfter({.bytes_per_second = 1}, seconds(0), UINT64_MAX), hours(24));
 }
 
 TEST(PacingTest, PressureIsTheTimeInWhichSomebodyWaited) {

@@ -245,6 +245,8 @@ TEST(Hints, EveryCommandIsOneThatItsProgramTakes) {
       return absl::StartsWith(command, program);
     });
   };
+  EXPECT_TRUE(commands.contains(
+      R"(virt-reclaim --connect qemu+ssh://host/system agent install "my \$web")"));
   EXPECT_GE(of_program("virt-reclaim "), 8);
   EXPECT_GE(of_program("virsh "), 6);
 }
@@ -362,6 +364,25 @@ TEST(ProgressLine, OnATerminalOneLineThatGoesAgain) {
   EXPECT_THAT(text, testing::EndsWith(" \r"));
   EXPECT_THAT(text, testing::Not(testing::HasSubstr("\x1b")));
   EXPECT_THAT(text, testing::Not(testing::HasSubstr("\n")));
+}
+
+TEST(ProgressLine, SaysHowMuchTimeIsLeftWhereThatIsKnown) {
+  for (const bool known : {true, false}) {
+    int master = -1, terminal = -1;
+    ASSERT_EQ(openpty(&master, &terminal, nullptr, nullptr, nullptr), 0);
+    const UniqueFd ours(master), theirs(terminal);
+    GuestTrimProgress progress;
+    progress.mount_point = "/";
+    if (known) progress.left = absl::Milliseconds(150400);
+    {
+      ProgressLine line(theirs.get());
+      DomainSummary domain;
+      domain.name = "w";
+      line.Show(domain, progress);
+    }
+    const std::string text = ReadUntil(ours.get(), " \r");
+    EXPECT_EQ(text.find("about 2m31s left") != std::string::npos, known) << text;
+  }
 }
 
 TEST(ProgressLine, ElsewhereNothing) {

@@ -115,6 +115,17 @@ TEST_F(TrimChoiceTest, ABackupThatBeginsWhileTheGuestIsAskedStopsTheTrim) {
   EXPECT_THAT(world_.trimmed_with, IsEmpty());
 }
 
+TEST_F(TrimChoiceTest, ABackupThatBeginsWhileTheStorageIsMeasuredStopsTheTrim) {
+  FakeDomain& domain = Add("web");
+  world_.read_takes = [&] {  // of a storage that hangs, minutes
+    world_.Sleep(absl::Seconds(2));
+    domain.activity = {{Reason::kJobActive, ""}};
+    return absl::Seconds(2);
+  };
+  EXPECT_THAT(Lines(Run()), ElementsAre("web: skipped job-active"));
+  EXPECT_THAT(world_.trimmed_with, IsEmpty());
+}
+
 // ---- Choice
 
 TEST_F(TrimChoiceTest, PatternsChooseDomains) {

@@ -12,6 +12,9 @@
 namespace virt_reclaim {
 namespace {
 
+using testing::AllOf;
+using testing::Contains;
+using testing::Each;
 using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::IsEmpty;
@@ -106,6 +109,89 @@ TEST_F(TrimHistoryTest, WhatWasMadeAnewIsTrimmedFromItsBeginning) {
   domain.agent.facts.filesystems[0].uuid = "new";
   Run(options);
   EXPECT_EQ(world_.trimmed_with.back().start, std::nullopt);
+}
+
+TEST_F(TrimHistoryTest, ADomainsOwnTimeoutDoesNotLoseThePlace) {
+  FakeDomain& domain = Add("web");
+  domain.agent.pieces = 4;
+  TrimOptions options;
+  options.timeout = absl::Seconds(130);
+  const auto results = Run(options);
+  EXPECT_THAT(Lines(results), ElementsAre("web: failed"));
+  EXPECT_THAT(std::string(results[0].outcome.error.message()),
+              AllOf(HasSubstr("2m10s of --timeout"), HasSubstr("goes on where it was")));
+  EXPECT_EQ(History("web").back().next, (TrimRecordPosition{"/", "", 2, false}));
+  // Nor does one that comes to nothing at all.
+  FakeAgent working = domain.agent;
+  domain.agent.pieces = 0;
+  domain.agent.tells_no_progress = true;
+  domain.agent.takes = absl::Hours(1);
+  EXPECT_THAT(Lines(Run(options)), ElementsAre("web: failed"));
+  EXPECT_EQ(History("web").back().next, (TrimRecordPosition{"/", "", 2, false}));
+  domain.agent = working;
+  world_.reached.clear();
+  EXPECT_THAT(Lines(Run(options)), ElementsAre("web: done"));
+  EXPECT_THAT(world_.reached, ElementsAre("/#2", "/#3"));
+  EXPECT_EQ(History("web").back().next, std::nullopt);
+}
+
+TEST_F(TrimHistoryTest, NeitherDoesALostLinkNorTrouble) {
+  FakeDomain& lost = Add("lost");
+  lost.agent.pieces = 4;
+  lost.agent.after_pieces = absl::UnavailableError("Trim: the agent restarted");
+  EXPECT_THAT(Lines(Run()), ElementsAre("lost: failed"));
+  EXPECT_EQ(History("lost").back().next, (TrimRecordPosition{"/", "", 4, false}));
+  lost.summary.state = DomainState::kShutOff;
+  FakeDomain& full = Add("full");
+  full.agent.pieces = 4;
+  full.agent.after_piece = [&](uint64_t piece) {
+    if (piece == 1) full.on_io_error("virtio-disk0: enospc");
+  };
+  EXPECT_THAT(Lines(Run()), Contains("full: failed io-error"));
+  EXPECT_EQ(History("full").back().next, (TrimRecordPosition{"/", "", 2, false}));
+}
+
+TEST_F(TrimHistoryTest, HowLongTheLastOneTookTellsWhatIsLeft) {
+  FakeDomain& domain = Add("web");
+  domain.agent.pieces = 4;
+  std::vector<std::optional<absl::Duration>> left;
+  const auto run = [&](const TrimOptions& options) {
+    left.clear();
+    const Services services = world_.services();
+    const auto plan = PlanTrim(services, options, {}).value();
+    ExecuteTrim(services, options, plan,
+                [&](const DomainSummary&, const GuestTrimProgress& progress) {
+                  left.push_back(progress.left);
+                },
+                {});
+  };
+  TrimOptions short_time;
+  short_time.max_duration = absl::Seconds(130);
+  run(short_time);
+  run({});  // what the one before left
+  EXPECT_THAT(left, Each(std::nullopt)) << "neither was whole";
+  run({});
+  EXPECT_THAT(left, Each(std::nullopt)) << "nothing is known of the whole yet";
+  run({});
+  EXPECT_THAT(left, ElementsAre(absl::Minutes(4), absl::Minutes(3), absl::Minutes(2),
+                                absl::Minutes(1), std::nullopt));
+}
+
+TEST_F(TrimHistoryTest, ThePlaceIsKeptOnTheWay) {
+  FakeDomain& domain = Add("web");
+  RunFirst();
+  world_.Sleep(absl::Hours(1));
+  domain.agent.pieces = 4;
+  std::vector<TrimRecord> then;
+  domain.agent.after_piece = [&](uint64_t piece) {
+    if (piece == 2) then = History("web");  // what a kill would leave
+  };
+  EXPECT_THAT(Lines(Run()), ElementsAre("web: done"));
+  ASSERT_EQ(then.size(), 2u);
+  EXPECT_EQ(then.back().next, (TrimRecordPosition{"/", "", 3, false}));
+  EXPECT_FALSE(then.back().complete);
+  ASSERT_EQ(History("web").size(), 2u);
+  EXPECT_TRUE(History("web").back().whole);
 }
 
 TEST_F(TrimHistoryTest, ShortWindowsReachAllDomains) {
@@ -207,6 +293,64 @@ TEST_F(TrimHistoryTest, AStorageThatTheTrimItselfFillsIsLeftAlone) {
   // It grows, as qcow2 metadata does.
   first.agent.while_trimming = [&] { world_.images["/images/a.raw"].allocation = 620 * kMiB; };
   EXPECT_THAT(Lines(Run()), ElementsAre("a: failed storage-full", "b: skipped storage-stopped"));
+}
+
+TEST_F(TrimHistoryTest, AlsoByATrimThatTellsNothingOfItself) {
+  FakeDomain& btrfs = Add("a-btrfs");
+  FakeDomain& other = AddWithQemuAgent("b-qemu");
+  world_.devices["/images/b-qemu.raw"] = 2;
+  world_.room = 100 * kMiB;
+  btrfs.agent.tells_no_progress = true;
+  btrfs.agent.while_trimming = [&] {
+    world_.images["/images/a-btrfs.raw"].allocation = 620 * kMiB;
+  };
+  other.qemu_agent.while_trimming = [&] {
+    world_.images["/images/b-qemu.raw"].allocation = 620 * kMiB;
+  };
+  EXPECT_THAT(Lines(Run()),
+              ElementsAre("a-btrfs: failed storage-full", "b-qemu: failed storage-full"));
+}
+
+TEST_F(TrimHistoryTest, AJobThatBeginsMeanwhileStopsTheTrimAfterItsPiece) {
+  FakeDomain& domain = Add("web");
+  Add("x-next");
+  domain.agent.pieces = 4;
+  domain.agent.after_piece = [&](uint64_t piece) {
+    if (piece == 1) domain.activity = {{Reason::kBlockJob, "vda"}};
+  };
+  const auto results = Run();
+  EXPECT_THAT(Lines(results), ElementsAre("web: done block-job", "x-next: done"));
+  EXPECT_THAT(world_.reached, ElementsAre("/#0", "/#1"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+  EXPECT_FALSE(History("web").back().complete);
+  EXPECT_EQ(History("web").back().next, (TrimRecordPosition{"/", "", 2, false}));
+  EXPECT_THAT(Lines(Run()), Contains("web: skipped block-job"));
+  domain.activity.clear();
+  domain.agent.after_piece = nullptr;
+  world_.reached.clear();
+  EXPECT_THAT(Lines(Run()), Contains("web: done"));
+  EXPECT_THAT(world_.reached, ElementsAre("/#2", "/#3"));
+}
+
+TEST_F(TrimHistoryTest, WhatLibvirtDoesNotAnswerMeanwhileStopsNothing) {
+  FakeDomain& domain = Add("web");
+  domain.agent.while_trimming = [&] { domain.jobs_unknown = absl::AbortedError("locked"); };
+  EXPECT_THAT(Lines(Run()), ElementsAre("web: done"));
+}
+
+TEST_F(TrimHistoryTest, AJobBesideWhatCannotBeStoppedIsLetBe) {
+  FakeDomain& domain = AddWithQemuAgent("web");
+  domain.qemu_agent.while_trimming = [&] { domain.activity = {{Reason::kJobActive, ""}}; };
+  const auto results = Run();
+  EXPECT_THAT(Lines(results), ElementsAre("web: done"));
+  EXPECT_EQ(results[0].freed, static_cast<int64_t>(480 * kMiB));
+}
+
+TEST_F(TrimHistoryTest, NothingIsTrimmedUnwatched) {
+  Add("web");
+  world_.beats.none = absl::ResourceExhaustedError("no thread to be had");
+  EXPECT_THAT(Lines(Run()), ElementsAre("web: failed"));
+  EXPECT_THAT(world_.trimmed_with, IsEmpty());
 }
 
 TEST_F(TrimHistoryTest, ANearlyFullStorageIsTrimmedWhileTheGuestWrites) {

@@ -194,6 +194,34 @@ TEST_F(TrimTest, AReadOnlyFilesystemBesideAHealthyOneIsAFaultOnlyWithSomethingTo
   EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
 }
 
+// A /boot beside what LUKS keeps: some comes back, and by far not all.
+TEST_F(TrimTest, WhatDropsDiscardsIsNamedBesideWhatCameBack) {
+  FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 4096);
+  for (GuestFilesystem& boot : domain.agent.facts.filesystems) {
+    boot.obstacle = GuestObstacle::kNone;
+    boot.devices[0].kind = GuestDeviceKind::kDisk;
+    boot.devices[0].discard_max = kGiB;
+  }
+  EXPECT_THAT(Run()[0].disks[0].reasons, IsEmpty());
+  GuestFilesystem root = domain.agent.facts.filesystems[0];
+  root.mount_points = {"/data"};
+  root.obstacle = GuestObstacle::kDmCrypt;
+  root.obstacle_device = "data";
+  GuestDevice crypt;
+  crypt.name = "dm-0";
+  crypt.kind = GuestDeviceKind::kDmCrypt;
+  crypt.dm_name = "data";
+  crypt.discard_max = 0;
+  crypt.parents = {root.devices[0].name};
+  root.devices.insert(root.devices.begin(), crypt);
+  domain.agent.facts.filesystems.push_back(root);
+  world_.images["/images/a.raw"].allocation = 600 * kMiB;
+  const auto results = Run();
+  EXPECT_EQ(results[0].disks[0].freed, 4096);
+  EXPECT_THAT(Codes(results[0].disks[0].reasons), ElementsAre("dm-crypt"));
+  EXPECT_EQ(StatusOf(results), ExitStatus::kDone);
+}
+
 TEST_F(TrimTest, AGuestThatWritesOverWhatCameFreeIsNotUnexplained) {
   FakeDomain& domain = AddDomain("pc-q35-7.2", "unmap", 0);
   domain.agent.while_trimming = [&] {

@@ -6,11 +6,14 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <fstream>
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
+#include "base/unique_fd.h"
+#include "host/services/hole_trial.h"
 #include "host/services/qcow2_header.h"
 #include "host/sync/unfinished_mark.h"
 
@@ -277,6 +280,22 @@ TEST(TimeReads, OfAFileOfItsOwnWhereThePageCacheCanBePassed) {
   EXPECT_TRUE(std::filesystem::is_empty(directory));
   std::filesystem::remove(directory);
   EXPECT_FALSE(NewImageStore()->TimeReads("/nonexistent/a.raw").ok());
+}
+
+TEST(TryHole, WhatTheFilesystemSaysIsLookedAt) {
+  const std::string directory = testing::TempDir();
+  const auto try_hole = [&](PunchCall punch) {
+    const UniqueFd fd(open(directory.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    EXPECT_TRUE(fd.valid());
+    return TryHole(fd.get(), punch);
+  };
+  const auto real = try_hole(KernelPunch);
+  ASSERT_TRUE(real.ok()) << real.status();
+  EXPECT_TRUE(*real);
+  EXPECT_FALSE(try_hole([](int, size_t) { return EOPNOTSUPP; }).value());
+  EXPECT_TRUE(absl::IsUnavailable(try_hole([](int, size_t) { return 0; }).status()));
+  EXPECT_TRUE(absl::IsPermissionDenied(try_hole([](int, size_t) { return EACCES; }).status()));
+  EXPECT_TRUE(NewImageStore()->CanPunch(directory + "/a.raw").value());
 }
 
 TEST(PunchCost, IsMeasuredBesideTheImageAndLeavesNothing) {

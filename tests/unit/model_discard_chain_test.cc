@@ -150,6 +150,16 @@ const std::vector<Fault> kFaults{
 
 class FaultTest : public testing::TestWithParam<Fault> {};
 
+TEST(DiscardChain, ADiskThatOnlyItsSerialNumberTellsIsSaidSo) {
+  World world;
+  EXPECT_EQ(world.LayerOf(LayerKind::kGuestDisk).detail.find("serial"), std::string::npos);
+  world.xml().serial = world.root().devices[0].serial = "abc";
+  world.root().devices[0].bus_path.clear();
+  const Layer disk = world.LayerOf(LayerKind::kGuestDisk);
+  EXPECT_EQ(disk.name, "vda");
+  EXPECT_THAT(disk.detail, testing::HasSubstr("serial number alone"));
+}
+
 TEST_P(FaultTest, IsNamedFirst) {
   World world;
   GetParam().make(world);

@@ -81,6 +81,38 @@ TEST(ParseFstrim, EachPathHasItsResult) {
   EXPECT_EQ(trims[3].error_name, "failed to open: Permission denied");
 }
 
+// qemu-guest-agent 7.2 lists and trims each mount, bind mounts and subvolumes of btrfs, too.
+TEST(ParseFstrim, AFilesystemThatIsMountedTwiceCountsOnce) {
+  const auto disk = [](const char* dev) {
+    return absl::StrCat(R"("disk":[{"bus-type":"virtio","dev":"/dev/)", dev,
+                        R"(","pci-controller":{"domain":0,"bus":0,"slot":5,"function":0}}])");
+  };
+  const auto mount = [&](const char* name, const char* point, const char* dev) {
+    return absl::StrCat(R"({"name":")", name, R"(","mountpoint":")", point,
+                        R"(","type":"btrfs","total-bytes":1000,"used-bytes":400,)", disk(dev), "}");
+  };
+  const auto list =
+      ParseFsInfo(absl::StrCat(R"({"return":[)", mount("vda2", "/", "vda2"), ",",
+                               mount("vda2", "/home", "vda2"), ",", mount("vda1", "/boot", "vda1"),
+                               ",", mount("vda2", "/other", "vdb2"), ",", mount("", "/a", "vda3"),
+                               ",", mount("", "/b", "vda3"), "]}"))
+          .value();
+  ASSERT_THAT(list, SizeIs(5));  // same names on other disks, and no names, are others
+  EXPECT_THAT(list[0].mount_points, ElementsAre("/", "/home"));
+  EXPECT_EQ(list[0].used, 400u);
+  const auto trims = ParseFstrim(R"({"return":{"paths":[{"path":"/","error":"read-only"},
+{"path":"/home","trimmed":600,"minimum":0},{"path":"/boot","trimmed":5},{"path":"/","trimmed":300},
+{"path":"/new","trimmed":7},{"path":"/new","trimmed":7}]}})",
+                                 list)
+                         .value();
+  ASSERT_THAT(trims, SizeIs(4));
+  EXPECT_EQ(trims[0].mount_point, "/home");
+  EXPECT_EQ(trims[0].result, GuestTrimResult::kDone);
+  EXPECT_EQ(trims[0].trimmed, 600u);
+  EXPECT_THAT(trims[0].disks, ElementsAre("vda2"));
+  EXPECT_EQ(trims[1].mount_point, "/boot");
+}
+
 TEST(ParseFstrim, OldAgentOnlySaysThatItIsDone) {
   EXPECT_THAT(ParseFstrim(R"({"return":{}})", {}).value(), IsEmpty());
 }
