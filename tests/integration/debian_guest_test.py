@@ -4,6 +4,7 @@ goes wrong here.
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import bedpath
 
 from vrtest import DebianGuest, HostTestCase, Reply, TimedOut, built, main, wait_for
 from vrtest.debian_guest import INSTALLED_UNIT
-from vrtest.guest import MIB
+from vrtest.guest import AGENT_PORT, MIB
 
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 DONE, FAILED, DONE_FOR_NOTHING, REFUSED = 0, 1, 4, 5
@@ -64,6 +65,8 @@ sync
 BY_PATH_AGAIN = "tar -xPf /root/by-path.tar && rm /root/by-path.tar && sync"
 BREAK_INITRAMFS = "cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r) && sync"
 IS_BROKEN = "cmp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)"
+CHANNEL = f"<channel type='unix'><target type='virtio' name='{AGENT_PORT}'/></channel>"
+AGENT_STATE = "systemctl show --property=ActiveState,Result --value virt-reclaim-agent.service | xargs"
 
 
 class OneGuest(HostTestCase):
@@ -268,7 +271,26 @@ class OneGuest(HostTestCase):
         self.assertEqual((again["files"], again["starts"]), ([], False), again)
         self.run_program(DONE, "trim", "--way=agent", self.name)
 
-    def test_15_its_filesystem_is_whole(self) -> None:
+    def change_port(self, how: str, channel: str) -> None:
+        path = self.space.path / "channel.xml"
+        path.write_text(channel)
+        self.host.virsh(how, self.name, path, "--live")
+
+    def test_15_the_agent_comes_and_goes_with_its_port(self) -> None:
+        channels = re.findall(r"<channel .*?</channel>", self.guest.live_xml(), re.S)
+        (channel,) = (each for each in channels if f"'{AGENT_PORT}'" in each)
+        self.assertEqual(self.run_in_guest(AGENT_STATE).strip(), "active success")
+        self.change_port("detach-device", channel)
+        # Stopped, by its port that is gone (BindsTo); not failed, and not started again.
+        wait_for(
+            "the agent's end", lambda: self.run_in_guest(AGENT_STATE).strip() == "inactive success", seconds=AGENT_SECONDS
+        )
+        self.assertEqual(self.run_in_guest("systemctl --failed --plain --no-legend"), "")
+        self.change_port("attach-device", CHANNEL)
+        wait_for("the agent", lambda: self.reclaim.run("agent", "status", self.name).status == DONE, seconds=AGENT_SECONDS)
+        self.assertEqual(self.run_in_guest(AGENT_STATE).strip(), "active success")
+
+    def test_16_its_filesystem_is_whole(self) -> None:
         self.guest.shutdown()
         self.guest.root.check()
 

@@ -14,3 +14,6 @@ set_tests_properties(lint_skips_self_test PROPERTIES LABELS lint TIMEOUT 60)
 # docs/quickstart.svg shows what README.md says.
 add_test(NAME lint_picture COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/scripts/make-picture --check)
 set_tests_properties(lint_picture PROPERTIES LABELS lint TIMEOUT 60)
+# docs/architecture.svg shows what docs/architecture.diagram says.
+add_test(NAME lint_diagram COMMAND ${Python3_EXECUTABLE} ${CMAKE_SOURCE_DIR}/scripts/make-diagram --check)
+set_tests_properties(lint_diagram PROPERTIES LABELS lint TIMEOUT 60)

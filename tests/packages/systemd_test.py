@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "lib"), str(ROOT / "tests" / "docs")]
 
 from doclib import commands, pages  # noqa: E402
-from vrtest import DaemonHost, Disk, Guest, Workspace, main, skip_all  # noqa: E402
+from vrtest import DaemonHost, Disk, Guest, Workspace, allocation, main, skip_all  # noqa: E402
 from vrtest.guest import NEW_MACHINE  # noqa: E402
 
 PACKAGING = ROOT / "packaging"
@@ -38,6 +38,7 @@ cloud_config_modules: []
 cloud_final_modules: [scripts-user]
 """
 CLOUD_INIT_STAGES = ("cloud-init-local", "cloud-init", "cloud-config", "cloud-final")
+SUPERMIN = Path("/usr/lib/x86_64-linux-gnu/guestfs/supermin.d")
 CGROUPS = Path("/sys/fs/cgroup")
 NAME = f"virt-reclaim-test-{os.getpid()}"
 SECONDS = 60.0
@@ -151,13 +152,16 @@ class Services(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.root = Path(cls.enterClassContext(tempfile.TemporaryDirectory(dir="/var/tmp"))) / "root"
-        debian = Debian(cls.root, "systemd-sysv", "udev", "dbus", "e2fsprogs", "qemu-system-common", "qemu-utils", "cloud-init", "ansible-core", "python3-apt")
+        debian = Debian(
+            cls.root, "systemd-sysv", "udev", "dbus", "e2fsprogs", "procps", "qemu-system-common", "qemu-utils", "cloud-init",
+            "ansible-core", "python3-apt", "libvirt-clients",
+        )
         debian.install()
         # Not below /var/tmp: each service has one of its own.
         space = Workspace("/srv")
         cls.addClassCleanup(space.close)
         host = DaemonHost(space)
-        cls.uri = host.uri
+        cls.host, cls.uri, cls.images = host, host.uri, space.path
         cls.guest = Guest(
             host, DOMAIN, machine=NEW_MACHINE, agent=cls.root / AGENT[1:], disks=[Disk("data", discard="unmap", size=256 * MIB)],
         )
@@ -230,6 +234,28 @@ class Services(unittest.TestCase):
         run("e2fsck", "-fn", raw)
         run("qemu-img", "check", "-q", qcow2)
 
+    def test_2b_libguestfs_works_under_it_too(self) -> None:
+        """Its appliance is emulated here: QEMU writes code while it runs. Made outside, since the container has no kernel."""
+        if shutil.which("supermin") is None or not SUPERMIN.is_dir():
+            self.skipTest("no supermin, or nothing for it to make an appliance of: scripts/install-packages build")
+        appliance = self.root / "srv" / "appliance"
+        run("supermin", "--build", "--copy-kernel", "--format", "ext2", "--host-cpu", "x86_64", SUPERMIN, "-o", appliance)
+        (appliance / "README.fixed").touch()
+        raw, image = self.root / "srv" / "c.raw", self.root / "srv" / "c.qcow2"
+        raw.write_bytes(os.urandom(64 * MIB))
+        run("mke2fs", "-q", "-F", "-t", "ext4", "-E", "nodiscard", raw)
+        run("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image)
+        raw.unlink()
+        before = os.stat(image).st_blocks
+        unit = "virt-reclaim-sparsify.service"
+        environment = "Environment=LIBGUESTFS_PATH=/srv/appliance LIBGUESTFS_BACKEND_SETTINGS=force_tcg"
+        self.addCleanup(self.drop_in(unit, "appliance", environment).unlink)
+        self.instead(unit, "/usr/bin/virt-reclaim sparsify --no-libvirt --engine=libguestfs /srv/c.qcow2")
+        self.assertLess(os.stat(image).st_blocks, before / 2, self.log(unit))
+        (entry,) = self.entries(f"--unit={unit}", "VIRT_RECLAIM_FILE=/srv/c.qcow2")
+        self.assertEqual(entry["VIRT_RECLAIM_OUTCOME"], "done", entry)
+        run("qemu-img", "check", "-q", image)
+
     def report(self) -> dict[str, Any]:
         """Of the guest and its only disk."""
         document = json.loads(self.container.run("virt-reclaim", "-c", self.uri, "report", "--json"))
@@ -252,6 +278,29 @@ class Services(unittest.TestCase):
         domain = self.report()
         self.assertEqual([each["allocation_bytes"] for each in domain["disks"]], [disk.allocation()])
         self.assertEqual((domain["last_trim"]["status"], domain["last_trim"]["freed_bytes"]), ("done", freed))
+
+    def test_3b_a_block_copy_is_followed_by_a_trim(self) -> None:
+        """The example that watches for it, with a real copy."""
+        examples, program = PACKAGING / "examples", self.root / "usr" / "local" / "libexec" / "block-copy-watch"
+        program.parent.mkdir(exist_ok=True)
+        shutil.copy(examples / program.name, program)
+        watcher = "block-copy-watch.service"
+        shutil.copy(examples / watcher, self.root / "etc" / "systemd" / "system")
+        self.drop_in(watcher, "test", f"Environment=LIBVIRT_DEFAULT_URI={self.uri}")
+        self.container.run("systemctl", "daemon-reload")
+        self.container.run("systemctl", "start", watcher)
+        self.addCleanup(self.container.status, "systemctl", "stop", watcher)
+        # virsh says nothing when it begins to listen; a connection of its own is as much as can be seen.
+        self.container.wait(lambda: "event" in self.container.status("pgrep", "--list-full", "virsh")[1])
+        self.guest.run(f"head -c {JUNK} /dev/urandom >/mnt/data/junk; sync; rm /mnt/data/junk; sync")
+        copy = self.images / "copy.raw"
+        self.host.virsh("blockcopy", DOMAIN, self.guest.disk("data").target, "--dest", copy, "--transient-job", "--wait", "--pivot")
+        unit = "trim@" + DOMAIN
+        self.container.wait(lambda: self.invocation(unit) != "")
+        shown = self.container.run("systemctl", "show", "--property=Result", f"virt-reclaim-{unit}.service")
+        self.assertEqual(shown.strip(), "Result=success", self.log(f"virt-reclaim-{unit}.service"))
+        # All that was copied of the junk is gone again.
+        self.assertLess(allocation(copy), JUNK // 2, self.log(f"virt-reclaim-{unit}.service"))
 
     def test_4_each_service_ends_well(self) -> None:
         self.container.run("systemctl", "daemon-reload")

@@ -162,6 +162,25 @@ class Units(unittest.TestCase):
         self.assertEqual(log.read_text(), "start --no-block virt-reclaim-trim@it\\x27s\\x20web.service\n")
 
 
+class BuildPackages(unittest.TestCase):
+    def test_no_packages_without_lintian(self) -> None:
+        """It ends before the build, and says why."""
+        directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for name in ("bash", "dirname", "readlink", "mktemp", "rm", "git"):
+            found = shutil.which(name)
+            assert found, name
+            (directory / name).symlink_to(found)
+        (directory / "dpkg-buildpackage").write_text(f"#!/bin/sh\n: >{directory}/built\n")
+        (directory / "dpkg-buildpackage").chmod(0o755)
+        done = subprocess.run(
+            [ROOT / "scripts" / "build-packages", "--output", directory / "out"], env={"PATH": str(directory)}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=60, check=False,
+        )
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertEqual(done.stderr, "build-packages: 'lintian' is not installed: scripts/install-packages build test\n")
+        self.assertFalse((directory / "built").exists() or (directory / "out").exists())
+
+
 if __name__ == "__main__":
     if shutil.which("systemd-analyze") is None:
         print("SKIP: systemd-analyze is missing", file=sys.stderr)
