@@ -43,7 +43,7 @@ class Units(unittest.TestCase):
         shown = dict(re.findall(r"n a file `(\S+)`:\n\n```ini\n(.*?)^```", (ROOT / "docs" / "fleet.md").read_text(), re.M | re.S))
         self.assertEqual(sorted(shown), ["virt-reclaim-fleet-trim.service", "virt-reclaim-fleet-trim.timer"])
         for name, unit_text in {**texts, **shown}.items():
-            text = re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", unit_text, flags=re.M)
+            text = re.sub(r"^(ExecStart=:?)[^:\s]+", r"\1/bin/true", unit_text, flags=re.M)
             (self.directory / name).write_text(re.sub(r"^Documentation=.*\n", "", text, flags=re.M))
         names = [str(path) for path in sorted(self.directory.iterdir())]
         verified = run("systemd-analyze", "verify", *names, path=f"{self.directory}:/lib/systemd/system")
@@ -81,6 +81,20 @@ class Units(unittest.TestCase):
             # A fleet does not start at once, and each host always at its own time.
             self.assertIn("RandomizedDelaySec=", timer)
             self.assertIn("FixedRandomDelay=yes", timer)
+
+    def test_timers_wait_for_the_windows_of_the_policy(self) -> None:
+        """Each host comes at a time of its own within some hours: whatever the window, it must not be missed for ever."""
+        for job in JOBS[:3]:
+            text = (UNITS / f"virt-reclaim-{job}.service").read_text()
+            self.assertRegex(text, rf"(?m)^ExecStart=/usr/bin/virt-reclaim run --job {job} --wait 24h$")
+            self.assertNotIn("TimeoutStartSec", text, "it would end the wait")
+
+    def test_any_name_reaches_trim_as_one_word(self) -> None:
+        """systemd expands ${X} in arguments unless there is a ':', and virt-reclaim reads -x as an option unless there is a '--'."""
+        (line,) = re.findall(r"(?m)^ExecStart=(.*)$", (UNITS / "virt-reclaim-trim@.service").read_text())
+        prefix, program, *words = re.fullmatch(r"(\W*)(/\S+) (\S+) (\S+) (\S+)", line).groups()  # type: ignore[union-attr]
+        self.assertIn(":", prefix.rstrip("/"))
+        self.assertEqual((program, words), ("/usr/bin/virt-reclaim", ["trim", "--", "%I"]))
 
     def test_the_directories_are_the_programs_own(self) -> None:
         for job in JOBS:
