@@ -1,8 +1,10 @@
 #include "host/guard/image_guard.h"
 
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <signal.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include <cerrno>
 
@@ -45,6 +47,12 @@ absl::Status TakeLease(int fd, int type) {
 }
 
 }  // namespace
+
+absl::Status CheckLeasesProve(int64_t filesystem_type) {
+  if (filesystem_type != NFS_SUPER_MAGIC) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "it lies on NFS, where no lease tells whether another machine uses it");
+}
 
 absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
                                                const GuardOptions& options) {
@@ -93,6 +101,9 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
       return absl::PermissionDeniedError(name + ": only root can see whether somebody has it open");
     }
   } else {
+    struct statfs mounted;
+    if (fstatfs(guard.fd(), &mounted) != 0) return ErrnoStatus(errno, "statfs " + name);
+    VR_RETURN_IF_ERROR(Annotate(CheckLeasesProve(mounted.f_type), name));
     const absl::Status lease = TakeLease(guard.fd(), guard.lease_);
     if (absl::IsAborted(lease)) return InUse(path, early, options.roots, lease.message());
     if (!lease.ok()) return Annotate(lease, name);

@@ -27,6 +27,7 @@
 #ifndef VIRT_RECLAIM_HOST_GUARD_IMAGE_GUARD_H_
 #define VIRT_RECLAIM_HOST_GUARD_IMAGE_GUARD_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -84,6 +85,10 @@ class ImageGuard {
   int lease_;  // F_WRLCK or F_RDLCK
   ImageIdentity identity_;
 };
+
+// FailedPrecondition for a filesystem, by its f_type of statfs(2), that may refuse a lease although
+// nobody has the file open, or grant one although another machine has. Pure.
+absl::Status CheckLeasesProve(int64_t filesystem_type);
 
 // OK when Acquire would have worked, Aborted when the image is in use; holds nothing afterwards.
 absl::Status CheckUnused(const std::string& path, const GuardOptions& options);

@@ -1,6 +1,7 @@
 // The guard against real users of an image: QEMU's tools, loop devices, readers, mappings.
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -143,6 +144,14 @@ TEST_F(GuardTest, NotAnImage) {
 }
 
 // ---- With QEMU's own tools.
+
+// There is no NFS here to try it on.
+TEST(LeasesTest, ProveNothingOnNfs) {
+  EXPECT_TRUE(CheckLeasesProve(EXT4_SUPER_MAGIC).ok());
+  EXPECT_TRUE(CheckLeasesProve(TMPFS_MAGIC).ok());
+  const absl::Status nfs = CheckLeasesProve(NFS_SUPER_MAGIC);
+  EXPECT_TRUE(absl::IsFailedPrecondition(nfs)) << nfs;
+}
 
 TEST_F(GuardTest, QemuHasIt) {
   if (!Has("qemu-io")) GTEST_SKIP() << "needs qemu-io";
