@@ -440,7 +440,8 @@ std::vector<SparsifiedTarget> ExecuteSparsify(
     SetSparsifyOutcome(DoOne(services, options, action, mode, step, stop, target, remarks),
                        target.outcome);
     if (target.result && target.outcome.kind == OutcomeKind::kDone) AddRemarks(mode, target);
-    std::ranges::move(remarks, std::back_inserter(target.outcome.reasons));
+    if (target.outcome.kind == OutcomeKind::kDone)
+      std::ranges::move(remarks, std::back_inserter(target.outcome.reasons));
   }
   return targets;
 }
