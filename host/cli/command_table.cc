@@ -303,6 +303,7 @@ std::vector<VerbSpec> MakeVerbs() {
            Flag("--all-off", &CommandLine::all_off),
            TextOption("--storage", "DIR", &CommandLine::storage),
            Flag("--estimate", &CommandLine::dry_run),
+           Flag("--report", &CommandLine::dry_run),
            OutputFile("--output", &CommandLine::copy),
            Word("--format", "raw|qcow2", &CommandLine::image_format),
            Size("--threshold", &CommandLine::least_freed),

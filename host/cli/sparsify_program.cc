@@ -67,6 +67,7 @@ Json FilesystemJson(const SparsifiedTarget& target, size_t index) {
   const auto appliance = target.appliance.find(index);
   const bool trimmed = appliance != target.appliance.end();
   const bool refused = found.refusal != freemap::Refusal::kNone;
+  const bool native = !refused && !trimmed;
   return {{"target", Printable(target.disks[found.disk].target)},
           {"place", Printable(found.place)},
           {"type", Printable(found.type)},
@@ -76,6 +77,7 @@ Json FilesystemJson(const SparsifiedTarget& target, size_t index) {
           {"size_bytes", found.facts.size_bytes},
           {"free_bytes", refused ? Json(nullptr) : Json(found.free_bytes)},
           {"reclaimable_bytes", refused ? Json(nullptr) : Json(filesystem.reclaimable_bytes)},
+          {"given_back_bytes", native ? Json(filesystem.given_back_bytes) : Json(nullptr)},
           {"refusal", refused ? Json(freemap::RefusalName(found.refusal)) : Json(nullptr)},
           {"refusal_text", Printable(found.reason)},
           {"appliance_error", trimmed && !appliance->second.ok()
@@ -128,8 +130,9 @@ std::string FilesystemText(const SparsifiedTarget& target, size_t index) {
   return absl::StrCat("left alone: ", Printable(found.reason));
 }
 
-// What was found in it: one line for each filesystem.
-void AddFilesystems(const SparsifiedTarget& target, TextTable& table) {
+// What was found in it: one line for each filesystem. What came free of one is what was given back
+// of it.
+void AddFilesystems(const SparsifiedTarget& target, bool dry_run, TextTable& table) {
   for (size_t i = 0; i < target.result->filesystems.size(); ++i) {
     const sparsify::FilesystemResult& filesystem = target.result->filesystems[i];
     const freemap::Filesystem& found = filesystem.found;
@@ -140,7 +143,10 @@ void AddFilesystems(const SparsifiedTarget& target, TextTable& table) {
          found.type.empty() ? "-" : Printable(found.type),
          found.facts.size_bytes == 0 ? "-" : FormatByteSize(found.facts.size_bytes),
          refused ? "-" : FormatByteSize(found.free_bytes),
-         refused ? "-" : FormatByteSize(filesystem.reclaimable_bytes), "",
+         refused ? "-" : FormatByteSize(filesystem.reclaimable_bytes),
+         refused || dry_run || target.appliance.contains(i)
+             ? "-"
+             : FormatByteSize(filesystem.given_back_bytes),
          FilesystemText(target, i)});
   }
 }
@@ -174,7 +180,7 @@ std::string OutputText(const std::vector<SparsifiedTarget>& targets, bool dry_ru
     if (known == 0) {
       table.AddRow({Printable(target.name), "-", "-", "-", "-", "-", OutcomeText(target.outcome)});
     } else {
-      AddFilesystems(target, table);
+      AddFilesystems(target, dry_run || !target.output.empty(), table);
     }
   }
   absl::StrAppend(&text, "\n", table.Render());

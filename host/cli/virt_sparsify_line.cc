@@ -30,10 +30,10 @@ says what it does otherwise.
 Options:
   --check-tmpdir <ignore|...>         Check there is enough space in $TMPDIR
   --color, --colors, --colour, --colours
-                                      Use ANSI colour sequences even if not tty
+                                      Taken, and changes nothing
   --compress                          Compressed output format
   --convert <format>                  Format of output disk (default: same as input)
-  --echo-keys                         Don’t turn off echo for passphrases
+  --echo-keys                         Taken, and changes nothing
   --format <format>                   Format of input disk
   --help                              Display brief help
   --ignore <fs>                       Ignore filesystem
@@ -45,9 +45,9 @@ Options:
   -q, --quiet                         Don’t print progress messages
   --tmp <block|dir|prebuilt:file>     Set temporary block device, directory or prebuilt file
   -V, --version                       Display version and exit
-  -v, --verbose                       Enable libguestfs debugging messages
-  --wrap                              Wrap log messages even if not tty
-  -x                                  Enable tracing of libguestfs calls
+  -v, --verbose                       With -x: no advice on reporting bugs
+  --wrap                              Taken, and changes nothing
+  -x                                  With -v: no advice on reporting bugs
   --zero <fs>                         Zero filesystem
 )";
 

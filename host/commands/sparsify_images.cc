@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 #include <system_error>
 #include <utility>
@@ -75,6 +76,8 @@ class SparsifyPlanner {
       if (format.empty() && use.depth == 0) format = use.format;
     }
     AddImage(action, std::move(disk), format);
+    if (action.outcome.kind == OutcomeKind::kDone)
+      action.others = FindOtherDisks(services_, action.users, path);
     return action;
   }
 
@@ -290,7 +293,7 @@ absl::Status TrimByAppliance(const Services& services, const SparsifyImagesOptio
 absl::Status DoOne(const Services& services, const SparsifyImagesOptions& options,
                    const SparsifyAction& action, sparsify::Mode mode,
                    const sparsify::ProgressCallback& progress, const std::stop_token& stop,
-                   SparsifiedTarget& target) {
+                   SparsifiedTarget& target, std::vector<Blocker>& remarks) {
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
   std::vector<DomainLock> locks;
   for (const DomainSummary& user : action.users) {
@@ -317,6 +320,7 @@ absl::Status DoOne(const Services& services, const SparsifyImagesOptions& option
     return absl::OkStatus();
   };
   VR_RETURN_IF_ERROR(still_off());
+  VR_RETURN_IF_ERROR(CheckAwake(services, specs, action.others, options.engine, stop, remarks));
   const std::vector<ImageIdentity> images = IdentitiesOf(specs);
   const bool native = options.choice != SparsifyEngine::kLibguestfs;
   VR_ASSIGN_OR_RETURN(target.result,
@@ -432,8 +436,12 @@ std::vector<SparsifiedTarget> ExecuteSparsify(
       now.disks = made;
       if (progress) progress(now);
     };
-    SetSparsifyOutcome(DoOne(services, options, action, mode, step, stop, target), target.outcome);
+    std::vector<Blocker> remarks;
+    SetSparsifyOutcome(DoOne(services, options, action, mode, step, stop, target, remarks),
+                       target.outcome);
     if (target.result && target.outcome.kind == OutcomeKind::kDone) AddRemarks(mode, target);
+    if (target.outcome.kind == OutcomeKind::kDone)
+      std::ranges::move(remarks, std::back_inserter(target.outcome.reasons));
   }
   return targets;
 }

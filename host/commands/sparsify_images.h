@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "host/commands/appliance_trim.h"
+#include "host/commands/other_disks.h"
 #include "host/commands/services.h"
 #include "host/model/outcome.h"
 
@@ -43,7 +44,8 @@ struct SparsifyAction {
   bool is_domain = false;
   std::vector<DomainSummary> users;  // domains that have one of the images; must stay off
   std::vector<SparsifyDisk> disks;
-  Outcome outcome;  // kSkipped or kFailed: decided already
+  OtherDisks others;  // of its domains, when an image file is named
+  Outcome outcome;    // kSkipped or kFailed: decided already
 };
 
 // Looks at domains and images; reads no guest's data. NotFound: no such domain. Cancelled.

@@ -39,6 +39,9 @@ inline absl::Status NotAskedError(absl::string_view why) { return absl::Cancelle
 
 Refusal RefusalOf(const absl::Status& status);
 
+// In the sentence of whatever is refused because a system sleeps on one of the disks.
+inline constexpr char kHibernated[] = "hibernated";
+
 // "dirty-journal": for reports and tests.
 const char* RefusalName(Refusal refusal);
 

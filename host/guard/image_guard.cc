@@ -35,22 +35,7 @@ UniqueFd Open(const std::string& path, int flags, bool& direct) {
   return {};
 }
 
-// Whether a lease there says nothing of users on other hosts: kernels before 7.0 grant one on FUSE
-// (sshfs, virtiofs; fs/fuse/file.c has no setlease), and on 9p, without asking the server. A FUSE
-// filesystem on a disk of this machine (ntfs-3g) has that disk's number and no made-up one.
-bool MayHaveUsersElsewhere(int fd) {
-  struct statfs filesystem;
-  struct stat status;
-  if (fstatfs(fd, &filesystem) != 0 || fstat(fd, &status) != 0) return true;
-  if (filesystem.f_type == V9FS_MAGIC) return true;
-  return filesystem.f_type == FUSE_SUPER_MAGIC && major(status.st_dev) == 0;
-}
-
 absl::Status TakeLease(int fd, int type) {
-  if (MayHaveUsersElsewhere(fd)) {
-    return absl::FailedPreconditionError(
-        "its filesystem may have users on other hosts, whom nobody here can see");
-  }
   // The signal of a break is SIGIO, which kills; SIGURG is ignored unless somebody asks for it. We
   // poll instead (Interrupted).
   if (fcntl(fd, F_SETSIG, SIGURG) != 0) return ErrnoStatus(errno, "F_SETSIG");
@@ -63,6 +48,16 @@ absl::Status TakeLease(int fd, int type) {
 }
 
 }  // namespace
+
+absl::Status CheckLeasesProve(int64_t filesystem_type, dev_t device) {
+  // A FUSE filesystem on a disk of this machine (ntfs-3g) has that disk's number and no made-up one.
+  const bool elsewhere = filesystem_type == NFS_SUPER_MAGIC || filesystem_type == V9FS_MAGIC ||
+                         (filesystem_type == FUSE_SUPER_MAGIC && major(device) == 0);
+  if (!elsewhere) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(filesystem_type == NFS_SUPER_MAGIC ? "it lies on NFS, which" : "its filesystem",
+                   " may have users on other hosts, whom nobody here can see"));
+}
 
 absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
                                                const GuardOptions& options) {
@@ -111,6 +106,9 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
       return absl::PermissionDeniedError(name + ": only root can see whether somebody has it open");
     }
   } else {
+    struct statfs mounted;
+    if (fstatfs(guard.fd(), &mounted) != 0) return ErrnoStatus(errno, "statfs " + name);
+    VR_RETURN_IF_ERROR(Annotate(CheckLeasesProve(mounted.f_type, opened.st_dev), name));
     const absl::Status lease = TakeLease(guard.fd(), guard.lease_);
     if (absl::IsAborted(lease)) return InUse(path, early, options.roots, lease.message());
     if (!lease.ok()) return Annotate(lease, name);

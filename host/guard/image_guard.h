@@ -27,6 +27,9 @@
 #ifndef VIRT_RECLAIM_HOST_GUARD_IMAGE_GUARD_H_
 #define VIRT_RECLAIM_HOST_GUARD_IMAGE_GUARD_H_
 
+#include <sys/types.h>
+
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -84,6 +87,12 @@ class ImageGuard {
   int lease_;  // F_WRLCK or F_RDLCK
   ImageIdentity identity_;
 };
+
+// FailedPrecondition for a filesystem, by its f_type of statfs(2) and its st_dev, that may refuse a
+// lease although nobody has the file open, or grant one although another machine has: NFS, and 9p
+// and FUSE (sshfs, virtiofs), where kernels before 7.0 do not ask the server (fs/fuse/file.c has no
+// setlease). Pure.
+absl::Status CheckLeasesProve(int64_t filesystem_type, dev_t device);
 
 // OK when Acquire would have worked, Aborted when the image is in use; holds nothing afterwards.
 absl::Status CheckUnused(const std::string& path, const GuardOptions& options);

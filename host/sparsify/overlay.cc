@@ -156,7 +156,7 @@ absl::StatusOr<SparsifyResult> Overlay::ZeroFree(const SparsifyOptions& options,
   marked.granularity = cluster_;
   marked.reclaimable_bytes = TotalBytes(free);
   for (freemap::Filesystem& found : scan.filesystems)
-    result.filesystems.push_back({std::move(found), 0});
+    result.filesystems.push_back({std::move(found)});
   if (options.only_estimate) {
     VR_ASSIGN_OR_RETURN(const AllocationMap map, (*trimmer)->Allocated());
     const std::vector<Range> gain = Intersect(free, map.data);

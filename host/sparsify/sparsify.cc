@@ -28,6 +28,7 @@ class Run {
     VR_RETURN_IF_ERROR(Decide());
     if (mode_ == Mode::kSparsify && !result_.too_little) {
       const absl::Status freed = FreeAll();
+      CountGivenBack();
       if (freed.ok()) ReleaseAll();
       const absl::Status finished = FinishAll();
       VR_RETURN_IF_ERROR(freed);
@@ -65,7 +66,7 @@ class Run {
   absl::Status Decide() {
     uint64_t total = 0;
     for (freemap::Filesystem& found : scan_.filesystems)
-      result_.filesystems.push_back({std::move(found), 0});
+      result_.filesystems.push_back({std::move(found)});
     for (uint32_t i = 0; i < disks_.size(); ++i) {
       OpenedDisk& disk = *disks_[i];
       VR_ASSIGN_OR_RETURN(AllocationMap map, disk.Allocated());
@@ -94,14 +95,28 @@ class Run {
       std::vector<Range> free;
       for (const freemap::Extent& extent : runs.extents)
         free.push_back({extent.offset, extent.offset + extent.length});
-      result_.filesystems[runs.filesystem].reclaimable_bytes +=
-          TotalBytes(Intersect(free, data_.back()));
+      std::vector<Range> gain = Intersect(free, data_.back());
+      result_.filesystems[runs.filesystem].reclaimable_bytes += TotalBytes(gain);
+      gains_.push_back({runs.filesystem, disk, std::move(gain)});
+    }
+  }
+
+  // Disks are worked through in order: what lies before the place that one came to was given back.
+  void CountGivenBack() {
+    for (const Gain& gain : gains_) {
+      const uint64_t end = done_until_[gain.disk];
+      for (const Range& range : gain.ranges) {
+        if (range.begin < end)
+          result_.filesystems[gain.filesystem].given_back_bytes +=
+              std::min(range.end, end) - range.begin;
+      }
     }
   }
 
   absl::Status FreeAll() {
     SparsifyProgress made;
     for (const auto& ranges : ranges_) made.total_bytes += TotalBytes(ranges);
+    done_until_.assign(disks_.size(), 0);
     for (size_t i = 0; i < disks_.size(); ++i) {
       punch::Overlap in_data(data_[i]);
       for (const Range& range : ranges_[i]) {
@@ -115,6 +130,7 @@ class Run {
           }
           VR_RETURN_IF_ERROR(freed);
           result_.disks[i].given_back_bytes += in_data.With(step);
+          done_until_[i] = step.end;
           ++result_.disks[i].requests;
           made.done_bytes += step.size();
           if (progress_) progress_(made);
@@ -157,6 +173,14 @@ class Run {
   freemap::ScanResult scan_;
   // Of each disk: to give back, and what of it is known to hold storage.
   std::vector<std::vector<Range>> ranges_, data_;
+  // Of each filesystem and disk: what of data_ is its own.
+  struct Gain {
+    uint32_t filesystem = 0;
+    uint32_t disk = 0;
+    std::vector<Range> ranges;
+  };
+  std::vector<Gain> gains_;
+  std::vector<uint64_t> done_until_;  // of each disk, in bytes
   SparsifyResult result_;
 };
 

@@ -56,6 +56,7 @@ struct DiskResult {
 struct FilesystemResult {
   freemap::Filesystem found;
   uint64_t reclaimable_bytes = 0;  // of its free bytes: whole granules that are allocated
+  uint64_t given_back_bytes = 0;   // of these
 };
 
 struct SparsifyResult {

@@ -1,7 +1,9 @@
 // The guard against real users of an image: QEMU's tools, loop devices, readers, mappings.
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -143,6 +145,18 @@ TEST_F(GuardTest, NotAnImage) {
 }
 
 // ---- With QEMU's own tools.
+
+// There is no NFS here to try it on.
+TEST(LeasesTest, ProveNothingWhereOtherHostsMayHaveTheFile) {
+  const dev_t disk = makedev(8, 1), made_up = makedev(0, 40);
+  EXPECT_TRUE(CheckLeasesProve(EXT4_SUPER_MAGIC, disk).ok());
+  EXPECT_TRUE(CheckLeasesProve(TMPFS_MAGIC, made_up).ok());
+  EXPECT_TRUE(CheckLeasesProve(FUSE_SUPER_MAGIC, disk).ok());
+  for (const int64_t type : {NFS_SUPER_MAGIC, V9FS_MAGIC, FUSE_SUPER_MAGIC}) {
+    const absl::Status status = CheckLeasesProve(type, made_up);
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << type << ": " << status;
+  }
+}
 
 TEST_F(GuardTest, QemuHasIt) {
   if (!Has("qemu-io")) GTEST_SKIP() << "needs qemu-io";

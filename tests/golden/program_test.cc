@@ -98,7 +98,7 @@ void AddStopped(FakeWorld& world) {
   root.found.type = "ext4";
   root.found.facts = {"ro\x1bot", "0123", 4096, 3 * kGiB, false};
   root.found.free_bytes = 2 * kGiB + kMiB;
-  root.reclaimable_bytes = 2 * kGiB;
+  root.reclaimable_bytes = root.given_back_bytes = 2 * kGiB;
   sparsify::FilesystemResult data;
   data.found.place = "partition 2";
   data.found.type = "xfs";

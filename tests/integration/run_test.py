@@ -13,7 +13,7 @@ from typing import Any
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, allocation, built, main, wait_for
+from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, VirtReclaim, allocation, built, main, wait_for
 from vrtest.guest import MIB, NEW_MACHINE
 from vrtest.programs import find_program
 

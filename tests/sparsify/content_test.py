@@ -58,6 +58,8 @@ def sparsify_one(judge, program, path, format_, options):
     gone = before - allocated(path)
     if disk["format"] != format_ or disk["given_back_bytes"] != promised or result["total"]["freed_bytes"] != max(gone, 0):
         raise AssertionError(f"promised {promised}, gone {gone}, said {result}")
+    if sum(found["given_back_bytes"] or 0 for found in result["targets"][0]["filesystems"]) != promised:
+        raise AssertionError(f"of the filesystems another sum was given back: {result}")
     # Preallocated clusters and compressed ones may hold less storage than their size; those of 512 bytes share a block of the host.
     loose = any(word in options for word in ("compression_type", "preallocation", "cluster_size=512"))
     if promised == 0 or gone <= 0 or (gone < promised * 0.9 and not loose):

@@ -116,6 +116,41 @@ TEST_F(SparsifyImagesTest, AnotherDomainWithTheSameImageMustBeOffToo) {
   unlink(path.c_str());
 }
 
+// A file of a guest with two disks: the other one may hold the memory of a guest that sleeps.
+TEST_F(SparsifyImagesTest, ANamedFileOfAGuestThatSleeps) {
+  std::string path = "/tmp/vr-sparsify-XXXXXX";
+  const int fd = mkstemp(path.data());
+  ASSERT_GE(fd, 0);
+  close(fd);
+  world_.AddImage(path, kGiB, 600 * kMiB);
+  std::vector<FakeDisk> disks = {{"vda", "virtio", path, ""}};
+  const auto run = [&] {
+    world_.calls.clear();
+    world_.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2", disks, ""), DomainState::kShutOff);
+    SparsifyImagesOptions options;
+    options.targets = {path};
+    return Run(options)[0].outcome;
+  };
+  EXPECT_EQ(run().kind, OutcomeKind::kDone);
+  disks.push_back({"vdb", "virtio", "/images/a.raw", ""});
+  EXPECT_EQ(run().kind, OutcomeKind::kDone);
+  EXPECT_THAT(world_.calls, ElementsAre("sparsify " + path));
+  world_.sparsify->filesystems[0].found.refusal = freemap::Refusal::kState;
+  world_.sparsify->filesystems[0].found.reason = "the memory of a hibernated system";
+  const Outcome asleep = run();
+  EXPECT_EQ(asleep.kind, OutcomeKind::kSkipped);
+  EXPECT_THAT(Reasons(asleep), ElementsAre(Reason::kImageRefused));
+  EXPECT_THAT(world_.calls, IsEmpty());
+  // One that cannot be read is told.
+  world_.sparsify = Found(500 * kMiB, 500 * kMiB, 490 * kMiB);
+  disks.back().image = "/images/none.raw";
+  const Outcome remark = run();
+  EXPECT_EQ(remark.kind, OutcomeKind::kDone);
+  ASSERT_THAT(Reasons(remark), ElementsAre(Reason::kImageUnreadable));
+  EXPECT_EQ(remark.reasons[0].detail, "web vdb: a hibernated system on it is not noticed");
+  unlink(path.c_str());
+}
+
 TEST_F(SparsifyImagesTest, WhatTheImageSaysOfItself) {
   AddDomain(DomainState::kShutOff);
   world_.header.backing = true;
