@@ -13,7 +13,7 @@ namespace virt_reclaim {
 namespace {
 
 // Empty: it is neither a file nor a block device of this machine.
-std::optional<PlannedImage> IdentityOf(const Services& services, const DiskFacts& disk) {
+std::optional<PlannedImage> PlannedImageOf(const Services& services, const DiskFacts& disk) {
   PlannedImage image;
   image.target = disk.xml.target;
   if (!disk.chain.empty()) {
@@ -137,7 +137,7 @@ std::vector<PlannedImage> IdentitiesOf(const Services& services, const DomainFac
   std::vector<PlannedImage> images;
   for (const DiskFacts& disk : facts.disks) {
     if (!TouchesDisk(changes, disk.xml.target)) continue;
-    if (auto image = IdentityOf(services, disk)) images.push_back(*std::move(image));
+    if (auto image = PlannedImageOf(services, disk)) images.push_back(*std::move(image));
   }
   return images;
 }

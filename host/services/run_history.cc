@@ -16,7 +16,7 @@ namespace {
 using OrderedJson = nlohmann::ordered_json;
 
 constexpr int kRunVersion = 1;
-constexpr size_t kMaxFileBytes = size_t{64} << 10;
+constexpr size_t kMaxRecordBytes = size_t{64} << 10;
 constexpr size_t kMostJobs = 100;  // more are not ours
 
 std::string DirectoryOf(const std::string& state_directory) {
@@ -25,7 +25,7 @@ std::string DirectoryOf(const std::string& state_directory) {
 
 // False: it says nothing that we know.
 bool Read(const std::string& path, RunRecord& record) {
-  const auto text = ReadFile(path, kMaxFileBytes);
+  const auto text = ReadFile(path, kMaxRecordBytes);
   if (!text.ok()) return false;
   const OrderedJson json = OrderedJson::parse(*text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object() || !json.contains("schema_version") ||
