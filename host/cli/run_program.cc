@@ -224,8 +224,7 @@ class PolicyRun {
     connection = with_services_(
         used, [&](const Services& services) { items = PlanAndAct(services, policy, options_); });
     absl::Status connected = connection;
-    if (!connected.ok() && !absl::IsCancelled(connected) && punches &&
-        !policy.backups.empty()) {
+    if (!connected.ok() && !absl::IsCancelled(connected) && punches && !policy.backups.empty()) {
       // Backups lie here, whether libvirt answers or not.
       used.no_libvirt = true;
       used.connect.clear();

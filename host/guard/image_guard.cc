@@ -50,7 +50,8 @@ absl::Status TakeLease(int fd, int type) {
 }  // namespace
 
 absl::Status CheckLeasesProve(int64_t filesystem_type, dev_t device) {
-  // A FUSE filesystem on a disk of this machine (ntfs-3g) has that disk's number and no made-up one.
+  // A FUSE filesystem on a disk of this machine (ntfs-3g) has that disk's number and no made-up
+  // one.
   const bool elsewhere = filesystem_type == NFS_SUPER_MAGIC || filesystem_type == V9FS_MAGIC ||
                          (filesystem_type == FUSE_SUPER_MAGIC && major(device) == 0);
   if (!elsewhere) return absl::OkStatus();
