@@ -27,7 +27,7 @@ target_link_libraries(kill_at_sync PRIVATE ${CMAKE_DL_LIBS})
 
 virt_reclaim_integration_test(bed 600)
 virt_reclaim_integration_test(story 900)
-virt_reclaim_integration_test(quickstart 1500 SECONDS 190)
+virt_reclaim_integration_test(quickstart 1500 SECONDS 250)
 virt_reclaim_integration_test(link 900 ALONE)
 virt_reclaim_integration_test(daemon 600 ALONE)
 virt_reclaim_integration_test(trim 600 SECONDS 175)
