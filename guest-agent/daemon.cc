@@ -106,6 +106,7 @@ int RunDaemon(const DaemonOptions& options, const std::stop_token& stop) {
   AgentService service(AgentService::RealBackend());
   service.CleanUp();
   AgentServer server(service);
+  MemoryGuard memory;
   PortWaiter waiter;
   while (!stop.stop_requested()) {
     manager.Alive();
@@ -118,11 +119,14 @@ int RunDaemon(const DaemonOptions& options, const std::stop_token& stop) {
     log.Say(JournalPriority::kInfo, "serving", "serving");
     // The link's ends close with it, before the server goes: a peer that never reads would hold up
     // the server's end.
-    link::AgentLink link(*std::move(port), [&](UniqueFd socket) {
-      const absl::Status attached = server.Attach(std::move(socket));
-      if (!attached.ok())
-        log.Say(JournalPriority::kWarning, "refused", std::string(attached.message()));
-    });
+    link::AgentLink link(
+        *std::move(port),
+        [&](UniqueFd socket) {
+          const absl::Status attached = server.Attach(std::move(socket));
+          if (!attached.ok())
+            log.Say(JournalPriority::kWarning, "refused", std::string(attached.message()));
+        },
+        [&memory](bool start) { return memory(start); });
     const absl::Status ended = link.Run(stop, heartbeat);
     if (ended.ok()) break;
     log.Say(JournalPriority::kNotice, "port-gone",

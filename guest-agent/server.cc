@@ -8,10 +8,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
+#include "base/io.h"
 #include "base/status.h"
 
 namespace virt_reclaim::agent {
@@ -43,6 +48,18 @@ void ReturnMemory() {
 }
 
 }  // namespace
+
+std::string MemoryGuard::operator()(bool start) {
+  const auto text = ReadFile("/proc/self/statm", 256);
+  if (!text.ok()) return "";
+  const std::vector<absl::string_view> numbers = absl::StrSplit(*text, ' ');
+  uint64_t pages = 0;
+  if (numbers.size() < 2 || !absl::SimpleAtoi(numbers[1], &pages)) return "";
+  const uint64_t resident = pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  if (start || !least_) least_ = std::min(least_.value_or(resident), resident);
+  if (resident <= *least_ + kMostGrowthBytes) return "";
+  return "the host's calls take too much memory";
+}
 
 AgentServer::AgentServer(AgentService& service)
     : service_(service), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}

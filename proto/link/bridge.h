@@ -60,7 +60,12 @@ class AgentLink {
   // it to grpc::AddInsecureChannelFromFd. The link closes its own end when the session is over.
   using OnSession = std::function<void(UniqueFd socket)>;
 
-  AgentLink(std::unique_ptr<Port> port, OnSession on_session);
+  // Asked on the link's thread at the start of a session, and then before every 16 KiB or so of
+  // what the host sends are handed on: why the session has to end; empty: it may go on. For what
+  // gRPC cannot bound by itself. Between two honest calls it is hardly ever asked.
+  using Guard = std::function<std::string(bool start)>;
+
+  AgentLink(std::unique_ptr<Port> port, OnSession on_session, Guard guard = {});
   ~AgentLink();
 
   // Serves until stopped (OK) or until the port is gone (Unavailable, with the reason). While no

@@ -199,6 +199,10 @@ void Pump::OpenPair() {
       !status.ok()) {
     return session_.Abort(std::string(status.message()));
   }
+  if (hooks_.on_deliver) {
+    // Or what is looked at is long past: the kernel's own size holds thousands of requests.
+    setsockopt(ours.get(), SOL_SOCKET, SO_SNDBUF, &kGuardedBytes, sizeof kGuardedBytes);
+  }
   pair_ = std::move(ours);
   pair_edges_ = kEdges;
   pair_id_ = session_.id();
@@ -221,7 +225,14 @@ void Pump::ClosePair() {
 bool Pump::Deliver() {
   bool progress = false;
   while (pair_writable_ && !session_.Incoming().empty()) {
-    const auto bytes = session_.Incoming();
+    auto bytes = session_.Incoming();
+    if (hooks_.on_deliver) {
+      bytes = bytes.first(std::min<size_t>(bytes.size(), kGuardedBytes));
+      if (std::string reason = hooks_.on_deliver(bytes.size()); !reason.empty()) {
+        session_.Abort(std::move(reason));
+        return true;
+      }
+    }
     const ssize_t n = send(pair_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {

@@ -32,6 +32,9 @@ class Pump {
     // It ended; called before the pair is closed, so that who sees the stream break finds the
     // reason.
     std::function<void(const std::string& reason)> on_end;
+    // gRPC may be given so many bytes; why the session has to end instead, empty: it may go on.
+    // With it no more than kGuardedBytes wait in the pair for gRPC. May be empty.
+    std::function<std::string(size_t bytes)> on_deliver = {};
   };
 
   Pump(std::unique_ptr<Port> port, Session::Options options, Hooks hooks);
@@ -52,6 +55,7 @@ class Pump {
 
  private:
   static constexpr std::chrono::milliseconds kGoodbyeLimit{100};
+  static constexpr int kGuardedBytes = 16 * 1024;
 
   enum class Source : uint32_t { kWake, kPort, kPair };
 

@@ -2,11 +2,14 @@
 #ifndef VIRT_RECLAIM_TESTS_COMPONENT_GUEST_LIMITS_H_
 #define VIRT_RECLAIM_TESTS_COMPONENT_GUEST_LIMITS_H_
 
+#include <unistd.h>
+
 #include <fstream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 
@@ -23,9 +26,9 @@ inline constexpr bool kSanitized =
 inline constexpr bool kSanitized = false;
 #endif
 
-// A line of /proc/self/status in KiB: VmRSS now, VmHWM at its highest.
-inline int64_t StatusKiB(absl::string_view key) {
-  std::ifstream status("/proc/self/status");
+// A line of /proc/PID/status in KiB, by default of this process: VmRSS now, VmHWM at its highest.
+inline int64_t StatusKiB(absl::string_view key, pid_t pid = getpid()) {
+  std::ifstream status(absl::StrCat("/proc/", pid, "/status"));
   for (std::string line; std::getline(status, line);) {
     if (line.rfind(std::string(key) + ":", 0) != 0) continue;
     const std::vector<std::string> words =

@@ -31,7 +31,7 @@ target_link_libraries(stop_at_backup PRIVATE ${CMAKE_DL_LIBS})
 
 virt_reclaim_integration_test(bed 600)
 virt_reclaim_integration_test(story 900)
-virt_reclaim_integration_test(quickstart 1500 SECONDS 190)
+virt_reclaim_integration_test(quickstart 1500 SECONDS 250)
 virt_reclaim_integration_test(link 900 ALONE)
 virt_reclaim_integration_test(daemon 600 ALONE)
 virt_reclaim_integration_test(trim 600 SECONDS 175)

@@ -107,8 +107,9 @@ class Host:
         state = ""
         deadline = time.monotonic() + seconds
         with subprocess.Popen(
-            ["virsh", "-q", "-c", self.uri], env=self.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, bufsize=1,
+            # Where it reads commands it makes a directory for their history.
+            ["virsh", "-q", "-c", self.uri], env={**self.environment(), "XDG_CACHE_HOME": str(self.directory)},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1,
         ) as virsh:
             assert virsh.stdin and virsh.stdout
             overdue = threading.Timer(seconds + 30, virsh.kill)
