@@ -371,7 +371,7 @@ TEST_F(RealFilesystemsTest, NoMarkerWhereSpaceIsShort) {
   EXPECT_TRUE(absl::IsFailedPrecondition(write(16 * kMiB)));  // more than a quarter of it
   EXPECT_EQ(write(kMiB), absl::OkStatus());
   const auto room = std::filesystem::space(fs.mount_point()).available;
-  std::ofstream(fs.mount_point() + "/full") << std::string(room - 2 * kMiB, 'x');
+  std::ofstream(fs.mount_point() + "/full") << std::string(room - kMiB, 'x');
   EXPECT_THAT(std::string(write(4096).message()), HasSubstr("too little is free"));
 }
 
