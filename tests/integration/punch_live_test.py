@@ -12,7 +12,7 @@ from vrtest import Disk, Guest, HostTestCase, allocation, built, main, wait_for
 MIB = 1 << 20
 DOMAIN = "web"
 DONE, DONE_FOR_NOTHING, REFUSED, INTERRUPTED = 0, 4, 5, 130
-ROUNDS = 12
+ROUNDS = 4
 # Known data over zeroes and zeroes over data, in place: what punch finds zero is data a moment later. Each file is compared with
 # what was written last, as it comes from the disk.
 WRITER = """
