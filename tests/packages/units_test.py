@@ -39,7 +39,7 @@ class Units(unittest.TestCase):
     def test_nothing_is_unknown_to_systemd(self) -> None:
         """With programs that are there, and without manual pages, which are not installed here."""
         for unit in [*UNITS.iterdir(), EXAMPLES / "block-copy-watch.service"]:
-            text = re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", unit.read_text(), flags=re.M)
+            text = re.sub(r"^(ExecStart=:?)[^:\s]+", r"\1/bin/true", unit.read_text(), flags=re.M)
             (self.directory / unit.name).write_text(re.sub(r"^Documentation=.*\n", "", text, flags=re.M))
         names = [str(path) for path in sorted(self.directory.iterdir())]
         verified = run("systemd-analyze", "verify", *names, path=f"{self.directory}:/lib/systemd/system")
@@ -77,6 +77,13 @@ class Units(unittest.TestCase):
             # A fleet does not start at once, and each host always at its own time.
             self.assertIn("RandomizedDelaySec=", timer)
             self.assertIn("FixedRandomDelay=yes", timer)
+
+    def test_any_name_reaches_trim_as_one_word(self) -> None:
+        """systemd expands ${X} in arguments unless there is a ':', and virt-reclaim reads -x as an option unless there is a '--'."""
+        (line,) = re.findall(r"(?m)^ExecStart=(.*)$", (UNITS / "virt-reclaim-trim@.service").read_text())
+        prefix, program, *words = re.fullmatch(r"(\W*)(/\S+) (\S+) (\S+) (\S+)", line).groups()  # type: ignore[union-attr]
+        self.assertIn(":", prefix.rstrip("/"))
+        self.assertEqual((program, words), ("/usr/bin/virt-reclaim", ["trim", "--", "%I"]))
 
     def test_the_directories_are_the_programs_own(self) -> None:
         for job in JOBS:
