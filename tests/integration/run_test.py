@@ -1,11 +1,12 @@
 """What timers call, on real guests: one that runs, one that is off, a backup, all on one small storage. libvirtd goes and comes back in the
-middle; the storage fills up, and the guest that it pauses runs on after an emergency."""
+middle; a run is killed in each of its jobs; the storage fills up, and the guest that it pauses runs on after an emergency, which trims another."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import unittest
 from pathlib import Path
@@ -20,7 +21,7 @@ from vrtest.programs import find_program
 
 DONE, SOME_FAILED = 0, 3
 STORAGE = 1536 * MIB
-WEB, OLD = "web", "old"
+WEB, OLD, DB = "web", "old", "db"
 JUNK = 96 * MIB
 # What the emergency finds: freed by sparsify and by punch. --resume wants 256 MiB of room.
 DELETED = 256 * MIB
@@ -152,6 +153,11 @@ class Story:
         self.policy()
         self.make_old(DELETED)
         self.make_backup(ZEROES)
+        # Not on the full storage, where the first of its writes would pause it, too: it comes last.
+        other = Guest(self.host, DB, machine=NEW_MACHINE, agent=AGENT, disks=[Disk("data", discard="unmap", size=512 * MIB)])
+        other.start()
+        other.run(FILL)
+        junk = other.disk("data").allocation()
         much = (self.room() + TOO_MUCH) // MIB
         self.assertLess(much, 1800, "the guest's disk is too small for this story")
         self.guest.run(f"(dd if=/dev/zero of=/mnt/data/much bs=1M count={much}; sync; echo ok >/run/written) >/dev/null 2>&1 &")
@@ -160,8 +166,12 @@ class Story:
         plan = self.run_policy("--emergency", "--resume", "-n")
         self.assertEqual(plan["resume"]["name"], WEB, plan)
         items = self.run_policy("--emergency", "--resume")
+        # Of a dict the order is that of the run.
+        self.assertEqual(list(items), ["sparsify", "punch", "trim", "resume"])
+        self.assertEqual(items["trim"]["name"], DB)
+        self.assertGreater(junk - other.disk("data").allocation(), 0.8 * JUNK)
         print(f"{type(self).__name__}: {self.room() // MIB} MiB of room after the emergency")
-        self.assertEqual({job: item["status"] for job, item in items.items()}, {"sparsify": "done", "punch": "done", "resume": "done"}, items)
+        self.assertEqual({job: item["status"] for job, item in items.items()}, {"sparsify": "done", "punch": "done", "trim": "done", "resume": "done"}, items)
         self.assertGreater(items["sparsify"]["freed_bytes"], 0.9 * DELETED)
         # A block less when the map of the file's extents takes one.
         self.assertGreater(items["punch"]["freed_bytes"], 0.99 * ZEROES)
@@ -219,10 +229,55 @@ class Libvirtd(Story, unittest.TestCase):
         self.assertEqual({job: item["status"] for job, item in items.items()}, {"trim": "done", "sparsify": "done", "punch": "done"}, items)
         self.assertGreater(before - self.guest.disk("data").allocation(), 0.8 * JUNK)
 
+    def kill_in(self, job: str, synced: str) -> None:
+        """SIGKILL right before it syncs a file whose path has `synced` in it: what it did is done, and nobody was told."""
+        killed = VirtReclaim(
+            PROGRAM, self.host, VIRT_RECLAIM_FREEMAP=str(find_program("virt-reclaim-freemap")), LD_PRELOAD=str(KILLER),
+            VR_KILL_AT_SYNC="1", VR_KILL_IN=synced,
+        )
+        reply = killed.run("run", "--job", job, "--config", str(self.config), seconds=400)
+        self.assertEqual((reply.status, reply.stdout), (-signal.SIGKILL, ""), str(reply))
+
+    def make_something_to_do(self) -> dict[str, int]:
+        """What each job's files occupy then."""
+        self.guest.run(FILL)
+        self.make_old(DELETED)
+        self.make_backup(ZEROES // 4)
+        return self.allocations()
+
+    def require_a_run_that_is_done(self, before: dict[str, int]) -> None:
+        items = self.run_policy()
+        self.assertEqual({job: item["status"] for job, item in items.items()}, {"trim": "done", "sparsify": "done", "punch": "done"}, items)
+        after = self.allocations()
+        for job, least in (("trim", 0.8 * JUNK), ("sparsify", 0.9 * DELETED), ("punch", 0.99 * ZEROES / 4)):
+            self.assertGreater(before[job] - after[job], least, job)
+        self.assertEqual(self.host.state(WEB), "running")
+
+    def test_3_killed_in_each_job_the_next_run_makes_up_for_it(self) -> None:
+        self.policy()
+        for job, synced in (("trim", "/history/"), ("sparsify", str(self.old)), ("punch", str(self.backup))):
+            with self.subTest(job):
+                before = self.make_something_to_do()
+                self.kill_in(job, synced)
+                self.require_a_run_that_is_done(before)
+
+    def test_3_killed_while_the_guest_trims(self) -> None:
+        before = self.make_something_to_do()
+        # So slow that there is a middle.
+        self.policy('max-rate = "32M"')
+        program = self.reclaim.start("run", "--job", "trim", "--config", str(self.config))
+        wait_for("a trim that runs", self.trims_in_the_guest, seconds=30)
+        program.kill()
+        program.communicate(timeout=30)
+        self.assertEqual(program.returncode, -signal.SIGKILL)
+        self.policy()
+        self.require_a_run_that_is_done(before)
+
 
 if __name__ == "__main__":
     bedpath.require_bed("libvirtd", "unshare", "mkfs.ext4", "debugfs")
     PROGRAM, AGENT = host_program_path(), agent_path()
-    if not PROGRAM or not AGENT:
+    KILLER = find_program("libkill_at_sync.so")
+    if not PROGRAM or not AGENT or not KILLER:
         skip_all("virt-reclaim or virt-reclaim-agent is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
     main(one_story=True)
