@@ -141,6 +141,8 @@ absl::Status CheckSparsify(const CommandLine& line) {
 absl::Status CheckRun(const CommandLine& line) {
   if (line.resume && !line.emergency)
     return InvalidArgumentError("--resume is for what --emergency has made room for");
+  if (line.wait && line.emergency)
+    return InvalidArgumentError("--wait: in an emergency no window counts");
   if (line.domains.empty()) return absl::OkStatus();
   return InvalidArgumentError(
       "run: the policy says which domains; one by its name: trim, sparsify");

@@ -320,6 +320,7 @@ std::vector<VerbSpec> MakeVerbs() {
        "",
        "",
        {Word("--job", "trim|sparsify|punch", &CommandLine::job),
+        Parsed("--wait", "TIME", &CommandLine::wait, ParseDuration),
         Flag("--emergency", &CommandLine::emergency), Flag("--resume", &CommandLine::resume),
         ConfigOption()},
        CheckRun},

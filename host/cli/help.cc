@@ -314,8 +314,10 @@ leaves undone the next one does: it may be killed at any time. Two runs of one j
 
 options:
       --job JOB       only this: trim, sparsify or punch (default: all three). punch needs no libvirt
+      --wait TIME     wait for windows that open within TIME, and do then what is left for them; what timers do, with a day
       --emergency     a storage is full, or nearly: windows, thresholds, rates and the time of the run do not count. First what
-                      is off, then backups, then what runs. What the policy leaves out stays left out
+                      is off, then backups, then what runs; of each the fullest storage first. What the policy leaves out
+                      stays left out, and a job that another run has is left to that
       --resume        let domains run on that an I/O error has paused, once there is room; with --emergency, at its end
       --config FILE   the policy (VIRT_RECLAIM_CONFIG; default /etc/virt-reclaim/config.toml); conf.d/*.toml beside it
                       are read after it

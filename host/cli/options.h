@@ -109,6 +109,7 @@ struct CommandLine {
   std::string job;  // empty: all
   bool emergency = false;
   bool resume = false;
+  std::optional<absl::Duration> wait;  // for windows
   // Of agent install.
   std::string agent_binary;  // empty: the one that is installed here
 };

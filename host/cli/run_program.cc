@@ -1,6 +1,8 @@
 #include "host/cli/run_program.h"
 
+#include <algorithm>
 #include <chrono>
+#include <functional>
 #include <set>
 #include <vector>
 
@@ -27,8 +29,11 @@ using policy::Job;
 
 struct RunReport {
   std::vector<RunItem> items;
-  std::set<Job> jobs;    // that were asked for
-  absl::Status domains;  // not OK: no domain was looked at, because of this
+  std::set<Job> jobs;       // that were asked for
+  absl::Status connection;  // not OK: no domain was looked at, because of this
+  std::set<Job> busy;       // in an emergency: that another run has
+  absl::Status later;       // not OK: what was left for a window could not be done
+  absl::Status remembered;  // not OK: what it came to could not be written down
   bool dry_run = false;
 };
 
@@ -41,13 +46,23 @@ std::set<Job> JobsOf(const CommandLine& line) {
   return jobs;
 }
 
+// Of an emergency: a job that another run has.
+Outcome BusyOutcome() {
+  Outcome outcome;
+  outcome.kind = OutcomeKind::kSkipped;
+  outcome.asked_for = true;
+  outcome.reasons.push_back({Reason::kBusy, ""});
+  return outcome;
+}
+
 ExitStatus StatusOf(const RunReport& report) {
-  std::vector<Outcome> outcomes;
+  std::vector<Outcome> outcomes(report.busy.size(), BusyOutcome());
   for (const RunItem& item : report.items) outcomes.push_back(item.outcome);
-  if (!report.domains.ok()) {
+  for (const absl::Status& error : {report.connection, report.later}) {
+    if (error.ok()) continue;
     Outcome& outcome = outcomes.emplace_back();
     outcome.kind = OutcomeKind::kFailed;
-    outcome.error = report.domains;
+    outcome.error = error;
   }
   return ExitStatusOf(outcomes);
 }
@@ -58,6 +73,7 @@ std::string Signed(const std::optional<int64_t>& bytes) {
 
 // "trim 12 domains, 3.1 GiB".
 std::string JobText(const RunReport& report, Job job) {
+  if (report.busy.contains(job)) return absl::StrCat(Name(job), " busy");
   const RunTotal total = TotalOf(report.items, job);
   const std::string what = job == Job::kPunch ? " file" : " domain";
   std::string text = absl::StrCat(Name(job), " ", total.done, what, total.done == 1 ? "" : "s");
@@ -101,7 +117,9 @@ std::string OutputText(const RunReport& report) {
 
 std::string OutputJson(const RunReport& report) {
   Json json = report.dry_run ? Document("run-plan") : Document("run");
-  if (!report.domains.ok()) json["error"] = Text(report.domains.message());
+  for (const absl::Status& error : {report.later, report.connection}) {
+    if (!error.ok()) json["error"] = Text(error.message());
+  }
   json["jobs"] = Json::array();
   for (const Job job : report.jobs) {
     const RunTotal total = TotalOf(report.items, job);
@@ -109,6 +127,7 @@ std::string OutputJson(const RunReport& report) {
                             {"done", total.done},
                             {"skipped", total.skipped},
                             {"failed", total.failed},
+                            {"busy", report.busy.contains(job)},
                             {"expected_bytes", total.expected},
                             {"freed_bytes", report.dry_run ? Json(nullptr) : Json(total.freed)}});
   }
@@ -140,72 +159,184 @@ RunProgress ProgressOn(ProgressLine& line, const FilesProgress& files, bool quie
   return progress;
 }
 
-absl::StatusOr<std::vector<RunItem>> PlanAndAct(const CommandLine& line, const Services& services,
-                                                const policy::Policy& policy,
-                                                const std::set<Job>& jobs, ProgressLine& progress,
-                                                const std::stop_token& stop) {
-  const RunOptions options{jobs, /*estimate=*/line.dry_run, line.emergency};
-  if (line.dry_run) {
-    VR_ASSIGN_OR_RETURN(const RunPlan plan, PlanRun(services, policy, options, stop));
-    return ItemsOf(plan);
+// All rounds of one call, and what they come to. A round reads the policy and reaches for the
+// hypervisor anew: hours may lie between two.
+class PolicyRun {
+ public:
+  PolicyRun(const CommandLine& line, const WithServices& with_services, ProgressLine& progress,
+            const std::stop_token& stop)
+      : line_(line), with_services_(with_services), progress_(progress), stop_(stop) {
+    options_.jobs = JobsOf(line);
+    options_.estimate = line.dry_run;
+    options_.emergency = line.emergency;
   }
-  VR_ASSIGN_OR_RETURN(const std::vector<DomainLock> locks, LockJobs(services, jobs));
-  VR_ASSIGN_OR_RETURN(const RunPlan plan, PlanRun(services, policy, options, stop));
-  const punch::SteadyClock clock = [] { return std::chrono::steady_clock::now(); };
-  const FilesProgress files(clock);
-  return ExecuteRun(services, plan, ProgressOn(progress, files, line.json), stop);
-}
+
+  // OK: at least something could be tried.
+  absl::Status Execute(RunReport& report) {
+    const absl::Status done = ExecuteRounds(report);
+    if (done.ok() && !line_.dry_run) report.remembered = Remember(report);
+    return done;
+  }
+
+ private:
+  static constexpr absl::Duration kAfterAnother = absl::Minutes(1);
+
+  absl::Status ExecuteRounds(RunReport& report) {
+    VR_ASSIGN_OR_RETURN(report.items, Round(report.connection));
+    report.busy = busy_;
+    if (!line_.wait || line_.dry_run) return absl::OkStatus();
+    while (WaitsForWindow(report.items)) {
+      options_.only = LeftForWindow(report.items);
+      absl::Status connection;
+      auto later = Round(connection);
+      if (absl::IsAborted(later.status())) {
+        // Another run has the job, and the same windows. What it leaves is seen then.
+        Rest(kAfterAnother);
+        continue;
+      }
+      if (absl::IsCancelled(later.status())) break;
+      report.later.Update(connection);
+      report.later.Update(later.status());
+      Renew(report.items, *options_.only, later.ok() ? *std::move(later) : std::vector<RunItem>());
+    }
+    for (RunItem& item : report.items) {
+      if (item.window && stop_.stop_requested()) item.outcome.kind = OutcomeKind::kCancelled;
+    }
+    return absl::OkStatus();
+  }
+
+  // Of the jobs that could be tried; for the others the one before stays the last.
+  absl::Status Remember(const RunReport& report) const {
+    std::set<Job> jobs = report.connection.ok() ? options_.jobs : std::set<Job>{Job::kPunch};
+    for (const Job job : report.busy) jobs.erase(job);
+    jobs.erase(Job::kResume);
+    return RememberRun(state_directory_, jobs, report.items, report.later.ok(), ended_);
+  }
+
+  // Not OK: nothing could be done. `connection`: why nothing, or only something to backups.
+  absl::StatusOr<std::vector<RunItem>> Round(absl::Status& connection) {
+    VR_ASSIGN_OR_RETURN(const policy::Policy policy,
+                        policy::ReadPolicy(line_.config, line_.given.contains("--config")));
+    const bool punches = options_.jobs.contains(Job::kPunch);
+    CommandLine used = line_;
+    used.no_libvirt = punches && options_.jobs.size() == 1;
+    absl::StatusOr<std::vector<RunItem>> items;
+    connection = with_services_(
+        used, [&](const Services& services) { items = PlanAndAct(services, policy, options_); });
+    absl::Status connected = connection;
+    if (!connected.ok() && punches && !policy.backups.empty()) {
+      // Backups lie here, whether libvirt answers or not.
+      used.no_libvirt = true;
+      used.connect.clear();
+      RunOptions options = options_;
+      options.jobs = {Job::kPunch};
+      connected = with_services_(
+          used, [&](const Services& services) { items = PlanAndAct(services, policy, options); });
+    }
+    VR_RETURN_IF_ERROR(connected);
+    return items;
+  }
+
+  absl::StatusOr<std::vector<RunItem>> PlanAndAct(const Services& services,
+                                                  const policy::Policy& policy,
+                                                  const RunOptions& options) {
+    if (line_.dry_run) {
+      VR_ASSIGN_OR_RETURN(const RunPlan plan, PlanRun(services, policy, options, stop_));
+      return ItemsOf(plan);
+    }
+    const absl::Time begun = services.now();
+    if (limit_ == absl::InfinitePast()) limit_ = begun + line_.wait.value_or(absl::ZeroDuration());
+    // An emergency does what nobody else does by now.
+    VR_ASSIGN_OR_RETURN(const std::vector<DomainLock> locks,
+                        LockJobs(services, options.jobs, line_.emergency ? &busy_ : nullptr));
+    RunOptions free = options;
+    for (const Job job : busy_) free.jobs.erase(job);
+    VR_ASSIGN_OR_RETURN(const RunPlan plan, PlanRun(services, policy, free, stop_));
+    const punch::SteadyClock clock = [] { return std::chrono::steady_clock::now(); };
+    const FilesProgress files(clock);
+    auto items = ExecuteRun(services, plan, ProgressOn(progress_, files, line_.json), stop_);
+    state_directory_ = services.state_directory;
+    ended_ = services.now();
+    options_.worked += std::max(ended_ - begun, absl::ZeroDuration());
+    return items;
+  }
+
+  // Holds no lock and no connection meanwhile.
+  bool WaitsForWindow(const std::vector<RunItem>& items) {
+    const auto say = [&](absl::Time opens) {
+      progress_.Say(absl::StrCat(LeftForWindow(items).size(),
+                                 " left: waits for the window that opens at ",
+                                 absl::FormatTime("%Y-%m-%d %H:%M", opens, absl::LocalTimeZone())));
+    };
+    bool open = false;
+    WithClock([&](const Services& services) {
+      open = WaitForWindow(services, items, limit_, say, stop_);
+    });
+    return open;
+  }
+
+  void Rest(absl::Duration time) {
+    WithClock([&](const Services& services) {
+      const absl::Time end = services.now() + time;
+      while (!stop_.stop_requested() && services.now() < end) services.sleep(absl::Seconds(1));
+    });
+  }
+
+  // Where not even that is to be had, nothing is waited for.
+  void WithClock(const std::function<void(const Services&)>& use) {
+    CommandLine used = line_;
+    used.no_libvirt = true;
+    used.connect.clear();
+    with_services_(used, use).IgnoreError();
+  }
+
+  const CommandLine& line_;
+  const WithServices& with_services_;
+  ProgressLine& progress_;
+  const std::stop_token& stop_;
+  RunOptions options_;
+  std::set<Job> busy_;  // that another run has
+  absl::Time limit_ = absl::InfinitePast();
+  std::string state_directory_;
+  absl::Time ended_;
+};
 
 // What could not be written down, once.
 std::string NotRemembered(const RunReport& report) {
-  for (const RunItem& item : report.items) {
-    if (!item.remembered.ok())
-      return absl::StrCat("the history cannot be written: ", Printable(item.remembered.message()),
-                          "\n");
-  }
-  return "";
+  absl::Status first;
+  for (const RunItem& item : report.items) first.Update(item.remembered);
+  first.Update(report.remembered);
+  if (first.ok()) return "";
+  return absl::StrCat("the history cannot be written: ", Printable(first.message()), "\n");
 }
 
 }  // namespace
 
 ProgramResult RunPolicy(const CommandLine& line, const WithServices& with_services,
                         ProgressLine& progress, const std::stop_token& stop) {
-  const auto policy = policy::ReadPolicy(line.config, line.given.contains("--config"));
-  if (!policy.ok()) return FailWith(policy.status(), line.json);
   RunReport report;
   report.jobs = JobsOf(line);
   report.dry_run = line.dry_run;
-  const bool punches = report.jobs.contains(Job::kPunch);
-  absl::StatusOr<std::vector<RunItem>> items;
-  CommandLine used = line;
-  used.no_libvirt = punches && report.jobs.size() == 1;
-  absl::Status connected = with_services(used, [&](const Services& services) {
-    items = PlanAndAct(line, services, *policy, report.jobs, progress, stop);
-  });
-  if (!connected.ok() && punches && !policy->backups.empty()) {
-    // Backups lie here, whether libvirt answers or not.
-    report.domains = connected;
-    used.no_libvirt = true;
-    used.connect.clear();
-    connected = with_services(used, [&](const Services& services) {
-      items = PlanAndAct(line, services, *policy, {Job::kPunch}, progress, stop);
-    });
-  }
+  const absl::Status begun = PolicyRun(line, with_services, progress, stop).Execute(report);
   ProgramResult result;
-  if (!connected.ok() || !items.ok()) {
-    result = FailWith(connected.ok() ? items.status() : connected, line.json);
+  if (!begun.ok()) {
+    result = FailWith(begun, line.json);
   } else {
-    report.items = *std::move(items);
     result.status = StatusOf(report);
     result.out = line.json ? OutputJson(report) : OutputText(report);
     result.err = NotRemembered(report);
-    if (!report.domains.ok())
+    for (const Job job : report.busy)
+      absl::StrAppend(&result.err, "virt-reclaim: ", Name(job),
+                      ": another virt-reclaim is working on this job\n");
+    if (!report.connection.ok())
       absl::StrAppend(&result.err, "virt-reclaim: no domain was looked at: ",
-                      Printable(report.domains.message()), "\n");
+                      Printable(report.connection.message()), "\n");
+    if (!report.later.ok())
+      absl::StrAppend(&result.err, "virt-reclaim: what was left for a window was not done: ",
+                      Printable(report.later.message()), "\n");
     if (GoesToJournal(line)) AddResults(report.items, line.json, result);
   }
-  const auto hint =
-      HintForConnection(report.domains.ok() ? connected : report.domains, line.connect);
+  const auto hint = HintForConnection(report.connection, line.connect);
   if (hint && !line.json) absl::StrAppend(&result.err, "hint: ", *hint, "\n");
   if (GoesToJournal(line)) AddLines(result.err, result);
   return result;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/escape.h"
+#include "host/services/run_history.h"
 #include "host/services/trim_history.h"
 
 namespace virt_reclaim {
@@ -118,6 +119,8 @@ Overview MakeOverview(const Services& services, const Report& report) {
   overview.storages = storages.Take();
   MakeNamesDistinct(overview.domains, uuids);
   AddGrowth(overview);
+  overview.runs = ReadRuns(services.state_directory);
+  for (RunRecord& run : overview.runs) run.job = Printable(run.job);
   return overview;
 }
 

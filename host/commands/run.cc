@@ -5,12 +5,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <iterator>
+#include <list>
 #include <map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
+#include "base/status.h"
+#include "host/services/run_history.h"
 
 namespace virt_reclaim {
 namespace {
@@ -22,6 +26,14 @@ Outcome Skipped(Blocker reason) {
   outcome.kind = OutcomeKind::kSkipped;
   outcome.reasons.push_back(std::move(reason));
   return outcome;
+}
+
+// In an emergency: on a fuller storage, or more to give there.
+bool IsMoreUrgent(const TrimJob& a, const TrimJob& b) {
+  const uint64_t room_a = a.action->room.value_or(UINT64_MAX);
+  const uint64_t room_b = b.action->room.value_or(UINT64_MAX);
+  if (room_a != room_b) return room_a < room_b;
+  return a.action->expected.value_or(0) > b.action->expected.value_or(0);
 }
 
 class Run {
@@ -37,42 +49,51 @@ class Run {
         items_(plan.passed_over) {}
 
   std::vector<RunItem> Execute() {
-    if (!plan_.emergency) TrimAll();
-    size_t target = 0;
-    for (const SparsifyStep& step : plan_.sparsify) Sparsify(step, ++target);
+    if (!plan_.emergency) Trim();
+    Sparsify();
     Punch();
-    if (plan_.emergency) TrimAll();
+    if (plan_.emergency) Trim();
     for (const DomainSummary& domain : plan_.resume) Resume(domain);
     return std::move(items_);
   }
 
  private:
-  void TrimAll() {
-    for (const RunTrims& trims : plan_.trims) Trim(trims);
-  }
-
-  void Trim(const RunTrims& trims) {
-    TrimOptions options = trims.options;
-    options.waits = progress_.waits;
-    if (end_ != absl::InfiniteFuture())
-      options.max_duration = std::max(end_ - services_.now(), absl::ZeroDuration());
-    std::vector<TrimAction> actions = trims.actions;
-    for (TrimAction& action : actions) {
-      for (const uint64_t storage : action.storages) {
-        if (!action.blockers.empty()) break;
-        if (auto reason = TroubleOn(storage)) {
-          action.blockers.push_back(*std::move(reason));
-          action.asked_for = true;  // nobody chose to leave it out
-        }
-      }
+  // All in one schedule, whatever rules they are under: where there may be no time for all, who
+  // waits longest comes first.
+  void Trim() {
+    std::vector<TrimOptions> options;
+    for (const RunTrims& trims : plan_.trims) {
+      options.push_back(trims.options);
+      options.back().waits = progress_.waits;
     }
+    std::vector<TrimJob> jobs;
+    bool hurried = end_ != absl::InfiniteFuture();
+    for (size_t i = 0; i < options.size(); ++i) {
+      hurried = hurried || options[i].window;
+      for (const TrimAction& action : plan_.trims[i].actions)
+        jobs.push_back({&options[i], &action});
+    }
+    const auto longer = [](const TrimJob& a, const TrimJob& b) {
+      return WaitsLonger(*a.action, *b.action);
+    };
+    if (hurried) std::stable_sort(jobs.begin(), jobs.end(), longer);
+    if (plan_.emergency) std::stable_sort(jobs.begin(), jobs.end(), IsMoreUrgent);
     const std::vector<TrimmedDomain> domains =
-        ExecuteTrim(services_, options, actions, progress_.trim, stop_);
+        ExecuteTrims(services_, jobs, end_, plan_.limits.per_storage, progress_.trim, stop_);
     for (size_t i = 0; i < domains.size(); ++i) {
       items_.push_back(ItemOf(domains[i]));
+      NoteWindow(jobs[i].options->window);
       if (!domains[i].outcome.trouble) continue;
-      for (const uint64_t storage : actions[i].storages)
+      for (const uint64_t storage : jobs[i].action->storages)
         in_trouble_.try_emplace(storage, Printable(domains[i].domain.name));
+    }
+  }
+
+  // The window that the last item waits for, if that is why it was not begun.
+  void NoteWindow(const std::optional<DailyWindow>& window) {
+    RunItem& item = items_.back();
+    for (const Blocker& reason : item.outcome.reasons) {
+      if (reason.reason == Reason::kOutsideWindow) item.window = window;
     }
   }
 
@@ -84,10 +105,9 @@ class Run {
 
   // Why something is not begun now.
   std::optional<Blocker> NotNow(const std::optional<DailyWindow>& window) const {
-    const absl::Time now = services_.now();
-    if (window && !IsOpen(*window, now, absl::LocalTimeZone()))
-      return Blocker{Reason::kOutsideWindow, ""};
-    if (now >= end_) return Blocker{Reason::kTimeOver, ""};
+    // First what no window changes: a run that waits for windows has nothing to wait for.
+    if (services_.now() >= end_) return Blocker{Reason::kTimeOver, ""};
+    if (!IsOpenNow(window)) return Blocker{Reason::kOutsideWindow, ""};
     return std::nullopt;
   }
 
@@ -100,7 +120,33 @@ class Run {
     return std::nullopt;
   }
 
-  void Sparsify(const SparsifyStep& step, size_t number) {
+  bool IsOpenNow(const std::optional<DailyWindow>& window) const {
+    return !window || IsOpen(*window, services_.now(), absl::LocalTimeZone());
+  }
+
+  // Each once, in their order; but what may not begin now lets others go first.
+  template <typename Step>
+  void EachInItsWindow(const std::vector<Step>& steps,
+                       const std::function<void(const Step&)>& work) const {
+    std::list<const Step*> waiting;
+    for (const Step& step : steps) waiting.push_back(&step);
+    while (!waiting.empty()) {
+      auto next = std::find_if(waiting.begin(), waiting.end(),
+                               [&](const Step* step) { return IsOpenNow(step->window); });
+      if (next == waiting.end()) next = waiting.begin();
+      const Step* const step = *next;
+      waiting.erase(next);
+      work(*step);
+    }
+  }
+
+  void Sparsify() {
+    size_t target = 0;
+    EachInItsWindow<SparsifyStep>(plan_.sparsify,
+                                  [&](const SparsifyStep& step) { SparsifyOne(step, ++target); });
+  }
+
+  void SparsifyOne(const SparsifyStep& step, size_t number) {
     SparsifyAction action = step.action;
     if (action.outcome.kind == OutcomeKind::kDone && !stop_.stop_requested()) {
       if (auto reason = NotNow(step.window)) {
@@ -115,9 +161,11 @@ class Run {
       now.targets = plan_.sparsify.size();
       if (progress_.sparsify) progress_.sparsify(now);
     };
-    for (const SparsifiedTarget& target :
-         ExecuteSparsify(services_, step.options, {action}, sparsify::Mode::kSparsify, show, stop_))
+    for (const SparsifiedTarget& target : ExecuteSparsify(services_, step.options, {action},
+                                                          sparsify::Mode::kSparsify, show, stop_)) {
       items_.push_back(ItemOf(target));
+      NoteWindow(step.window);
+    }
   }
 
   void Resume(const DomainSummary& domain) {
@@ -139,7 +187,8 @@ class Run {
     for (const PunchStep& step : plan_.punch) now.allocation += step.action.allocation;
     const punch::SteadyClock clock = [] { return std::chrono::steady_clock::now(); };
     std::vector<PunchedFile> files;
-    for (const PunchStep& step : plan_.punch) {
+    std::vector<const PunchStep*> steps;  // of each file
+    EachInItsWindow<PunchStep>(plan_.punch, [&](const PunchStep& step) {
       ++now.file;
       const auto show = [&](const PunchFilesProgress& made) {
         now.path = made.path;
@@ -156,9 +205,13 @@ class Run {
         std::move(one.begin(), one.end(), std::back_inserter(files));
       }
       before += step.action.allocation;
-    }
+      steps.resize(files.size(), &step);
+    });
     MarkNothingFreed(files);
-    for (const PunchedFile& file : files) items_.push_back(ItemOf(file));
+    for (size_t i = 0; i < files.size(); ++i) {
+      items_.push_back(ItemOf(files[i]));
+      NoteWindow(steps[i]->window);
+    }
   }
 
   const Services& services_;
@@ -239,6 +292,20 @@ RunTotal TotalOf(const std::vector<RunItem>& items, Job job) {
     total.expected += item.expected.value_or(0);
   }
   return total;
+}
+
+absl::Status RememberRun(const std::string& state_directory, const std::set<Job>& jobs,
+                         const std::vector<RunItem>& items, bool whole, absl::Time now) {
+  for (const Job job : jobs) {
+    std::vector<Outcome> outcomes;
+    for (const RunItem& item : items) {
+      if (item.job == job) outcomes.push_back(item.outcome);
+    }
+    const bool success = whole && ExitStatusOf(outcomes) == ExitStatus::kDone;
+    VR_RETURN_IF_ERROR(WriteRun(state_directory,
+                                {std::string(Name(job)), now, success, TotalOf(items, job).freed}));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace virt_reclaim

@@ -1,5 +1,6 @@
 // `virt-reclaim run`: what the policy says is done, by the pipelines of the verbs trim, sparsify
-// and punch. Collects once, plans everything, acts within the policy's limits. Nothing of a run is
+// and punch. Collects once (what the rules were chosen by is what trims are planned with), plans
+// everything, acts within the policy's limits. Nothing of a run is
 // remembered for the next one but what trims remember anyway: a run that was killed is made up for
 // by the next.
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_RUN_H_
@@ -10,6 +11,7 @@
 #include <set>
 #include <stop_token>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -21,6 +23,9 @@
 
 namespace virt_reclaim {
 
+// Domains and files: whether it is a domain, and its name or path.
+using RunNames = std::set<std::pair<bool, std::string>>;
+
 struct RunOptions {
   std::set<policy::Job> jobs;
   bool estimate = false;  // the plan asks guests what is to be had
@@ -28,6 +33,9 @@ struct RunOptions {
   // and what frees most in the shortest time comes first: what is off, backups, then what runs.
   // With the job kResume, domains that an I/O error has paused run on after all that.
   bool emergency = false;
+  // Only what is left of an earlier round (LeftForWindow); empty: all.
+  std::optional<RunNames> only = std::nullopt;
+  absl::Duration worked = absl::ZeroDuration();  // in earlier rounds; of `max_duration`
 };
 
 // What became of one domain or file, or would.
@@ -36,9 +44,10 @@ struct RunItem {
   std::string name;  // of the domain, or a path
   bool is_domain = false;
   Outcome outcome;
-  std::optional<uint64_t> expected;  // bytes; an estimate; absent: not known
-  std::optional<int64_t> freed;      // bytes, measured; absent: not known, or not done
-  absl::Status remembered;           // not OK: a trim's history could not be written
+  std::optional<uint64_t> expected;   // bytes; an estimate; absent: not known
+  std::optional<int64_t> freed;       // bytes, measured; absent: not known, or not done
+  absl::Status remembered;            // not OK: a trim's history could not be written
+  std::optional<DailyWindow> window;  // it was not begun because this was closed
 };
 
 // What a verb of a job came to.
@@ -67,7 +76,8 @@ struct PunchStep {
   PunchAction action;
 };
 
-// What a run would do, in this order; in an emergency trims come after punch.
+// What a run would do, in this order. In an emergency trims come after punch, and of each kind what
+// lies on the storage with the least room comes first, of that what has the most to give.
 struct RunPlan {
   bool emergency = false;
   policy::RunLimits limits;
@@ -91,9 +101,11 @@ absl::StatusOr<std::vector<DomainPolicy>> ResolvePolicies(const Services& servic
                                                           const std::stop_token& stop);
 
 // The locks of `jobs`, to be held from before the plan until all is done. Aborted: another run has
-// one of them.
+// one of them. With `busy`, those that another run has are put there in place of that, and only
+// when it is all of them it is Aborted.
 absl::StatusOr<std::vector<DomainLock>> LockJobs(const Services& services,
-                                                 const std::set<policy::Job>& jobs);
+                                                 const std::set<policy::Job>& jobs,
+                                                 std::set<policy::Job>* busy = nullptr);
 
 // Looks at domains, images and directories. A domain that cannot be looked at is an item of
 // `passed_over`. Unavailable and the like: libvirt does not tell its domains. Cancelled.
@@ -112,11 +124,30 @@ struct RunProgress {
 };
 
 // First the trims, then sparsify, then punch, then resume; see RunOptions::emergency. After
-// `max_duration`, which counts from this call, and in a window that is closed nothing is begun. A
+// `max_duration`, which counts from this call, nothing is begun, nor in a window that is closed;
+// one that opens meanwhile counts. A
 // trim that meets an I/O error ends all that is still to be done to domains on its storages. After
 // a stop request the rest is cancelled.
 std::vector<RunItem> ExecuteRun(const Services& services, const RunPlan& plan,
                                 const RunProgress& progress, const std::stop_token& stop);
+
+// A run that waits for windows goes on in rounds: each plans anew what the one before has left.
+
+// What was left because a window was closed.
+RunNames LeftForWindow(const std::vector<RunItem>& items);
+
+// When the first of these windows opens, or now when one is open. InfiniteFuture: no item waits.
+absl::Time NextWindow(const std::vector<RunItem>& items, absl::Time now);
+
+// Sleeps until one of the windows is open. False: none opens before `limit`, or a stop request
+// came. `waits` is told once when it opens, before the first sleep; may be empty. The clock may
+// jump: it is asked again every second.
+bool WaitForWindow(const Services& services, const std::vector<RunItem>& items, absl::Time limit,
+                   const std::function<void(absl::Time opens)>& waits, const std::stop_token& stop);
+
+// Puts what a later round says of `asked` in the place of what `items` say. What it says nothing of
+// is gone, or another run has it: it waits no more.
+void Renew(std::vector<RunItem>& items, const RunNames& asked, std::vector<RunItem> later);
 
 // Bytes freed and items done, of a job.
 struct RunTotal {
@@ -125,6 +156,12 @@ struct RunTotal {
   uint64_t expected = 0;
 };
 RunTotal TotalOf(const std::vector<RunItem>& items, policy::Job job);
+
+// Writes down for `metrics` what the run came to, each job by what `items` say of it. Called with
+// the items of all rounds; `whole`: false when a round could not even begin. Not OK: it could not
+// be written.
+absl::Status RememberRun(const std::string& state_directory, const std::set<policy::Job>& jobs,
+                         const std::vector<RunItem>& items, bool whole, absl::Time now);
 
 // Lets a domain run that an I/O error on a full storage has paused, once there is room on every
 // storage below its disks, and looks whether it stays up. Skipped, with no-room: there is not.

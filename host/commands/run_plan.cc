@@ -1,7 +1,10 @@
 // The first half of a run: which rules fit which domain, and what the pipelines would do with it.
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -21,8 +24,14 @@ using policy::Job;
 // A gentle trim pauses longer than it works (as of the verb trim).
 constexpr absl::Duration kGentleTimeout = absl::Hours(8);
 
-absl::StatusOr<policy::Values> ResolveDomain(const Services& services, const policy::Policy& policy,
-                                             const DomainSummary& domain) {
+// What counts for a domain, and the domain as it was looked at for that.
+struct Resolved {
+  policy::Values values;
+  std::optional<DomainFacts> facts;  // absent: no rule asked for its images
+};
+
+absl::StatusOr<Resolved> ResolveDomain(const Services& services, const policy::Policy& policy,
+                                       const DomainSummary& domain) {
   VR_ASSIGN_OR_RETURN(const std::string text,
                       services.hypervisor.DomainXml(domain.uuid, Hypervisor::Xml::kLive));
   VR_ASSIGN_OR_RETURN(const xml::Domain definition, xml::ParseDomain(text));
@@ -51,19 +60,19 @@ absl::StatusOr<policy::Values> ResolveDomain(const Services& services, const pol
   policy::Values values = policy::Resolve(policy, traits);
   // A rule of a storage that cannot be looked at may be the one that forbids it.
   VR_RETURN_IF_ERROR(looked);
-  return values;
+  return Resolved{std::move(values), std::move(facts)};
 }
 
-std::vector<absl::StatusOr<policy::Values>> ResolveAll(const Services& services,
-                                                       const policy::Policy& policy,
-                                                       const std::vector<DomainSummary>& domains,
-                                                       const std::stop_token& stop) {
-  std::vector<absl::StatusOr<policy::Values>> values(domains.size());
+std::vector<absl::StatusOr<Resolved>> ResolveAll(const Services& services,
+                                                 const policy::Policy& policy,
+                                                 const std::vector<DomainSummary>& domains,
+                                                 const std::stop_token& stop) {
+  std::vector<absl::StatusOr<Resolved>> all(domains.size());
   ForEachInParallel(domains.size(), kGuestsAtOnce, [&](size_t i) {
-    values[i] = stop.stop_requested() ? absl::CancelledError("interrupted")
-                                      : ResolveDomain(services, policy, domains[i]);
+    all[i] = stop.stop_requested() ? absl::CancelledError("interrupted")
+                                   : ResolveDomain(services, policy, domains[i]);
   });
-  return values;
+  return all;
 }
 
 TrimOptions TrimOptionsOf(const DomainSettings& settings, const policy::RunLimits& limits,
@@ -145,11 +154,14 @@ class RunPlanner {
     VR_ASSIGN_OR_RETURN(plan_.limits, policy::SettingsOf(policy::LimitSpecs(), policy_.limits));
     plan_.emergency = options_.emergency;
     if (options_.emergency) plan_.limits.max_duration.reset();
+    if (auto& limit = plan_.limits.max_duration)
+      *limit = std::max(*limit - options_.worked, absl::ZeroDuration());
     const std::set<Job> of_domains{Job::kTrim, Job::kSparsify, Job::kResume};
     if (std::any_of(of_domains.begin(), of_domains.end(),
                     [&](Job job) { return options_.jobs.contains(job); }))
       VR_RETURN_IF_ERROR(PlanDomains());
     if (options_.jobs.contains(Job::kPunch)) VR_RETURN_IF_ERROR(PlanPunch());
+    if (options_.emergency) MostUrgentFirst();
     if (stop_.stop_requested()) return absl::CancelledError("interrupted");
     return std::move(plan_);
   }
@@ -157,7 +169,7 @@ class RunPlanner {
  private:
   struct Group {
     DomainSettings settings;
-    std::vector<DomainSummary> domains;
+    std::vector<TrimCandidate> domains;
   };
   // By the values of all keys, so that what is one call of a pipeline has one set of options.
   using Groups = std::map<std::string, Group>;
@@ -166,6 +178,10 @@ class RunPlanner {
     std::string key;
     for (const auto& [name, value] : values) absl::StrAppend(&key, name, "=", value.text, "\n");
     return key;
+  }
+
+  bool IsChosen(bool is_domain, const std::string& name) const {
+    return !options_.only || options_.only->contains({is_domain, name});
   }
 
   void PassOver(Job job, const DomainSummary& domain, Outcome outcome) {
@@ -202,34 +218,34 @@ class RunPlanner {
   absl::Status PlanDomains() {
     VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> domains,
                         SelectDomains(services_.hypervisor, {}));
-    const auto all = ResolveAll(services_, policy_, domains, stop_);
+    auto all = ResolveAll(services_, policy_, domains, stop_);
     if (stop_.stop_requested()) return absl::CancelledError("interrupted");
     Groups trims;
     Groups sparsify;
     for (size_t i = 0; i < domains.size(); ++i) {
       const Job job = JobOf(domains[i]);
-      if (!options_.jobs.contains(job)) continue;
+      if (!options_.jobs.contains(job) || !IsChosen(true, domains[i].name)) continue;
       if (!all[i].ok()) {
         Fail(job, domains[i], all[i].status());
         continue;
       }
       VR_ASSIGN_OR_RETURN(DomainSettings settings,
-                          policy::SettingsOf(policy::DomainSpecs(), *all[i]));
+                          policy::SettingsOf(policy::DomainSpecs(), all[i]->values));
       if (options_.emergency) Hurry(settings);
       const bool way =
           job == Job::kResume ||
           (job == Job::kSparsify ? settings.sparsify : settings.agent || settings.qemu_agent);
       if (!settings.enabled || !way) {
-        Exclude(job, domains[i], all[i]->at(settings.enabled ? "ways" : "enabled").origin);
+        Exclude(job, domains[i], all[i]->values.at(settings.enabled ? "ways" : "enabled").origin);
         continue;
       }
       if (job == Job::kResume) {
         plan_.resume.push_back(domains[i]);
         continue;
       }
-      Group& group = (job == Job::kSparsify ? sparsify : trims)[KeyOf(*all[i])];
+      Group& group = (job == Job::kSparsify ? sparsify : trims)[KeyOf(all[i]->values)];
       group.settings = settings;
-      group.domains.push_back(domains[i]);
+      group.domains.push_back({domains[i], std::move(all[i]->facts)});
     }
     for (const auto& [key, group] : trims) PlanTrims(group);
     for (const auto& [key, group] : sparsify) PlanSparsifyOf(group);
@@ -238,26 +254,25 @@ class RunPlanner {
 
   void PlanTrims(const Group& group) {
     RunTrims trims;
-    trims.options = TrimOptionsOf(group.settings, plan_.limits, options_.estimate);
-    for (const DomainSummary& domain : group.domains) trims.options.domains.push_back(domain.uuid);
-    auto actions = PlanTrim(services_, trims.options, stop_);
+    // In an emergency what has the most to give comes first, so the guests are asked.
+    trims.options =
+        TrimOptionsOf(group.settings, plan_.limits, options_.estimate || options_.emergency);
+    auto actions = PlanTrimOf(services_, trims.options, group.domains, stop_);
     if (!actions.ok()) {
-      for (const DomainSummary& domain : group.domains) Fail(Job::kTrim, domain, actions.status());
+      for (const TrimCandidate& one : group.domains) Fail(Job::kTrim, one.domain, actions.status());
       return;
     }
     trims.actions = *std::move(actions);
-    // Nobody named them: that one is skipped is no refusal.
-    for (TrimAction& action : trims.actions) action.asked_for = false;
     plan_.trims.push_back(std::move(trims));
   }
 
   void PlanSparsifyOf(const Group& group) {
     SparsifyImagesOptions options = SparsifyOptionsOf(group.settings);
-    for (const DomainSummary& domain : group.domains) options.targets.push_back(domain.uuid);
+    for (const TrimCandidate& one : group.domains) options.targets.push_back(one.domain.uuid);
     auto actions = PlanSparsify(services_, options, stop_);
     if (!actions.ok()) {
-      for (const DomainSummary& domain : group.domains)
-        Fail(Job::kSparsify, domain, actions.status());
+      for (const TrimCandidate& one : group.domains)
+        Fail(Job::kSparsify, one.domain, actions.status());
       return;
     }
     for (SparsifyAction& action : *actions) {
@@ -278,13 +293,60 @@ class RunPlanner {
       const PunchFilesOptions options = PunchOptionsOf(backup, settings);
       VR_ASSIGN_OR_RETURN(std::vector<PunchAction> actions, FindPunchActions(options, stop_));
       for (PunchAction& action : actions) {
-        if (policy::IsExcluded(backup, action.path)) continue;
+        if (policy::IsExcluded(backup, action.path) || !IsChosen(false, action.path)) continue;
         if (!settings.recursive && IsBelow(action, backup.directory.text)) continue;
         action.asked_for = false;
         plan_.punch.push_back({options, settings.window, std::move(action)});
       }
     }
     return absl::OkStatus();
+  }
+
+  // Room on the fullest storage below these files, and what they occupy.
+  struct Urgency {
+    uint64_t room = UINT64_MAX;  // also when it is not known
+    uint64_t allocation = 0;
+    void Add(const Services& services, const std::string& path, uint64_t occupies) {
+      const auto left = services.images.Room(ImageFile{path, "", {}});
+      if (left.ok()) room = std::min(room, *left);
+      allocation += occupies;
+    }
+    bool operator<(const Urgency& other) const {
+      return std::tie(room, other.allocation) < std::tie(other.room, allocation);
+    }
+  };
+
+  template <typename Step, typename UrgencyOf>
+  static void SortBy(const UrgencyOf& urgency_of, std::vector<Step>& steps) {
+    std::vector<std::pair<Urgency, size_t>> order;  // of equal ones as they were
+    for (size_t i = 0; i < steps.size(); ++i) order.emplace_back(urgency_of(steps[i]), i);
+    std::stable_sort(order.begin(), order.end(),
+                     [](const auto& a, const auto& b) { return a.first < b.first; });
+    std::vector<Step> sorted;
+    for (const auto& [urgency, i] : order) sorted.push_back(std::move(steps[i]));
+    steps = std::move(sorted);
+  }
+
+  // Of trims see IsMoreUrgent in run.cc: they are ordered by the estimate. How much of an image or
+  // a backup is free inside nobody knows before it is read: what occupies most has the most to
+  // give.
+  void MostUrgentFirst() {
+    const auto of_sparsify = [&](const SparsifyStep& step) {
+      Urgency urgency;
+      for (const SparsifyDisk& disk : step.action.disks) {
+        struct stat status = {};
+        if (stat(disk.spec.path.c_str(), &status) != 0) status.st_blocks = 0;
+        urgency.Add(services_, disk.spec.path, static_cast<uint64_t>(status.st_blocks) * 512);
+      }
+      return urgency;
+    };
+    const auto of_punch = [&](const PunchStep& step) {
+      Urgency urgency;
+      urgency.Add(services_, step.action.path, step.action.allocation);
+      return urgency;
+    };
+    SortBy(of_sparsify, plan_.sparsify);
+    SortBy(of_punch, plan_.punch);
   }
 
   const Services& services_;
@@ -306,20 +368,27 @@ absl::StatusOr<std::vector<DomainPolicy>> ResolvePolicies(const Services& servic
   std::vector<DomainPolicy> policies;
   for (size_t i = 0; i < selected.size(); ++i) {
     if (!all[i].ok()) return Annotate(all[i].status(), Printable(selected[i].name));
-    policies.push_back({selected[i], *std::move(all[i])});
+    policies.push_back({selected[i], std::move(all[i]->values)});
   }
   return policies;
 }
 
 absl::StatusOr<std::vector<DomainLock>> LockJobs(const Services& services,
-                                                 const std::set<Job>& jobs) {
+                                                 const std::set<Job>& jobs, std::set<Job>* busy) {
   std::vector<DomainLock> locks;
+  absl::Status first;
   for (const Job job : jobs) {
     const std::string name(Name(job));
     auto lock = DomainLock::TakeJob(services.lock_directory, name);
-    if (!lock.ok()) return Annotate(lock.status(), name);
-    locks.push_back(*std::move(lock));
+    if (lock.ok()) {
+      locks.push_back(*std::move(lock));
+      continue;
+    }
+    first.Update(Annotate(lock.status(), name));
+    if (busy == nullptr || !absl::IsAborted(lock.status())) return first;
+    busy->insert(job);
   }
+  if (locks.empty() && !first.ok()) return first;
   return locks;
 }
 

@@ -39,20 +39,32 @@ absl::StatusOr<bool> LiesOnStorage(const Services& services, const TrimOptions& 
   return false;
 }
 
+// On the storages that the domain's images are written to; absent: of none is it known.
+std::optional<uint64_t> LeastRoom(const Services& services, const DomainFacts& facts) {
+  std::optional<uint64_t> least;
+  for (const DiskFacts& disk : facts.disks) {
+    if (IsOther(disk.xml) || disk.chain.empty() || disk.xml.source.type != "file") continue;
+    const auto room = services.images.Room(disk.chain.front());
+    if (room.ok()) least = std::min(least.value_or(*room), *room);
+  }
+  return least;
+}
+
 // Empty when --storage leaves the domain out.
 absl::StatusOr<std::optional<TrimAction>> PlanDomain(const Services& services,
                                                      const TrimOptions& options,
-                                                     const DomainSummary& domain,
+                                                     const TrimCandidate& candidate,
                                                      const std::stop_token& stop) {
+  const DomainSummary& domain = candidate.domain;
   TrimAction action;
   action.domain = domain;
-  action.asked_for = IsNamed(options, domain);
   if (domain.state != DomainState::kRunning) {
     if (!options.storage.empty()) return std::nullopt;
     action.blockers.push_back(*AgentObstacle({domain, {}, {}}));
     return action;
   }
-  auto facts = CollectDomain(services, domain);
+  absl::StatusOr<DomainFacts> facts =
+      candidate.facts ? *candidate.facts : CollectDomain(services, domain);
   if (!facts.ok()) {
     action.error = facts.status();
     return action;
@@ -60,6 +72,7 @@ absl::StatusOr<std::optional<TrimAction>> PlanDomain(const Services& services,
   VR_ASSIGN_OR_RETURN(const bool chosen, LiesOnStorage(services, options, *facts));
   if (!chosen) return std::nullopt;
   action.storages = StoragesOf(*facts);
+  if (options.estimate) action.room = LeastRoom(services, *facts);
   if (facts->disks.empty()) action.blockers.push_back({Reason::kNoDisks, ""});
   auto activity = services.hypervisor.Activity(domain.uuid, facts->live);
   if (!activity.ok()) {
@@ -88,20 +101,12 @@ absl::StatusOr<std::optional<TrimAction>> PlanDomain(const Services& services,
 // The trims of one call: what they share, for any thread.
 class TrimRun {
  public:
-  TrimRun(const Services& services, const TrimOptions& options, const TrimProgress& progress,
+  TrimRun(const Services& services, absl::Time end, const TrimProgress& progress,
           const std::stop_token& stop)
-      : services_(services),
-        options_(options),
-        progress_(progress),
-        stop_(stop),
-        costs_(services.images) {
-    const absl::Time now = services.now();
-    if (options.max_duration) end_ = now + *options.max_duration;
-    if (options.window && IsOpen(*options.window, now, absl::LocalTimeZone()))
-      end_ = std::min(end_, EndOf(*options.window, now, absl::LocalTimeZone()));
-  }
+      : services_(services), end_(end), progress_(progress), stop_(stop), costs_(services.images) {}
 
-  TrimmedDomain Run(const TrimAction& action) {
+  TrimmedDomain Run(const TrimJob& job) {
+    const TrimAction& action = *job.action;
     TrimmedDomain result;
     result.domain = action.domain;
     result.outcome.asked_for = action.asked_for;
@@ -118,12 +123,17 @@ class TrimRun {
       }
     } else if (stop_.stop_requested()) {
       result.outcome.kind = OutcomeKind::kCancelled;
-    } else if (auto reason = WhyNotBegun(action)) {
+    } else if (auto reason = WhyNotBegun(job)) {
       result = NotBegun(action, *std::move(reason));
     } else {
-      result = Trim(action);
+      result = Trim(job);
     }
     return result;
+  }
+
+  // Not while its window is closed, which may open.
+  bool MayBegin(const TrimJob& job) const {
+    return stop_.stop_requested() || IsOpenNow(job.options->window);
   }
 
  private:
@@ -139,17 +149,28 @@ class TrimRun {
     return result;
   }
 
-  std::optional<Blocker> WhyNotBegun(const TrimAction& action) {
-    if (auto trouble = TroubleOf(action)) return trouble;
-    const absl::Time now = services_.now();
-    if (options_.window && !IsOpen(*options_.window, now, absl::LocalTimeZone()))
-      return Blocker{Reason::kOutsideWindow, ""};
-    if (now >= end_) return Blocker{Reason::kTimeOver, ""};
+  bool IsOpenNow(const std::optional<DailyWindow>& window) const {
+    return !window || IsOpen(*window, services_.now(), absl::LocalTimeZone());
+  }
+
+  std::optional<Blocker> WhyNotBegun(const TrimJob& job) {
+    if (auto trouble = TroubleOf(*job.action)) return trouble;
+    if (services_.now() >= end_) return Blocker{Reason::kTimeOver, ""};
+    if (!IsOpenNow(job.options->window)) return Blocker{Reason::kOutsideWindow, ""};
     return std::nullopt;
   }
 
+  // When a trim that begins now has to stop.
+  absl::Time EndFor(const TrimOptions& options) const {
+    const absl::Time now = services_.now();
+    if (!options.window || !IsOpen(*options.window, now, absl::LocalTimeZone())) return end_;
+    return std::min(end_, EndOf(*options.window, now, absl::LocalTimeZone()));
+  }
+
   // Until it is done, or somebody presses Ctrl-C, or another meets trouble on one of its storages.
-  TrimmedDomain Trim(const TrimAction& action) {
+  TrimmedDomain Trim(const TrimJob& job) {
+    const TrimAction& action = *job.action;
+    const TrimOptions& options = *job.options;
     std::stop_source stop;
     const std::function<void()> end = [&] { stop.request_stop(); };
     const std::stop_callback forward(stop_, end);
@@ -161,10 +182,11 @@ class TrimRun {
     };
     // A first trim is alone.
     StorageLock places =
-        PlacesOn(services_, action.storages, action.last ? options_.per_storage : 1);
-    if (auto not_begun = WaitFor(places, action)) return *std::move(not_begun);
-    TrimmedDomain result = TrimDomain(services_, options_, action, {end_, costs_, on_trouble},
-                                      progress_, stop.get_token());
+        PlacesOn(services_, action.storages, action.last ? options.per_storage : 1);
+    if (auto not_begun = WaitFor(places, job)) return *std::move(not_begun);
+    TrimmedDomain result =
+        TrimDomain(services_, options, action, {EndFor(options), costs_, on_trouble}, progress_,
+                   stop.get_token());
     if (result.outcome.kind != OutcomeKind::kCancelled || stop_.stop_requested()) return result;
     const bool begun = result.took > absl::ZeroDuration() || !result.filesystems.empty();
     result.outcome.kind = begun ? OutcomeKind::kDone : OutcomeKind::kSkipped;
@@ -174,10 +196,11 @@ class TrimRun {
   }
 
   // Waits while other programs trim on the storages. Empty: the trim may begin.
-  std::optional<TrimmedDomain> WaitFor(StorageLock& places, const TrimAction& action) {
-    TurnOptions turn{.patience = options_.timeout};
+  std::optional<TrimmedDomain> WaitFor(StorageLock& places, const TrimJob& job) {
+    const TrimAction& action = *job.action;
+    TurnOptions turn{.patience = job.options->timeout};
     turn.obstacle = [&, looked = false]() mutable -> std::optional<Blocker> {
-      if (auto reason = WhyNotBegun(action)) return reason;
+      if (auto reason = WhyNotBegun(job)) return reason;
       if (std::exchange(looked, true)) return std::nullopt;
       // Who has the storage for this very domain is not waited for. Its lock goes again at once.
       const auto lock = DomainLock::Take(services_.lock_directory, action.domain.uuid);
@@ -185,7 +208,7 @@ class TrimRun {
       return std::nullopt;
     };
     turn.waits = [&] {
-      if (options_.waits) options_.waits(action.domain);
+      if (job.options->waits) job.options->waits(action.domain);
     };
     const auto reason = TakeTurn(services_, places, turn, stop_);
     if (reason.ok()) {
@@ -230,11 +253,10 @@ class TrimRun {
   }
 
   const Services& services_;
-  const TrimOptions& options_;
+  const absl::Time end_;
   const TrimProgress& progress_;
   const std::stop_token& stop_;
   PunchCosts costs_;
-  absl::Time end_ = absl::InfiniteFuture();
   std::mutex mutex_;
   std::map<uint64_t, std::string> in_trouble_;  // storage, and the domain that met it
   std::map<uint64_t, std::stop_source> stops_;  // what runs on a storage
@@ -247,9 +269,21 @@ absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
                                                  const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> selected,
                       SelectDomains(services.hypervisor, options.domains));
-  std::vector<absl::StatusOr<std::optional<TrimAction>>> actions(selected.size());
-  ForEachInParallel(selected.size(), kGuestsAtOnce, [&](size_t i) {
-    if (!stop.stop_requested()) actions[i] = PlanDomain(services, options, selected[i], stop);
+  std::vector<TrimCandidate> candidates;
+  for (const DomainSummary& domain : selected) candidates.push_back({domain, std::nullopt});
+  VR_ASSIGN_OR_RETURN(std::vector<TrimAction> plan,
+                      PlanTrimOf(services, options, candidates, stop));
+  for (TrimAction& action : plan) action.asked_for = IsNamed(options, action.domain);
+  return plan;
+}
+
+absl::StatusOr<std::vector<TrimAction>> PlanTrimOf(const Services& services,
+                                                   const TrimOptions& options,
+                                                   const std::vector<TrimCandidate>& candidates,
+                                                   const std::stop_token& stop) {
+  std::vector<absl::StatusOr<std::optional<TrimAction>>> actions(candidates.size());
+  ForEachInParallel(candidates.size(), kGuestsAtOnce, [&](size_t i) {
+    if (!stop.stop_requested()) actions[i] = PlanDomain(services, options, candidates[i], stop);
   });
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
   std::vector<TrimAction> plan;
@@ -257,27 +291,46 @@ absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
     VR_RETURN_IF_ERROR(action.status());
     if (*action) plan.push_back(**std::move(action));
   }
-  if (options.window || options.max_duration) {
-    std::stable_sort(plan.begin(), plan.end(),
-                     [](const TrimAction& a, const TrimAction& b) { return a.turn < b.turn; });
-  }
+  if (options.window || options.max_duration)
+    std::stable_sort(plan.begin(), plan.end(), WaitsLonger);
   return plan;
 }
 
 std::vector<TrimmedDomain> ExecuteTrim(const Services& services, const TrimOptions& options,
                                        const std::vector<TrimAction>& plan,
                                        const TrimProgress& progress, const std::stop_token& stop) {
+  std::vector<TrimJob> jobs;
+  for (const TrimAction& action : plan) jobs.push_back({&options, &action});
+  const absl::Time end =
+      options.max_duration ? services.now() + *options.max_duration : absl::InfiniteFuture();
+  return ExecuteTrims(services, jobs, end, options.per_storage, progress, stop);
+}
+
+std::vector<TrimmedDomain> ExecuteTrims(const Services& services, const std::vector<TrimJob>& jobs,
+                                        absl::Time end, size_t per_storage,
+                                        const TrimProgress& progress, const std::stop_token& stop) {
   std::vector<Storages> storages;
   std::set<size_t> alone;  // a first trim may have the backlog of years
-  for (const TrimAction& action : plan) {
-    if (!action.last) alone.insert(storages.size());
-    storages.push_back(action.storages);
+  for (const TrimJob& job : jobs) {
+    if (!job.action->last) alone.insert(storages.size());
+    storages.push_back(job.action->storages);
   }
-  std::vector<TrimmedDomain> results(plan.size());
-  TrimRun run(services, options, progress, stop);
+  std::vector<TrimmedDomain> results(jobs.size());
+  std::vector<char> ran(jobs.size());  // not bool: threads write to neighbours
+  TrimRun run(services, end, progress, stop);
   RunPerStorage(
-      storages, options.per_storage, [&](size_t i) { results[i] = run.Run(plan[i]); }, alone);
+      storages, per_storage,
+      [&](size_t i) {
+        results[i] = run.Run(jobs[i]);
+        ran[i] = true;
+      },
+      alone, [&](size_t i) { return run.MayBegin(jobs[i]); });
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    if (!ran[i]) results[i] = run.Run(jobs[i]);  // which says why not
+  }
   return results;
 }
+
+bool WaitsLonger(const TrimAction& a, const TrimAction& b) { return a.turn < b.turn; }
 
 }  // namespace virt_reclaim

@@ -62,6 +62,7 @@ struct TrimAction {
   std::optional<TrimWay> way;  // as planned; may turn out to be another
   Storages storages;
   std::optional<uint64_t> expected;        // estimate; absent: not known
+  std::optional<uint64_t> room;            // with `estimate`: bytes, on its fullest storage
   std::optional<TrimRecord> last;          // its last trim; absent: none is remembered
   absl::Time turn = absl::InfinitePast();  // of its last trim that was complete, or failed
   std::vector<Blocker> blockers;           // not empty: the domain is skipped
@@ -95,7 +96,25 @@ struct TrimmedDomain {
   std::optional<TrimPace> pace;              // absent: not paced
 };
 
+// One trim of several that are done together; both live until all are done.
+struct TrimJob {
+  const TrimOptions* options;
+  const TrimAction* action;
+};
+
 using TrimProgress = std::function<void(const DomainSummary&, const GuestTrimProgress&)>;
+
+// A domain, and what was found of it just now; absent: it is still to be looked at.
+struct TrimCandidate {
+  DomainSummary domain;
+  std::optional<DomainFacts> facts;
+};
+
+// The plan for these, which nobody named; `domains` of the options does not count.
+absl::StatusOr<std::vector<TrimAction>> PlanTrimOf(const Services& services,
+                                                   const TrimOptions& options,
+                                                   const std::vector<TrimCandidate>& candidates,
+                                                   const std::stop_token& stop);
 
 // Where there may be no time for all (a window, a limit), whoever waits longest comes first.
 absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
@@ -109,6 +128,16 @@ absl::StatusOr<std::vector<TrimAction>> PlanTrim(const Services& services,
 std::vector<TrimmedDomain> ExecuteTrim(const Services& services, const TrimOptions& options,
                                        const std::vector<TrimAction>& plan,
                                        const TrimProgress& progress, const std::stop_token& stop);
+
+// The same of trims with options of their own, in their order: one whose window opens while others
+// are at work has its turn then. After `end` nothing is begun, and what runs stops after its piece;
+// `max_duration` of the options does not count. `per_storage` is that of all.
+std::vector<TrimmedDomain> ExecuteTrims(const Services& services, const std::vector<TrimJob>& jobs,
+                                        absl::Time end, size_t per_storage,
+                                        const TrimProgress& progress, const std::stop_token& stop);
+
+// Whose last trim is longer ago: first where there may be no time for all.
+bool WaitsLonger(const TrimAction& a, const TrimAction& b);
 
 }  // namespace virt_reclaim
 

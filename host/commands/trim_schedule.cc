@@ -17,16 +17,22 @@ constexpr size_t kMostThreads = 16;
 
 class Schedule {
  public:
-  Schedule(const std::vector<Storages>& items, size_t limit, const std::set<size_t>& alone)
-      : items_(items), limit_(std::max<size_t>(limit, 1)), alone_(alone), waiting_(items.size()) {
+  Schedule(const std::vector<Storages>& items, size_t limit, const std::set<size_t>& alone,
+           const std::function<bool(size_t)>& may_begin)
+      : items_(items),
+        limit_(std::max<size_t>(limit, 1)),
+        alone_(alone),
+        may_begin_(may_begin),
+        waiting_(items.size()) {
     std::iota(waiting_.begin(), waiting_.end(), size_t{0});
   }
 
-  // Waits until an item may begin and takes its slots; empty when none is left.
+  // Waits until an item may begin and takes its slots; empty when none is left that may.
   std::optional<size_t> Begin() {
     std::unique_lock lock(mutex_);
     while (!waiting_.empty()) {
       if (const auto item = TakeFirstPossible()) return item;
+      if (running_ == 0) break;
       changed_.wait(lock);
     }
     return std::nullopt;
@@ -34,6 +40,7 @@ class Schedule {
 
   void End(size_t item) {
     const std::lock_guard lock(mutex_);
+    --running_;
     for (const uint64_t storage : items_[item]) used_[storage] -= SlotsOf(item);
     changed_.notify_all();
   }
@@ -44,6 +51,7 @@ class Schedule {
   std::optional<size_t> TakeFirstPossible() {
     Storages spoken_for;  // by an item that waits further up
     for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
+      if (may_begin_ && !may_begin_(*it)) continue;
       const Storages& wanted = items_[*it];
       const bool possible = std::all_of(wanted.begin(), wanted.end(), [&](uint64_t storage) {
         return used_[storage] + SlotsOf(*it) <= limit_ && !spoken_for.contains(storage);
@@ -54,6 +62,7 @@ class Schedule {
       }
       const size_t item = *it;
       waiting_.erase(it);
+      ++running_;
       for (const uint64_t storage : wanted) used_[storage] += SlotsOf(item);
       return item;
     }
@@ -63,20 +72,23 @@ class Schedule {
   const std::vector<Storages>& items_;
   const size_t limit_;
   const std::set<size_t>& alone_;
+  const std::function<bool(size_t)>& may_begin_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::list<size_t> waiting_;
+  size_t running_ = 0;
   std::map<uint64_t, size_t> used_;
 };
 
 }  // namespace
 
 void RunPerStorage(const std::vector<Storages>& items, size_t limit,
-                   const std::function<void(size_t)>& work, const std::set<size_t>& alone) {
+                   const std::function<void(size_t)>& work, const std::set<size_t>& alone,
+                   const std::function<bool(size_t)>& may_begin) {
   Storages all;
   for (const Storages& item : items) all.insert(item.begin(), item.end());
   const size_t slots = std::max<size_t>(all.size(), 1) * std::max<size_t>(limit, 1);
-  Schedule schedule(items, limit, alone);
+  Schedule schedule(items, limit, alone, may_begin);
   const auto run = [&] {
     while (const auto item = schedule.Begin()) {
       work(*item);

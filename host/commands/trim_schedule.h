@@ -20,9 +20,12 @@ using Storages = std::set<uint64_t>;
 // its storages at once or waits, so that no two can wait for each other; on each storage items
 // begin in their order, so that one on many storages is not put off for ever. Returns when all are
 // done. `work` must not throw. `limit` 0 counts as 1. Items of `alone` share no storage with any
-// other while they run.
+// other while they run. One that `may_begin` does not let begin lets others go first and is asked
+// about again whenever one ends; who may not begin when all others are done is left out. Called
+// from several threads, one at a time; empty: all may.
 void RunPerStorage(const std::vector<Storages>& items, size_t limit,
-                   const std::function<void(size_t)>& work, const std::set<size_t>& alone = {});
+                   const std::function<void(size_t)>& work, const std::set<size_t>& alone = {},
+                   const std::function<bool(size_t)>& may_begin = {});
 
 }  // namespace virt_reclaim
 

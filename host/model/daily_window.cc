@@ -51,6 +51,14 @@ bool IsOpen(const DailyWindow& window, absl::Time now, absl::TimeZone zone) {
   return window.begin <= minute || minute < window.end;
 }
 
+absl::Time BeginOf(const DailyWindow& window, absl::Time now, absl::TimeZone zone) {
+  if (IsOpen(window, now, zone)) return now;
+  const absl::CivilSecond civil = zone.At(now).cs;
+  const absl::CivilDay day(civil);
+  const bool tomorrow = civil.hour() * 60 + civil.minute() >= window.begin;
+  return absl::FromCivil(absl::CivilMinute(tomorrow ? day + 1 : day) + window.begin, zone);
+}
+
 absl::Time EndOf(const DailyWindow& window, absl::Time now, absl::TimeZone zone) {
   const absl::CivilSecond civil = zone.At(now).cs;
   // Civil time, not 24 hours: a night with a change of clocks has more or fewer.

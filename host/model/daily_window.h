@@ -18,6 +18,9 @@ absl::StatusOr<DailyWindow> ParseDailyWindow(absl::string_view text);
 
 bool IsOpen(const DailyWindow& window, absl::Time now, absl::TimeZone zone);
 
+// When it opens next: `now` when it is open.
+absl::Time BeginOf(const DailyWindow& window, absl::Time now, absl::TimeZone zone);
+
 // When a window that is open at `now` closes.
 absl::Time EndOf(const DailyWindow& window, absl::Time now, absl::TimeZone zone);
 

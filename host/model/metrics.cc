@@ -124,6 +124,20 @@ void AddSizes(Metrics& metrics, const Overview& overview) {
   });
 }
 
+// `run`, not `job`: that label is Prometheus' own.
+void AddRuns(Metrics& metrics, const Overview& overview) {
+  metrics.Declare("run_timestamp_seconds",
+                  "When the last run of the policy with this job ended, in seconds since 1970.");
+  for (const RunRecord& run : overview.runs) metrics.Add({{"run", run.job}}, SecondsOf(run.ended));
+  metrics.Declare("run_success",
+                  "Whether all went well in it (1), or something failed, was cancelled or freed "
+                  "nothing although it should have (0).");
+  for (const RunRecord& run : overview.runs) metrics.Add({{"run", run.job}}, run.success ? 1 : 0);
+  metrics.Declare("run_freed_bytes", "What it gave back to the host, measured.");
+  for (const RunRecord& run : overview.runs)
+    metrics.Add({{"run", run.job}}, static_cast<double>(run.freed));
+}
+
 void AddTrims(Metrics& metrics, const Overview& overview) {
   const auto each = [&](auto add) {
     for (const OverviewDomain& domain : overview.domains) {
@@ -191,6 +205,7 @@ std::vector<MetricFamily> MetricsOf(const Overview& overview) {
   AddDomains(metrics, overview);
   AddSizes(metrics, overview);
   AddTrims(metrics, overview);
+  AddRuns(metrics, overview);
   AddStorages(metrics, overview);
   return metrics.Take();
 }

@@ -14,6 +14,7 @@
 #include "host/model/facts.h"
 #include "host/model/growth.h"
 #include "host/model/reason.h"
+#include "host/model/run_record.h"
 #include "host/model/trim_record.h"
 
 namespace virt_reclaim {
@@ -58,6 +59,7 @@ struct Overview {
   size_t disks = 0, disks_with_guest = 0;
   std::vector<OverviewDomain> domains;    // the most to be had first
   std::vector<OverviewStorage> storages;  // by name
+  std::vector<RunRecord> runs;            // the last of each job, by its name
 };
 
 // Appends " (UUID)" to the names of those that share one. `uuids`: of the domains, in their order.

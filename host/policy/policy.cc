@@ -66,11 +66,6 @@ Values Resolve(const Policy& policy, const DomainTraits& domain) {
   return values;
 }
 
-bool AsksForStorage(const Policy& policy) {
-  return std::any_of(policy.rules.begin(), policy.rules.end(),
-                     [](const Rule& rule) { return !rule.storage.words.empty(); });
-}
-
 bool IsExcluded(const BackupDirectory& backup, const std::string& path) {
   const std::string name = path.substr(path.rfind('/') + 1);
   return std::any_of(backup.exclude.words.begin(), backup.exclude.words.end(),

@@ -81,9 +81,6 @@ struct DomainTraits {
 // whoever wrote it meant something.
 Values Resolve(const Policy& policy, const DomainTraits& domain);
 
-// Whether rules look at storages, so that images must be looked at.
-bool AsksForStorage(const Policy& policy);
-
 // Whether a file below a directory of backups is left out.
 bool IsExcluded(const BackupDirectory& backup, const std::string& path);
 

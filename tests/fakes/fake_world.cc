@@ -75,7 +75,10 @@ class FakeImageStore : public ImageStore {
       return world_.read_takes ? world_.read_takes() : absl::Milliseconds(1);
     });
   }
-  absl::StatusOr<uint64_t> Room(const ImageFile&) override { return world_.room; }
+  absl::StatusOr<uint64_t> Room(const ImageFile& image) override {
+    const auto found = world_.rooms.find(image.path);
+    return found == world_.rooms.end() ? world_.room : found->second;
+  }
   absl::StatusOr<StorageSpace> Space(const ImageFile&) override {
     return StorageSpace{"0:1", "/images", 2 * world_.room, world_.room};
   }
@@ -159,6 +162,7 @@ class FakeHypervisor : public FakeBackups {
 
   absl::StatusOr<std::string> DomainXml(const std::string& uuid, Xml kind) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
+    ++world_.definitions_read;
     const bool live = kind == Xml::kLive && domain->summary.state == DomainState::kRunning;
     return live ? domain->live_xml : domain->inactive_xml;
   }

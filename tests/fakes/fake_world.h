@@ -4,6 +4,7 @@
 #ifndef VIRT_RECLAIM_TESTS_FAKES_FAKE_WORLD_H_
 #define VIRT_RECLAIM_TESTS_FAKES_FAKE_WORLD_H_
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -128,6 +129,7 @@ class FakeWorld {
   std::set<std::string> replaced;           // images that are another file by now
   bool can_punch = true;
   uint64_t room = uint64_t{1} << 40;                                  // bytes free on every storage
+  std::map<std::string, uint64_t> rooms;                              // of single files, by path
   absl::StatusOr<absl::Duration> punch_cost = absl::Microseconds(1);  // per MiB
   std::function<absl::Duration()> read_takes;                         // of its storages; else 1 ms
   std::vector<absl::Duration> trim_pauses;                            // that trims were told
@@ -149,6 +151,8 @@ class FakeWorld {
   std::function<void()> while_defining;    // what happens meanwhile
   std::function<void()> while_reading;     // what happens meanwhile
   std::vector<std::string> machine_types;  // of the host
+
+  std::atomic<int> definitions_read = 0;  // how often
 
   // The program dies (FakeCrash is thrown) at the n-th point from now at which it could: before
   // and after whatever changes something, and whenever it asks for the time. 0: never.

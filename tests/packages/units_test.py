@@ -78,6 +78,13 @@ class Units(unittest.TestCase):
             self.assertIn("RandomizedDelaySec=", timer)
             self.assertIn("FixedRandomDelay=yes", timer)
 
+    def test_timers_wait_for_the_windows_of_the_policy(self) -> None:
+        """Each host comes at a time of its own within some hours: whatever the window, it must not be missed for ever."""
+        for job in JOBS[:3]:
+            text = (UNITS / f"virt-reclaim-{job}.service").read_text()
+            self.assertRegex(text, rf"(?m)^ExecStart=/usr/bin/virt-reclaim run --job {job} --wait 24h$")
+            self.assertNotIn("TimeoutStartSec", text, "it would end the wait")
+
     def test_any_name_reaches_trim_as_one_word(self) -> None:
         """systemd expands ${X} in arguments unless there is a ':', and virt-reclaim reads -x as an option unless there is a '--'."""
         (line,) = re.findall(r"(?m)^ExecStart=(.*)$", (UNITS / "virt-reclaim-trim@.service").read_text())

@@ -34,6 +34,21 @@ TEST(DailyWindowTest, NothingElseIsOne) {
   }
 }
 
+TEST(DailyWindow, OpensNowTodayOrTomorrow) {
+  const absl::TimeZone zone = absl::UTCTimeZone();
+  const auto at = [&](int day, int hour, int minute) {
+    return absl::FromCivil(absl::CivilMinute(2026, 3, day, hour, minute), zone);
+  };
+  const DailyWindow early = *ParseDailyWindow("01:00-05:00");
+  EXPECT_EQ(BeginOf(early, at(1, 0, 30), zone), at(1, 1, 0));
+  EXPECT_EQ(BeginOf(early, at(1, 1, 0), zone), at(1, 1, 0));
+  EXPECT_EQ(BeginOf(early, at(1, 4, 59), zone), at(1, 4, 59));
+  EXPECT_EQ(BeginOf(early, at(1, 5, 0), zone), at(2, 1, 0));
+  const DailyWindow night = *ParseDailyWindow("22:30-06:00");
+  EXPECT_EQ(BeginOf(night, at(1, 6, 0), zone), at(1, 22, 30));
+  EXPECT_EQ(BeginOf(night, at(2, 3, 0), zone), at(2, 3, 0));
+}
+
 TEST(DailyWindow, EndsTodayOrTomorrow) {
   const absl::TimeZone zone = absl::UTCTimeZone();
   const auto at = [&](int day, int hour, int minute) {

@@ -58,6 +58,7 @@ Overview Full() {
   storage.forecast.kind = ForecastKind::kFull;
   storage.forecast.full_at = kNow + absl::Hours(24);
   overview.storages = {storage};
+  overview.runs = {{"punch", kNow, true, 5}, {"trim", kNow - absl::Hours(1), false, -5}};
   return overview;
 }
 
@@ -83,6 +84,11 @@ TEST(Metrics, NumbersAreThoseOfTheOverview) {
   EXPECT_THAT(Values(overview, "last_trim_timestamp_seconds"), ElementsAre(1'699'996'401));
   EXPECT_THAT(Values(overview, "last_trim_freed_bytes"), ElementsAre(-4096));
   EXPECT_THAT(Values(overview, "domain_examined"), ElementsAre(1, 0));
+  EXPECT_THAT(Values(overview, "run_timestamp_seconds"), ElementsAre(1'700'000'000, 1'699'996'400));
+  EXPECT_THAT(Values(overview, "run_success"), ElementsAre(1, 0));
+  EXPECT_THAT(Values(overview, "run_freed_bytes"), ElementsAre(5, -5));
+  EXPECT_EQ(Of(overview, "run_success")[0].labels[0],
+            (std::pair<std::string, std::string>("run", "punch")));
   EXPECT_THAT(Values(overview, "domain_agent_up"), ElementsAre(1)) << "of 'gone' it is not known";
   EXPECT_THAT(Values(overview, "storage_full_timestamp_seconds"), ElementsAre(1'700'086'400));
 }

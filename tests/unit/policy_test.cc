@@ -167,8 +167,6 @@ TEST(PolicyTest, TheLastRuleThatFitsWinsKeyByKey) {
 
 TEST(PolicyTest, StorageIsAskedOnlyWhenTheNamesFit) {
   const Policy policy = Read(kRules);
-  EXPECT_TRUE(AsksForStorage(policy));
-  EXPECT_FALSE(AsksForStorage({}));
   EXPECT_EQ(ValueOf(policy, Domain("mail"), "gentle"), "true (a.toml:10:1)");
   DomainTraits elsewhere = Domain("mail");
   elsewhere.lies_on = [](const std::string&) { return false; };

@@ -1,17 +1,26 @@
 // The verb run as a program: after a mistake in the policy nothing is done.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
+#include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "host/cli/program.h"
+#include "host/commands/run.h"
+#include "host/services/run_history.h"
+#include "tests/unit/trim_fixture.h"
 
 namespace virt_reclaim {
 namespace {
+
+using testing::HasSubstr;
+using testing::Not;
 
 TEST(RunProgram, AWrongPolicyEndsItBeforeTheHypervisorIsReached) {
   ProgressLine progress(STDERR_FILENO);
@@ -52,6 +61,150 @@ TEST(RunProgram, PunchDoesNotAskForTheHypervisor) {
   RunProgram({"run", config, "--job=trim"}, note, progress, {});
   RunProgram({"run", config}, note, progress, {});
   EXPECT_THAT(without, testing::ElementsAre(true, false, false));
+}
+
+// A world with a domain whose window opens in three hours, and a policy that says so.
+class WaitingRun : public TrimTest {
+ protected:
+  WaitingRun() {
+    Add("web");
+    const auto at = [&](int hours) {
+      return absl::FormatTime("%H:%M", world_.Now() + absl::Hours(hours), absl::LocalTimeZone());
+    };
+    SetPolicy(absl::StrCat("window = '", at(3), "-", at(5), "'\n"));
+  }
+
+  void SetPolicy(const std::string& defaults) {
+    std::ofstream(policy_) << "[defaults]\n" << defaults;
+  }
+
+  ProgramResult Run(std::vector<std::string> words, const std::stop_token& stop = {}) {
+    words.insert(words.begin(), {"run", "--job=trim"});
+    words.push_back(absl::StrCat("--config=", policy_));
+    ProgressLine progress(nowhere_);
+    const auto use = [&](const CommandLine& line,
+                         const std::function<void(const Services&)>& work) {
+      Services services = world_.services();
+      if (line.no_libvirt) {
+        ++waits_;
+        const auto sleep = services.sleep;
+        services.sleep = [this, sleep](absl::Duration time) {
+          while_waiting_();
+          sleep(time);
+        };
+      }
+      work(services);
+      return absl::OkStatus();
+    };
+    return RunProgram(words, use, progress, stop);
+  }
+
+  const std::string policy_ = absl::StrCat(world_.directory(), "/policy.toml");
+  const int nowhere_ = open("/dev/null", O_WRONLY | O_CLOEXEC);
+  std::function<void()> while_waiting_ = [] {};
+  int waits_ = 0;
+};
+
+TEST_F(WaitingRun, WithoutTheOptionNothingIsWaitedFor) {
+  const absl::Time before = world_.Now();
+  const ProgramResult result = Run({});
+  EXPECT_THAT(result.out, HasSubstr("outside-window"));
+  EXPECT_EQ(world_.Now(), before);
+}
+
+TEST_F(WaitingRun, WhatAClosedWindowLeavesIsDoneWhenItOpens) {
+  const absl::Time before = world_.Now();
+  bool free = false;
+  // Whoever calls it by hand meanwhile is not refused.
+  while_waiting_ = [&] { free = LockJobs(world_.services(), {policy::Job::kTrim}).ok(); };
+  const ProgramResult result = Run({"--wait=24h"});
+  EXPECT_EQ(result.status, ExitStatus::kDone) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("freed 480 MiB"));
+  EXPECT_THAT(result.out, Not(HasSubstr("outside-window")));
+  EXPECT_GE(world_.Now(), before + absl::Hours(3) - absl::Minutes(1));
+  EXPECT_TRUE(free);
+}
+
+TEST_F(WaitingRun, NotLongerThanAllowed) {
+  const absl::Time before = world_.Now();
+  EXPECT_THAT(Run({"--wait=1h"}).out, HasSubstr("outside-window"));
+  EXPECT_EQ(world_.Now(), before);
+}
+
+TEST_F(WaitingRun, ThePolicyOfThenCounts) {
+  while_waiting_ = [&] { SetPolicy("enabled = false\n"); };
+  const ProgramResult result = Run({"--wait=24h"});
+  EXPECT_THAT(result.out, HasSubstr("policy-excludes"));
+  EXPECT_THAT(world_.trimmed_with, testing::IsEmpty());
+}
+
+TEST_F(WaitingRun, AMistakeInThePolicyOfThenIsAFailure) {
+  while_waiting_ = [&] { SetPolicy("treshold = '1G'\n"); };
+  const ProgramResult result = Run({"--wait=24h"});
+  EXPECT_EQ(result.status, ExitStatus::kError);
+  EXPECT_THAT(result.err, HasSubstr("was left for a window was not done"));
+  EXPECT_THAT(world_.trimmed_with, testing::IsEmpty());
+}
+
+TEST_F(WaitingRun, AnotherRunThatHasTheJobThenIsWaitedFor) {
+  std::optional<std::vector<DomainLock>> other;
+  while_waiting_ = [&] {
+    if (waits_ != 1) {
+      other.reset();
+      return;
+    }
+    auto locks = LockJobs(world_.services(), {policy::Job::kTrim});
+    if (locks.ok()) other = *std::move(locks);
+  };
+  const ProgramResult result = Run({"--wait=24h"});
+  EXPECT_THAT(result.out, HasSubstr("freed 480 MiB")) << result.err;
+  EXPECT_GT(waits_, 1);
+}
+
+TEST_F(WaitingRun, AnEmergencyDoesWhatNobodyElseDoes) {
+  const auto trims = LockJobs(world_.services(), {policy::Job::kTrim});
+  ASSERT_TRUE(trims.ok());
+  const std::string config = absl::StrCat("--config=", policy_);
+  ProgressLine progress(nowhere_);
+  const auto use = [&](const CommandLine&, const std::function<void(const Services&)>& work) {
+    work(world_.services());
+    return absl::OkStatus();
+  };
+  const ProgramResult result = RunProgram({"run", "--emergency", config}, use, progress, {});
+  EXPECT_THAT(result.out, HasSubstr("trim busy, sparsify 0 domains 0 B, punch 0 files 0 B"));
+  EXPECT_THAT(result.err, HasSubstr("trim: another virt-reclaim is working on this job"));
+  EXPECT_EQ(result.status, ExitStatus::kRefused);
+  EXPECT_EQ(RunProgram({"run", config}, use, progress, {}).out, "");
+}
+
+TEST_F(WaitingRun, WhatARunCameToIsRemembered) {
+  const std::string state = world_.services().state_directory;
+  EXPECT_THAT(ReadRuns(state), testing::IsEmpty());
+  Run({"--dry-run"});
+  EXPECT_THAT(ReadRuns(state), testing::IsEmpty());
+  Run({"--wait=24h"});
+  std::vector<RunRecord> runs = ReadRuns(state);
+  ASSERT_EQ(runs.size(), 1u);
+  EXPECT_EQ(runs[0].job, "trim");
+  EXPECT_TRUE(runs[0].success);
+  EXPECT_EQ(runs[0].freed, static_cast<int64_t>(480 * kMiB));
+  EXPECT_EQ(runs[0].ended, world_.Now());
+  SetPolicy("");
+  world_.domains.begin()->second.agent.trim = absl::InternalError("broken");
+  Run({});
+  runs = ReadRuns(state);
+  ASSERT_EQ(runs.size(), 1u);
+  EXPECT_FALSE(runs[0].success);
+  std::ofstream(state + "/runs/trim.json") << "{";
+  EXPECT_THAT(ReadRuns(state), testing::IsEmpty());
+}
+
+TEST_F(WaitingRun, AStopEndsTheWait) {
+  std::stop_source source;
+  while_waiting_ = [&] { source.request_stop(); };
+  const ProgramResult result = Run({"--wait=24h"}, source.get_token());
+  EXPECT_EQ(result.status, ExitStatus::kInterrupted);
+  EXPECT_THAT(world_.trimmed_with, testing::IsEmpty());
 }
 
 }  // namespace

@@ -126,6 +126,19 @@ TEST(RunPerStorage, OneOnManyStoragesIsNotPutOffByThoseBehindIt) {
   EXPECT_THAT(begun, ElementsAre(0, 1, 2, 3));
 }
 
+TEST(RunPerStorage, WhoMayNotBeginYetLetsOthersGoFirst) {
+  // 0 may begin once 1 is done, 3 never.
+  std::vector<size_t> begun;
+  bool open = false;
+  const auto work = [&](size_t item) {
+    begun.push_back(item);
+    if (item == 1) open = true;
+  };
+  const auto may_begin = [&](size_t item) { return item == 0 ? open : item != 3; };
+  RunPerStorage({{7}, {7}, {7}, {7}}, 1, work, {}, may_begin);
+  EXPECT_THAT(begun, ElementsAre(1, 0, 2));
+}
+
 TEST(RunPerStorage, NothingToDo) { EXPECT_TRUE(Record({}, 1).empty()); }
 
 }  // namespace
