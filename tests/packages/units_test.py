@@ -96,6 +96,28 @@ class Units(unittest.TestCase):
         self.assertIn(":", prefix.rstrip("/"))
         self.assertEqual((program, words), ("/usr/bin/virt-reclaim", ["trim", "--", "%I"]))
 
+    def test_an_upgrade_keeps_timers_on_and_leaves_jobs_alone(self) -> None:
+        """A restart would wait for the end of the job, which may wait for a window for a day. By what debhelper writes into the scripts."""
+        if shutil.which("dh_installsystemd") is None:
+            self.skipTest("no debhelper")
+        debian = self.directory / "debian"
+        place = debian / "virt-reclaim" / "lib" / "systemd" / "system"
+        place.mkdir(parents=True)
+        for unit in UNITS.glob("virt-reclaim-[!a]*"):
+            shutil.copy(unit, place)
+        for name in ("control", "changelog", "rules"):
+            shutil.copy(ROOT / "debian" / name, debian)
+        made = subprocess.run(
+            ["make", "-f", "debian/rules", "override_dh_installsystemd"], cwd=self.directory, env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
+        )
+        self.assertEqual(made.returncode, 0, made.stdout + made.stderr)
+        scripts = {path.name: path.read_text() for path in debian.rglob("p*") if path.is_file()}
+        self.assertEqual([name for name, text in scripts.items() if "deb-systemd-invoke stop" in text], [])
+        restarted = re.findall(r"deb-systemd-invoke try-restart (.*?) >", "".join(scripts.values()))
+        self.assertEqual(len(restarted), 1, scripts)
+        self.assertEqual(sorted(re.findall(r"virt-reclaim-[^' ]+", restarted[0])), sorted(f"virt-reclaim-{job}.timer" for job in JOBS))
+
     def test_the_directories_are_the_programs_own(self) -> None:
         for job in JOBS:
             text = (UNITS / f"virt-reclaim-{job}.service").read_text()
