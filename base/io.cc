@@ -32,6 +32,18 @@ std::string DirectoryOf(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
+absl::Status MakeEach(const std::string& path, bool durably) {
+  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
+    const std::string part = path.substr(0, slash);
+    if (mkdir(part.c_str(), 0700) == 0) {
+      if (durably) VR_RETURN_IF_ERROR(SyncDirectory(DirectoryOf(part)));
+    } else if (errno != EEXIST) {
+      return ErrnoStatus(errno, absl::StrCat("mkdir '", part, "'"));
+    }
+    if (slash == std::string::npos) return absl::OkStatus();
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) {
@@ -74,14 +86,9 @@ absl::Status SyncDirectory(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status MakeDirectories(const std::string& path) {
-  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
-    const std::string part = path.substr(0, slash);
-    if (mkdir(part.c_str(), 0700) != 0 && errno != EEXIST)
-      return ErrnoStatus(errno, absl::StrCat("mkdir '", part, "'"));
-    if (slash == std::string::npos) return absl::OkStatus();
-  }
-}
+absl::Status MakeDirectories(const std::string& path) { return MakeEach(path, false); }
+
+absl::Status MakeDirectoriesDurably(const std::string& path) { return MakeEach(path, true); }
 
 bool WriteAll(int fd, absl::string_view text) {
   while (!text.empty()) {

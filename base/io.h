@@ -29,6 +29,9 @@ absl::Status SyncDirectory(const std::string& path);
 // mkdir -p with mode 0700 for what it makes.
 absl::Status MakeDirectories(const std::string& path);
 
+// The same, and what it made lasts through a power cut.
+absl::Status MakeDirectoriesDurably(const std::string& path);
+
 // Writes all of `text`, however many calls it takes. False, with errno set: not all of it.
 bool WriteAll(int fd, absl::string_view text);
 

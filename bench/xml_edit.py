@@ -27,6 +27,8 @@ STYLESHEET = """\
 """
 # A process a file: no more than a sample of them.
 XMLSTARLET_FILES = 100
+# Promised: 10,000 files a second on one core, with the proof; and no slower than the peer's mere edit.
+PROMISED = 10_000
 
 
 def run(*, smoke: bool, rounds: int) -> list[Row]:
@@ -56,7 +58,9 @@ def run(*, smoke: bool, rounds: int) -> list[Row]:
         del ours[0], bus[0], peer[0]
         rows = [
             Row(f"edit and proof of {count} {origin} / xsltproc, the edit alone", per_second(count, ours), per_second(count, peer),
-                [one / other for one, other in zip(ours, peer)], rounds),
+                [one / other for one, other in zip(ours, peer)], rounds, limit=None if smoke else 1.0),
+            Row(f"CPU seconds for {PROMISED:,} of them", f"{PROMISED * median(ours) / count:.2f} s", rounds=rounds,
+                limit=None if smoke else 1.0, value=PROMISED * median(ours) / count),
             Row(f"the same with --bus=virtio-scsi --channel=add of {count} {origin} / xsltproc", per_second(count, bus),
                 per_second(count, peer), [one / other for one, other in zip(bus, peer)], rounds),
         ]

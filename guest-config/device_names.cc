@@ -1,6 +1,7 @@
 #include "guest-config/device_names.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -12,8 +13,11 @@
 namespace virt_reclaim::agent {
 namespace {
 
-constexpr absl::string_view kVirtioNode = "/dev/vd";
-constexpr absl::string_view kLinks[] = {"/dev/disk/by-path/", "/dev/disk/by-id/virtio-"};
+// A disk that comes to the SCSI bus may take the letter of one that is there already, and one that
+// leaves SATA or USB loses the names of both.
+constexpr absl::string_view kNodes[] = {"/dev/vd", "/dev/sd"};
+constexpr absl::string_view kLinks[] = {"/dev/disk/by-path/", "/dev/disk/by-id/virtio-",
+                                        "/dev/disk/by-id/ata-", "/dev/disk/by-id/usb-"};
 constexpr size_t kMaxGrubConfigBytes = size_t{4} << 20;
 
 bool IsWord(char c) { return absl::ascii_isalnum(c) || c == '_'; }
@@ -28,10 +32,13 @@ size_t NameLength(absl::string_view text) {
     while (length < text.size() && IsLinkName(text[length])) ++length;
     return length;
   }
-  if (!absl::StartsWith(text, kVirtioNode)) return 0;
-  size_t length = kVirtioNode.size();
+  const auto* const node =
+      std::find_if(std::begin(kNodes), std::end(kNodes),
+                   [&](absl::string_view prefix) { return absl::StartsWith(text, prefix); });
+  if (node == std::end(kNodes)) return 0;
+  size_t length = node->size();
   while (length < text.size() && absl::ascii_islower(text[length])) ++length;
-  const size_t letters = length - kVirtioNode.size();
+  const size_t letters = length - node->size();
   if (letters > 3) return 0;  // /dev/vdagent
   while (letters > 0 && length < text.size() && absl::ascii_isdigit(text[length])) ++length;
   // /dev/vda-x, /dev/vd_x: somebody's own names.
@@ -133,6 +140,8 @@ constexpr Place kFiles[] = {
     {NameSource::kGrubConfig, "/boot/grub/grub.cfg"},
     {NameSource::kGrubConfig, "/boot/grub2/grub.cfg"},
     {NameSource::kKernelCommandLine, "/etc/kernel/cmdline"},
+    {NameSource::kKernelCommandLine, "/etc/dracut.conf"},
+    {NameSource::kInitramfsResume, "/etc/initramfs-tools/initramfs.conf"},
     {NameSource::kLvmConfig, "/etc/lvm/lvm.conf"},
     {NameSource::kLvmConfig, "/etc/lvm/lvmlocal.conf"},
     {NameSource::kGrubDeviceMap, "/boot/grub/device.map"},
@@ -144,7 +153,11 @@ constexpr Place kDirectories[] = {
     {NameSource::kLoaderEntry, "/boot/efi/loader/entries"},
     {NameSource::kLoaderEntry, "/efi/loader/entries"},
     {NameSource::kInitramfsResume, "/etc/initramfs-tools/conf.d"},
+    {NameSource::kKernelCommandLine, "/etc/dracut.conf.d"},
 };
+// kernel_cmdline= and add_device= of these become part of each initramfs that dracut makes; they
+// are shell, and nobody but their author edits them.
+constexpr absl::string_view kDracutConfig = "/etc/dracut.conf";
 
 void ReadPlace(const ConfigFiles& files, NameSource source, const std::string& path,
                const IdentifyDevice& identify, NamedDevices& out) {
@@ -258,6 +271,9 @@ NamedDevices ReadNamedDevices(const ConfigFiles& files, const IdentifyDevice& id
       if (place.source != NameSource::kInitramfsResume && !conf) continue;
       ReadPlace(files, place.source, absl::StrCat(directory, "/", name), identify, out);
     }
+  }
+  for (NamedDevice& named : out.names) {
+    if (absl::StartsWith(named.file, kDracutConfig)) named.fixable = false;
   }
   if (MakeGrubConfig(files).empty()) {
     // Nobody edits what a program makes; without the program it stays as it is.

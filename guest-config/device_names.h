@@ -1,6 +1,6 @@
-// Names of disks that change when a disk moves from virtio-blk to another bus: /dev/vda1,
-// /dev/disk/by-path/..., /dev/disk/by-id/virtio-.... Where they stand in the guest's configuration,
-// and what they should be. Pure but for the reading; any thread.
+// Names of disks that may change when a disk moves to another bus: /dev/vda1, /dev/sda1,
+// /dev/disk/by-path/..., /dev/disk/by-id/virtio-..., ata-..., usb-.... Where they stand in the
+// guest's configuration, and what they should be. Pure but for the reading; any thread.
 #ifndef VIRT_RECLAIM_GUEST_CONFIG_DEVICE_NAMES_H_
 #define VIRT_RECLAIM_GUEST_CONFIG_DEVICE_NAMES_H_
 

@@ -16,13 +16,13 @@ target_compile_definitions(policy_test PRIVATE POLICY_DATA_DIRECTORY="${CMAKE_CU
 
 virt_reclaim_test(services_test
   SOURCES unit/allocation_map_test.cc unit/call_watchdog_test.cc unit/channel_socket_test.cc unit/guest_free_map_test.cc
-    unit/host_storage_test.cc unit/image_store_test.cc unit/monitor_calls_test.cc unit/qemu_guest_agent_test.cc unit/qmp_test.cc unit/read_timer_test.cc
+    unit/host_storage_test.cc unit/image_store_test.cc unit/migration_store_test.cc unit/monitor_calls_test.cc unit/qemu_guest_agent_test.cc unit/qmp_test.cc unit/read_timer_test.cc
     unit/storage_lock_test.cc unit/storage_space_test.cc
   DEPS virt_reclaim_fakes LABEL unit OPTIMIZED)
 
 virt_reclaim_test(commands_test
   SOURCES unit/commands_agent_install_test.cc unit/commands_explain_test.cc unit/commands_migrate_test.cc
-    unit/commands_migration_test.cc unit/commands_offline_test.cc unit/commands_plan_file_test.cc
+    unit/commands_migration_others_test.cc unit/commands_migration_test.cc unit/commands_offline_test.cc unit/commands_plan_file_test.cc
     unit/commands_overview_test.cc unit/commands_report_test.cc unit/commands_run_order_test.cc unit/commands_run_test.cc
     unit/commands_sparsify_test.cc
     unit/commands_sync_domain_test.cc unit/commands_trim_choice_test.cc

@@ -56,6 +56,7 @@ class Reader {
   std::vector<ImageSource> ReadBacking(NodeId disk) const;
   std::vector<std::string> ReadMetadata() const;
   std::string ReadPolicyRun() const;
+  void ReadSystem(Domain& domain) const;
 
   const Document& document_;
 };
@@ -170,6 +171,16 @@ std::string Reader::ReadPolicyRun() const {
   return "";
 }
 
+void Reader::ReadSystem(Domain& domain) const {
+  for (const NodeId sysinfo : document_.Children(document_.root(), "sysinfo")) {
+    for (const NodeId entry : document_.Children(document_.Child(sysinfo, "system"), "entry")) {
+      const std::string name = Get(entry, "name");
+      if (name == "manufacturer") domain.system_manufacturer = document_.TextOf(entry);
+      if (name == "product") domain.system_product = document_.TextOf(entry);
+    }
+  }
+}
+
 Domain Reader::Read() const {
   Domain domain;
   const NodeId root = document_.root();
@@ -201,6 +212,7 @@ Domain Reader::Read() const {
   }
   domain.metadata_namespaces = ReadMetadata();
   domain.policy_run = ReadPolicyRun();
+  ReadSystem(domain);
   return domain;
 }
 

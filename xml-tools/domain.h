@@ -86,6 +86,8 @@ struct Domain {
   std::vector<Channel> channels;
   std::vector<DriveAddress> scsi_hostdevs;       // addresses of <hostdev>s on SCSI controllers
   std::vector<std::string> metadata_namespaces;  // namespace URIs of metadata's children
+  // Entries of sysinfo's <system>: what the guest's SMBIOS says it is; empty when not said.
+  std::string system_manufacturer, system_product;
   // Attribute run of metadata's <policy> in kPolicyNamespace: whether 'virt-reclaim run' may work
   // on it. "?" when that has no such attribute; empty: there is none.
   std::string policy_run;

@@ -12,6 +12,8 @@ namespace {
 // http://libosinfo.org/xmlns/libvirt/domain/1.0; virt-manager and virt-install write it.
 constexpr absl::string_view kLibosinfo = "http://libosinfo.org/xmlns/libvirt/domain/";
 constexpr absl::string_view kMicrosoft = "http://microsoft.com/";
+// "unknown/generic": whoever chose it has said nothing.
+constexpr absl::string_view kNoSystem = "http://libosinfo.org/";
 
 // <libosinfo:os id='...'/> inside <libosinfo:libosinfo>.
 std::string OsId(const Document& document, NodeId parent) {
@@ -37,7 +39,7 @@ std::string SignOfWindows(const Document& document) {
   if (metadata != kNoNode) {
     const std::string os = OsId(document, metadata);
     if (absl::StartsWith(os, kMicrosoft)) return absl::StrCat("its metadata say ", Printable(os));
-    if (!os.empty()) return "";
+    if (!os.empty() && !absl::StartsWith(os, kNoSystem)) return "";
   }
   const NodeId features = document.Child(document.root(), "features");
   return document.Child(features, "hyperv") != kNoNode ? "it has Hyper-V features" : "";

@@ -123,9 +123,9 @@ exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but the host 
 
 constexpr absl::string_view kMigrate = R"(usage: virt-reclaim migrate plan [OPTIONS] [DOMAIN...]
        virt-reclaim migrate apply [OPTIONS] DOMAIN... | --all | --plan FILE
-       virt-reclaim migrate verify [OPTIONS] [DOMAIN...]
-       virt-reclaim migrate rollback [OPTIONS] DOMAIN... | --all
-       virt-reclaim migrate status [OPTIONS] [DOMAIN...]
+       virt-reclaim migrate verify [OPTIONS] [DOMAIN... | --plan FILE]
+       virt-reclaim migrate rollback [OPTIONS] DOMAIN... | --all | --plan FILE
+       virt-reclaim migrate status [OPTIONS] [DOMAIN... | --plan FILE]
 
 plan shows, apply makes, the smallest change of a domain's definition that lets discards reach the host:
 discard='unmap' on its disks, and for virtio-blk disks a machine type of at least version 4.0 in the same family.
@@ -134,6 +134,7 @@ Everything else stays as it is. A running domain goes on unchanged until it is s
 apply keeps the old XML below --state-dir, lets libvirt validate the new one, reads back what libvirt stored, and puts
 the old definition back when that differs. With --power-cycle=shutdown it then shuts the guest down, starts it, and
 waits until its agent answers and every filesystem is mounted again; a guest that does not come back is rolled back.
+One without an agent is started, but not verified, and never rolled back by itself.
 Each step is written to a journal first: after a kill or a power cut, apply goes on where it stood.
 
 options of plan and apply:

@@ -55,6 +55,7 @@ void AskGuest(const Services& services, const DomainSummary& domain, bool locked
     }
     return;
   }
+  facts.agent_answers = true;
   GuestAgent& agent = *access.session->agent;
   auto preflight = agent.Preflight(kPreflightTimeout, stop);
   if (preflight.ok()) {

@@ -146,7 +146,7 @@ absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& ser
                                                              const std::stop_token& stop);
 
 // Where each selected domain's last migration stands. Changes nothing. A rolled back or unfinished
-// one counts as failed.
+// one counts as failed. Of all domains: also those that are gone in the middle of one.
 absl::StatusOr<std::vector<MigratedDomain>> MigrationStatus(const Services& services,
                                                             const MigrateOptions& options);
 

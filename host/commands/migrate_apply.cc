@@ -253,6 +253,32 @@ absl::StatusOr<std::vector<MigratedDomain>> ForEachMigrated(
   return all;
 }
 
+// Where a migration was left whose domain is gone since: nobody else would tell.
+absl::Status AddUndefined(const Services& services, std::vector<MigratedDomain>& all) {
+  const MigrationStore store(services.state_directory, services.hypervisor.Uri());
+  VR_ASSIGN_OR_RETURN(const std::vector<std::string> uuids, store.Domains());
+  VR_ASSIGN_OR_RETURN(const std::vector<DomainSummary> there, services.hypervisor.ListDomains());
+  for (const std::string& uuid : uuids) {
+    const auto is_it = [&](const DomainSummary& domain) { return domain.uuid == uuid; };
+    if (std::any_of(there.begin(), there.end(), is_it)) continue;
+    const auto migration = store.Latest(uuid);
+    if (!migration.ok() || !*migration) continue;
+    const MigrationPlace place = (*migration)->place();
+    if (IsOver(place.step) || place.step == MigrationStep::kDefined) continue;
+    MigratedDomain& migrated = all.emplace_back();
+    migrated.domain = {uuid, uuid, DomainState::kUnknown, true};
+    const auto old_xml = (*migration)->OldXml();
+    const auto old = old_xml.ok() ? xml::ParseDomain(*old_xml) : old_xml.status();
+    if (old.ok() && !old->name.empty()) migrated.domain.name = old->name;
+    migrated.place = place;
+    migrated.backup = (*migration)->old_xml_path();
+    SetOutcome(absl::NotFoundError(absl::StrCat("it is gone; its definition of before is in '",
+                                                migrated.backup, "'")),
+               migrated);
+  }
+  return absl::OkStatus();
+}
+
 // Between two batches.
 void Pause(const Services& services, absl::Duration pause, const std::stop_token& stop) {
   while (pause > absl::ZeroDuration() && !stop.stop_requested()) {
@@ -337,8 +363,9 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
         if (!remark.empty() && run.probed().empty()) {
           migrated.outcome.kind = OutcomeKind::kSkipped;
           migrated.outcome.reasons.push_back({Reason::kNotVerified, remark});
+          return absl::OkStatus();
         }
-        return absl::OkStatus();
+        return run.MarkVerified(remark);
       });
 }
 
@@ -365,7 +392,7 @@ absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& ser
 
 absl::StatusOr<std::vector<MigratedDomain>> MigrationStatus(const Services& services,
                                                             const MigrateOptions& options) {
-  return ForEachMigrated(
+  auto all = ForEachMigrated(
       services, options, false, [&](MigrationRun& run, MigratedDomain&) -> absl::Status {
         const MigrationPlace place = run.place();
         if (place.step == MigrationStep::kDone || place.step == MigrationStep::kDefined)
@@ -373,6 +400,9 @@ absl::StatusOr<std::vector<MigratedDomain>> MigrationStatus(const Services& serv
         return absl::UnknownError(place.detail.empty() ? std::string(Name(place.step))
                                                        : place.detail);
       });
+  if (all.ok() && !options.plan && options.domains.empty())
+    VR_RETURN_IF_ERROR(AddUndefined(services, *all));
+  return all;
 }
 
 }  // namespace virt_reclaim

@@ -1,6 +1,7 @@
 #include "host/commands/migration_run.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,17 +17,17 @@
 namespace virt_reclaim {
 namespace {
 
-constexpr absl::Duration kPoll = absl::Milliseconds(250);
 // A guest that is still booting does not hear the power button.
 constexpr absl::Duration kAskAgain = absl::Seconds(20);
 constexpr int kMostPatience = 4;  // times verify_timeout
 constexpr int kMostStops = 3;     // of a guest in one migration
 // Busy disks buy a guest this much.
 constexpr absl::Duration kSignOfLife = absl::Seconds(60);
-// How long libvirt may take from the call to a running QEMU.
-constexpr absl::Duration kStarting = absl::Seconds(60);
-// A guest whose disks are silent for this long, and that answers nothing, is dead.
-constexpr absl::Duration kDeathWatch = absl::Seconds(10);
+
+constexpr absl::string_view kNobodyToAsk =
+    "disks change their bus, and no agent answers that could say whether the guest finds them "
+    "after "
+    "its power cycle; its new definition waits for one";
 
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToInt64Seconds(duration), " s");
@@ -107,7 +108,7 @@ absl::Status MigrationRun::DefineNew(const std::stop_token& stop) {
   if (current == old_xml) {
     if (const absl::Status defined = services_.hypervisor.Define(new_xml); !defined.ok()) {
       failure_ = defined;
-      return Append(MigrationStep::kUndoing, Printable(defined.message()));
+      return BeginUndo();
     }
   }
   VR_ASSIGN_OR_RETURN(const std::string difference, DifferenceFrom(new_xml));
@@ -118,6 +119,7 @@ absl::Status MigrationRun::DefineNew(const std::stop_token& stop) {
     record.after_digest = Digest(stored);
     // Somebody else may power-cycle it, and then ask whether it came back as it was.
     if (!options_.power_cycle) LookBefore(record, stop);
+    defined_now_ = true;
     return Append(std::move(record));
   }
   if (current != old_xml) {
@@ -128,7 +130,16 @@ absl::Status MigrationRun::DefineNew(const std::stop_token& stop) {
   failure_ =
       absl::DataLossError(absl::StrCat("libvirt stored something else than what was defined (",
                                        difference, "); the old definition was put back"));
-  return Append(MigrationStep::kUndoing, std::string(failure_.message()));
+  return BeginUndo();
+}
+
+absl::Status MigrationRun::BeginUndo() {
+  const auto stored = Current();
+  MigrationRecord record;
+  record.step = MigrationStep::kUndoing;
+  record.detail = Printable(failure_.message());
+  if (stored.ok()) record.after_digest = Digest(*stored);
+  return Append(std::move(record));
 }
 
 absl::Status MigrationRun::LeaveDefined(const std::stop_token& stop) {
@@ -136,22 +147,46 @@ absl::Status MigrationRun::LeaveDefined(const std::stop_token& stop) {
   waits_ = true;
   if (!options_.power_cycle || state != DomainState::kRunning) return absl::OkStatus();
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
+  if (!defined_now_) {
+    VR_ASSIGN_OR_RETURN(const bool runs_new, RunsNew());
+    if (runs_new) return VerifyAsItRuns(stop);
+  }
+  if (const absl::Status ours = RequireOurs(); !ours.ok()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        ours.message(), "; it is not shut down: verify it after a power cycle of yours"));
+  }
   VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services_, {"", uuid_, state, true}));
-  VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
-  VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(new_xml));
   VR_ASSIGN_OR_RETURN(const auto activity, services_.hypervisor.Activity(uuid_, facts.live));
   if (!activity.empty()) {
     return absl::UnavailableError(
         absl::StrCat("it cannot be shut down now: ", Sentence(activity.front().reason),
                      "; its new definition waits for a power cycle"));
   }
-  waits_ = false;
   MigrationRecord record;
   record.step = MigrationStep::kStopping;
   record.was_running = true;
   LookBefore(record, stop);
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
+  VR_ASSIGN_OR_RETURN(const bool moves, MovesDisks());
+  if (moves && !record.had_agent) return absl::UnavailableError(std::string(kNobodyToAsk));
+  waits_ = false;
   return Append(std::move(record));
+}
+
+// A guest that has run so for days is nobody's to stop: when it is not as it was, that is said, and
+// it goes on.
+absl::Status MigrationRun::VerifyAsItRuns(const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const bool moves, MovesDisks());
+  if (moves && !place().had_agent) return absl::UnavailableError(std::string(kNobodyToAsk));
+  VR_ASSIGN_OR_RETURN(const std::string remark, Verify(stop));
+  if (options_.probe && place().had_agent) Probe(stop);
+  return MarkVerified(remark);
+}
+
+absl::Status MigrationRun::MarkVerified(const std::string& remark) {
+  if (place().step != MigrationStep::kDefined) return absl::OkStatus();
+  VR_ASSIGN_OR_RETURN(const bool runs_new, RunsNew());
+  return runs_new ? Append(MigrationStep::kDone, remark) : absl::OkStatus();
 }
 
 void MigrationRun::LookBefore(MigrationRecord& record, const std::stop_token& stop) {
@@ -168,6 +203,10 @@ void MigrationRun::LookBefore(MigrationRecord& record, const std::stop_token& st
 }
 
 absl::Status MigrationRun::Stop(const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+  VR_ASSIGN_OR_RETURN(const bool runs_new, RunsNew());
+  // Killed after it had gone, and somebody else has started it.
+  if (runs_new && state == DomainState::kRunning) return Append(MigrationStep::kStarting);
   if (const absl::Status stopped = ShutDownAndWait(stop); !stopped.ok()) {
     if (absl::IsCancelled(stopped)) return stopped;
     VR_RETURN_IF_ERROR(Append(MigrationStep::kDefined, std::string(stopped.message())));
@@ -179,18 +218,12 @@ absl::Status MigrationRun::Stop(const std::stop_token& stop) {
 absl::Status MigrationRun::StartNew() {
   VR_ASSIGN_OR_RETURN(const bool off, IsOff());
   if (off) {
-    if (const absl::Status started = StartIt(); !started.ok()) {
-      failure_ = started;
-      MigrationRecord record;
-      record.step = MigrationStep::kRollingBack;
-      record.detail = Printable(started.message());
-      record.was_running = true;
-      return Append(std::move(record));
-    }
+    if (const absl::Status started = StartIt(); !started.ok()) return BeginRollBack(started, {});
   }
   VR_ASSIGN_OR_RETURN(const bool runs_new, RunsNew());
   if (runs_new) return Append(MigrationStep::kVerifying);
   // Somebody else has started it before, or it never went off.
+  VR_RETURN_IF_ERROR(RequireOurs());
   const MigrationPlace here = place();
   const auto& journal = migration_.journal();
   const auto attempts = std::count_if(journal.begin(), journal.end(), [](const auto& record) {
@@ -217,12 +250,9 @@ absl::Status MigrationRun::VerifyNew(const std::stop_token& stop) {
     return Append(MigrationStep::kDone, *remark);
   }
   if (absl::IsCancelled(remark.status())) return remark.status();
-  failure_ = remark.status();
   MigrationRecord record;
-  record.step = MigrationStep::kRollingBack;
-  record.detail = Printable(failure_.message());
-  record.was_running = record.stop_guest = record.may_power_off = true;
-  return Append(std::move(record));
+  record.stop_guest = record.may_power_off = true;
+  return BeginRollBack(remark.status(), std::move(record));
 }
 
 absl::StatusOr<std::string> MigrationRun::Verify(const std::stop_token& stop) {
@@ -296,57 +326,6 @@ absl::StatusOr<std::string> MigrationRun::MissingMount(const std::stop_token& st
                             : absl::StrCat("'", missing->mount_point, "' (", missing->uuid, ")");
 }
 
-// ---- Back.
-
-absl::Status MigrationRun::RollBack(const std::string& why) {
-  switch (place().step) {
-    case MigrationStep::kUndone:
-    case MigrationStep::kRolledBack:  // already
-    case MigrationStep::kRollingBack:
-    case MigrationStep::kRestored:  // on its way
-      return absl::OkStatus();
-    default:
-      break;
-  }
-  VR_RETURN_IF_ERROR(RequireOurs());
-  VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
-  MigrationRecord record;
-  record.step = MigrationStep::kRollingBack;
-  record.detail = why;
-  record.was_running = options_.power_cycle && state == DomainState::kRunning;
-  record.stop_guest = record.was_running;
-  return Append(std::move(record));
-}
-
-absl::Status MigrationRun::UndoDefine() {
-  VR_RETURN_IF_ERROR(RestoreOldXml());
-  if (failure_.ok()) failure_ = absl::UnknownError(place().detail);
-  return Append(MigrationStep::kUndone, place().detail);
-}
-
-absl::Status MigrationRun::PutBack(const std::stop_token& stop) {
-  const MigrationPlace here = place();
-  if (here.stop_guest) VR_RETURN_IF_ERROR(StopForRollback(stop));
-  VR_RETURN_IF_ERROR(RestoreOldXml());
-  return Append(MigrationStep::kRestored, here.detail);
-}
-
-absl::Status MigrationRun::StartOld(const std::stop_token& stop) {
-  const MigrationPlace here = place();
-  std::string remark = here.detail;
-  if (here.was_running) {
-    VR_ASSIGN_OR_RETURN(const bool off, IsOff());
-    if (off) VR_RETURN_IF_ERROR(StartIt());
-    const auto verified = Verify(stop);
-    if (absl::IsCancelled(verified.status())) return verified.status();
-    if (!verified.ok()) {
-      absl::StrAppend(&remark, "; with the old definition: ", verified.status().message());
-      if (failure_.ok()) failure_ = Annotate(verified.status(), "with the old definition");
-    }
-  }
-  return Append(MigrationStep::kRolledBack, Printable(remark));
-}
-
 // ---- What the steps are made of.
 
 absl::StatusOr<std::string> MigrationRun::Current() {
@@ -364,11 +343,25 @@ absl::StatusOr<bool> MigrationRun::IsOff() {
   return state == DomainState::kShutOff;
 }
 
+absl::StatusOr<bool> MigrationRun::MovesDisks() {
+  const auto buses = [](const xml::Domain& domain) {
+    std::multiset<std::string> found;
+    for (const xml::Disk& disk : domain.disks) found.insert(disk.bus);
+    return found;
+  };
+  VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
+  VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
+  VR_ASSIGN_OR_RETURN(const xml::Domain before, xml::ParseDomain(old_xml));
+  VR_ASSIGN_OR_RETURN(const xml::Domain after, xml::ParseDomain(new_xml));
+  return buses(before) != buses(after);
+}
+
 absl::StatusOr<bool> MigrationRun::RunsNew() {
-  VR_ASSIGN_OR_RETURN(const bool off, IsOff());
-  if (off) return false;
   VR_ASSIGN_OR_RETURN(const std::string live,
                       services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kLive));
+  // Asked afterwards: of a domain that has gone off meanwhile that was the definition to come.
+  VR_ASSIGN_OR_RETURN(const bool off, IsOff());
+  if (off) return false;
   VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
   VR_ASSIGN_OR_RETURN(const xml::Domain wanted, xml::ParseDomain(new_xml));
   VR_ASSIGN_OR_RETURN(const xml::Domain found, xml::ParseDomain(live));
@@ -387,46 +380,6 @@ absl::Status MigrationRun::StartIt() {
     if (state == DomainState::kShutOff) break;
   }
   return started;
-}
-
-// Nobody has changed the definition since we made it.
-absl::Status MigrationRun::RequireOurs() {
-  std::string defined;
-  for (const MigrationRecord& record : migration_.journal()) {
-    if (record.step == MigrationStep::kDefined && !record.after_digest.empty())
-      defined = record.after_digest;
-  }
-  VR_ASSIGN_OR_RETURN(const std::string current,
-                      services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kInactiveWithSecrets));
-  VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
-  if (current == old_xml) return absl::OkStatus();
-  VR_ASSIGN_OR_RETURN(const std::string shown, Current());
-  if (!defined.empty() && Digest(shown) == defined) return absl::OkStatus();
-  if (defined.empty()) {  // killed before libvirt's version was written down
-    VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
-    VR_ASSIGN_OR_RETURN(const std::string difference, DifferenceFrom(new_xml));
-    if (difference.empty()) return absl::OkStatus();
-  }
-  return absl::FailedPreconditionError(
-      absl::StrCat("its definition was changed after the migration, and putting the old one back "
-                   "would undo that, too; the old one is in '",
-                   migration_.old_xml_path(), "'"));
-}
-
-absl::Status MigrationRun::RestoreOldXml() {
-  VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
-  VR_ASSIGN_OR_RETURN(const std::string current,
-                      services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kInactiveWithSecrets));
-  if (current == old_xml) return absl::OkStatus();
-  if (const absl::Status defined = services_.hypervisor.Define(old_xml); !defined.ok()) {
-    return Annotate(defined, absl::StrCat("the old definition could not be put back; it is in '",
-                                          migration_.old_xml_path(), "'"));
-  }
-  VR_ASSIGN_OR_RETURN(const std::string difference, DifferenceFrom(old_xml));
-  if (difference.empty()) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("libvirt stored something else (", difference,
-                                          ") than the old definition, which is in '",
-                                          migration_.old_xml_path(), "'"));
 }
 
 absl::Status MigrationRun::ShutDownAndWait(const std::stop_token& stop) {
@@ -448,35 +401,6 @@ absl::Status MigrationRun::ShutDownAndWait(const std::stop_token& stop) {
     }
     services_.sleep(kPoll);
   }
-}
-
-// A guest that lives is asked to go; only one that we started and that is dead loses its power: no
-// agent answers, and its disks stand still. What cannot be told, and one that is paused, counts as
-// alive.
-absl::Status MigrationRun::StopForRollback(const std::stop_token& stop) {
-  VR_ASSIGN_OR_RETURN(const bool off, IsOff());
-  if (off) return absl::OkStatus();
-  if (place().may_power_off) {
-    VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
-    if (state == DomainState::kCrashed) return services_.hypervisor.PowerOff(uuid_);
-    const auto before = DiskRequests();
-    bool lives = state != DomainState::kRunning || !before.ok() || MissingMount(stop).ok() ||
-                 AnswersPing(stop);
-    for (const absl::Time end = services_.now() + kDeathWatch; !lives && services_.now() < end;) {
-      if (stop.stop_requested()) return absl::CancelledError("interrupted");
-      services_.sleep(kPoll * 4);
-      const auto now = DiskRequests();
-      lives = !now.ok() || *now != *before;
-    }
-    if (!lives) return services_.hypervisor.PowerOff(uuid_);
-  }
-  return ShutDownAndWait(stop);
-}
-
-bool MigrationRun::AnswersPing(const std::stop_token& stop) {
-  return services_.hypervisor
-      .QemuAgentCommand(uuid_, R"({"execute":"guest-ping"})", kRunAgentTimeout, stop)
-      .ok();
 }
 
 absl::StatusOr<uint64_t> MigrationRun::DiskRequests() {

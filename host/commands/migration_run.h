@@ -48,12 +48,16 @@ class MigrationRun {
   absl::Status Continue(const std::stop_token& stop);
 
   // Begins to undo it, whatever step it is in; then Continue. Nothing to do when it is undone
-  // already. FailedPrecondition when somebody changed the definition since.
+  // already. FailedPrecondition when somebody changed the definition since. A domain that the
+  // migration has shut down is started again, whatever the options say.
   absl::Status RollBack(const std::string& why);
 
   // Whether the guest is as it was: its agent answers (if it did before) and every filesystem is
   // mounted again. A remark when that cannot be said.
   absl::StatusOr<std::string> Verify(const std::stop_token& stop);
+  // What Verify and Probe found is the end of a migration that waits (kDefined) for a power cycle
+  // which somebody else has done. Nothing to do in any other step, or under the old definition.
+  absl::Status MarkVerified(const std::string& remark);
   // Whether its discards reach the host by now, per disk (discard_probe.h); empty without an agent.
   // Waits for its turn on the storages for as long as the guest may take to come back.
   std::vector<ProbedDisk> Probe(const std::stop_token& stop);
@@ -64,30 +68,44 @@ class MigrationRun {
   const StoredMigration& migration() const { return migration_; }
 
  private:
+  static constexpr absl::Duration kPoll = absl::Milliseconds(250);
+  // How long libvirt may take from the call to a running QEMU.
+  static constexpr absl::Duration kStarting = absl::Seconds(60);
+
   absl::Status Append(MigrationStep step, std::string detail = "");
   absl::Status Append(MigrationRecord record);
   absl::Status Step(const std::stop_token& stop);
   absl::Status DefineNew(const std::stop_token& stop);
+  absl::Status BeginUndo();
   absl::Status LeaveDefined(const std::stop_token& stop);
   absl::Status Stop(const std::stop_token& stop);
   absl::Status StartNew();
   absl::Status VerifyNew(const std::stop_token& stop);
+  // The way back, by itself: in the step that follows. Returns `why`, and stays where it is, when
+  // somebody changed the definition since.
+  absl::Status BeginRollBack(const absl::Status& why, MigrationRecord record);
   absl::Status UndoDefine();
   absl::Status PutBack(const std::stop_token& stop);
   absl::Status StartOld(const std::stop_token& stop);
 
+  // At kDefined, and running under the new definition: somebody else has power-cycled it.
+  absl::Status VerifyAsItRuns(const std::stop_token& stop);
   // What the guest is like, when it runs and has an agent.
   void LookBefore(MigrationRecord& record, const std::stop_token& stop);
   absl::StatusOr<std::string> Current();
   // Where libvirt's persistent definition first differs from `definition`; empty: nowhere.
   absl::StatusOr<std::string> DifferenceFrom(const std::string& definition);
   absl::StatusOr<bool> IsOff();
+  // A disk changes its bus.
+  absl::StatusOr<bool> MovesDisks();
   // The domain runs, and under the new definition.
   absl::StatusOr<bool> RunsNew();
   // OK as well when it turns out to run already.
   absl::Status StartIt();
+  // FailedPrecondition: somebody else has changed the definition since.
   absl::Status RequireOurs();
   absl::Status RestoreOldXml();
+  absl::Status WaitUntilItIsGone(const std::stop_token& stop);
   absl::Status ShutDownAndWait(const std::stop_token& stop);
   absl::Status StopForRollback(const std::stop_token& stop);
   // Empty: every mount of before is there.
@@ -101,8 +119,9 @@ class MigrationRun {
   const MigrationRunOptions options_;
   StoredMigration migration_;
   std::vector<ProbedDisk> probed_;
-  bool waits_ = false;    // at kDefined, and nothing more to do now
-  absl::Status failure_;  // the first one: why it was undone or rolled back
+  bool waits_ = false;        // at kDefined, and nothing more to do now
+  bool defined_now_ = false;  // by this call, which has seen nobody power-cycle it since
+  absl::Status failure_;      // the first one: why it was undone or rolled back
 };
 
 }  // namespace virt_reclaim

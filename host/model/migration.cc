@@ -51,8 +51,9 @@ MigrationPlace PlaceOf(const std::vector<MigrationRecord>& journal) {
     place.step = record.step;
     place.since = record.time;
     place.detail = record.detail;
-    if (record.step == MigrationStep::kStopping || record.had_agent) {
-      place.had_agent = record.had_agent;
+    // An agent that is silent later takes nothing back of what it has said.
+    if (record.had_agent) {
+      place.had_agent = true;
       place.mounts = record.mounts;
     }
     if (record.step == MigrationStep::kStopping) place.was_running = record.was_running;

@@ -7,6 +7,8 @@
 //               v            +---------+            +-----------+--> rolling-back -> restored
 //            undoing -> undone     (guest did not                                  -> rolled-back
 //                                   shut down)
+//
+// defined -> done as well, where somebody else has power-cycled the domain.
 #ifndef VIRT_RECLAIM_HOST_MODEL_MIGRATION_H_
 #define VIRT_RECLAIM_HOST_MODEL_MIGRATION_H_
 
@@ -53,7 +55,8 @@ struct MigrationRecord {
   MigrationStep step = MigrationStep::kBegun;
   absl::Time time;
   std::string detail;  // why, in words; without secrets
-  // kBegun: digests (SHA-256, hex) of the persistent XML without secrets.
+  // Digests (SHA-256, hex) of the persistent XML without secrets. kBegun: both; kDefined, kUndoing:
+  // `after`, as libvirt has stored it.
   std::string before_digest, after_digest;
   // kDefined, kStopping: what the guest was like, when it could be asked.
   bool had_agent = false;

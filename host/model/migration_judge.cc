@@ -14,7 +14,9 @@ namespace {
 constexpr GuestKernelVersion kVirtioBlkDiscard{5, 0};
 
 // Managers that generate the XML at each start, so that an edit is lost or fought: prefix of their
-// metadata's namespace, name, and where discards are switched on there.
+// metadata's namespace, name, and where discards are switched on there. CloudStack writes no
+// metadata, but says in <sysinfo> whose the machine is (LibvirtVMDef.java of its KVM plugin);
+// either word can be configured.
 struct Manager {
   absl::string_view namespace_prefix;
   absl::string_view name;
@@ -26,8 +28,16 @@ constexpr std::array kManagers = std::to_array<Manager>({
      "hw_disk_discard = unmap in nova.conf"},
     {"http://opennebula.org/xmlns/libvirt/", "OpenNebula", "DISCARD = \"unmap\" of the DISK"},
     {"http://kubevirt.io", "KubeVirt", "on by itself, unless the disk is preallocated"},
-    {"http://cloudstack.org/", "CloudStack", "rootDiskController = scsi of the template"},
 });
+constexpr absl::string_view kNeverRolledBack =
+    "no agent answers: after its power cycle it is neither looked at nor rolled back by itself";
+constexpr absl::string_view kNotLookedAt =
+    "it is off: its mount options and layers (dm-crypt, LVM, md) were not looked at";
+
+constexpr absl::string_view kCloudStackManufacturer = "Apache Software Foundation";
+constexpr absl::string_view kCloudStackProduct = "CloudStack ";
+constexpr absl::string_view kCloudStackSwitch =
+    "CloudStack: rootDiskController = scsi of the template";
 
 void JudgeDomain(const MigrationFacts& facts, MigrationJudgement& judgement) {
   if (!facts.persistent) judgement.blockers.push_back({Reason::kTransient, ""});
@@ -38,6 +48,9 @@ void JudgeDomain(const MigrationFacts& facts, MigrationJudgement& judgement) {
             {Reason::kManaged, absl::StrCat(manager.name, ": ", manager.its_switch)});
     }
   }
+  if (absl::StartsWith(facts.saved.system_product, kCloudStackProduct) ||
+      facts.saved.system_manufacturer == kCloudStackManufacturer)
+    judgement.blockers.push_back({Reason::kManaged, std::string(kCloudStackSwitch)});
   if (facts.managed_save.value_or(false)) judgement.blockers.push_back({Reason::kManagedSave, ""});
   for (const Blocker& activity : facts.activity) judgement.blockers.push_back(activity);
   if (facts.memory_snapshots > 0) {
@@ -123,8 +136,15 @@ void JudgeLvm(const MigrationFacts& facts, MigrationJudgement& judgement) {
 void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
                 MigrationJudgement& judgement) {
   const bool moves = !change.moved_disks.empty();
+  const bool is_silent = !facts.agent_answers && facts.guest_unknown.reason != Reason::kBusy;
+  if (facts.live && change.power_cycle && is_silent)
+    judgement.risks.push_back({Reason::kNotVerified, std::string(kNeverRolledBack)});
   if (!facts.guest) {
-    if (DependsOnGuest(change)) judgement.blockers.push_back(facts.guest_unknown);
+    if (DependsOnGuest(change)) {
+      judgement.blockers.push_back(facts.guest_unknown);
+    } else if (facts.guest_is_off) {
+      judgement.risks.push_back({Reason::kGuestUnknown, std::string(kNotLookedAt)});
+    }
     return;
   }
   const GuestPreflight& guest = *facts.guest;
@@ -134,7 +154,11 @@ void JudgeGuest(const MigrationFacts& facts, const MigrationChange& change,
   if (change.uses_virtio_blk && guest.kernel && *guest.kernel < kVirtioBlkDiscard)
     judgement.blockers.push_back({Reason::kGuestTooOld, guest.kernel_release});
   for (const GuestCryptDevice& crypt : guest.crypt_devices) {
-    if (crypt.passes_discards == GuestSetting::kDisabled)
+    // Of one that is not open, as in a guest that is off, crypttab says how it will be opened.
+    const GuestSetting passes = crypt.passes_discards == GuestSetting::kUnknown
+                                    ? crypt.crypttab_discard
+                                    : crypt.passes_discards;
+    if (passes == GuestSetting::kDisabled)
       judgement.risks.push_back(
           {Reason::kDmCrypt, crypt.dm_name.empty() ? crypt.name : crypt.dm_name});
   }

@@ -26,6 +26,7 @@ struct MigrationFacts {
   // Why there is no `guest`: kBusy when another program has it now.
   Blocker guest_unknown = {Reason::kGuestUnknown, ""};
   bool guest_is_off = false;   // `guest` is from its disks: nothing of it runs, and no agent
+  bool agent_answers = false;  // whatever else is known of `guest`
   bool guest_has_lvm = false;  // a mounted filesystem of it lies on a logical volume
   // What of `saved` beside a migration's own matters waits for a power cycle (xml-tools/pending.h):
   // where it differs first; empty: nothing.

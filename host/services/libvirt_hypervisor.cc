@@ -207,12 +207,12 @@ class LibvirtHypervisor : public Hypervisor {
   absl::StatusOr<std::vector<std::string>> MachineTypes(const std::string& arch,
                                                         const std::string& type) override {
     const std::lock_guard lock(mutex_);
-    const auto [known, is_new] = machine_types_.try_emplace({arch, type});
-    if (!is_new) return known->second;
+    const auto known = machine_types_.find({arch, type});
+    if (known != machine_types_.end()) return known->second;
     const std::string text = TakeString(virConnectGetCapabilities(connection_.get()));
     if (text.empty()) return LibvirtStatus("read the capabilities");
-    VR_ASSIGN_OR_RETURN(known->second, xml::MachineTypesOf(text, arch, type));
-    return known->second;
+    VR_ASSIGN_OR_RETURN(std::vector<std::string> found, xml::MachineTypesOf(text, arch, type));
+    return machine_types_[{arch, type}] = std::move(found);
   }
 
   absl::Status Define(const std::string& xml) override {

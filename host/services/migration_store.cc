@@ -125,7 +125,7 @@ absl::StatusOr<StoredMigration> MigrationStore::Begin(const std::string& uuid,
                                                       const std::string& new_xml,
                                                       MigrationRecord begun) const {
   const std::string domain = absl::StrCat(directory_, "/", uuid);
-  VR_RETURN_IF_ERROR(MakeDirectories(domain));
+  VR_RETURN_IF_ERROR(MakeDirectoriesDurably(domain));
   VR_ASSIGN_OR_RETURN(const std::vector<std::string> numbers, Entries(domain));
   size_t number = 0;
   for (const std::string& name : numbers) {
@@ -134,8 +134,7 @@ absl::StatusOr<StoredMigration> MigrationStore::Begin(const std::string& uuid,
   }
   StoredMigration migration;
   migration.directory_ = absl::StrCat(domain, "/", NumberName(number + 1));
-  VR_RETURN_IF_ERROR(MakeDirectories(migration.directory_));
-  VR_RETURN_IF_ERROR(SyncDirectory(domain));
+  VR_RETURN_IF_ERROR(MakeDirectoriesDurably(migration.directory_));
   VR_RETURN_IF_ERROR(WriteFileDurably(migration.old_xml_path(), old_xml, 0600));
   VR_RETURN_IF_ERROR(WriteFileDurably(migration.directory_ + "/new.xml", new_xml, 0600));
   VR_RETURN_IF_ERROR(migration.Append(std::move(begun)));

@@ -1,5 +1,5 @@
-"""apply and rollback of a domain that is off, killed at every sync of the journal and of libvirt's definition, and a second run
-at once, at every sync of the first. No guest is booted."""
+"""apply and rollback of a domain that is off, killed before every line of the journal and at every sync of it and of libvirt's
+definition, embedded and with a libvirtd; and a second run at once, at every sync of the first. No guest is booted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ class OneDomain(unittest.TestCase):
 class Killed(OneDomain):
     def killed(self, point: int, words: tuple[str, ...]) -> Reply:
         killer = VirtReclaim(
-            PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN="/state/:/etc/qemu/"
+            PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN="/state/:/etc/qemu/",
+            VR_KILL_AT_WRITE="/journal.jsonl",
         )
         return killer.run(*words)
 
@@ -88,13 +89,20 @@ class Killed(OneDomain):
         self.assertGreater(point, least)
 
     def test_in_an_apply_the_next_one_goes_on(self) -> None:
-        self.converges(APPLY, APPLY, 5)
+        self.converges(APPLY, APPLY, 8)
 
     def test_in_an_apply_a_rollback_puts_the_old_one_back(self) -> None:
-        self.converges(APPLY, ROLLBACK, 5)
+        self.converges(APPLY, ROLLBACK, 8)
 
     def test_in_a_rollback_the_next_one_goes_on(self) -> None:
-        self.converges(ROLLBACK, ROLLBACK, 3)
+        self.converges(ROLLBACK, ROLLBACK, 6)
+
+
+class KilledWithDaemon(Killed):
+    """The definition is then libvirtd's, which lives on."""
+
+    def make_host(self) -> Host:
+        return DaemonHost(self.space)
 
 
 class TwiceAtOnce(OneDomain):

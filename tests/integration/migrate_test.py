@@ -175,7 +175,23 @@ class OnHost:
             self.assertEqual([disk["discards_reach_host"] for disk in probed], [True] * len(self.filesystems), str(reply))
         self.assertEqual(self.checksums(), self.sums)
 
-    def test_7_everything_is_clean(self) -> None:
+    def test_7_killed_while_a_rollback_has_the_guest_off(self) -> None:
+        # Before the second line of its journal is synced: stopped, the old definition put back, and not started yet.
+        killer = VirtReclaim(PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC="2", VR_KILL_IN="/journal.jsonl")
+        words = ("migrate", "rollback", "--power-cycle=shutdown", "--verify-timeout", "90s", "web")
+        killed = killer.run(*words)
+        self.assertEqual(killed.status, -signal.SIGKILL, str(killed))
+        self.assertEqual(self.guest.saved_xml(), self.old_xml)
+        # Nobody has to say again that it is to run.
+        reply = self.reclaim.run("migrate", "rollback", "--verify-timeout", "90s", "web")
+        self.assertEqual(reply.status, DONE, str(reply))
+        self.assertEqual(self.step(), "rolled-back")
+        self.assertEqual(self.guest.saved_xml(), self.old_xml)
+        self.assertNotIn("unmap", self.guest.live_xml())
+        self.guest.was_power_cycled()
+        self.assertEqual(self.checksums(), self.sums)
+
+    def test_8_everything_is_clean(self) -> None:
         self.guest.shutdown()
         for disk in self.guest.disks:
             disk.check()

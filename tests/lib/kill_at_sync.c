@@ -1,10 +1,11 @@
 /* Kills the program it is preloaded into (LD_PRELOAD) right before its n-th fsync or fdatasync of a file whose path has
- * a word of a list in it: VR_KILL_AT_SYNC=n, VR_KILL_IN=WORD:WORD; with SIGKILL, or the number in VR_KILL_WITH. A journal is synced before each step is done, and
- * libvirt syncs a definition before it counts, so that every step of ours is killed at. Not at libvirt's notes about
+ * a word of a list in it: VR_KILL_AT_SYNC=n, VR_KILL_IN=WORD:WORD; with SIGKILL, or the number in VR_KILL_WITH. Writes to files whose path has VR_KILL_AT_WRITE in it
+ * count, too: before one to a journal, a step is done and its next line is not there; before the sync it is. A journal is synced before each step is done, and libvirt syncs a definition before it counts, so that every step of ours is killed at. Not at libvirt's notes about
  * running domains: a driver that is killed while it starts QEMU never gets that domain into order again (libvirt 9.0,
  * 'paused (starting up)'; not even 'virsh destroy' does). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
@@ -12,9 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static int counts(int fd) {
+static int counts(int fd, const char* list) {
   char link[64], path[PATH_MAX], words[PATH_MAX];
-  const char* list = getenv("VR_KILL_IN");
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
   const ssize_t length = readlink(link, path, sizeof path - 1);
   if (list == NULL || length < 0 || strlen(list) >= sizeof words) return 0;
@@ -26,26 +26,36 @@ static int counts(int fd) {
   return 0;
 }
 
-static void maybe_die(int fd) {
+static void maybe_die(int fd, const char* list) {
   static int left = -1;
   if (left < 0) {
     const char* text = getenv("VR_KILL_AT_SYNC");
     left = text == NULL ? 0 : atoi(text);
   }
   const char* number = getenv("VR_KILL_WITH");
-  if (left > 0 && counts(fd) && --left == 0) kill(getpid(), number == NULL ? SIGKILL : atoi(number));
+  if (left > 0 && counts(fd, list) && --left == 0) kill(getpid(), number == NULL ? SIGKILL : atoi(number));
 }
 
 int fsync(int fd) {
   static int (*next)(int);
   if (next == NULL) next = (int (*)(int))dlsym(RTLD_NEXT, "fsync");
-  maybe_die(fd);
+  maybe_die(fd, getenv("VR_KILL_IN"));
   return next(fd);
+}
+
+ssize_t write(int fd, const void* data, size_t size) {
+  static ssize_t (*next)(int, const void*, size_t);
+  if (next == NULL) next = (ssize_t (*)(int, const void*, size_t))dlsym(RTLD_NEXT, "write");
+  const int before = errno;
+  const char* word = getenv("VR_KILL_AT_WRITE");
+  if (word != NULL) maybe_die(fd, word);
+  errno = before;
+  return next(fd, data, size);
 }
 
 int fdatasync(int fd) {
   static int (*next)(int);
   if (next == NULL) next = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
-  maybe_die(fd);
+  maybe_die(fd, getenv("VR_KILL_IN"));
   return next(fd);
 }

@@ -30,13 +30,18 @@ TEST(DeviceNamesTest, WhatIsAName) {
               ElementsAre("/dev/disk/by-path/pci-0000:00:05.0-part1"));
   EXPECT_THAT(NamesIn("(hd0) /dev/disk/by-id/virtio-abc_1"),
               ElementsAre("/dev/disk/by-id/virtio-abc_1"));
-  EXPECT_THAT(NamesIn("filter = [ \"a|/dev/vd.*|\", \"r|/dev/sda|\" ]"), ElementsAre("/dev/vd"));
+  EXPECT_THAT(NamesIn("filter = [ \"a|/dev/vd.*|\", \"r|/dev/sda|\" ]"),
+              ElementsAre("/dev/vd", "/dev/sda"));
+  EXPECT_THAT(NamesIn("/dev/sdb3 /srv"), ElementsAre("/dev/sdb3"));
+  for (const std::string name :
+       {"/dev/disk/by-id/ata-QEMU_HARDDISK_QM00001-part1", "/dev/disk/by-id/usb-QEMU_1-0:0"})
+    EXPECT_THAT(NamesIn(name + " /srv ext4"), ElementsAre(name));
 }
 
 TEST(DeviceNamesTest, WhatIsNone) {
-  for (const char* line :
-       {"/dev/sda1", "/dev/vdagent", "/dev/mapper/vda", "/chroot/dev/vda1", "/dev/vda-old",
-        "/dev/vd_x", "/dev/disk/by-uuid/1", "/dev/disk/by-id/scsi-1", "vda1", "/dev/", "/dev/v"}) {
+  for (const char* line : {"/dev/sr0", "/dev/sdagent", "/dev/vdagent", "/dev/mapper/vda",
+                           "/chroot/dev/vda1", "/dev/vda-old", "/dev/vd_x", "/dev/disk/by-uuid/1",
+                           "/dev/disk/by-id/scsi-1", "vda1", "/dev/", "/dev/v"}) {
     EXPECT_THAT(NamesIn(line), IsEmpty()) << line;
   }
 }
@@ -134,6 +139,18 @@ TEST_F(PreflightTest, NewestKernelIsLookedAtToo) {
   ASSERT_THAT(preflight.initramfs.kernels, SizeIs(2));
   EXPECT_FALSE(preflight.initramfs.kernels[0].newest);
   EXPECT_EQ(preflight.initramfs.kernels[1].release, "6.1.0-20-amd64");
+}
+
+// They are shell that goes into the initramfs: found, and left to their author.
+TEST_F(PreflightTest, WhatGoesIntoAnInitramfs) {
+  guest.ids["/dev/vda1"] = {"ext4", "filesystem", "aaaa-1", ""};
+  guest.tree.Write("etc/dracut.conf", "kernel_cmdline=\"root=/dev/vda1 ro\"\n");
+  guest.tree.Write("etc/dracut.conf.d/swap.conf", "# x\nadd_device+=\" /dev/vda5 \"\n");
+  guest.tree.Write("etc/dracut.conf.d/README", "/dev/vda7\n");
+  guest.tree.Write("etc/initramfs-tools/initramfs.conf", "MODULES=most\nRESUME=/dev/vda1\n");
+  EXPECT_THAT(Names(), ElementsAre("kernel-command-line:1 /dev/vda1 -> UUID=aaaa-1",
+                                   "initramfs-resume:2 /dev/vda1 -> UUID=aaaa-1 fixable",
+                                   "kernel-command-line:2 /dev/vda5 -> "));
 }
 
 TEST_F(PreflightTest, FstabPlacesThatAreNotTheDevice) {

@@ -94,23 +94,46 @@ TEST_P(KilledTest, InAnApplyTheNextOneConverges) {
   EXPECT_GT(points, 10);
 }
 
-// Nobody has to go forward to come back.
+// Nobody has to go forward to come back; and a guest that the apply has shut down is started again,
+// whether or not the rollback may shut one down.
 TEST_P(KilledTest, InAnApplyARollbackPutsTheOldOneBack) {
-  const int points = AtEveryPoint([](FakeWorld&, FakeDomain&) {},
-                                  [&](FakeWorld& world) { ApplyOne(world, options_); },
-                                  [&](FakeWorld& world, FakeDomain& domain) {
-                                    RollBack(world);
-                                    if (domain.inactive_xml != domain.first_xml) {
-                                      // A dead guest hears no shutdown, and its power is its
-                                      // owner's to take.
-                                      EXPECT_TRUE(domain.IsDead());
-                                      EXPECT_EQ(domain.summary.state, DomainState::kRunning);
-                                      domain.summary.state = DomainState::kShutOff;
-                                      RollBack(world);
-                                    }
-                                    EXPECT_EQ(domain.inactive_xml, domain.first_xml);
-                                  });
-  EXPECT_GT(points, 10);
+  for (const PowerCycle cycle : {PowerCycle::kShutdown, PowerCycle::kNever}) {
+    const int points =
+        AtEveryPoint([&](FakeWorld&, FakeDomain&) { options_.power_cycle = PowerCycle::kShutdown; },
+                     [&](FakeWorld& world) { ApplyOne(world, options_); },
+                     [&](FakeWorld& world, FakeDomain& domain) {
+                       options_.power_cycle = cycle;
+                       RollBack(world);
+                       if (domain.inactive_xml != domain.first_xml) {
+                         // A dead guest hears no shutdown, and its power is its owner's to take.
+                         EXPECT_TRUE(domain.IsDead());
+                         EXPECT_EQ(domain.summary.state, DomainState::kRunning);
+                         domain.summary.state = DomainState::kShutOff;
+                         RollBack(world);
+                       }
+                       EXPECT_EQ(domain.inactive_xml, domain.first_xml);
+                       EXPECT_EQ(domain.summary.state, DomainState::kRunning);
+                     });
+    EXPECT_GT(points, 10);
+  }
+}
+
+// The shutdown that the apply asked for is heard late: after the rollback has looked.
+TEST_F(MigrationTest, AGuestThatGoesWhileItIsRolledBackIsStartedAgain) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  domain.ignores_shutdown = true;
+  options_.progress = [&](const DomainSummary&, absl::string_view step) {
+    if (step == "stopping") world.crash_in = 3;
+    if (step == "restored") domain.summary.state = DomainState::kShutOff;
+  };
+  EXPECT_THROW(ApplyOne(world, options_), FakeCrash);
+  ASSERT_EQ(StepOf(world), MigrationStep::kStopping);
+  options_.power_cycle = PowerCycle::kNever;
+  const auto rolled = RollBackMigrated(world.services(), options_, {}).value();
+  EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kDone) << rolled[0].outcome.error;
+  EXPECT_EQ(domain.summary.state, DomainState::kRunning);
+  EXPECT_EQ(domain.live_xml, domain.first_xml);
 }
 
 TEST_P(KilledTest, InARollbackTheNextOneConverges) {

@@ -1,5 +1,6 @@
 // migrate with power cycles and rollbacks, in the fake world: whatever happens, no domain is lost,
-// and its XML is the old one or the new one. Kills: commands_migration_killed_test.cc.
+// and its XML is the old one or the new one. Kills:
+// commands_migration_killed_test.cc; what others do meanwhile: commands_migration_others_test.cc.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -287,31 +288,6 @@ TEST_F(MigrationTest, ARollBackByHandWhoseGuestDoesNotComeBackIsAFailure) {
               HasSubstr("with the old definition: the guest did not come back"));
 }
 
-// Defined first, power-cycled by somebody later, and then verified.
-TEST_F(MigrationTest, VerifyKnowsWhatTheGuestWasLikeWhenItWasDefined) {
-  for (const bool has_agent : {true, false}) {
-    FakeWorld world;
-    FakeDomain& domain = Add(world);
-    options_.power_cycle = PowerCycle::kNever;
-    options_.domains = {"web0"};
-    options_.assume = true;
-    if (!has_agent) domain.agent.connect = absl::UnavailableError("nobody there");
-    ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDefined);
-    domain.live_xml = domain.inactive_xml;
-    auto verified = VerifyMigrated(world.services(), options_, {}).value();
-    if (has_agent) {
-      EXPECT_EQ(verified.at(0).outcome.kind, OutcomeKind::kDone) << verified[0].outcome.error;
-      domain.agent.connect = absl::UnavailableError("nobody there");
-      verified = VerifyMigrated(world.services(), options_, {}).value();
-      EXPECT_EQ(verified.at(0).outcome.kind, OutcomeKind::kFailed);
-    } else {
-      EXPECT_EQ(verified.at(0).outcome.kind, OutcomeKind::kSkipped);
-      EXPECT_EQ(verified[0].outcome.reasons.at(0).reason, Reason::kNotVerified);
-      EXPECT_EQ(ExitStatusOf(std::vector<Outcome>{verified[0].outcome}), ExitStatus::kRefused);
-    }
-  }
-}
-
 // What an earlier call left is work like any other: the window, the batches and the question are
 // for it, too.
 TEST_F(MigrationTest, WhatWasBegunBeforeIsWork) {
@@ -373,18 +349,6 @@ TEST_F(MigrationTest, AGuestOnItsNewBusIsNotPutBack) {
     EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kFailed);
     EXPECT_THAT(std::string(rolled[0].outcome.error.message()), HasSubstr("on its new bus"));
   }
-}
-
-TEST_F(MigrationTest, RollBackRefusesToUndoSomebodyElsesChange) {
-  FakeWorld world;
-  FakeDomain& domain = Add(world);
-  ApplyOne(world, options_);
-  domain.inactive_xml.insert(domain.inactive_xml.find("<os>"), "<memory>1</memory>");
-  const std::string theirs = domain.inactive_xml;
-  const auto rolled = RollBackMigrated(world.services(), options_, {}).value();
-  EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kFailed);
-  EXPECT_THAT(std::string(rolled[0].outcome.error.message()), HasSubstr("changed after"));
-  EXPECT_EQ(domain.inactive_xml, theirs);
 }
 
 TEST_F(MigrationTest, BatchesStopAfterTooManyFailures) {

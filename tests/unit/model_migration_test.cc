@@ -1,6 +1,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
 #include "host/model/migration.h"
 #include "host/model/migration_judge.h"
 
@@ -96,6 +99,7 @@ TEST(JudgeTest, WhatElseWaitsForAPowerCycleIsOnlySaid) {
   facts.saved.machine = "pc-q35-7.2";
   facts.live = facts.saved;
   facts.pending = "memory";
+  facts.agent_answers = true;
   MigrationChange change;
   change.power_cycle = true;
   change.after = facts.saved;
@@ -170,6 +174,47 @@ TEST(JudgeTest, RisksDoNotStopAnything) {
   EXPECT_THAT(judgement.risks, Has(Reason::kFstrimTimer));
 }
 
+// As it is open now; and where nobody knows that, as crypttab will have it opened.
+TEST(JudgeTest, CryptDevicesThatAreNotOpenAreJudgedByCrypttab) {
+  using enum GuestSetting;
+  for (const auto& [passes, crypttab, is_risk] :
+       {std::tuple(kUnknown, kDisabled, true), std::tuple(kUnknown, kEnabled, false),
+        std::tuple(kUnknown, kUnknown, false), std::tuple(kEnabled, kDisabled, false),
+        std::tuple(kDisabled, kEnabled, true)}) {
+    MigrationFacts facts;
+    facts.guest = GoodGuest();
+    facts.guest->crypt_devices.push_back({"", "root_crypt", passes, crypttab});
+    const auto risks = Judge(facts, {}).risks;
+    EXPECT_THAT(risks, testing::SizeIs(is_risk ? 1 : 0));
+    if (is_risk) {
+      EXPECT_THAT(risks, Has(Reason::kDmCrypt));
+    }
+  }
+}
+
+TEST(JudgeTest, WithoutAnAgentAPowerCycleIsNotVerified) {
+  MigrationFacts facts;
+  MigrationChange change;
+  change.power_cycle = true;
+  EXPECT_THAT(Judge(facts, change).risks, IsEmpty()) << "it is off";
+  facts.live.emplace();
+  EXPECT_THAT(Judge(facts, change).risks, Has(Reason::kNotVerified));
+  change.power_cycle = false;
+  EXPECT_THAT(Judge(facts, change).risks, IsEmpty());
+  change.power_cycle = true;
+  facts.agent_answers = true;
+  EXPECT_THAT(Judge(facts, change).risks, IsEmpty());
+}
+
+TEST(JudgeTest, OfAGuestThatIsOffItIsSaidThatNobodyLooked) {
+  MigrationFacts facts;
+  EXPECT_THAT(Judge(facts, {}).risks, IsEmpty());
+  facts.guest_is_off = true;
+  EXPECT_THAT(Judge(facts, {}).risks, Has(Reason::kGuestUnknown));
+  facts.guest = GoodGuest();
+  EXPECT_THAT(Judge(facts, {}).risks, IsEmpty());
+}
+
 // It is about lvremove and lvreduce only, and stops nothing.
 TEST(JudgeTest, IssueDiscardsOfLvmIsARemarkToWhoHasVolumes) {
   MigrationFacts facts;
@@ -221,13 +266,35 @@ TEST(JudgeTest, EachManagerHasASwitchOfItsOwn) {
        {std::pair("http://ovirt.org/vm/1.0", "Enable Discard"),
         std::pair("http://openstack.org/xmlns/libvirt/nova/1.1", "hw_disk_discard"),
         std::pair("http://opennebula.org/xmlns/libvirt/1.0", "DISCARD"),
-        std::pair("http://kubevirt.io", "KubeVirt"),
-        std::pair("http://cloudstack.org/1", "rootDiskController")}) {
+        std::pair("http://kubevirt.io", "KubeVirt")}) {
     MigrationFacts facts;
     facts.saved.metadata_namespaces = {uri};
     const auto blockers = Judge(facts, {}).blockers;
     ASSERT_THAT(blockers, testing::SizeIs(1));
     EXPECT_THAT(blockers[0].detail, testing::HasSubstr(name));
+  }
+}
+
+// As its KVM plugin writes it; each of the words can be configured.
+TEST(JudgeTest, CloudStackIsKnownByWhatTheMachineSaysItIs) {
+  for (const auto& [manufacturer, product, is_it] :
+       {std::tuple("Apache Software Foundation", "CloudStack KVM Hypervisor", true),
+        std::tuple("Apache Software Foundation", "Cloud of ours", true),
+        std::tuple("Somebody", "CloudStack KVM Hypervisor", true),
+        std::tuple("QEMU", "Standard PC", false)}) {
+    const auto domain = xml::ParseDomain(absl::StrCat(
+        "<domain type='kvm'><sysinfo type='smbios'><system><entry name='manufacturer'>",
+        manufacturer, "</entry><entry name='product'>", product,
+        "</entry><entry name='uuid'>8825b180-468f-4227-beb7-6b06fd342116</entry></system></sysinfo>"
+        "</domain>"));
+    ASSERT_TRUE(domain.ok()) << domain.status();
+    MigrationFacts facts;
+    facts.saved = *domain;
+    const auto blockers = Judge(facts, {}).blockers;
+    ASSERT_THAT(blockers, testing::SizeIs(is_it ? 1 : 0)) << manufacturer << product;
+    if (is_it) {
+      EXPECT_THAT(blockers[0].detail, testing::HasSubstr("rootDiskController"));
+    }
   }
 }
 

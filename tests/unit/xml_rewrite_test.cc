@@ -176,6 +176,22 @@ TEST(RewriteBusTest, AnotherSystemOfLibosinfoIsNotWindowsWhateverItsFeatures) {
   EXPECT_THAT(result->refusals, IsEmpty());
 }
 
+TEST(RewriteBusTest, ASystemThatLibosinfoDoesNotKnowIsJudgedByItsFeatures) {
+  for (const std::string id :
+       {"http://libosinfo.org/unknown/generic", "http://libosinfo.org/linux/2022"}) {
+    for (const bool hyperv : {true, false}) {
+      const std::string text =
+          "<domain type='kvm'><metadata><l:libosinfo "
+          "xmlns:l='http://libosinfo.org/xmlns/libvirt/domain/1.0'><l:os id='" +
+          id + "'/></l:libosinfo></metadata>" + (hyperv ? "<features><hyperv/></features>" : "") +
+          "<devices>" + DiskXml("vda", "virtio") + "</devices></domain>";
+      const auto result = Rewrite(text, ToScsi());
+      ASSERT_TRUE(result.ok()) << result.status();
+      EXPECT_EQ(result->refusals.size(), hyperv ? 1u : 0u) << id;
+    }
+  }
+}
+
 TEST(RewriteBusTest, ChangesAreNamedByTheOldTarget) {
   const auto result = Rewrite(DomainXml("q35", DiskXml("vda", "virtio")), ToScsi());
   ASSERT_TRUE(result.ok()) << result.status();
