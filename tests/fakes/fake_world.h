@@ -167,8 +167,6 @@ class FakeWorld {
 
   std::atomic<int> definitions_read = 0;  // how often
 
-  std::atomic<int> definitions_read = 0;  // how often
-
   // The program dies (FakeCrash is thrown) at the n-th point from now at which it could: before
   // and after whatever changes something, and whenever it asks for the time. 0: never.
   int crash_in = 0;
