@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
 #include "host/cli/run_directory.h"
 #include "host/cli/virt_sparsify_speaker.h"
@@ -35,8 +36,8 @@ TEST(VirtSparsifyTest, AnErrorOfSeveralLines) {
   std::string out;
   std::string err;
   VirtSparsifyStreams streams;
-  streams.out = [&](absl::string_view text) { out += text; };
-  streams.err = [&](absl::string_view text) { err += text; };
+  streams.out = [&](absl::string_view text) { absl::StrAppend(&out, text); };
+  streams.err = [&](absl::string_view text) { absl::StrAppend(&err, text); };
   VirtSparsifyLine line;
   line.machine_readable = line.verbose = line.trace = true;
   const auto speaker = VirtSparsifySpeaker::Make(line, streams);
