@@ -8,16 +8,18 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "host/commands/collect.h"
-#include "host/guard/image_identity.h"
 
 namespace virt_reclaim {
 namespace {
 
+// A block device by its number, whatever its node.
 bool IsSame(const std::string& path, const std::string& other) {
   struct stat one;
   struct stat two;
-  return path == other || (stat(path.c_str(), &one) == 0 && stat(other.c_str(), &two) == 0 &&
-                           SameFile(IdentityOf(one), IdentityOf(two)));
+  if (path == other) return true;
+  if (stat(path.c_str(), &one) != 0 || stat(other.c_str(), &two) != 0) return false;
+  if (S_ISBLK(one.st_mode) && S_ISBLK(two.st_mode)) return one.st_rdev == two.st_rdev;
+  return one.st_dev == two.st_dev && one.st_ino == two.st_ino;
 }
 
 void AddDisk(const Services& services, const std::string& domain, const xml::Disk& disk,

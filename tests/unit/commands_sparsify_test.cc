@@ -31,6 +31,7 @@ sparsify::SparsifyResult Found(uint64_t reclaimable, uint64_t given, uint64_t fr
   sparsify::FilesystemResult& filesystem = result.filesystems.emplace_back();
   filesystem.found.type = "ext4";
   filesystem.found.place = "partition 1";
+  filesystem.reclaimable_bytes = reclaimable;
   return result;
 }
 
