@@ -12,15 +12,12 @@ virt_reclaim_test(agent_component_test
   SOURCES component/agent_calls_test.cc component/agent_fitrim_test.cc component/agent_service_test.cc
   DEPS virt_reclaim_agent_parts LABEL component)
 virt_reclaim_test(agent_daemon_test
-  SOURCES component/agent_daemon_test.cc
-  DEPS virt_reclaim_agent_parts LABEL component TIMEOUT 120)
-virt_reclaim_test(hostile_host_test
-  SOURCES component/hostile_host_test.cc
+  SOURCES component/agent_daemon_test.cc component/hostile_host_test.cc
   DEPS virt_reclaim_agent_parts LABEL component TIMEOUT 300)
 virt_reclaim_test(agent_real_filesystems_test
   SOURCES component/agent_real_filesystems_test.cc
   DEPS virt_reclaim_agent_parts LABEL component TIMEOUT 240)
-foreach(test agent_unit_test agent_component_test agent_daemon_test hostile_host_test agent_real_filesystems_test)
+foreach(test agent_unit_test agent_component_test agent_daemon_test agent_real_filesystems_test)
   target_compile_definitions(${test} PRIVATE VIRT_RECLAIM_AGENT_PROGRAM="$<TARGET_FILE:virt-reclaim-agent>")
   add_dependencies(${test} virt-reclaim-agent)
 endforeach()
