@@ -104,6 +104,8 @@ absl::StatusOr<StoredMigration> Begin(const Services& services, const MigrateOpt
   if (rewritten.changes.size() != action.changes.size())
     return absl::FailedPreconditionError("its definition changed since it was planned");
   MigrationRecord begun;
+  // In the same line, so that nobody who comes after a kill goes on without it.
+  if (!action.fixes.empty()) begun.step = MigrationStep::kFixing;
   begun.time = services.now();
   begun.before_digest = Digest(action.before);
   begun.after_digest = Digest(action.after);
@@ -118,15 +120,18 @@ absl::StatusOr<GuestFix> CallFix(const Services& services, const DomainSummary& 
                                  GuestFixAction what, const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, domain));
   AgentAccess access = OpenAgentLocked(services, facts, kRunAgentTimeout, stop);
-  if (!access.session) return absl::UnavailableError(Sentence(access.blocker->reason));
+  if (!access.session) return absl::FailedPreconditionError(Sentence(access.blocker->reason));
   VR_ASSIGN_OR_RETURN(GuestFix fix, access.session->agent->FixGuest(what, kFixTimeout, stop));
   if (fix.result == GuestFixResult::kDone || fix.result == GuestFixResult::kNothingToDo) return fix;
-  return absl::FailedPreconditionError(fix.refusals.empty() ? "the agent could not do it"
-                                                            : Printable(fix.refusals.front()));
+  // Only a guest that is as it was is a matter of conditions.
+  const bool is_half_done = fix.result == GuestFixResult::kFailed;
+  return absl::Status(
+      is_half_done ? absl::StatusCode::kInternal : absl::StatusCode::kFailedPrecondition,
+      fix.refusals.empty() ? "the agent could not do it" : Printable(fix.refusals.front()));
 }
 
 // Prepares the guest for a bus change, and looks whether that was enough; puts it back as it was
-// when it was not.
+// when it was not. FailedPrecondition, Unimplemented: it is as it was. Any other: nobody knows.
 absl::Status FixGuest(const Services& services, const MigrateOptions& options,
                       const MigrateAction& action, const std::stop_token& stop) {
   Tell(options, action.domain, "the guest is prepared for another bus");
@@ -136,14 +141,55 @@ absl::Status FixGuest(const Services& services, const MigrateOptions& options,
   }
   MigrateOptions without_fix = options;
   without_fix.fix_guest = false;
-  VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
-                      Preflight(services, without_fix, action, /*locked=*/true, stop));
-  if (judgement.blockers.empty()) return absl::OkStatus();
-  const Blocker& blocker = judgement.blockers.front();
+  const auto judgement = Preflight(services, without_fix, action, /*locked=*/true, stop);
+  if (absl::IsCancelled(judgement.status())) return judgement.status();
+  if (!judgement.ok()) return absl::InternalError(judgement.status().message());
+  if (judgement->blockers.empty()) return absl::OkStatus();
+  const Blocker& blocker = judgement->blockers.front();
   const auto undone = CallFix(services, action.domain, GuestFixAction::kUndo, stop);
-  return absl::FailedPreconditionError(
+  return absl::Status(
+      undone.ok() ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kInternal,
       absl::StrCat("the guest was prepared, and still ", Code(blocker.reason), " (", blocker.detail,
                    ")", undone.ok() ? "; it was put back as it was" : ""));
+}
+
+// What a preparation has left that was interrupted. The agent undoes all that it has changed ever:
+// in a guest with disks on the SCSI bus, also what those were prepared by, unless `all` is meant.
+absl::Status PutGuestBack(const Services& services, const MigrateOptions& options,
+                          const DomainSummary& domain, bool all, const std::stop_token& stop,
+                          MigrationRun& run) {
+  VR_ASSIGN_OR_RETURN(const std::string old_xml, run.migration().OldXml());
+  VR_ASSIGN_OR_RETURN(const xml::Domain before, xml::ParseDomain(old_xml));
+  const bool was_moved = std::any_of(
+      before.disks.begin(), before.disks.end(),
+      [](const xml::Disk& disk) { return disk.device == "disk" && disk.bus == "scsi"; });
+  if (was_moved && !all) {
+    return absl::FailedPreconditionError(
+        "its guest was not prepared to the end, and has other disks on the SCSI bus: 'migrate "
+        "rollback --fix-guest' takes back all that was ever prepared in it");
+  }
+  Tell(options, domain, "the guest's files are put back");
+  const auto undone = CallFix(services, domain, GuestFixAction::kUndo, stop);
+  if (!undone.ok()) return Annotate(undone.status(), "the guest's files were not put back");
+  return run.EndFix(false, "the guest was not prepared to the end, and was put back as it was");
+}
+
+// At kFixing. `again`: an earlier call began with it. OK: prepared.
+absl::Status PrepareGuest(const Services& services, const MigrateOptions& options,
+                          const MigrateAction& action, bool again, const std::stop_token& stop,
+                          MigrationRun& run) {
+  absl::Status fixed;
+  if (!again || options.fix_guest) {
+    fixed = FixGuest(services, options, action, stop);
+    if (fixed.ok()) return run.EndFix(true);
+    const bool is_as_it_was = absl::IsFailedPrecondition(fixed) || absl::IsUnimplemented(fixed);
+    if (!again && is_as_it_was) VR_RETURN_IF_ERROR(run.EndFix(false, std::string(fixed.message())));
+    if (!again || !is_as_it_was) return fixed;
+  }
+  VR_RETURN_IF_ERROR(PutGuestBack(services, options, action.domain, /*all=*/false, stop, run));
+  return absl::FailedPreconditionError(
+      absl::StrCat(run.place().detail, fixed.ok() ? "" : absl::StrCat(" (", fixed.message(), ")"),
+                   "; apply once more"));
 }
 
 // Only for a guest that runs on its old bus again.
@@ -168,11 +214,13 @@ absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
       (migration->place().step != MigrationStep::kDefined || action.changes.empty());
   if (!unfinished) {
     if (action.changes.empty()) return absl::OkStatus();
-    if (!action.fixes.empty()) VR_RETURN_IF_ERROR(FixGuest(services, options, action, stop));
     VR_ASSIGN_OR_RETURN(migration, Begin(services, options, action, store, migrated));
   }
   MigrationRun run(services, uuid, RunOptionsOf(options, action.domain), *std::move(migration));
-  const absl::Status status = run.Continue(stop);
+  absl::Status status;
+  if (run.place().step == MigrationStep::kFixing)
+    status = PrepareGuest(services, options, action, unfinished, stop, run);
+  if (status.ok()) status = run.Continue(stop);
   Record(services, run, migrated);
   const MigrationPlace place = run.place();
   const bool undone =
@@ -375,6 +423,10 @@ absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& ser
   return ForEachMigrated(services, options, true,
                          [&](MigrationRun& run, MigratedDomain& migrated) -> absl::Status {
                            if (stop.stop_requested()) return absl::CancelledError("interrupted");
+                           if (run.place().step == MigrationStep::kFixing) {
+                             return PutGuestBack(services, options, migrated.domain,
+                                                 /*all=*/options.fix_guest, stop, run);
+                           }
                            VR_RETURN_IF_ERROR(run.RollBack("asked for"));
                            VR_RETURN_IF_ERROR(run.Continue(stop));
                            if (!options.fix_guest) return absl::OkStatus();

@@ -57,6 +57,10 @@ absl::Status MigrationRun::Append(MigrationStep step, std::string detail) {
   return Append(std::move(record));
 }
 
+absl::Status MigrationRun::EndFix(bool prepared, const std::string& why) {
+  return Append(prepared ? MigrationStep::kDefining : MigrationStep::kUndone, Printable(why));
+}
+
 absl::Status MigrationRun::Continue(const std::stop_token& stop) {
   waits_ = false;
   while (!waits_ && !IsOver(place().step)) {
@@ -74,6 +78,9 @@ absl::Status MigrationRun::Step(const std::stop_token& stop) {
   switch (place().step) {
     case MigrationStep::kBegun:
       return Append(MigrationStep::kDefining);
+    case MigrationStep::kFixing:
+      return absl::FailedPreconditionError(
+          "its guest was not prepared to the end: apply goes on, rollback puts its files back");
     case MigrationStep::kDefining:
       return DefineNew(stop);
     case MigrationStep::kDefined:

@@ -42,6 +42,10 @@ class MigrationRun {
   MigrationRun(const Services& services, std::string uuid, const MigrationRunOptions& options,
                StoredMigration migration);
 
+  // At kFixing, where it is the caller's to have the guest prepared. `prepared`: it goes on; else
+  // the guest is as it was (`why`), and that is the end.
+  absl::Status EndFix(bool prepared, const std::string& why = "");
+
   // Goes on. OK: where place() says, which is an end or kDefined (it waits for a power cycle).
   // Cancelled: stopped between two steps; to be gone on with. Any other: why the migration failed;
   // place() says whether it was rolled back.

@@ -12,6 +12,7 @@ struct StepName {
 };
 constexpr std::array kNames = std::to_array<StepName>({
     {MigrationStep::kBegun, "begun"},
+    {MigrationStep::kFixing, "fixing"},
     {MigrationStep::kDefining, "defining"},
     {MigrationStep::kDefined, "defined"},
     {MigrationStep::kStopping, "stopping"},

@@ -8,7 +8,8 @@
 //            undoing -> undone     (guest did not                                  -> rolled-back
 //                                   shut down)
 //
-// defined -> done as well, where somebody else has power-cycled the domain.
+// defined -> done as well, where somebody else has power-cycled the domain. Where the guest
+// is prepared first, fixing stands in the place of begun, and goes to undone when that fails.
 #ifndef VIRT_RECLAIM_HOST_MODEL_MIGRATION_H_
 #define VIRT_RECLAIM_HOST_MODEL_MIGRATION_H_
 
@@ -23,6 +24,7 @@ namespace virt_reclaim {
 
 enum class MigrationStep {
   kBegun,        // the old XML is saved; libvirt knows nothing yet
+  kFixing,       // likewise, and the agent prepares the guest for another bus
   kDefining,     // the new XML is given to libvirt, and what it stored is compared
   kDefined,      // in force with the next power cycle
   kStopping,     // the guest was asked to shut down

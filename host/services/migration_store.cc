@@ -82,6 +82,14 @@ absl::StatusOr<std::vector<std::string>> Entries(const std::string& directory) {
   return names;
 }
 
+// Its guest could not be prepared: libvirt never heard of it, and the one before is in force.
+bool CameToNothing(const std::vector<MigrationRecord>& journal) {
+  return journal.back().step == MigrationStep::kUndone &&
+         std::none_of(journal.begin(), journal.end(), [](const MigrationRecord& record) {
+           return record.step == MigrationStep::kDefining;
+         });
+}
+
 std::string NumberName(size_t number) { return absl::StrFormat("%04d", number); }
 
 }  // namespace
@@ -167,7 +175,7 @@ absl::StatusOr<std::optional<StoredMigration>> MigrationStore::Latest(
         return absl::DataLossError(
             absl::StrCat("'", path, "', line ", i + 1, ": not known to this version"));
     }
-    if (!migration.journal_.empty()) return migration;
+    if (!migration.journal_.empty() && !CameToNothing(migration.journal_)) return migration;
   }
   return std::nullopt;
 }

@@ -44,7 +44,8 @@ class MigrationStore {
   absl::StatusOr<StoredMigration> Begin(const std::string& uuid, const std::string& old_xml,
                                         const std::string& new_xml, MigrationRecord begun) const;
 
-  // The latest migration of the domain; nullopt when there is none. A last line that was cut off
+  // The latest migration of the domain that came further than to prepare its guest in vain; nullopt
+  // when there is none. A last line that was cut off
   // (by a power cut) does not count; DataLoss for any other that cannot be read.
   absl::StatusOr<std::optional<StoredMigration>> Latest(const std::string& uuid) const;
 

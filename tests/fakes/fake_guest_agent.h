@@ -35,6 +35,15 @@ class FakeGuestAgent : public GuestAgent {
     return agent_.preflight;
   }
 
+  absl::StatusOr<GuestFix> FixGuest(GuestFixAction action, absl::Duration,
+                                    std::stop_token) override {
+    if (!agent_.fix) return absl::UnimplementedError("FixGuest: an older agent");
+    world_.MayCrash();
+    auto fix = agent_.fix(action);
+    world_.MayCrash();
+    return fix;
+  }
+
   absl::Status Trim(const GuestTrimOptions& options, absl::Duration timeout, std::stop_token stop,
                     const std::function<void(const GuestTrimProgress&)>& progress,
                     std::vector<GuestTrim>& finished) override {

@@ -49,6 +49,8 @@ struct FakeAgent {
   std::vector<GuestMarker::Extent> marker_extents;
   std::string marker_disk;
   std::function<void()> while_discarding;
+  // What FixGuest does; empty: an older agent.
+  std::function<absl::StatusOr<GuestFix>(GuestFixAction)> fix;
   std::map<std::string, GuestFreeMap> free_maps;  // by mount point
   absl::Duration free_map_takes;
   absl::StatusOr<GuestPreflight> preflight;  // of a modern guest that names nothing by path

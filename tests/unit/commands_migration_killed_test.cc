@@ -1,5 +1,6 @@
 // migrate killed at every point at which it can be, in the fake world: no domain is lost, the old
 // definition is kept, and the next call of apply, verify or rollback brings it to an end.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -134,6 +135,60 @@ TEST_F(MigrationTest, AGuestThatGoesWhileItIsRolledBackIsStartedAgain) {
   EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kDone) << rolled[0].outcome.error;
   EXPECT_EQ(domain.summary.state, DomainState::kRunning);
   EXPECT_EQ(domain.live_xml, domain.first_xml);
+}
+
+// The guest is prepared first: whoever was killed then leaves behind that it has begun.
+TEST_P(KilledTest, WhileTheGuestIsPreparedTheNextCallConverges) {
+  if (!Works()) return;
+  for (const bool roll_back : {false, true}) {
+    const auto prepare = [&](FakeWorld&, FakeDomain& domain) {
+      NameByPath(domain);
+      options_.rewrite.bus = xml::BusPolicy::kVirtioScsi;
+      options_.fix_guest = true;
+    };
+    const int points = AtEveryPoint(
+        prepare, [&](FakeWorld& world) { ApplyOne(world, options_); },
+        [&](FakeWorld& world, FakeDomain& domain) {
+          const bool by_path = roll_back;
+          if (roll_back) {
+            RollBack(world);
+            EXPECT_EQ(domain.inactive_xml, domain.first_xml);
+          } else {
+            for (int call = 0; call < 3; ++call) ApplyOne(world, options_);
+            EXPECT_EQ(StepOf(world), MigrationStep::kDone);
+            EXPECT_THAT(domain.live_xml, testing::HasSubstr("bus='scsi'"));
+          }
+          EXPECT_EQ(!domain.agent.preflight->names.empty(), by_path);
+          EXPECT_EQ(domain.summary.state, DomainState::kRunning);
+        });
+    EXPECT_GT(points, 12);
+  }
+}
+
+// Whoever comes then without knowing of the preparation does not go on without it.
+TEST_P(KilledTest, WhileTheGuestIsPreparedNobodyElseGoesOnWithoutIt) {
+  if (!Works()) return;
+  for (const bool verify : {true, false}) {
+    AtEveryPoint(
+        [&](FakeWorld&, FakeDomain& domain) {
+          NameByPath(domain);
+          options_.rewrite.bus = xml::BusPolicy::kVirtioScsi;
+          options_.fix_guest = true;
+        },
+        [&](FakeWorld& world) { ApplyOne(world, options_); },
+        [&](FakeWorld& world, FakeDomain& domain) {
+          options_.rewrite.bus = xml::BusPolicy::kKeep;
+          options_.fix_guest = false;
+          if (verify) {
+            Verify(world);
+          } else {
+            ApplyOne(world, options_);
+          }
+          const bool is_by_path = !domain.agent.preflight->names.empty();
+          const bool is_moved = domain.inactive_xml.find("bus='scsi'") != std::string::npos;
+          EXPECT_FALSE(is_by_path && is_moved);
+        });
+  }
 }
 
 TEST_P(KilledTest, InARollbackTheNextOneConverges) {

@@ -148,6 +148,65 @@ TEST_F(MigrationTest, AGuestThatRunsItsNewDefinitionAlreadyIsOnlyVerified) {
   }
 }
 
+// A guest that could not be prepared is as it was, and what was migrated before can be rolled back.
+TEST_F(MigrationTest, AGuestThatCannotBePreparedHidesNoEarlierMigration) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+  NameByPath(domain);
+  domain.agent.fix = [](GuestFixAction) {
+    return absl::FailedPreconditionError("an earlier fix is in place");
+  };
+  options_.rewrite.bus = xml::BusPolicy::kVirtioScsi;
+  options_.fix_guest = true;
+  const MigratedDomain migrated = ApplyOne(world, options_);
+  EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kFailed);
+  EXPECT_THAT(std::string(migrated.outcome.error.message()), HasSubstr("an earlier fix"));
+  EXPECT_EQ(StepOf(world), MigrationStep::kDone);
+  options_.fix_guest = false;
+  EXPECT_EQ(RollBackMigrated(world.services(), options_, {}).value().at(0).place->step,
+            MigrationStep::kRolledBack);
+  EXPECT_EQ(domain.live_xml, domain.first_xml);
+}
+
+// It lost its power between two changes of its files, and its agent does not go on with half a fix.
+TEST_F(MigrationTest, AGuestThatIsHalfPreparedIsPutBackFirst) {
+  for (const bool roll_back : {true, false}) {
+    FakeWorld world;
+    FakeDomain& domain = Add(world);
+    NameByPath(domain);
+    const auto whole = domain.agent.fix;
+    bool is_half = false;
+    domain.agent.fix = [&](GuestFixAction action) -> absl::StatusOr<GuestFix> {
+      if (action == GuestFixAction::kUndo) {
+        is_half = false;
+        return whole(action);
+      }
+      if (is_half) return absl::FailedPreconditionError("undo that one first");
+      is_half = true;
+      return absl::UnavailableError("the guest is gone");
+    };
+    options_.rewrite.bus = xml::BusPolicy::kVirtioScsi;
+    options_.fix_guest = true;
+    MigratedDomain migrated = ApplyOne(world, options_);
+    EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kFailed);
+    EXPECT_EQ(StepOf(world), MigrationStep::kFixing);
+    EXPECT_TRUE(is_half);
+    if (roll_back) {
+      migrated = RollBackMigrated(world.services(), options_, {}).value().at(0);
+      EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kDone) << migrated.outcome.error;
+    } else {
+      migrated = ApplyOne(world, options_);
+      EXPECT_THAT(std::string(migrated.outcome.error.message()), HasSubstr("apply once more"));
+    }
+    EXPECT_EQ(migrated.place->step, MigrationStep::kUndone);
+    EXPECT_FALSE(is_half);
+    EXPECT_EQ(domain.inactive_xml, domain.first_xml);
+    domain.agent.fix = whole;
+    EXPECT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+  }
+}
+
 TEST_F(MigrationTest, StatusKnowsWhatWasUndefinedInTheMiddle) {
   for (const bool over : {true, false}) {
     FakeWorld world;

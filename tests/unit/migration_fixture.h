@@ -31,6 +31,25 @@ class MigrationTest : public testing::Test {
     domain.agent.facts.filesystems[0].uuid = "root-uuid";
     return domain;
   }
+  // Its fstab names a disk by path, as long as its agent does nothing about it.
+  static void NameByPath(FakeDomain& domain) {
+    const auto set = [&domain](bool by_path) {
+      auto& names = domain.agent.preflight->names;
+      names.clear();
+      if (by_path)
+        names.push_back({GuestNameSource::kFstab, "/etc/fstab", 1, "/dev/vda1 / ext4", "/dev/vda1",
+                         "UUID=root-uuid", true});
+    };
+    set(true);
+    domain.agent.fix = [&domain, set](GuestFixAction action) -> absl::StatusOr<GuestFix> {
+      GuestFix fix;
+      const bool by_path = !domain.agent.preflight->names.empty();
+      const bool undo = action == GuestFixAction::kUndo;
+      fix.result = by_path == undo ? GuestFixResult::kNothingToDo : GuestFixResult::kDone;
+      set(undo);
+      return fix;
+    };
+  }
   static std::vector<MigrateAction> Plan(FakeWorld& world, const MigrateOptions& options) {
     return PlanMigrate(world.services(), options, {}).value();
   }
