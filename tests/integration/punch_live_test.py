@@ -41,7 +41,7 @@ FILL = """
 set -e
 for dir in /mnt/*; do
   head -c 3000000 /dev/urandom >$dir/kept
-  head -c 100000000 /dev/zero >$dir/zeroes
+  head -c 60000000 /dev/zero >$dir/zeroes
 done
 sync
 cat /mnt/*/kept | md5sum
@@ -101,18 +101,18 @@ class PunchLive(HostTestCase):
         self.assertEqual(reply.json["files"][0]["reasons"], ["image-refused"])
 
     def test_3_a_domain_that_starts_in_the_middle(self) -> None:
-        kept = self.guest.run(FILL).output
+        kept = self.guest.run(FILL, seconds=600).output
         for kind, image in self.images.items():
             with self.subTest(filesystem=kind):
                 self.guest.shutdown()
                 before = allocation(image)
-                with self.reclaim.start("punch", "--max-rate", "4M", str(image)) as punch:
+                with self.reclaim.start("punch", "--max-rate", "2M", str(image)) as punch:
                     wait_for("the first holes", lambda: allocation(image) < before, seconds=60, pause=0.05)
                     self.guest.start(wait=False)
                     if kind == "xfs":
                         self.assertIsNone(punch.poll(), "nothing is held there: it goes on, for half a minute")
                         punch.terminate()
-                    out, err = punch.communicate(timeout=60)
+                    out, err = punch.communicate(timeout=120)
                 self.assertEqual(punch.returncode, INTERRUPTED if kind == "xfs" else REFUSED, out + err)
                 if kind == "ext4":
                     self.assertIn('"interrupted": true', out)
