@@ -204,7 +204,7 @@ options:
       --allow-thick      also images that occupy all of their capacity; that makes them thin
       --with-bitmaps     also qcow2 images with persistent bitmaps; a crash meanwhile would end a chain of backups
       --no-libvirt       there is no libvirt here: do not ask it who uses an image file
-  -n, --dry-run          read, and say what would come free (--estimate and --report are the same)
+  -n, --dry-run          read, and say what would come free (--estimate is the same, --report is too)
       --json             machine-readable output
 
 exit status: 0 done, 1 error, 2 wrong usage, 3 some failed, 4 done but the host got nothing back,
