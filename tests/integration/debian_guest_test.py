@@ -66,7 +66,7 @@ BY_PATH_AGAIN = "tar -xPf /root/by-path.tar && rm /root/by-path.tar && sync"
 BREAK_INITRAMFS = "cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r) && sync"
 IS_BROKEN = "cmp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)"
 CHANNEL = f"<channel type='unix'><target type='virtio' name='{AGENT_PORT}'/></channel>"
-AGENT_STATE = "systemctl show --property=ActiveState,Result --value virt-reclaim-agent.service | xargs"
+AGENT_STATE = "systemctl show --property=Result,ActiveState --value virt-reclaim-agent.service | xargs"
 
 
 class OneGuest(HostTestCase):
@@ -279,16 +279,16 @@ class OneGuest(HostTestCase):
     def test_15_the_agent_comes_and_goes_with_its_port(self) -> None:
         channels = re.findall(r"<channel .*?</channel>", self.guest.live_xml(), re.S)
         (channel,) = (each for each in channels if f"'{AGENT_PORT}'" in each)
-        self.assertEqual(self.run_in_guest(AGENT_STATE).strip(), "active success")
+        self.assertEqual(self.run_in_guest(AGENT_STATE).strip(), "success active")
         self.change_port("detach-device", channel)
         # Stopped, by its port that is gone (BindsTo); not failed, and not started again.
         wait_for(
-            "the agent's end", lambda: self.run_in_guest(AGENT_STATE).strip() == "inactive success", seconds=AGENT_SECONDS
+            "the agent's end", lambda: self.run_in_guest(AGENT_STATE).strip() == "success inactive", seconds=AGENT_SECONDS
         )
         self.assertEqual(self.run_in_guest("systemctl --failed --plain --no-legend"), "")
         self.change_port("attach-device", CHANNEL)
         wait_for("the agent", lambda: self.reclaim.run("agent", "status", self.name).status == DONE, seconds=AGENT_SECONDS)
-        self.assertEqual(self.run_in_guest(AGENT_STATE).strip(), "active success")
+        self.assertEqual(self.run_in_guest(AGENT_STATE).strip(), "success active")
 
     def test_16_its_filesystem_is_whole(self) -> None:
         self.guest.shutdown()

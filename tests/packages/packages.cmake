@@ -10,6 +10,6 @@ virt_reclaim_package_test(completion component 240)
 # Of what scripts/build-packages has made.
 virt_reclaim_package_test(reproducible integration 300)
 virt_reclaim_package_test(install integration 1200)
-virt_reclaim_package_test(systemd integration 1200)
+virt_reclaim_package_test(systemd integration 1800)
 set_tests_properties(packages.reproducible packages.install packages.systemd PROPERTIES ENVIRONMENT
   "VIRT_RECLAIM_PACKAGES=${PROJECT_SOURCE_DIR}/build/packages;VIRT_RECLAIM_STATIC_AGENT=${VIRT_RECLAIM_STATIC_AGENT};PYTHONDONTWRITEBYTECODE=1")
