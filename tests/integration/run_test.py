@@ -93,7 +93,7 @@ class Story:
     def make_old(cls, deleted: int) -> None:
         """The image of a guest that is off: one file kept, one deleted, without a mount."""
         content = cls.space.path / f"content-{deleted}"
-        content.mkdir()
+        content.mkdir(exist_ok=True)
         (content / "kept").write_bytes(os.urandom(4 * MIB))
         (content / "deleted").write_bytes(os.urandom(MIB) * (deleted // MIB))
         cls.kept = hashlib.sha256((content / "kept").read_bytes()).hexdigest()
