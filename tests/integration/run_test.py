@@ -275,7 +275,11 @@ class Libvirtd(Story, unittest.TestCase):
         self.require_a_run_that_is_done(before)
 
     def test_3_killed_in_the_middle_of_a_backup(self) -> None:
-        before = self.make_something_to_do()
+        self.make_something_to_do()
+        # One run of zeroes would become one hole, at its end.
+        self.backup.write_bytes((bytes(MIB) + b"x" * 65536) * 64)
+        os.sync()
+        before = self.allocations()
         # So slow that there is a middle.
         self.policy(backups='max-rate = "8M"')
         program = self.reclaim.start("run", "--job", "punch", "--config", str(self.config))
