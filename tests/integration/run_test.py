@@ -84,7 +84,7 @@ class Story:
     def make_old(cls, deleted: int) -> None:
         """The image of a guest that is off: one file kept, one deleted, without a mount."""
         content = cls.space.path / f"content-{deleted}"
-        content.mkdir()
+        content.mkdir(exist_ok=True)
         (content / "kept").write_bytes(os.urandom(4 * MIB))
         (content / "deleted").write_bytes(os.urandom(MIB) * (deleted // MIB))
         cls.kept = hashlib.sha256((content / "kept").read_bytes()).hexdigest()
@@ -95,8 +95,8 @@ class Story:
         call("debugfs", "-w", "-R", "rm deleted", cls.old)
 
     @classmethod
-    def policy(cls, defaults: str = "") -> None:
-        cls.config.write_text(f'[defaults]\n{defaults}\n[[backups]]\ndirectory = "{cls.backup.parent}"\n')
+    def policy(cls, defaults: str = "", backups: str = "") -> None:
+        cls.config.write_text(f'[defaults]\n{defaults}\n[[backups]]\ndirectory = "{cls.backup.parent}"\n{backups}\n')
 
     def make_backup(self, zeroes: int) -> None:
         self.backup.write_bytes(b"x" * MIB + bytes(zeroes))
@@ -218,11 +218,11 @@ class Libvirtd(Story, HostTestCase):
         self.assertEqual({job: item["status"] for job, item in items.items()}, {"trim": "done", "sparsify": "done", "punch": "done"}, items)
         self.assertGreater(before - self.guest.disk("data").allocation(), 0.8 * JUNK)
 
-    def kill_in(self, job: str, synced: str) -> None:
-        """SIGKILL right before it syncs a file whose path has `synced` in it: what it did is done, and nobody was told."""
+    def kill_in(self, job: str, synced: str, time: int) -> None:
+        """SIGKILL right before it syncs, for the n-th time, a file whose path has `synced` in it: what it did is done, and nobody was told."""
         killed = VirtReclaim(
             PROGRAM, self.host, VIRT_RECLAIM_FREEMAP=str(find_program("virt-reclaim-freemap")), LD_PRELOAD=str(KILLER),
-            VR_KILL_AT_SYNC="1", VR_KILL_IN=synced,
+            VR_KILL_AT_SYNC=str(time), VR_KILL_IN=synced,
         )
         reply = killed.run("run", "--job", job, "--config", str(self.config), seconds=400)
         self.assertEqual((reply.status, reply.stdout), (-signal.SIGKILL, ""), str(reply))
@@ -244,10 +244,11 @@ class Libvirtd(Story, HostTestCase):
 
     def test_3_killed_in_each_job_the_next_run_makes_up_for_it(self) -> None:
         self.policy()
-        for job, synced in (("trim", "/history/"), ("sparsify", str(self.old)), ("punch", str(self.backup))):
+        # An image is synced before it is read, too.
+        for job, synced, time in (("trim", "/history/", 1), ("sparsify", str(self.old), 2), ("punch", "/runs/", 1)):
             with self.subTest(job):
                 before = self.make_something_to_do()
-                self.kill_in(job, synced)
+                self.kill_in(job, synced, time)
                 self.require_a_run_that_is_done(before)
 
     def test_3_killed_while_the_guest_trims(self) -> None:
@@ -256,6 +257,22 @@ class Libvirtd(Story, HostTestCase):
         self.policy('max-rate = "32M"')
         program = self.reclaim.start("run", "--job", "trim", "--config", str(self.config))
         wait_for("a trim that runs", self.trims_in_the_guest, seconds=30)
+        program.kill()
+        program.communicate(timeout=30)
+        self.assertEqual(program.returncode, -signal.SIGKILL)
+        self.policy()
+        self.require_a_run_that_is_done(before)
+
+    def test_3_killed_in_the_middle_of_a_backup(self) -> None:
+        self.make_something_to_do()
+        # One run of zeroes would become one hole, at its end.
+        self.backup.write_bytes((bytes(MIB) + b"x" * 65536) * 64)
+        os.sync()
+        before = self.allocations()
+        # So slow that there is a middle.
+        self.policy(backups='max-rate = "8M"')
+        program = self.reclaim.start("run", "--job", "punch", "--config", str(self.config))
+        wait_for("the first holes", lambda: allocation(self.backup) < before["punch"], seconds=60)
         program.kill()
         program.communicate(timeout=30)
         self.assertEqual(program.returncode, -signal.SIGKILL)
