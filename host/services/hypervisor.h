@@ -58,15 +58,15 @@ class Hypervisor {
   // libvirt's own measurement (virDomainGetBlockInfo), for images that are not local files.
   virtual absl::StatusOr<Usage> BlockUsage(const std::string& uuid, const std::string& target) = 0;
 
-  // What libvirt and QEMU are at with the domain now, within 40 s: backup, save, dump, migration
+  // What libvirt and QEMU are at with the domain now, within 5 s: backup, save, dump, migration
   // (kJobActive), a block job (kBlockJob). Empty: nothing, or a driver that has no jobs. An error:
   // it is not known.
   virtual absl::StatusOr<std::vector<Blocker>> Jobs(const std::string& uuid,
                                                     const xml::Domain& live) = 0;
 
-  // What forbids a trim now: Jobs, and a freeze (kFrozen; asked of qemu-guest-agent when its
-  // channel is connected; one that does not say may have frozen the guest: kAgentSilent, kBusy,
-  // kAgentFailed). With an error whoever asks leaves the domain alone.
+  // What forbids a trim now, within 40 s: Jobs, and a freeze (kFrozen; asked of qemu-guest-agent
+  // when its channel is connected; one that does not say may have frozen the guest: kAgentSilent,
+  // kBusy, kAgentFailed). With an error whoever asks leaves the domain alone.
   virtual absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
                                                         const xml::Domain& live) = 0;
 

@@ -161,14 +161,12 @@ class LibvirtHypervisor : public Hypervisor {
 
   absl::StatusOr<std::vector<Blocker>> Jobs(const std::string& uuid,
                                             const xml::Domain& live) override {
-    return AskQemu<std::vector<Blocker>>(
-        uuid, kJobQuestion,
-        [disks = live.disks](virDomainPtr domain) { return JobsOf(domain, disks); });
+    return JobsWithin(kQemuQuestion, uuid, live);
   }
 
   absl::StatusOr<std::vector<Blocker>> Activity(const std::string& uuid,
                                                 const xml::Domain& live) override {
-    VR_ASSIGN_OR_RETURN(std::vector<Blocker> found, Jobs(uuid, live));
+    VR_ASSIGN_OR_RETURN(std::vector<Blocker> found, JobsWithin(kJobQuestion, uuid, live));
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     if (auto frozen = AskFrozen(domain, live)) found.push_back(*std::move(frozen));
     virResetLastError();
@@ -354,6 +352,11 @@ class LibvirtHypervisor : public Hypervisor {
   }
 
  private:
+  absl::StatusOr<std::vector<Blocker>> JobsWithin(absl::Duration limit, const std::string& uuid,
+                                                  const xml::Domain& live) {
+    return AskQemu<std::vector<Blocker>>(
+        uuid, limit, [disks = live.disks](virDomainPtr domain) { return JobsOf(domain, disks); });
+  }
   // What only the domain's QEMU can answer, which may hang for good. `question` must own what it
   // uses.
   template <typename T>
