@@ -196,7 +196,10 @@ absl::Status PrepareGuest(const Services& services, const MigrateOptions& option
 absl::Status UnfixGuest(const Services& services, const MigrateOptions& options,
                         const DomainSummary& domain, const std::stop_token& stop) {
   Tell(options, domain, "the guest's files are put back");
-  const auto undone = CallFix(services, domain, GuestFixAction::kUndo, stop);
+  // The rollback may have started it.
+  DomainSummary now = domain;
+  VR_ASSIGN_OR_RETURN(now.state, services.hypervisor.State(domain.uuid));
+  const auto undone = CallFix(services, now, GuestFixAction::kUndo, stop);
   return undone.ok()
              ? absl::OkStatus()
              : Annotate(undone.status(), "rolled back, but the guest's files were not put back");
