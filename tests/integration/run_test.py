@@ -13,7 +13,7 @@ from typing import Any
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, VirtReclaim, allocation, built, main, wait_for
+from vrtest import DaemonHost, Disk, EmbedHost, Guest, Host, HostTestCase, VirtReclaim, allocation, built, main, wait_for
 from vrtest.guest import MIB, NEW_MACHINE
 from vrtest.programs import find_program
 
@@ -51,8 +51,6 @@ class Story:
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.storage = cls.space.path / "storage"
-        cls.make_storage()
         cls.backup = cls.storage / "backups" / "a.raw"
         cls.backup.parent.mkdir()
         cls.old = cls.storage / "old.raw"
@@ -66,6 +64,7 @@ class Story:
 
     @classmethod
     def make_storage(cls) -> None:
+        cls.storage = cls.space.path / "storage"
         image = cls.space.path / "storage.ext4"
         with open(image, "wb") as file:
             file.truncate(STORAGE)
@@ -182,7 +181,10 @@ class Story:
 
 
 class Embedded(Story, HostTestCase):
-    pass
+    @classmethod
+    def make_host(cls) -> Host:
+        cls.make_storage()
+        return EmbedHost(cls.space.path)
 
 
 class Libvirtd(Story, HostTestCase):
@@ -190,6 +192,8 @@ class Libvirtd(Story, HostTestCase):
 
     @classmethod
     def make_host(cls) -> Host:
+        # First: a libvirtd has the mounts of when it began.
+        cls.make_storage()
         return DaemonHost(cls.space, lasting=True)
 
     def test_3_libvirtd_goes_and_comes_back_in_the_middle(self) -> None:
