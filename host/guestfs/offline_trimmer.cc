@@ -3,6 +3,7 @@
 #include <guestfs.h>
 
 #include <cstdlib>
+#include <cstring>
 
 #include "absl/strings/str_cat.h"
 #include "base/handle.h"
@@ -27,8 +28,14 @@ absl::StatusOr<Guestfs> LaunchForTrim(const std::vector<OfflineImage>& images) {
   return handle;
 }
 
+// btrfs goes on with a balance that was paused, at each mount that does not forbid it (btrfs(5)).
+const char* OptionsFor(guestfs_h* handle, const std::string& device) {
+  const Handle<char, free> type(guestfs_vfs_type(handle, device.c_str()));
+  return type != nullptr && strcmp(type.get(), "btrfs") == 0 ? "discard,skip_balance" : "discard";
+}
+
 absl::Status Trim(guestfs_h* handle, const std::string& device) {
-  if (guestfs_mount_options(handle, "discard", device.c_str(), "/") != 0)
+  if (guestfs_mount_options(handle, OptionsFor(handle, device), device.c_str(), "/") != 0)
     return absl::UnavailableError(GuestfsStatus(handle, "mount").message());
   absl::Status status;
   if (guestfs_fstrim(handle, "/", -1) != 0) status = GuestfsStatus(handle, "trim");

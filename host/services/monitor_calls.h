@@ -35,8 +35,9 @@ class MonitorCalls {
     const absl::Status status =
         Run(uuid, limit, [value, question = std::move(question)]() -> absl::Status {
           absl::StatusOr<T> answer = question();
-          if (answer.ok()) *value = *std::move(answer);
-          return answer.status();
+          if (!answer.ok()) return answer.status();
+          *value = *std::move(answer);
+          return absl::OkStatus();
         });
     if (!status.ok()) return status;
     return **std::move(value);
