@@ -459,7 +459,9 @@ class Services(unittest.TestCase):
         return self.container.run("systemctl", "show", "--property=MainPID,ActiveState", "virt-reclaim-agent.service")
 
     def test_a_roles_on_a_host_without_the_packages(self) -> None:
-        """After test_7."""
+        """After test_7, and without what test_9 has put there."""
+        for path in self.agents_files():
+            (self.root / path[1:]).unlink()
         shutil.copytree(ROOT / "ansible", self.root / COLLECTIONS / "fleet", ignore=shutil.ignore_patterns("__pycache__", "output"))
         agent = self.root / "root" / "agent"
         shutil.copytree(PACKAGING / "systemd", agent / "systemd")
