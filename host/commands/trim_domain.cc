@@ -90,8 +90,8 @@ class DomainTrim {
     if (auto blocker = TooLittle()) return Refuse(*blocker);
     if (auto blocker = TooLate(action_.last)) return Refuse(*blocker);
     GuestTrimOptions paced = Paced();
-    if (TrimsAll()) paced.start = StartOf(action_.last, guest_);
-    went_on_ = paced.start.has_value();
+    if (TrimsAll()) paced.start = start_ = StartOf(action_.last, guest_);
+    went_on_ = start_.has_value();
     std::optional<TrimLatency> latency;
     TrimWatch watch(services_, facts_, stop);
     // Where a punch could not be measured, nothing else beside the image is.
@@ -135,13 +135,15 @@ class DomainTrim {
         [&](GuestTrimProgress p) {
           const absl::Duration so_far = std::max(services_.now() - begin, absl::ZeroDuration());
           if (last && last->whole && !went_on_ && last->took > so_far) p.left = last->took - so_far;
-          reached_ = p;
+          reached_ = PositionOf(p, result_.filesystems, guest_);
+          watch.At(*reached_);
           KeepPlace();
           if (progress) progress(result_.domain, p);
         },
         result_.filesystems);
     watch.End();
     cut_short_ = !status.ok();
+    if (watch.job()) reached_ = watch.place_before_job();
     const bool time_over = may_end && absl::IsDeadlineExceeded(status);
     LookForTrouble(status.ok() || time_over || stop.stop_requested() || watch.job(), watch);
     // Somebody may have set the clock back.
@@ -160,7 +162,7 @@ class DomainTrim {
     const auto as_before = action_.last ? action_.last->next : std::nullopt;
     if (!TrimsAll()) return as_before;
     if (!cut_short_) return std::nullopt;
-    if (reached_) return PositionOf(*reached_, result_.filesystems, guest_);
+    if (reached_) return reached_;
     return went_on_ ? as_before : std::nullopt;
   }
 
@@ -172,7 +174,7 @@ class DomainTrim {
     kept_ = now;
     TrimRecord record = RecordOf(OutcomeKind::kCancelled);
     record.took = std::max(now - began_, absl::ZeroDuration());
-    record.next = PositionOf(*reached_, result_.filesystems, guest_);
+    record.next = reached_;
     Append(record).IgnoreError();  // Remember says so
   }
 
@@ -376,6 +378,34 @@ class DomainTrim {
     }
   }
 
+  // Whether all of it was trimmed, and now.
+  bool IsTrimmedInWhole(const GuestFilesystem& filesystem) const {
+    const auto is_here = [&](const std::string& mount_point) {
+      const auto& points = filesystem.mount_points;
+      return std::find(points.begin(), points.end(), mount_point) != points.end();
+    };
+    if (start_ && (start_->offset > 0 || start_->after) && is_here(start_->mount_point))
+      return false;
+    return std::any_of(result_.filesystems.begin(), result_.filesystems.end(),
+                       [&](const GuestTrim& trim) {
+                         return trim.result == GuestTrimResult::kDone && is_here(trim.mount_point);
+                       });
+  }
+
+  // Only some of the filesystems on a disk were asked for, or were left: what the host holds of it
+  // may be in the others.
+  bool IsInPart(const std::string& target) const {
+    const auto is_on_it = [&](const GuestDevice& device) {
+      const auto found = guest_to_target_.find(device.name);
+      return found != guest_to_target_.end() && found->second == target;
+    };
+    return std::any_of(
+        guest_.filesystems.begin(), guest_.filesystems.end(), [&](const GuestFilesystem& one) {
+          return one.obstacle == GuestObstacle::kNone && !IsTrimmedInWhole(one) &&
+                 std::any_of(one.devices.begin(), one.devices.end(), is_on_it);
+        });
+  }
+
   // Names why disks gave nothing back. True when one should have.
   bool ExplainDisks() {
     ChainFacts chain;
@@ -384,6 +414,7 @@ class DomainTrim {
     chain.guest_to_target = guest_to_target_;
     bool should_have = false;
     for (TrimmedDisk& disk : result_.disks) {
+      disk.in_part = IsInPart(disk.target);
       TrimVerdict verdict = JudgeTrimmedDisk(services_, chain, FactsOf(disk.target), disk);
       disk.reasons = std::move(verdict.reasons);
       should_have |= verdict.should_have;
@@ -456,8 +487,9 @@ class DomainTrim {
   absl::Time began_ = absl::InfinitePast();   // the guest's trim
   absl::Time kept_ = absl::InfinitePast();    // its place
   absl::Time looked_ = absl::InfinitePast();  // for what forbids a trim
-  bool went_on_ = false;                      // began where the trim before was cut short
-  std::optional<GuestTrimProgress> reached_;
+  std::optional<GuestTrimPosition> start_;
+  bool went_on_ = false;  // began where the trim before was cut short
+  std::optional<TrimRecordPosition> reached_;
   bool cut_short_ = false;  // by whatever: a limit, a stop, trouble, a lost link
   bool paused_ = false;     // by the end of the guest's trim
   DomainFacts facts_;

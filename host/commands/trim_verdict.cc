@@ -105,7 +105,7 @@ TrimVerdict JudgeTrimmedDisk(const Services& services, const ChainFacts& chain,
     verdict.should_have = true;
     return verdict;
   }
-  if (!trimmed.freed || !assessment.held) return verdict;
+  if (!trimmed.freed || !assessment.held || trimmed.in_part) return verdict;
   if (*assessment.held < kWorthTrimming) {
     AddNew({{Reason::kNothingReclaimable, ""}}, verdict.reasons);
     return verdict;

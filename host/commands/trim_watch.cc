@@ -47,6 +47,16 @@ void TrimWatch::End() {
   errors_.reset();
 }
 
+void TrimWatch::At(TrimRecordPosition place) {
+  const std::lock_guard lock(mutex_);
+  at_ = std::move(place);
+}
+
+std::optional<TrimRecordPosition> TrimWatch::place_before_job() {
+  const std::lock_guard lock(mutex_);
+  return before_job_;
+}
+
 std::optional<Blocker> TrimWatch::trouble() {
   const std::lock_guard lock(mutex_);
   return trouble_;
@@ -97,8 +107,16 @@ void TrimWatch::LookAtStorage() {
 }
 
 void TrimWatch::LookForJobs() {
+  std::optional<TrimRecordPosition> at;
+  {
+    const std::lock_guard lock(mutex_);
+    at = at_;
+  }
   const auto jobs = services_.hypervisor.Jobs(facts_.summary.uuid, facts_.live);
-  if (jobs.ok() && !jobs->empty()) Stop(job_, jobs->front());
+  if (!jobs.ok()) return;
+  if (!jobs->empty()) return Stop(job_, jobs->front());
+  const std::lock_guard lock(mutex_);
+  if (!job_) before_job_ = std::move(at);
 }
 
 }  // namespace virt_reclaim

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "host/commands/collect.h"
+#include "host/model/trim_record.h"
 
 namespace virt_reclaim {
 
@@ -27,6 +28,12 @@ class TrimWatch {
   // what libvirt is at with the domain, and calls `also`, which may be empty. A question that is
   // not answered is asked again a second later, and stops nothing. Not OK: there is no such thread.
   absl::Status Begin(bool jobs, std::function<void()> also);
+  // How far the trim has come. Any thread.
+  void At(TrimRecordPosition place);
+  // How far it had come when libvirt was last seen at nothing with the domain: what the guest trims
+  // while QEMU copies a disk, QEMU drops (block/mirror.c: its filter does not unmap). Empty: nowhere.
+  // Any thread.
+  std::optional<TrimRecordPosition> place_before_job();
   // Of the caller's stop, of trouble and of a job.
   std::stop_token token() const { return ended_.get_token(); }
   // No news from here on; waits for a look under way.
@@ -50,6 +57,7 @@ class TrimWatch {
   std::stop_callback<std::function<void()>> forward_;
   std::mutex mutex_;
   std::optional<Blocker> trouble_, job_;
+  std::optional<TrimRecordPosition> at_, before_job_;
   const std::optional<int64_t> overhead_before_;
   std::unique_ptr<ErrorWatch> errors_;
   std::unique_ptr<Beat> beat_;  // ends first
