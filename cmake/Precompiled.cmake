@@ -1,9 +1,10 @@
 # Headers that most sources include, compiled once for all that ask for them. Only the presets for tests have them: what is shipped
-# is built without, and so is what clang-tidy and the fuzzers see, so that each file has to include what it uses.
+# is built without, and so is what clang-tidy sees, so that each file has to include what it uses.
 option(VIRT_RECLAIM_PRECOMPILED "Compile the headers that most sources include only once" OFF)
 
-# The same for all: some libraries ask for -pthread, which defines a macro. For ccache: -fpch-preprocess.
-set(virt_reclaim_precompiled_flags -pthread $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
+# The same for all: some libraries ask for -pthread, which defines a macro. The rest is for ccache.
+set(virt_reclaim_precompiled_flags -pthread $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>
+  "$<$<CXX_COMPILER_ID:Clang>:SHELL:-Xclang -fno-pch-timestamp>")
 
 # virt_reclaim_precompile_headers(NAME HEADERS... [DEPS ...])
 function(virt_reclaim_precompile_headers name)

@@ -18,14 +18,20 @@ endif()
 add_library(virt_reclaim_flags INTERFACE)
 target_compile_options(virt_reclaim_flags INTERFACE
   -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wnon-virtual-dtor -Woverloaded-virtual -Wundef
+  $<$<CXX_COMPILER_ID:Clang>:-Wno-sign-conversion>  # g++'s -Wconversion has no part of it
   $<$<BOOL:${VIRT_RECLAIM_WERROR}>:-Werror>)
 target_include_directories(virt_reclaim_flags INTERFACE ${CMAKE_SOURCE_DIR})
 target_compile_definitions(virt_reclaim_flags INTERFACE
   VIRT_RECLAIM_VERSION="${PROJECT_VERSION}" _FILE_OFFSET_BITS=64)
 
 if(VIRT_RECLAIM_SANITIZE)
-  add_compile_options(-fsanitize=${VIRT_RECLAIM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all -g)
+  add_compile_options(-fsanitize=${VIRT_RECLAIM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
   add_link_options(-fsanitize=${VIRT_RECLAIM_SANITIZE})
+  # VIRT_RECLAIM_SANITIZE_ADDRESS, ...: each compiler has words of its own for it.
+  string(TOUPPER "${VIRT_RECLAIM_SANITIZE}" sanitizers)
+  string(REPLACE "," ";" sanitizers "${sanitizers}")
+  list(TRANSFORM sanitizers PREPEND VIRT_RECLAIM_SANITIZE_)
+  add_compile_definitions(${sanitizers})
   if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
     # g++ 12 takes the empty constructor of std::stop_source for a use of it.
     target_compile_options(virt_reclaim_flags INTERFACE -Wno-maybe-uninitialized)

@@ -34,15 +34,15 @@ void ToProto(const Marker& marker, v1::WriteMarkerResponse& out) {
 }
 
 void ToProto(const FreeMap& map, v1::ReadFreeMapResponse& out) {
-  constexpr uint64_t kSector = 512;
+  constexpr uint64_t kWireSector = 512;
   out.set_disk(ProtoName(map.disk));
   out.set_left_out_bytes(map.free.left_out_bytes);
   uint64_t end = 0;  // sectors
   for (const FreeRun& run : map.free.runs) {
-    const uint64_t begin = run.offset_bytes / kSector;
+    const uint64_t begin = run.offset_bytes / kWireSector;
     out.add_gap_sectors(begin - end);
-    out.add_length_sectors(run.length_bytes / kSector);
-    end = begin + run.length_bytes / kSector;
+    out.add_length_sectors(run.length_bytes / kWireSector);
+    end = begin + run.length_bytes / kWireSector;
   }
 }
 

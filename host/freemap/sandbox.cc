@@ -25,7 +25,7 @@ namespace {
 
 constexpr uid_t kNobody = 65534;
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#if defined(VIRT_RECLAIM_SANITIZE_ADDRESS) || defined(VIRT_RECLAIM_SANITIZE_THREAD)
 constexpr bool kSanitized = true;  // its shadow is terabytes of address space
 #else
 constexpr bool kSanitized = false;

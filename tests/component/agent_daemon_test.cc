@@ -31,7 +31,7 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-#ifdef __SANITIZE_THREAD__
+#ifdef VIRT_RECLAIM_SANITIZE_THREAD
 // ThreadSanitizer has memory and a thread of its own, which wakes up ten times a second.
 constexpr uint64_t kMaxIdleKib = 1024 * 1024, kMaxWakeups = 1000;
 #else
@@ -248,7 +248,7 @@ TEST_F(DaemonTest, IdleCostsNothing) {
   std::this_thread::sleep_for(milliseconds(500));
   const size_t descriptors = Descriptors();
   const uint64_t threads = StatusNumber(Proc(), "Threads");
-#ifndef __SANITIZE_ADDRESS__
+#ifndef VIRT_RECLAIM_SANITIZE_ADDRESS
   EXPECT_LE(StatusNumber(Proc(), "VmRSS"), kMaxIdleKib);
 #endif
   for (int i = 0; i < 20; ++i) ExpectInfo(link::NewFdPort(UniqueFd(dup(port.get())), true));
@@ -259,7 +259,7 @@ TEST_F(DaemonTest, IdleCostsNothing) {
   EXPECT_LE(Wakeups() - before, kMaxWakeups);
   EXPECT_LE(Descriptors(), descriptors + 4);
   EXPECT_LE(StatusNumber(Proc(), "Threads"), threads + 4);
-#ifndef __SANITIZE_ADDRESS__
+#ifndef VIRT_RECLAIM_SANITIZE_ADDRESS
   EXPECT_LE(StatusNumber(Proc(), "VmRSS"), kMaxIdleKib);
 #endif
   printf("idle after 20 sessions: RSS %lu KiB, %lu threads, %zu descriptors, %lu wakeups in 20 s\n",

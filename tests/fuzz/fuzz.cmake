@@ -1,5 +1,5 @@
 # Fuzzers, with libFuzzer: configure with the preset "fuzz" (clang). Each runs alone, on bytes it makes up or on a corpus:
-#   build/fuzz/tests/fuzz_link_frame -max_total_time=60 [corpus directory]
+#   build/asan/tests/fuzz_link_frame -max_total_time=60 [corpus directory]
 
 # virt_reclaim_fuzzer(NAME SOURCES ... DEPS ...): an executable whose sources define LLVMFuzzerTestOneInput.
 function(virt_reclaim_fuzzer name)

@@ -1,7 +1,9 @@
-// Any bytes through one reader (which: VIRT_RECLAIM_FUZZ_READER), as the beginning of an image that
+// Any bytes through one reader (which: the end of the
+// program's name), as the beginning of an image that
 // is zero after them (or as changes of a small one): no crash, no endless loop, no memory without
 // bound; what is free is sorted and inside.
 #include <algorithm>
+#include <cerrno>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -82,7 +84,9 @@ void FuzzLvm(const uint8_t* data, size_t size, const MemorySource& source) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const MemorySource source({data, size}, kImageBytes);
-  const absl::string_view which = VIRT_RECLAIM_FUZZ_READER;
+  constexpr absl::string_view kName = "fuzz_freemap_";
+  const absl::string_view which =
+      absl::string_view(program_invocation_short_name).substr(kName.size());
   if (which == "partitions") {
     FuzzPartitions(source);
   } else if (which == "lvm") {

@@ -1,7 +1,7 @@
 // Whatever the bytes are: a Status, and in time. Worth the most under ASan and UBSan.
 #include <gtest/gtest.h>
 
-#include <chrono>
+#include <ctime>
 #include <random>
 #include <string>
 
@@ -115,7 +115,8 @@ TEST(XmlHostileTest, EntityBombs) {
 }
 
 TEST(XmlHostileTest, LargeTextsEndInTime) {
-  const auto begin = std::chrono::steady_clock::now();
+  // Of this process, however many others there are.
+  const std::clock_t begin = std::clock();
   const auto repeated = [](absl::string_view piece, size_t bytes) {
     std::string out;
     while (out.size() < bytes) out.append(piece.data(), piece.size());
@@ -131,7 +132,7 @@ TEST(XmlHostileTest, LargeTextsEndInTime) {
     }
     Check(repeated(piece, size_t{10} << 20));
   }
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
+  EXPECT_LT(std::clock() - begin, 30 * CLOCKS_PER_SEC);
 }
 
 }  // namespace

@@ -55,7 +55,7 @@ class DebianGuest(Guest):
         by_path: bool = False,  # fstab and grub name /dev/vda1
         resume: bool = False,  # a swap, and resume= for it
         initramfs: str = "most",  # or 'virtio-blk-only'
-        vcpus: int = 2,
+        vcpus: int = 1,  # a second one costs a sixth more of this machine's: emulated, they wait for each other's locks
         memory_mib: int = 768,
     ) -> None:
         self.root = root or RootDisk()
