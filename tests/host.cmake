@@ -57,7 +57,7 @@ foreach(corpus stored pending)
   add_executable(${corpus}_corpus contract/${corpus}_corpus.cc)
   target_link_libraries(${corpus}_corpus PRIVATE virt_reclaim_corpus_domains)
   add_test(NAME ${corpus}_corpus COMMAND ${corpus}_corpus ${CMAKE_SOURCE_DIR}/scripts/fetch-corpus)
-  set_tests_properties(${corpus}_corpus PROPERTIES LABELS corpus TIMEOUT 600 SKIP_RETURN_CODE 77)
+  set_tests_properties(${corpus}_corpus PROPERTIES LABELS corpus TIMEOUT 3600 SKIP_RETURN_CODE 77)
 endforeach()
 
 virt_reclaim_test(hostile_guest_test

@@ -35,8 +35,9 @@ class CorpusDomains {
                   const std::function<absl::StatusOr<bool>(CorpusDomains&)>& run);
 
   int files() const { return static_cast<int>(files_.size()); }
-  // Every domain in them that is of this machine's architecture.
-  void ForEach(const std::function<void(const CorpusDomain&)>& use);
+  // Of the domains in them that are of this machine's architecture each `every`-th, or as VR_EVERY
+  // says: 1 for all.
+  void ForEach(int every, const std::function<void(const CorpusDomain&)>& use);
 
  private:
   CorpusDomains(TemporaryDirectory root, std::unique_ptr<Hypervisor> hypervisor,

@@ -197,8 +197,8 @@ class Services(unittest.TestCase):
         return self.container.status("journalctl", "--no-pager", "--unit", unit)[1]
 
     def instead(self, unit: str, command: str) -> None:
-        """`command` in the unit's place and under its hardening."""
-        self.addCleanup(self.drop_in(unit, "instead", f"ExecStart=\nExecStart={command}").unlink)
+        """`command` in the unit's place and under its hardening. Beside other tests a unit that lets everybody go first comes to nothing."""
+        self.addCleanup(self.drop_in(unit, "instead", f"ExecStart=\nExecStart={command}\nNice=0").unlink)
         self.container.run("systemctl", "daemon-reload")
         self.assertEqual(self.start(unit), ("success", "0"), self.log(unit))
 
