@@ -378,20 +378,6 @@ class DomainTrim {
     }
   }
 
-  // Whether all of it was trimmed, and now.
-  bool IsTrimmedInWhole(const GuestFilesystem& filesystem) const {
-    const auto is_here = [&](const std::string& mount_point) {
-      const auto& points = filesystem.mount_points;
-      return std::find(points.begin(), points.end(), mount_point) != points.end();
-    };
-    if (start_ && (start_->offset > 0 || start_->after) && is_here(start_->mount_point))
-      return false;
-    return std::any_of(result_.filesystems.begin(), result_.filesystems.end(),
-                       [&](const GuestTrim& trim) {
-                         return trim.result == GuestTrimResult::kDone && is_here(trim.mount_point);
-                       });
-  }
-
   // Only some of the filesystems on a disk were asked for, or were left: what the host holds of it
   // may be in the others.
   bool IsInPart(const std::string& target) const {
@@ -399,11 +385,12 @@ class DomainTrim {
       const auto found = guest_to_target_.find(device.name);
       return found != guest_to_target_.end() && found->second == target;
     };
-    return std::any_of(
-        guest_.filesystems.begin(), guest_.filesystems.end(), [&](const GuestFilesystem& one) {
-          return one.obstacle == GuestObstacle::kNone && !IsTrimmedInWhole(one) &&
-                 std::any_of(one.devices.begin(), one.devices.end(), is_on_it);
-        });
+    return std::any_of(guest_.filesystems.begin(), guest_.filesystems.end(),
+                       [&](const GuestFilesystem& one) {
+                         return one.obstacle == GuestObstacle::kNone &&
+                                !IsTrimmedInWhole(one, start_, result_.filesystems) &&
+                                std::any_of(one.devices.begin(), one.devices.end(), is_on_it);
+                       });
   }
 
   // Names why disks gave nothing back. True when one should have.

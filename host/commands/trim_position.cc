@@ -5,10 +5,14 @@
 namespace virt_reclaim {
 namespace {
 
+bool IsMountedAt(const GuestFilesystem& filesystem, const std::string& mount_point) {
+  const auto& points = filesystem.mount_points;
+  return std::find(points.begin(), points.end(), mount_point) != points.end();
+}
+
 const GuestFilesystem* MountedAt(const GuestFacts& guest, const std::string& mount_point) {
   for (const GuestFilesystem& filesystem : guest.filesystems) {
-    const auto& points = filesystem.mount_points;
-    if (std::find(points.begin(), points.end(), mount_point) != points.end()) return &filesystem;
+    if (IsMountedAt(filesystem, mount_point)) return &filesystem;
   }
   return nullptr;
 }
@@ -35,6 +39,16 @@ TrimRecordPosition PositionOf(const GuestTrimProgress& reached,
     return trim.mount_point == next.mount_point && trim.result == GuestTrimResult::kDone;
   });
   return next;
+}
+
+bool IsTrimmedInWhole(const GuestFilesystem& filesystem,
+                      const std::optional<GuestTrimPosition>& start,
+                      const std::vector<GuestTrim>& finished) {
+  const bool in_it = start && (start->offset > 0 || start->after);
+  if (in_it && IsMountedAt(filesystem, start->mount_point)) return false;
+  return std::any_of(finished.begin(), finished.end(), [&](const GuestTrim& trim) {
+    return trim.result == GuestTrimResult::kDone && IsMountedAt(filesystem, trim.mount_point);
+  });
 }
 
 }  // namespace virt_reclaim

@@ -20,6 +20,11 @@ std::optional<GuestTrimPosition> StartOf(const std::optional<TrimRecord>& last,
 TrimRecordPosition PositionOf(const GuestTrimProgress& reached,
                               const std::vector<GuestTrim>& finished, const GuestFacts& guest);
 
+// Whether a trim that began at `start` has trimmed all of it.
+bool IsTrimmedInWhole(const GuestFilesystem& filesystem,
+                      const std::optional<GuestTrimPosition>& start,
+                      const std::vector<GuestTrim>& finished);
+
 }  // namespace virt_reclaim
 
 #endif  // VIRT_RECLAIM_HOST_COMMANDS_TRIM_POSITION_H_
