@@ -157,25 +157,6 @@ class DirtyTest(dirtylib.DirtyTest):
                 run("xfs_db", "-x", "-c", "sb 0", "-c", f"write -d {field} {value}", self.image)
                 self.refused(refusal, reason)
 
-    def test_xfs_version_4(self):
-        """No kernel here mounts it: mkfs puts the files in, each in one piece, and xfs_repair says whether the runs were free."""
-        contents = [os.urandom(size) for size in (300, 70_000, 3 * MIB)]
-        lines = ["/dev/null", "0 0", "d--755 0 0"]
-        for number, content in enumerate(contents):
-            path = self.directory / f"file{number}"
-            path.write_bytes(content)
-            lines.append(f"file{number} ---644 0 0 {path}")
-        prototype = self.directory / "prototype"
-        prototype.write_text("\n".join([*lines, "$", ""]))
-        self.make(f"mkfs.xfs -q -m crc=0,finobt=0,reflink=0,rmapbt=0 -p {prototype}", 300 * MIB)
-        self.assertTrue(all(content in self.image.read_bytes() for content in contents))
-        found = self.accepted()
-        with open(self.image, "r+b") as file:
-            for _, offset, length in found[0].runs:
-                scribble(file.fileno(), offset, length)
-        run("xfs_repair", "-n", self.image)
-        self.assertTrue(all(content in self.image.read_bytes() for content in contents))
-
     def test_xfs_external_log(self):
         log = self.directory / "log"
         with open(log, "wb") as file:
