@@ -74,11 +74,30 @@ bool LooksLikeNtfs(const ByteSource& source) {
   return HasText(source, first * cluster, "FILE");
 }
 
-// What libblkid misses in a copy of the beginning and the end: a GPT names sectors, and NTFS a
-// cluster, that are not there. Their readers check them from end to end; what counts here is that
-// two things at once are noticed.
+// A member of a RAID that says itself where it lies (MD 1.0, linux/raid/md_p.h; SNIA's DDF), or
+// that has its mark before the last MiB (Promise): libblkid's name of it. On one of a mirror the
+// filesystem begins where the disk does.
+std::string RaidMemberOf(const ByteSource& source) {
+  constexpr absl::string_view kMd1("\xfc\x4e\x2b\xa9\x01\0\0\0", 8);  // and its major version
+  const uint64_t sectors = source.size() / 512;
+  const auto from_end = [&](uint64_t count, absl::string_view text) {
+    return count <= sectors && HasText(source, (sectors - count) * 512, text);
+  };
+  if (from_end(16 + sectors % 8, kMd1)) return "linux_raid_member";
+  for (const uint64_t count : {uint64_t{1}, uint64_t{257}}) {
+    if (from_end(count, "\xde\x11\xde\x11") || from_end(count, "\x11\xde\x11\xde"))
+      return "ddf_raid_member";
+  }
+  return from_end(3087, "Promise Technology, Inc.") ? "promise_fasttrack_raid_member" : "";
+}
+
+// What libblkid misses in a copy of the beginning and the end: a GPT and members of RAIDs name
+// sectors, and NTFS a cluster, that are not there. Readers check theirs from end to end; what
+// counts here is that two things at once are noticed.
 absl::StatusOr<Signature> AddWhatItMissed(const ByteSource& source, Signature found) {
-  if (LooksLikeNtfs(source)) {
+  if (std::string raid = RaidMemberOf(source); !raid.empty()) {
+    found.type = std::move(raid);  // and whatever its own beginning looks like
+  } else if (LooksLikeNtfs(source)) {
     if (!found.type.empty() && found.type != "ntfs")
       return StateError("more than one signature: not clear what it is");
     found.type = "ntfs";
