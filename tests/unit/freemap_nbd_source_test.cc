@@ -179,6 +179,40 @@ TEST_F(ProbeWithoutWindowTest, AMemberOfARaidThatSaysWhereItLies) {
   EXPECT_EQ(Probe()->type, "linux_raid_member");
 }
 
+// libblkid looks for them only where there is room for them, and a copy is too short. Where ZFS
+// leaves the superblock of an old filesystem, that would stand alone.
+TEST_F(ProbeWithoutWindowTest, WhatIsTooLargeForACopy) {
+  disk_.resize(64 * kMiB);
+  const auto put_all = [&](const std::string& type, bool there) {
+    if (type == "jfs") Put(32 << 10, there ? std::string("JFS1") : std::string(4, '\0'));
+    if (type == "gfs2")
+      Put(64 << 10, there ? std::string("\x01\x16\x19\x70") : std::string(4, '\0'));
+    if (type != "zfs_member") return;
+    const std::string uberblock =
+        there ? std::string("\x0c\xb1\xba\0\0\0\0\0", 8) : std::string(8, '\0');
+    for (uint64_t i = 0; i < 4; ++i) Put((128 + i) << 10, uberblock);
+  };
+  for (const std::string type : {"jfs", "gfs2", "zfs_member"}) {
+    put_all(type, true);
+    EXPECT_EQ(Probe()->type, type);
+    Put(4086, "SWAPSPACE2");
+    disk_[1024] = 1;
+    disk_[1028] = 0xff, disk_[1029] = 0xf;
+    EXPECT_EQ(RefusalOf(Probe().status()), Refusal::kState) << type;
+    // In a partition it is looked for there.
+    Put(512, "EFI PART");
+    EXPECT_EQ(Probe()->type, "swap") << type;
+    Put(512, std::string(8, '\0'));
+    put_all(type, false);
+    EXPECT_EQ(Probe()->type, "swap") << type;
+    Put(4086, std::string(10, '\0'));
+  }
+  for (uint64_t i = 0; i < 4; ++i) Put((384 + i) << 10, std::string("\0\0\0\0\0\xba\xb1\x0c", 8));
+  EXPECT_EQ(Probe()->type, "zfs_member");
+  disk_.resize(63 * kMiB);
+  EXPECT_EQ(Probe()->type, "");
+}
+
 TEST_F(ProbeWithoutWindowTest, NtfsWhoseMftLiesInTheMiddle) {
   Put(3, "NTFS    ");
   disk_[12] = 2;    // 512 bytes a sector
