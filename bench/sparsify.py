@@ -1,8 +1,9 @@
 """`virt-reclaim sparsify` beside virt-sparsify --in-place, and beside a loop mount and fstrim by hand, on the same image; `sparsify --output`
 beside virt-sparsify's copying mode, and beside qemu-img convert of the image once it is sparse, which is the least that a copy takes.
 
-ext4 (one XFS) with random data, most of which was deleted: on the disk that TMPDIR is on, and on a tmpfs. Each contestant gets a fresh copy
-in each round. virt-sparsify's appliance is emulated (TCG): with KVM it would start in some seconds.
+ext4 (one XFS) with random data, most of which was deleted: on the disk that TMPDIR is on, and on a tmpfs. One in a volume group, beside free extents in
+which the filesystem of a volume lies that was removed: virt-sparsify leaves those. Each contestant gets a fresh copy in each round. virt-sparsify's
+appliance is emulated (TCG): with KVM it would start in some seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "freemap"))
+import imagelib
+import lvm_test
 from benchlib import GIB, MIB, Row, Skip, built, find_program, median, mib, require_programs, require_space
 from punch import POOL, call, private_mounts
 
@@ -40,9 +44,11 @@ class Shape:
     fstrim: bool = False  # also beside a loop mount and fstrim
     copying: bool = False  # also a copy
     mkfs: str = "mkfs.ext4"
+    removed: int = 0  # in a volume group: bytes of the filesystem of a volume that is no more
     # What is promised of in place: so many times the wall and CPU of virt-sparsify, at most.
     wall: float | None = None
     cpu: float | None = None
+    freed: float = 1.001  # theirs at most so many times ours: a mount writes, which may be a block more or less
 
     def promised(self, limit: float) -> float | None:
         """Nothing of small images: the smoke run."""
@@ -60,6 +66,7 @@ def shapes(*, smoke: bool) -> list[Shape]:
         Shape("20 GiB raw, disk", 20 * GIB, 3 * GIB, fstrim=True, wall=1 / 10, cpu=1 / 100),
         Shape("4 GiB raw, disk", 4 * GIB, 3 * GIB // 2, fstrim=True, copying=True, wall=1 / 40, cpu=1 / 100),
         Shape("4 GiB XFS raw, disk", 4 * GIB, 3 * GIB // 2, mkfs="mkfs.xfs", wall=1 / 40, cpu=1 / 100),
+        Shape("4 GiB LVM raw, disk", 4 * GIB, GIB, removed=512 * MIB, wall=1 / 40, cpu=1 / 100, freed=0.8),
         Shape("4 GiB qcow2, disk", 4 * GIB, 3 * GIB // 2, "qcow2", copying=True, wall=1 / 40, cpu=1 / 30),
         Shape("4 GiB raw, tmpfs", 4 * GIB, 3 * GIB // 2, tmpfs=True, fstrim=True, wall=1 / 40, cpu=1 / 30),
         Shape("4 GiB qcow2, tmpfs", 4 * GIB, 3 * GIB // 2, "qcow2", tmpfs=True, wall=1 / 40, cpu=1 / 30),
@@ -67,27 +74,48 @@ def shapes(*, smoke: bool) -> list[Shape]:
     return [shape for shape in every if not wanted or any(word in shape.name for word in wanted)]
 
 
+def volume(group: lvm_test.Group, name: str) -> tuple[int, int]:
+    """Where it lies: in one piece."""
+    ((_, ((_, offset, length),)),) = group.volumes[name]
+    return offset, length
+
+
+def make_filesystem(raw: Path, mkfs: str, contents: dict[str, int], place: tuple[int, int]) -> None:
+    """With so many bytes in each directory; what is in "deleted" goes again."""
+    mount = raw.parent / "making"
+    mount.mkdir()
+    loop = imagelib.attach(raw, *place)
+    try:
+        call(mkfs, "-q", loop)
+        call("mount", loop, str(mount))
+        try:
+            for name, size in contents.items():
+                directory = mount / name
+                directory.mkdir()
+                for i in range(size // (16 * MIB)):
+                    # Random, and another file each time: no format finds doubles.
+                    (directory / str(i)).write_bytes(POOL[i * 4096 % (16 * MIB) :][: 16 * MIB])
+            call("sync", "-f", str(mount))
+            call("rm", "-rf", str(mount / "deleted"))
+        finally:
+            call("umount", str(mount))
+    finally:
+        call("losetup", "-d", loop)
+        mount.rmdir()
+
+
 def make_master(path: Path, shape: Shape) -> None:
     raw = path if shape.format == "raw" else path.with_suffix(".raw")
-    with open(raw, "wb") as file:
-        file.truncate(shape.size)
-    call(shape.mkfs, "-q", *(["-F"] if shape.mkfs == "mkfs.ext4" else []), str(raw))
-    mount = path.parent / "making"
-    mount.mkdir()
-    call("mount", "-o", "loop", str(raw), str(mount))
-    try:
-        kept = min(KEEP, shape.deleted)
-        for name, size in (("kept", kept), ("deleted", shape.deleted)):
-            directory = mount / name
-            directory.mkdir()
-            for i in range(size // (16 * MIB)):
-                # Random, and another file each time: no format finds doubles.
-                (directory / str(i)).write_bytes(POOL[i * 4096 % (16 * MIB) :][: 16 * MIB])
-        call("sync", "-f", str(mount))
-        call("rm", "-r", str(mount / "deleted"))
-    finally:
-        call("umount", str(mount))
-        mount.rmdir()
+    if shape.removed:
+        group = lvm_test.Group(path.parent, [shape.size], names=[raw.name])
+        group.create(f"lvcreate -an -Zn -Wn -n kept -L {shape.size * 5 // 8}b vg", f"lvcreate -an -Zn -Wn -n removed -L {2 * shape.removed}b vg")
+        make_filesystem(raw, shape.mkfs, {"removed": shape.removed}, volume(group, "removed"))
+        make_filesystem(raw, shape.mkfs, {"kept": min(KEEP, shape.deleted), "deleted": shape.deleted}, volume(group, "kept"))
+        group.lvm("lvremove -y vg/removed")
+    else:
+        with open(raw, "wb") as file:
+            file.truncate(shape.size)
+        make_filesystem(raw, shape.mkfs, {"kept": min(KEEP, shape.deleted), "deleted": shape.deleted}, (0, shape.size))
     if shape.format == "raw":
         return
     call("qemu-img", "convert", "-f", "raw", "-O", shape.format, str(raw), str(path))
@@ -142,7 +170,7 @@ class Contest:
             turns = [(our_runs, self.ours), (peer_runs, self.peer)]
             for runs, commands in turns if number % 2 == 0 else reversed(turns):
                 runs.append(timed(commands, environment, master, image, output))
-        text = f"{self.verb} {shape.name}, {mib(shape.deleted)} deleted / {self.peer_name}"
+        text = f"{self.verb} {shape.name}, {mib(shape.deleted + shape.removed)} deleted / {self.peer_name}"
         freed, theirs = median([r.freed for r in our_runs]), median([r.freed for r in peer_runs])
         rows = [
             Row(f"{text}: wall", f"{median([r.wall for r in our_runs]):.2f} s", f"{median([r.wall for r in peer_runs]):.2f} s",
@@ -161,8 +189,7 @@ def contests(shape: Shape, environment: dict[str, str], directory: Path, image: 
     peer = ["virt-sparsify", "--quiet", "--format", shape.format]
     in_place = [[*ours, str(image)]]
     theirs = [*peer, "--in-place", str(image)]
-    # A mount writes, which may be a block more or less.
-    yield Contest("virt-sparsify (TCG)", in_place, [theirs], wall=shape.wall, cpu=shape.cpu, freed=shape.promised(1.001))
+    yield Contest("virt-sparsify (TCG)", in_place, [theirs], wall=shape.wall, cpu=shape.cpu, freed=shape.promised(shape.freed))
     if shape.fstrim:
         mount = directory / "mount"
         mount.mkdir(exist_ok=True)
@@ -198,7 +225,7 @@ def place(directory: Path, *, tmpfs: bool) -> Iterator[Path]:
 def run(*, smoke: bool, rounds: int) -> list[Row]:
     if os.geteuid() != 0:
         raise Skip("needs root: loop devices and mounts")
-    require_programs("mkfs.ext4", "mkfs.xfs", "losetup", "qemu-img", "qemu-storage-daemon", "fstrim", "virt-sparsify")
+    require_programs("mkfs.ext4", "mkfs.xfs", "lvm", "losetup", "qemu-img", "qemu-storage-daemon", "fstrim", "virt-sparsify")
     worker = find_program("virt-reclaim-freemap")
     if not worker:
         raise RuntimeError("'virt-reclaim-freemap' is not built")
@@ -210,7 +237,7 @@ def run(*, smoke: bool, rounds: int) -> list[Row]:
             "VIRT_RECLAIM_FREEMAP": str(worker), "LIBGUESTFS_BACKEND": "direct", "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg",
         }
         for shape in shapes(smoke=smoke):
-            require_space(directory, 0 if shape.tmpfs else (5 if shape.copying else 3) * shape.deleted + GIB)
+            require_space(directory, 0 if shape.tmpfs else (5 if shape.copying else 3) * (shape.deleted + shape.removed) + GIB)
             with place(directory, tmpfs=shape.tmpfs) as where:
                 master, image = where / f"master.{shape.format}", where / f"image.{shape.format}"
                 make_master(master, shape)

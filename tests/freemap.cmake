@@ -30,7 +30,7 @@ endforeach()
 virt_reclaim_freemap_test(freemap_dirty dirty_test.py 300 ${worker})
 virt_reclaim_freemap_test(freemap_dirty_windows dirty_windows_test.py 300 ${worker})
 virt_reclaim_freemap_test(freemap_lvm lvm_test.py 300 ${worker})
-virt_reclaim_freemap_test(freemap_scale scale_test.py 300 ${worker})
+virt_reclaim_freemap_test(freemap_scale scale_test.py 300 ${worker} $<TARGET_FILE:virt-reclaim>)
 set_tests_properties(freemap_dirty_windows PROPERTIES LABELS component)  # a few seconds
 # One process each.
 set_tests_properties(freemap_dirty freemap_dirty_windows freemap_lvm freemap_scale PROPERTIES PROCESSORS 1)

@@ -5,7 +5,7 @@ endif()
 
 virt_reclaim_test(sparsify_unit_test
   SOURCES unit/sparsify_copy_target_test.cc unit/sparsify_free_ranges_test.cc unit/sparsify_image_form_test.cc
-    unit/sparsify_qemu_disk_test.cc unit/sparsify_snapshot_space_test.cc
+    unit/sparsify_opened_disks_test.cc unit/sparsify_qemu_disk_test.cc unit/sparsify_snapshot_space_test.cc
   DEPS virt_reclaim_sparsify LABEL unit)
 
 function(virt_reclaim_sparsify_test name)
@@ -20,6 +20,7 @@ virt_reclaim_sparsify_test(races)
 virt_reclaim_sparsify_test(refusals)
 virt_reclaim_sparsify_test(dirty)
 virt_reclaim_sparsify_test(drop_in)
+virt_reclaim_sparsify_test(drop_in_place)
 virt_reclaim_sparsify_test(copy_stop)
 virt_reclaim_sparsify_test(btrfs)
 virt_reclaim_sparsify_test(reflink)

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "base/byte_size.h"
 #include "base/handle.h"
 #include "base/status.h"
@@ -74,11 +75,57 @@ bool LooksLikeNtfs(const ByteSource& source) {
   return HasText(source, first * cluster, "FILE");
 }
 
-// What libblkid misses in a copy of the beginning and the end: a GPT names sectors, and NTFS a
-// cluster, that are not there. Their readers check them from end to end; what counts here is that
-// two things at once are noticed.
+// A member of a RAID that says itself where it lies (MD 1.0, linux/raid/md_p.h; SNIA's DDF), or
+// that has its mark before the last MiB (Promise): libblkid's name of it. On one of a mirror the
+// filesystem begins where the disk does.
+std::string RaidMemberOf(const ByteSource& source) {
+  constexpr absl::string_view kMd1("\xfc\x4e\x2b\xa9\x01\0\0\0", 8);  // and its major version
+  const uint64_t sectors = source.size() / 512;
+  const auto from_end = [&](uint64_t count, absl::string_view text) {
+    return count <= sectors && HasText(source, (sectors - count) * 512, text);
+  };
+  if (from_end(16 + sectors % 8, kMd1)) return "linux_raid_member";
+  for (const uint64_t count : {uint64_t{1}, uint64_t{257}}) {
+    if (from_end(count, "\xde\x11\xde\x11") || from_end(count, "\x11\xde\x11\xde"))
+      return "ddf_raid_member";
+  }
+  return from_end(3087, "Promise Technology, Inc.") ? "promise_fasttrack_raid_member" : "";
+}
+
+// The uberblocks of the first two labels of a ZFS, in either byte order: as many as libblkid wants.
+bool LooksLikeZfs(const ByteSource& source) {
+  constexpr uint64_t kLeastBytes = 64 * kMiB;
+  constexpr uint64_t kLabelBytes = 256 * kKiB;
+  constexpr uint64_t kBlockBytes = kKiB;
+  constexpr int kWanted = 4;
+  if (source.size() < kLeastBytes) return false;
+  int found = 0;
+  for (const uint64_t label : {uint64_t{0}, kLabelBytes}) {
+    const auto blocks = source.ReadBytes(label + kLabelBytes / 2, kLabelBytes / 2);
+    if (!blocks.ok()) continue;
+    for (uint64_t at = 0; at < blocks->size(); at += kBlockBytes) {
+      if (StartsWith(*blocks, at, "\x0c\xb1\xba\0\0\0\0\0", 8) ||
+          StartsWith(*blocks, at, "\0\0\0\0\0\xba\xb1\x0c", 8))
+        ++found;
+    }
+  }
+  return found >= kWanted;
+}
+
+// What libblkid looks for only where there is more room than in a copy: 16, 32 and 64 MiB.
+std::string TooLargeForACopy(const ByteSource& source) {
+  if (HasText(source, 32 * kKiB, "JFS1")) return "jfs";
+  if (HasText(source, 64 * kKiB, "\x01\x16\x19\x70")) return "gfs2";
+  return LooksLikeZfs(source) ? "zfs_member" : "";
+}
+
+// What libblkid misses in a copy of the beginning and the end: a GPT and members of RAIDs name
+// sectors, and NTFS a cluster, that are not there; others it takes for too large. Readers check
+// theirs from end to end; what counts here is that two things at once are noticed.
 absl::StatusOr<Signature> AddWhatItMissed(const ByteSource& source, Signature found) {
-  if (LooksLikeNtfs(source)) {
+  if (std::string raid = RaidMemberOf(source); !raid.empty()) {
+    found.type = std::move(raid);  // and whatever its own beginning looks like
+  } else if (LooksLikeNtfs(source)) {
     if (!found.type.empty() && found.type != "ntfs")
       return StateError("more than one signature: not clear what it is");
     found.type = "ntfs";
@@ -89,6 +136,13 @@ absl::StatusOr<Signature> AddWhatItMissed(const ByteSource& source, Signature fo
   const bool gpt = std::ranges::any_of(
       kSectors, [&](uint64_t sector) { return HasText(source, sector, "EFI PART"); });
   if (gpt) found.table = "gpt";
+  // With a table what lies there is a partition's, and looked at as such.
+  if (!found.table.empty() || absl::EndsWith(found.type, "raid_member")) return found;
+  if (std::string large = TooLargeForACopy(source); !large.empty()) {
+    if (!found.type.empty() && found.type != large)
+      return StateError("more than one signature: not clear what it is");
+    found.type = std::move(large);
+  }
   return found;
 }
 

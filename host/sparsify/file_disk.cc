@@ -111,6 +111,7 @@ class FileDisk final : public OpenedDisk {
   std::vector<Range> shared() const override { return shared_; }
 
   bool Wanted() override { return guard_ && guard_->Interrupted(); }
+  bool OpenerWaits() const override { return true; }
 
   absl::Status Free(Range range) override { return holes_->Make(range).status(); }
 

@@ -71,6 +71,9 @@ class OpenedDisk {
   virtual std::vector<Range> shared() const { return {}; }
   // True when somebody wants the image: Finish at once, so that it is not kept from him for long.
   virtual bool Wanted() = 0;
+  // Who opens the image waits until it is let go (a lease), instead of being refused (QEMU's
+  // locks).
+  virtual bool OpenerWaits() const { return false; }
   // Gives `range` back: free, allocated, at most kMaxHoleBytes. Aborted: as Wanted.
   virtual absl::Status Free(Range range) = 0;
   // After all of it: has the storage really free what was given back. Ends early when `stop` asks,

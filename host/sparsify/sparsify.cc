@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "host/punch/plan.h"
 #include "host/sparsify/free_ranges.h"
+#include "host/sparsify/opened_disks.h"
 
 namespace virt_reclaim::sparsify {
 namespace {
@@ -22,7 +23,7 @@ class Run {
     VR_RETURN_IF_ERROR(OpenAll(specs));
     VR_RETURN_IF_ERROR(ReadMaps());
     if (mode_ == Mode::kSparsify) {
-      for (const auto& disk : disks_) VR_RETURN_IF_ERROR(disk->Seize());
+      for (size_t i = 0; i < disks_.size(); ++i) VR_RETURN_IF_ERROR(disks_[i].Seize());
       if (check) VR_RETURN_IF_ERROR(check());
     }
     VR_RETURN_IF_ERROR(Decide());
@@ -43,7 +44,7 @@ class Run {
       if (stop_.stop_requested()) return absl::CancelledError("interrupted");
       VR_ASSIGN_OR_RETURN(std::unique_ptr<OpenedDisk> disk,
                           OpenDisk(spec, options_.tools, mode_, stop_));
-      disks_.push_back(std::move(disk));
+      disks_.Add(std::move(disk));
     }
     return absl::OkStatus();
   }
@@ -51,12 +52,11 @@ class Run {
   absl::Status ReadMaps() {
     std::vector<freemap::WorkerDisk> inputs;
     freemap::WorkerOptions worker = options_.worker;
-    for (const auto& disk : disks_) {
-      inputs.push_back(disk->worker_disk());
+    for (size_t i = 0; i < disks_.size(); ++i) {
+      inputs.push_back(disks_[i].worker_disk());
       // Runs shorter than one granule cannot come free on any disk.
-      worker.read.min_bytes = inputs.size() == 1
-                                  ? disk->facts().granularity
-                                  : std::min(worker.read.min_bytes, disk->facts().granularity);
+      const uint64_t granule = disks_[i].facts().granularity;
+      worker.read.min_bytes = i == 0 ? granule : std::min(worker.read.min_bytes, granule);
     }
     VR_ASSIGN_OR_RETURN(scan_, freemap::ReadFreeMaps(inputs, worker, stop_));
     LeaveOut(options_.leave_out, scan_);
@@ -68,7 +68,7 @@ class Run {
     for (freemap::Filesystem& found : scan_.filesystems)
       result_.filesystems.push_back({std::move(found)});
     for (uint32_t i = 0; i < disks_.size(); ++i) {
-      OpenedDisk& disk = *disks_[i];
+      OpenedDisk& disk = disks_[i];
       VR_ASSIGN_OR_RETURN(AllocationMap map, disk.Allocated());
       const uint64_t granularity = disk.facts().granularity;
       ranges_.push_back(Intersect(FreeGranules(scan_.runs, i, granularity), map.allocated));
@@ -123,7 +123,7 @@ class Run {
         for (uint64_t at = range.begin; at < range.end;) {
           if (MustStop()) return absl::OkStatus();
           const Range step = {at, std::min(range.end, at + punch::kMaxHoleBytes)};
-          const absl::Status freed = disks_[i]->Free(step);
+          const absl::Status freed = disks_[i].Free(step);
           if (absl::IsAborted(freed)) {
             result_.interrupted = true;
             return absl::OkStatus();
@@ -143,7 +143,7 @@ class Run {
 
   void ReleaseAll() {
     for (size_t i = 0; i < disks_.size() && !MustStop(); ++i) {
-      if (result_.disks[i].requests > 0) result_.disks[i].released = disks_[i]->Release(stop_);
+      if (result_.disks[i].requests > 0) result_.disks[i].released = disks_[i].Release(stop_);
     }
     MustStop();  // so that an early end is told
   }
@@ -151,25 +151,22 @@ class Run {
   // Whoever waits for one disk of a guest waits for all of them.
   bool MustStop() {
     result_.cancelled = result_.cancelled || stop_.stop_requested();
-    for (const auto& disk : disks_) result_.interrupted = result_.interrupted || disk->Wanted();
+    for (size_t i = 0; i < disks_.size(); ++i)
+      result_.interrupted = result_.interrupted || disks_[i].Wanted();
     return result_.cancelled || result_.interrupted;
   }
 
   absl::Status FinishAll() {
-    absl::Status first;
-    for (size_t i = 0; i < disks_.size(); ++i) {
-      const absl::Status finished = disks_[i]->Finish();
-      if (first.ok()) first = finished;
-      result_.disks[i].after = disks_[i]->Allocation();
-    }
-    return first;
+    const absl::Status finished = disks_.Finish();
+    for (size_t i = 0; i < disks_.size(); ++i) result_.disks[i].after = disks_[i].Allocation();
+    return finished;
   }
 
   const Mode mode_;
   const SparsifyOptions& options_;
   const ProgressCallback& progress_;
   const std::stop_token& stop_;
-  std::vector<std::unique_ptr<OpenedDisk>> disks_;
+  OpenedDisks disks_;
   freemap::ScanResult scan_;
   // Of each disk: to give back, and what of it is known to hold storage.
   std::vector<std::vector<Range>> ranges_, data_;

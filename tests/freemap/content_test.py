@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import imagelib
+import xfs4lib
 from imagelib import MIB, Dump, Mounted, Mtools, allocated, attach, detach, fill, hash_outside, hashes, punch, run, scribble
 from matrixlib import Matrix, filesystem_of
 
@@ -75,6 +76,8 @@ def xfs_cases():
     yield xfs("-d su=64k,sw=4", "deep", size=1024 * MIB)
     yield xfs("", "few", table="gpt")
     yield xfs("", "few", table="dos")
+    for pattern in ("few", "chequered", "deep"):
+        yield Case("xfs4", xfs4lib.MKFS, pattern, size=320 * MIB)
 
 
 def btrfs_cases():
@@ -145,11 +148,11 @@ def exfat_cases():
 CASES = {"ext": ext_cases, "xfs": xfs_cases, "btrfs": btrfs_cases, "ntfs": ntfs_cases, "fat": fat_cases, "exfat": exfat_cases}
 # How many there are of each. At least 8 of each filesystem that is named, and 120 in all: main judges this, too.
 IMAGES = {
-    "ext": {"ext2": 8, "ext3": 8, "ext4": 32}, "xfs": {"xfs": 21}, "btrfs": {"btrfs": 15}, "ntfs": {"NTFS": 16},
+    "ext": {"ext2": 8, "ext3": 8, "ext4": 32}, "xfs": {"xfs": 24}, "btrfs": {"btrfs": 15}, "ntfs": {"NTFS": 16},
     "fat": {"FAT12": 8, "FAT16": 8, "FAT32": 8}, "exfat": {"exFAT": 13},
 }
 CHECKS = {
-    "ext2": ["e2fsck -fn"], "ext4": ["e2fsck -fn"], "xfs": ["xfs_repair -n"],
+    "ext2": ["e2fsck -fn"], "ext4": ["e2fsck -fn"], "xfs": ["xfs_repair -n"], "xfs4": ["xfs_repair -n"],
     "btrfs": ["btrfs check --check-data-csum"],
     "vfat": ["fsck.fat -n"], "exfat": ["fsck.exfat -n"],
     # The last one compares $Bitmap with all runs.
@@ -162,6 +165,7 @@ class Image:
 
     def __init__(self, path, case):
         self.path, self.case, self.offset, self.size = path, case, 0, case.size
+        self.xfs4 = xfs4lib.Xfs4(case.mkfs) if case.type == "xfs4" else None
         with open(path, "wb") as file:
             file.truncate(case.size + (4 * MIB if case.table else 0))
         if case.table:
@@ -205,12 +209,17 @@ class Image:
         if self.case.type == "vfat":
             Mtools(self.path, self.offset).fill(self.case.pattern, seed, self.case.megabytes)
             return
+        if self.xfs4:
+            self.xfs4.fill(self.path, self.case.pattern, seed, self.case.megabytes)
+            return
         with self.mounted(options=self.case.mount) as directory:
             fill(directory, self.case.pattern, seed, self.case.megabytes)
 
     def hashes(self, path):
         if self.case.type == "vfat":
             return Mtools(path, self.offset).hashes()
+        if self.xfs4:
+            return self.xfs4.hashes(path)
         with self.mounted(path, "ro,norecovery" if self.case.type == "xfs" else "ro") as directory:
             return hashes(directory)
 
@@ -222,7 +231,7 @@ def copy_of(path):
 
 
 def trimmed_by_kernel(image):
-    if image.case.type == "vfat":
+    if image.case.type in ("vfat", "xfs4"):
         return None
     copy = copy_of(image.path)
     before = allocated(copy)
@@ -300,7 +309,7 @@ def enough():
 def main():
     dump = Dump(sys.argv[1], sys.argv[2])
     kinds = sys.argv[3:] or list(CASES)
-    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse", "sfdisk", "losetup", "fstrim")
+    imagelib.need("mkfs.ext4", "mkfs.xfs", "xfs_db", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse", "sfdisk", "losetup", "fstrim")
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="freemap-content."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)

@@ -10,10 +10,10 @@ import pathlib
 import re
 import struct
 import sys
-import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import dirtylib
+import foreignlib
 from imagelib import MIB, Mounted, attach, fill, hashes, run, scribble
 
 class DirtyTest(dirtylib.DirtyTest):
@@ -157,25 +157,6 @@ class DirtyTest(dirtylib.DirtyTest):
                 run("xfs_db", "-x", "-c", "sb 0", "-c", f"write -d {field} {value}", self.image)
                 self.refused(refusal, reason)
 
-    def test_xfs_version_4(self):
-        """No kernel here mounts it: mkfs puts the files in, each in one piece, and xfs_repair says whether the runs were free."""
-        contents = [os.urandom(size) for size in (300, 70_000, 3 * MIB)]
-        lines = ["/dev/null", "0 0", "d--755 0 0"]
-        for number, content in enumerate(contents):
-            path = self.directory / f"file{number}"
-            path.write_bytes(content)
-            lines.append(f"file{number} ---644 0 0 {path}")
-        prototype = self.directory / "prototype"
-        prototype.write_text("\n".join([*lines, "$", ""]))
-        self.make(f"mkfs.xfs -q -m crc=0,finobt=0,reflink=0,rmapbt=0 -p {prototype}", 300 * MIB)
-        self.assertTrue(all(content in self.image.read_bytes() for content in contents))
-        found = self.accepted()
-        with open(self.image, "r+b") as file:
-            for _, offset, length in found[0].runs:
-                scribble(file.fileno(), offset, length)
-        run("xfs_repair", "-n", self.image)
-        self.assertTrue(all(content in self.image.read_bytes() for content in contents))
-
     def test_xfs_external_log(self):
         log = self.directory / "log"
         with open(log, "wb") as file:
@@ -188,14 +169,7 @@ class DirtyTest(dirtylib.DirtyTest):
         self.make("mkfs.btrfs -q", 128 * MIB)
         with Mounted(self.image, "btrfs") as directory:
             fill(directory, "few", 1, 8)
-            with open(directory / "log", "wb") as file:
-                file.write(os.urandom(100_000))
-                file.flush()
-                run("btrfs", "filesystem", "sync", directory)  # a new file's first fsync would commit all
-                file.write(os.urandom(100_000))
-                file.flush()
-                os.fsync(file.fileno())
-                copy = self.copy_now()
+            copy = dirtylib.with_log_tree(directory, self.copy_now)
         self.refused("dirty-journal", "log tree", copy)
         self.accepted()
 
@@ -270,6 +244,24 @@ class DirtyTest(dirtylib.DirtyTest):
         os.truncate(self.image, 0)
         self.assertEqual(self.dump(self.image)[0].runs, [])
 
+    def test_what_is_foreign(self):
+        """Alone it has no reader; over an ext4, as of a leg of a mirror or of a disk's former use, nothing of that is free either."""
+        for name, type_, writes in foreignlib.foreign(64 * MIB):
+            with self.subTest(name):
+                with open(self.image, "wb") as file:
+                    file.truncate(64 * MIB)
+                for offset, data in writes:
+                    self.write(offset, data)
+                self.refused("unknown", f"no reader for {type_}")
+                self.make("mkfs.ext4 -q")
+                self.accepted()
+                for offset, data in writes:
+                    self.write(offset, data)
+                (found,) = self.dump(self.image)
+                self.assertIn(found.refusal, ("unknown", "state"), found)
+                self.assertIn(found.reason, (f"no reader for {type_}", "more than one signature: not clear what it is"))
+                self.assertEqual((found.runs, found.free), ([], 0))
+
     def test_partitions_of_all_kinds(self):
         """Two partitions with filesystems, one of LUKS, one that is empty: gaps and tables stay."""
         with open(self.image, "wb") as file:
@@ -329,12 +321,8 @@ class DirtyTest(dirtylib.DirtyTest):
 
     def test_btrfs_log_tree_beside_other_checksums(self):
         self.make("mkfs.btrfs -q --csum xxhash", 128 * MIB)
-        with Mounted(self.image, "btrfs") as directory, open(directory / "log", "wb") as file:
-            for flush in (lambda: run("btrfs", "filesystem", "sync", directory), lambda: os.fsync(file.fileno())):
-                file.write(os.urandom(100_000))
-                file.flush()
-                flush()
-            copy = self.copy_now()
+        with Mounted(self.image, "btrfs") as directory:
+            copy = dirtylib.with_log_tree(directory, self.copy_now)
         self.refused("dirty-journal", "log tree", copy)
         self.refused("unknown", "checksums")
 

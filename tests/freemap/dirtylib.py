@@ -57,6 +57,18 @@ def write(path, offset, data):
         file.write(data)
 
 
+def with_log_tree(directory, act):
+    """A file of a mounted btrfs that was synced by itself: until the next commit it lies in a log tree, in which `act` comes."""
+    with open(directory / "log", "wb") as file:
+        file.write(os.urandom(100_000))
+        file.flush()
+        run("btrfs", "filesystem", "sync", directory)  # a new file's first fsync would commit all
+        file.write(os.urandom(100_000))
+        file.flush()
+        os.fsync(file.fileno())
+        return act()
+
+
 def mft_record(path, number):
     """Where a record of an NTFS's MFT lies, and its attributes: type -> where its value, or its runs' header, begins."""
     data = pathlib.Path(path).read_bytes()

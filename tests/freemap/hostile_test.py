@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import imagelib
+import xfs4lib
 from imagelib import MIB, Dump, Mounted, Mtools, fill, holes, run
 
 
@@ -34,7 +35,7 @@ class Kind:
 
     @property
     def by_kernel(self):
-        """Whether the kernel's own trim is the measure of what may be freed wrongly. NTFS and FAT are tested where no kernel mounts them."""
+        """Whether the kernel's own trim is the measure of what may be freed wrongly. NTFS, FAT and XFS 4 are tested where no kernel mounts them."""
         return self.type.startswith("ext") and not self.checksums
 
 
@@ -55,6 +56,7 @@ KINDS = {
     "fat32": Kind("vfat", "mkfs.fat -F 32 -s 1", 48 * MIB, False, 64 << 10),
     "exfat": Kind("exfat", "mkfs.exfat -c 4K", 48 * MIB, False, 64 << 10),
     "xfs": Kind("xfs", "mkfs.xfs -q --unsupported -l size=16m", 300 * MIB, True),
+    "xfs-v4": Kind("xfs4", f"{xfs4lib.MKFS} --unsupported -l size=16m", 300 * MIB, False, 64 << 10),
 }
 
 
@@ -173,6 +175,8 @@ def torture(name, kind, dump, work, mutants, seed):
     run(*kind.mkfs.split(" "), image)
     if kind.type == "vfat":
         Mtools(image).fill("chequered", seed, 12)
+    elif kind.type == "xfs4":
+        xfs4lib.Xfs4(kind.mkfs).fill(image, "chequered", seed, 12)
     else:
         with Mounted(image, kind.type) as directory:
             fill(directory, "chequered", seed, 12)
@@ -232,7 +236,7 @@ def main():
     options = dict(word[2:].split("=") for word in sys.argv[2:] if word.startswith("--"))
     names = [word for word in sys.argv[2:] if not word.startswith("--")] or list(KINDS)
     mutants = int(options.get("mutants", os.environ.get("VR_MUTANTS", 500)))
-    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse")
+    imagelib.need("mkfs.ext4", "mkfs.xfs", "xfs_db", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse")
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="freemap-hostile."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)

@@ -27,9 +27,9 @@ BLOCK = 65536  # no piece of a volume is cut finer
 class Group:
     """A volume group "vg" over parts of disk images; parts: (disk, offset, size)."""
 
-    def __init__(self, work, disks, parts=None):
+    def __init__(self, work, disks, parts=None, names=None):
         self.work = work
-        self.disks = [work / f"disk{i}" for i in range(len(disks))]
+        self.disks = [work / name for name in names or (f"disk{i}" for i in range(len(disks)))]
         for path, size in zip(self.disks, disks):
             with open(path, "wb") as file:
                 file.truncate(size)

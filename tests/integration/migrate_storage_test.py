@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unittest
 from pathlib import Path
+from typing import ClassVar
 
 import bedpath
 
-from vrtest import EmbedHost, LoopDevice, VirtReclaim, Workspace, built, main, mount_without_holes
+from vrtest import HostTestCase, LoopDevice, built, main, mount_without_holes
 from vrtest.guest import MIB, OLD_MACHINE
 
 DONE = 0
@@ -29,27 +29,24 @@ def domain_xml(name: str, image: Path) -> str:
 """
 
 
-class StorageBelow(unittest.TestCase):
-    def setUp(self) -> None:
-        space = Workspace()
-        self.addCleanup(space.close)
-        self.host = EmbedHost(space.path)
-        self.reclaim = VirtReclaim(PROGRAM, self.host)
+class StorageBelow(HostTestCase):
+    images: ClassVar[dict[str, Path]] = {}
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
         # A loop device has the discards of the filesystem that its file is on.
-        self.images: dict[str, Path] = {}
-        for name, directory in ((PUNCHES, space.path), (CANNOT, mount_without_holes(space))):
+        for name, directory in ((PUNCHES, cls.space.path), (CANNOT, mount_without_holes(cls.space))):
             file, below = directory / f"{name}.raw", directory / f"{name}-below.raw"
             for path in (file, below):
                 with open(path, "wb") as image:
                     image.truncate(64 * MIB)
             loop = LoopDevice(below)
-            space.before_close(loop.close)
-            self.images[f"file-{name}"] = file
-            self.images[f"block-{name}"] = loop.path
-        for name, image in self.images.items():
-            xml = space.path / f"{name}.xml"
-            xml.write_text(domain_xml(name, image))
-            self.host.virsh("define", xml)
+            cls.space.before_close(loop.close)
+            cls.images[f"file-{name}"] = file
+            cls.images[f"block-{name}"] = loop.path
+        for name, image in cls.images.items():
+            cls.host.define(domain_xml(name, image))
 
     def test_only_what_takes_discards_is_changed(self) -> None:
         reply = self.reclaim.run("migrate", "plan", "--assume")
@@ -71,5 +68,5 @@ class StorageBelow(unittest.TestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed()
-    (PROGRAM,) = built("virt-reclaim")
+    built("virt-reclaim")
     main()

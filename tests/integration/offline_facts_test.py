@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import bedpath
 
-from vrtest import DaemonHost, DebianGuest, HostTestCase, TimedOut, VirtReclaim, Workspace, built, main, skip_all, wait_for
+from vrtest import DaemonHost, DebianGuest, HostTestCase, TimedOut, VirtReclaim, Workspace, built, domain_xml, main, skip_all, wait_for
 from vrtest.debian_guest import INSTALLED_UNIT
 from vrtest.guest import MIB
 
@@ -35,27 +35,6 @@ SCSI = "--bus=virtio-scsi"
 os.environ.setdefault("LIBGUESTFS_BACKEND_SETTINGS", "force_tcg")
 
 FIXABLE = re.compile(r" \(--fix-guest changes it.*\)$")
-
-DOMAIN = """<domain type='qemu'>
-  <name>{name}</name>
-  <memory unit='MiB'>64</memory>
-  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
-  <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='{format}'/>
-      <source file='{path}'/>
-      <target dev='vda' bus='virtio'/>
-    </disk>
-  </devices>
-</domain>
-"""
-SECOND = """
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='raw'/>
-      <source file='{path}'/>
-      <target dev='vdb' bus='virtio'/>
-    </disk>
-  </devices>"""
 
 # As make-debian-guest does it with --by-path --resume --initramfs=virtio-blk-only: in files, from which both readers take it.
 BY_PATH = """
@@ -218,7 +197,7 @@ class Disks(OfflineTest):
     """Disks of which nothing can be known say so, each its own way."""
 
     def detail(self, name: str, path: Path, image_format: str = "raw") -> str:
-        self.host.define(DOMAIN.format(name=name, path=path, format=image_format))
+        self.host.define(domain_xml(name, (image_format, path)))
         before = sha256(path)
         (blocker,) = self.plan(name, SCSI)["blockers_explained"]
         self.assertEqual(sha256(path), before, "the disk changed")
@@ -253,7 +232,7 @@ class Disks(OfflineTest):
 
     def test_4_interrupted(self) -> None:
         path = self.image("stopped.raw")
-        self.host.define(DOMAIN.format(name="stopped", path=path, format="raw"))
+        self.host.define(domain_xml("stopped", ("raw", path)))
         before = litter()
         plan = self.reclaim.start("migrate", "plan", SCSI, "stopped")
         try:
@@ -280,8 +259,7 @@ class VolumeGroup(OfflineTest):
     def test_0_both_disks_are_read(self) -> None:
         self.assertEqual(VOLUME_GROUP.returncode, 0, VOLUME_GROUP.stderr)
         disks = group_disks(GROUP_DIRECTORY)
-        second = DOMAIN.format(name="group", path=disks[0], format="raw").replace("</devices>", SECOND.format(path=disks[1]))
-        self.host.define(second)
+        self.host.define(domain_xml("group", *(("raw", path) for path in disks)))
         before = [sha256(path) for path in disks]
         plan = self.plan("group", SCSI)
         self.assertEqual([sha256(path) for path in disks], before, "a disk changed")

@@ -13,7 +13,7 @@ from typing import Any
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, EmbedHost, Guest, Host, HostTestCase, VirtReclaim, allocation, built, main, wait_for
+from vrtest import DaemonHost, Disk, EmbedHost, Guest, Host, HostTestCase, VirtReclaim, allocation, built, domain_xml, main, wait_for
 from vrtest.guest import MIB, NEW_MACHINE
 from vrtest.programs import find_program
 
@@ -28,13 +28,6 @@ ZEROES = 256 * MIB
 TOO_MUCH = 64 * MIB
 DRIFT = 8 * MIB
 FILL = f"dd if=/dev/zero of=/mnt/data/junk bs=1M count={JUNK // MIB} 2>&1; sync; rm /mnt/data/junk; sync"
-OFF = """<domain type='qemu'>
-  <name>{name}</name>
-  <memory unit='MiB'>64</memory>
-  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
-  <devices><disk type='file' device='disk'><driver name='qemu' type='raw' discard='unmap'/><source file='{path}'/><target dev='vda' bus='virtio'/></disk></devices>
-</domain>
-"""
 
 
 def call(*words: object) -> None:
@@ -59,7 +52,7 @@ class Story:
         cls.guest = Guest(cls.host, WEB, machine=NEW_MACHINE, agent=AGENT, disks=[Disk("data", discard="unmap", size=2048 * MIB)])
         cls.move_to_storage(cls.guest.disk("data").path)
         cls.make_old(16 * MIB)
-        cls.host.define(OFF.format(name=OLD, path=cls.old))
+        cls.host.define(domain_xml(OLD, ("raw", cls.old), discard="unmap"))
         cls.guest.start()
 
     @classmethod

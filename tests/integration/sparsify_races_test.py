@@ -7,7 +7,6 @@ import mmap
 import struct
 import subprocess
 import sys
-import unittest
 from pathlib import Path
 
 import bedpath
@@ -17,7 +16,7 @@ from sparsifylib import Case, Judge, allocated, qcow2_errors
 
 import imagelib
 
-from vrtest import DaemonHost, Reply, VirtReclaim, Workspace, host_program_path, main, skip_all, wait_for
+from vrtest import DaemonHost, Host, HostTestCase, Reply, VirtReclaim, built, domain_xml, main, wait_for
 from vrtest.guest import MIB
 from vrtest.programs import find_program
 
@@ -27,17 +26,6 @@ SECONDS = 120
 MADE_BEFORE = 5
 FORMATS = ("raw", "qcow2")
 PATTERN, LENGTH = 0x5A, 64 << 10
-DOMAIN = """<domain type='qemu'>
-  <name>{name}</name>
-  <memory unit='MiB'>64</memory>
-  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
-  <devices>
-    <disk type='file' device='disk'>
-      <driver name='qemu' type='{format}'/><source file='{path}'/><target dev='vda' bus='virtio'/>
-    </disk>
-  </devices>
-</domain>
-"""
 
 
 class Held:
@@ -86,21 +74,24 @@ class Held:
         return Reply(self._process.returncode, out, errors)
 
 
-class Races(unittest.TestCase):
+class Races(HostTestCase):
+    environment = {"VIRT_RECLAIM_FREEMAP": str(find_program("virt-reclaim-freemap"))}
+
+    @classmethod
+    def make_host(cls) -> Host:
+        return DaemonHost(cls.space)
+
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = DaemonHost(cls.space)
-        cls.reclaim = VirtReclaim(PROGRAM, cls.host, VIRT_RECLAIM_FREEMAP=str(WORKER))
+        super().setUpClass()
         # Some hundred free runs.
         case = Case("ext4", "mkfs.ext4 -q", "chequered", size=64 * MIB, megabytes=24)
-        cls.judge = Judge(cls.space.path, case, str(find_program("freemap_dump")), str(WORKER))
+        cls.judge = Judge(cls.space.path, case, str(DUMP), str(WORKER))
         longest = max(cls.judge.runs, key=lambda run: run[1])
         cls.free = -(-longest[0] // LENGTH) * LENGTH
         assert cls.free + LENGTH <= sum(longest), "no room for a write"
         for format_ in FORMATS:
-            cls.host.define(DOMAIN.format(name=format_, format=format_, path=cls.path(format_)))
+            cls.host.define(domain_xml(format_, (format_, cls.path(format_))))
 
     @classmethod
     def path(cls, format_: str) -> Path:
@@ -244,7 +235,7 @@ class Races(unittest.TestCase):
 
     def test_a_second_sparsify_is_refused(self) -> None:
         """Also one that knows nothing of our lock files."""
-        others = [self.reclaim, VirtReclaim(PROGRAM, self.host, VIRT_RECLAIM_FREEMAP=str(WORKER), VIRT_RECLAIM_RUN_DIR=str(self.space.path / "other-run"))]
+        others = [self.reclaim, VirtReclaim(PROGRAM, self.host, **self.environment, VIRT_RECLAIM_RUN_DIR=str(self.space.path / "other-run"))]
         for format_ in FORMATS:
             path = self.image(format_)
             with self.subTest(format_), self.held(format_) as ours:
@@ -284,9 +275,7 @@ class Races(unittest.TestCase):
 if __name__ == "__main__":
     bedpath.require_bed("libvirtd", "unshare")
     imagelib.need("mkfs.ext4", "e2fsck", "losetup", "qemu-io", "qemu-storage-daemon")
-    PROGRAM, WORKER = host_program_path(), find_program("virt-reclaim-freemap")
-    HOLD_AT_FREE, HOLD_AT_READ = find_program("libhold_at_free.so"), find_program("libhold_at_read.so")
-    if not PROGRAM or not WORKER or not HOLD_AT_FREE or not HOLD_AT_READ:
-        skip_all("virt-reclaim is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, WORKER, DUMP = built("virt-reclaim", "virt-reclaim-freemap", "freemap_dump")
+    HOLD_AT_FREE, HOLD_AT_READ = built("libhold_at_free.so", "libhold_at_read.so")
     imagelib.own_mounts()
     main()

@@ -15,19 +15,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "freemap"))
 import imagelib
 import lvm_test
 
-from vrtest import HostTestCase, built, main
+from vrtest import HostTestCase, built, domain_xml, main
 from vrtest.guest import MIB
 from vrtest.programs import find_program
 
 DONE, REFUSED = 0, 5
-DOMAIN = """<domain type='qemu'>
-  <name>{name}</name>
-  <memory unit='MiB'>64</memory>
-  <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
-  <devices>{disks}</devices>
-</domain>
-"""
-DISK = """<disk type='file' device='disk'><driver name='qemu' type='{format}'/><source file='{path}'/><target dev='{target}' bus='virtio'/></disk>"""
 
 
 class Sparsify(HostTestCase):
@@ -41,7 +33,7 @@ class Sparsify(HostTestCase):
         cls.raw = cls.disk("a")
         cls.qcow2 = cls.space.path / "b.qcow2"
         cls.call("qemu-img", "convert", "-f", "raw", "-O", "qcow2", cls.disk("b"), cls.qcow2)
-        cls.define("web", ("raw", cls.raw), ("qcow2", cls.qcow2))
+        cls.host.define(domain_xml("web", ("raw", cls.raw), ("qcow2", cls.qcow2)))
 
     @staticmethod
     def call(*words: object) -> None:
@@ -61,13 +53,6 @@ class Sparsify(HostTestCase):
         commands.write_text("".join(f"rm file{i}\n" for i in range(2, 8)))
         cls.call("debugfs", "-w", "-f", commands, path)
         return path
-
-    @classmethod
-    def define(cls, name: str, *disks: tuple[str, Path]) -> None:
-        xml = cls.space.path / f"{name}.xml"
-        parts = [DISK.format(format=kind, path=path, target=f"vd{chr(97 + i)}") for i, (kind, path) in enumerate(disks)]
-        xml.write_text(DOMAIN.format(name=name, disks="".join(parts)))
-        cls.host.virsh("define", str(xml))
 
     @staticmethod
     def sha256(path: Path) -> str:
@@ -101,7 +86,7 @@ class Sparsify(HostTestCase):
     def test_3_images_that_others_stand_on(self) -> None:
         overlay = self.space.path / "clone.qcow2"
         self.call("qemu-img", "create", "-q", "-f", "qcow2", "-b", self.qcow2, "-F", "qcow2", overlay)
-        self.define("clone", ("qcow2", overlay))
+        self.host.define(domain_xml("clone", ("qcow2", overlay)))
         self.refused("image-backs-others", "web")
         self.refused("image-backs-others", self.qcow2)
         self.refused("overlay", "clone")
@@ -146,7 +131,7 @@ class Sparsify(HostTestCase):
         first, second = group.disks
         qcow2 = work / "second.qcow2"
         self.call("qemu-img", "convert", "-f", "raw", "-O", "qcow2", second, qcow2)
-        self.define("group", ("raw", first), ("qcow2", qcow2))
+        self.host.define(domain_xml("group", ("raw", first), ("qcow2", qcow2)))
         alone = self.reclaim.run("sparsify", "--dry-run", "--no-libvirt", str(qcow2))
         self.assertEqual(alone.json["total"]["reclaimable_bytes"], 0, alone)
         self.call("sync", first, qcow2)  # what they occupy is not settled before

@@ -17,6 +17,7 @@ import sparsifylib
 from sparsifylib import MIB, Case, Judge, Program, allocated, qcow2_errors
 
 import imagelib
+import xfs4lib
 from matrixlib import Matrix, filesystem_of
 
 QCOW2 = ("", "compat=0.10", "cluster_size=4096", "cluster_size=2M", "extended_l2=on,cluster_size=128k", "lazy_refcounts=on",
@@ -24,7 +25,7 @@ QCOW2 = ("", "compat=0.10", "cluster_size=4096", "cluster_size=2M", "extended_l2
 
 
 # How many there are, raw and qcow2: every filesystem that is named goes through the verb.
-IMAGES = {"ext2": 2, "ext3": 2, "ext4": 17, "xfs": 4, "btrfs": 4, "NTFS": 4, "FAT12": 2, "FAT16": 3, "FAT32": 2, "exFAT": 4}
+IMAGES = {"ext2": 2, "ext3": 2, "ext4": 17, "xfs": 6, "btrfs": 4, "NTFS": 4, "FAT12": 2, "FAT16": 3, "FAT32": 2, "exFAT": 4}
 
 
 def cases():
@@ -35,6 +36,7 @@ def cases():
     yield Case("ext4", "mkfs.ext3 -q", "few", table="gpt", size=48 * MIB, megabytes=24), [""]
     yield Case("xfs", "mkfs.xfs -q", "few", size=320 * MIB), [""]
     yield Case("xfs", "mkfs.xfs -q", "deep", size=320 * MIB, table="dos"), ["cluster_size=4096"]
+    yield Case("xfs4", xfs4lib.MKFS, "chequered", size=320 * MIB), ["cluster_size=4096"]
     yield Case("btrfs", "mkfs.btrfs -q", "few", size=256 * MIB), [""]
     yield Case("btrfs", "mkfs.btrfs -q -m single", "deep", size=256 * MIB, table="gpt"), ["cluster_size=4096"]
     yield Case("ntfs", "mkntfs -q -Q -F", "few"), [""]
@@ -94,7 +96,7 @@ def sparsify_case(programs, work, number, case, qcow2):
 
 
 def main():
-    imagelib.need("mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse", "sfdisk",
+    imagelib.need("mkfs.ext4", "mkfs.xfs", "xfs_db", "mkfs.btrfs", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse", "sfdisk",
                   "losetup", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-content."))

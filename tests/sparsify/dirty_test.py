@@ -15,9 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from sparsifylib import MIB, Case, Image, Program, allocated, as_raw, qcow2_errors, run
+from sparsifylib import MIB, Case, Image, Program, allocated, as_raw, disk_of, qcow2_errors, run
 
 import dirtylib
+import foreignlib
 import imagelib
 from imagelib import Mounted, attach, fill, hashes, holes
 
@@ -44,17 +45,6 @@ def mounted(act=None, frozen=False):
                     run("fsfreeze", "-u", directory)
 
     return make
-
-
-def with_log_tree(directory, copy_now):
-    with open(directory / "log", "wb") as file:
-        file.write(os.urandom(100_000))
-        file.flush()
-        run("btrfs", "filesystem", "sync", directory)  # a new file's first fsync would commit all
-        file.write(os.urandom(100_000))
-        file.flush()
-        os.fsync(file.fileno())
-        copy_now()
 
 
 def marked(mark):
@@ -144,7 +134,7 @@ STATES = [
     State("XFS in a partition, mounted", case("xfs", "mkfs.xfs -q", 300, table="dos"), mounted(), "dirty-journal", LOG),
     State("XFS, frozen", XFS, mounted(frozen=True), "dirty-journal", LOG),
     State("XFS, needs repair", XFS, marked(xfs_needs_repair), "state", "xfs_repair"),
-    State("btrfs, log tree", case("btrfs", "mkfs.btrfs -q", 128), mounted(with_log_tree), "dirty-journal", "its log tree wants to be replayed"),
+    State("btrfs, log tree", case("btrfs", "mkfs.btrfs -q", 128), mounted(dirtylib.with_log_tree), "dirty-journal", "its log tree wants to be replayed"),
     State("NTFS, dirty flag", NTFS, marked(ntfs_dirty), "state", "marked dirty"),
     State("NTFS, dirty flag of ntfsfix", NTFS, marked(ntfs_by_its_tool), "state", "marked dirty"),
     State("NTFS, log not closed", NTFS, marked(ntfs_log(client=0)), "state", NOT_UNMOUNTED),
@@ -279,11 +269,7 @@ def beside_one_at_rest(programs, work):
     image, copy, path = Image(work / "original", XFS), work / "copy", work / "image"
     mounted()(image, copy)
     size = image.size
-    with open(path, "wb") as file:
-        file.truncate(2 * MIB + 2 * size)
-    run("sfdisk", "-q", path, input=f"label: dos\n2048,{size // 512}\n{2048 + size // 512},{size // 512}\n")
-    for number, part in enumerate((image.path, copy)):
-        run("dd", f"if={part}", f"of={path}", "bs=1M", f"seek={1 + number * size // MIB}", "conv=notrunc,sparse,fsync")
+    disk_of(path, image.path, copy, label="dos")
     begin, end = MIB + size, MIB + 2 * size
     before = path.read_bytes()[begin:end], holes(path, begin, end)
     target = program("--engine=native", path)["targets"][0]
@@ -301,6 +287,34 @@ def beside_one_at_rest(programs, work):
     return f"an XFS that is mounted beside one at rest: the one is untouched, of the other {target['disks'][0]['freed_bytes'] >> 10} KiB came free"
 
 
+def what_is_foreign(programs, work):
+    """A partition of each kind that has no reader, each over an ext4 where that leaves it to be seen, raw and through QEMU."""
+    work = work / "foreign"
+    work.mkdir()
+    program, kinds, parts = Program(*programs[:2], work), foreignlib.foreign(16 * MIB), []
+    for number, (name, _, writes) in enumerate(kinds):
+        parts.append(work / f"part{number}")
+        with open(parts[-1], "wb") as file:
+            file.truncate((64 if name == "ZFS" else 16) * MIB)  # as much as libblkid wants
+        if name.startswith("MD"):
+            run("mkfs.ext4", "-q", parts[-1])
+        for offset, data in writes:
+            dirtylib.write(parts[-1], offset, data)
+    whole = work / "whole"
+    disk_of(whole, *parts)
+    for format_ in ("raw", "qcow2"):
+        path = in_format(whole, work / f"image.{format_}", format_)
+        before = outside_of(path)
+        target = program("--engine=native", path, status=5)["targets"][0]
+        found = [(one["type"], one["refusal"]) for one in target["filesystems"]]
+        if found != [(type_, "unknown") for _, type_, _ in kinds] or outside_of(path) != before:
+            raise AssertionError(f"{format_}: {found}")
+        if [reason["code"] for reason in target["reasons_explained"]] != ["filesystem-refused"] * len(kinds):
+            raise AssertionError(f"{format_}: not told: {target['reasons_explained']}")
+    shutil.rmtree(work)
+    return f"{', '.join(name for name, _, _ in kinds)}: told, and untouched"
+
+
 def main():
     imagelib.need("mkfs.ext4", "debugfs", "mkfs.xfs", "xfs_db", "mkfs.btrfs", "mkntfs", "ntfsfix", "ntfs-3g", "mkfs.fat", "mcopy", "mkfs.exfat",
                   "mount.exfat-fuse", "fsfreeze", "sfdisk", "losetup", "qemu-img", "qemu-storage-daemon")
@@ -310,7 +324,7 @@ def main():
     # By their numbers: functions made by functions do not go to another process.
     jobs = [(judge_state, sys.argv[1:4], work, number) for number in range(len(STATES))]
     jobs += [(judge_committed, sys.argv[1:4], work, number) for number in range(len(COMMITTED))]
-    jobs.append((beside_one_at_rest, sys.argv[1:4], work))
+    jobs += [(beside_one_at_rest, sys.argv[1:4], work), (what_is_foreign, sys.argv[1:4], work)]
     failed = 0
     try:
         for job, result in imagelib.each(call, jobs):

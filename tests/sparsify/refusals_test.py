@@ -11,7 +11,8 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from sparsifylib import MIB, Case, Judge, Program, allocated, leak, qcow2_errors, run
+from dropinlib import DropIn, said
+from sparsifylib import MIB, Case, Judge, Program, allocated, disk_of, form_of, leak, part_of, qcow2_errors, run
 
 import imagelib
 
@@ -99,13 +100,20 @@ def refused(judge, program, work):
 
 def asked_for(judge, program, work):
     """What may be done when told."""
-    path = work / "image"
-    bitmap(judge, path)
-    freed = program("--with-bitmaps", path)["total"]["freed_bytes"]
-    if freed < MIB or "backup" not in run("qemu-img", "info", path).stdout or any(qcow2_errors(path)):
-        raise AssertionError("a bitmap was lost")
-    judge.check(path, "qcow2")
-    path.unlink()
+    path, drop_in = work / "image", DropIn(program.path, judge.programs[1], work)
+    # By the verb when told, by the drop-in with a warning. One that was not put away in order would be marked as in use, and worth nothing.
+    for words in (("--with-bitmaps",), ("virt-sparsify", "--in-place")):
+        bitmap(judge, path)
+        run("qemu-img", "bitmap", "--add", "--disable", "-g", "4096", path, "old")
+        form, before = form_of(path), allocated(path)
+        if words[0] != "virt-sparsify":
+            program(*words, path)
+        else:
+            said(drop_in(*words[1:], path), "warning: the image has persistent bitmaps: what is trimmed counts as changed")
+        if before - allocated(path) < MIB or form_of(path) != form or len(form["bitmaps"]) != 2 or any(qcow2_errors(path)):
+            raise AssertionError(f"{words}: {form} became {form_of(path)}")
+        judge.check(path, "qcow2")
+        path.unlink()
     thick(judge, path)
     if program("--allow-thick", path)["total"]["freed_bytes"] < MIB:
         raise AssertionError("a thick image stayed thick")
@@ -113,6 +121,39 @@ def asked_for(judge, program, work):
     if program("--threshold", "1T", path)["targets"][0]["reasons"] != ["below-threshold"]:
         raise AssertionError("the threshold is not heard")
     path.unlink()
+
+
+def strict_and_swap(judge, program, work):
+    """--strict and --keep-swap, beside one that has checksums: what is left alone stays to the block, what is taken comes free."""
+    ext3 = Judge(work / "ext3", Case("ext4", "mkfs.ext3 -q", "few", size=32 * MIB, megabytes=12), *judge.programs)
+    swap, path, part = work / "swap", work / "image", work / "part"
+    swap.write_bytes(b"paged out" * (16 * MIB // 9 + 1))
+    os.truncate(swap, 16 * MIB)
+    run("mkswap", swap)
+    for words, refusals in ((("--strict",), [None, "unchecked", "unchecked"]), (("--strict", "--keep-swap"), [None, "unchecked", "not-asked"]),
+                            (("--keep-swap",), [None, None, "not-asked"]), ((), [None, None, None])):
+        begins = disk_of(path, judge.image.path, ext3.image.path, swap)
+        places = list(zip(begins, (judge.image.size, ext3.image.size, 16 * MIB), strict=True))
+        before, were = allocated(path), [imagelib.holes(path, offset, offset + size) for offset, size in places]
+        target = program("--engine=native", *words, path)["targets"][0]
+        found = [filesystem["refusal"] for filesystem in target["filesystems"]]
+        if found != refusals or before - allocated(path) != target["disks"][0]["freed_bytes"]:
+            raise AssertionError(f"{words}: {found}, {target}")
+        for (offset, size), original, refusal, was in zip(places, (judge.image.path, ext3.image.path, swap), refusals, were, strict=True):
+            holes = imagelib.holes(path, offset, offset + size)
+            if refusal and (holes != was or part_of(path, offset, size, part).read_bytes() != original.read_bytes()):
+                raise AssertionError(f"{words}: at {offset}: left alone, and yet something changed")
+            if not refusal and sum(length for _, length in holes) < sum(length for _, length in was) + 4 * MIB:
+                raise AssertionError(f"{words}: at {offset}: {was} became {holes}")
+        judge.check(part_of(path, *places[0], part))
+        ext3.check(part_of(path, *places[1], part))
+    left = part_of(path, *places[2], part).read_bytes()
+    if left[:4096] != swap.read_bytes()[:4096] or left[4096:].strip(b"\0"):
+        raise AssertionError("of a swap area its first page stays, and nothing else")
+    print("--strict and --keep-swap: what is left alone stays, what is taken comes free", flush=True)
+    shutil.rmtree(work / "ext3")
+    for path in (swap, path, part):
+        path.unlink()
 
 
 def after_a_kill(judge, program, work):
@@ -179,11 +220,7 @@ def without_libguestfs(judge, program, work):
     """One line for the filesystem that native does not know; what it knows beside that comes free."""
     path, unknown, size = work / "image", judge.copy(work / "unknown"), judge.image.size
     run("debugfs", "-w", "-R", "set_super_value feature_incompat 0x12c2", unknown)
-    with open(path, "wb") as file:
-        file.truncate(2 * MIB + 2 * size)
-    run("sfdisk", "-q", path, input=f"label: dos\n2048,{size // 512}\n{2048 + size // 512},{size // 512}\n")
-    for number, part in enumerate((judge.image.path, unknown)):
-        run("dd", f"if={part}", f"of={path}", "bs=1M", f"seek={1 + number * size // MIB}", "conv=notrunc,sparse,fsync")
+    begin, second = disk_of(path, judge.image.path, unknown)
     environment = program.environment
     program.environment = environment | {"VIRT_RECLAIM_GUESTFS": "/nonexistent"}
     target = program(path)["targets"][0]
@@ -191,12 +228,10 @@ def without_libguestfs(judge, program, work):
     lines = [reason["detail"] for reason in target["reasons_explained"] if "libguestfs" in reason["detail"]]
     if len(lines) != 1 or "virt-reclaim-guestfs is not installed" not in lines[0] or target["disks"][0]["freed_bytes"] < 8 * MIB:
         raise AssertionError(f"not one line, or native did not go on: {target}")
-    image = path.read_bytes()
-    if image[MIB + size:MIB + 2 * size] != unknown.read_bytes():
+    known = part_of(path, second, size, work / "known")
+    if known.read_bytes() != unknown.read_bytes():
         raise AssertionError("what is not known was changed")
-    known = work / "known"
-    known.write_bytes(image[MIB:MIB + size])
-    judge.check(known)
+    judge.check(part_of(path, begin, size, known))
     for left in (path, unknown, known):
         left.unlink()
     print(f"without libguestfs: {lines[0]}", flush=True)
@@ -285,7 +320,7 @@ def libvirt_that_does_not_answer(judge, program, work):
 
 def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
-    imagelib.need("mkfs.ext4", "debugfs", "losetup", "sfdisk", "qemu-img", "qemu-storage-daemon")
+    imagelib.need("mkfs.ext4", "debugfs", "mkswap", "losetup", "sfdisk", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
     work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-refusals."))
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)
@@ -294,6 +329,7 @@ def main():
         judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=64 * MIB, megabytes=24), dump, worker)
         refused(judge, program, work)
         asked_for(judge, program, work)
+        strict_and_swap(judge, program, work)
         after_a_kill(judge, program, work)
         devices(judge, program, work)
         copies(judge, program, work)

@@ -13,7 +13,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "freemap"))
 from content_test import Case, Image  # noqa: E402
 from imagelib import MIB, Dump, allocated, hash_outside, run  # noqa: E402
 
-__all__ = ["MIB", "Case", "Image", "Judge", "Program", "allocated", "as_raw", "children", "form_of", "leak", "qcow2_errors", "run"]
+__all__ = ["MIB", "Case", "Image", "Judge", "Program", "allocated", "as_raw", "children", "disk_of", "form_of", "leak", "part_of", "qcow2_errors",
+           "run"]
 
 
 class Program:
@@ -46,6 +47,28 @@ def as_raw(path, format_):
     return copy
 
 
+def disk_of(path, *parts, label="gpt"):
+    """An image with a partition of each of `parts`, whole MiB long; where they begin."""
+    offsets, at = [], MIB
+    for part in parts:
+        offsets.append(at)
+        at += os.stat(part).st_size
+    with open(path, "wb") as file:
+        file.truncate(at + MIB)
+    lines = (f"{offset // 512},{os.stat(part).st_size // 512}\n" for offset, part in zip(offsets, parts, strict=True))
+    run("sfdisk", "-q", path, input=f"label: {label}\n{''.join(lines)}")
+    for offset, part in zip(offsets, parts, strict=True):
+        run("dd", f"if={part}", f"of={path}", "bs=1M", f"seek={offset // MIB}", "conv=notrunc,sparse,fsync")
+    return offsets
+
+
+def part_of(path, offset, size, part):
+    """A copy of a part of an image, as a file `part`."""
+    run("dd", f"if={path}", f"of={part}", "bs=1M", f"skip={offset // MIB}", f"count={size // MIB}", "conv=sparse")
+    os.truncate(part, size)
+    return part
+
+
 def qcow2_errors(path):
     """(errors, leaks) that qemu-img finds, as its status tells."""
     status = run("qemu-img", "check", "-f", "qcow2", path, check=False)
@@ -65,6 +88,8 @@ class Judge:
     """A filled image, and what must stay of it."""
 
     def __init__(self, directory, case, dump, worker, seed=1):
+        self.programs = dump, worker
+        pathlib.Path(directory).mkdir(exist_ok=True)
         self.image = Image(pathlib.Path(directory) / "original", case)
         self.image.fill(seed)
         self.hashes = self.image.hashes(self.image.path)

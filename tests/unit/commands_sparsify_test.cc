@@ -41,6 +41,19 @@ class SparsifyImagesTest : public testing::Test {
     world_.AddImage("/images/a.raw", kGiB, 600 * kMiB);
     world_.sparsify = Found(500 * kMiB, 500 * kMiB, 490 * kMiB);
   }
+  ~SparsifyImagesTest() override {
+    for (const std::string& path : files_) unlink(path.c_str());
+  }
+  // An image that is there: some things go by what the file is.
+  std::string AddFile() {
+    std::string path = testing::TempDir() + "vr-sparsify-XXXXXX";
+    const int fd = mkstemp(path.data());
+    EXPECT_GE(fd, 0);
+    close(fd);
+    world_.AddImage(path, kGiB, 600 * kMiB);
+    files_.push_back(path);
+    return path;
+  }
   FakeDomain& AddDomain(DomainState state) {
     return world_.AddDomain(
         DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", "/images/a.raw", ""}}, ""), state);
@@ -67,6 +80,9 @@ class SparsifyImagesTest : public testing::Test {
   }
 
   FakeWorld world_;
+
+ private:
+  std::vector<std::string> files_;
 };
 
 TEST_F(SparsifyImagesTest, AStoppedDomain) {
@@ -99,12 +115,7 @@ TEST_F(SparsifyImagesTest, RunningPausedAndSavedAreRefused) {
 }
 
 TEST_F(SparsifyImagesTest, AnotherDomainWithTheSameImageMustBeOffToo) {
-  // Found by what the file is, so it must be there.
-  std::string path = "/tmp/vr-sparsify-XXXXXX";
-  const int fd = mkstemp(path.data());
-  ASSERT_GE(fd, 0);
-  close(fd);
-  world_.AddImage(path, kGiB, 600 * kMiB);
+  const std::string path = AddFile();
   for (const auto& [name, uuid] : {std::pair("web", kUuid), std::pair("clone", kUuid2)}) {
     world_.AddDomain(DomainXml(name, uuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
                      name == std::string("web") ? DomainState::kShutOff : DomainState::kPaused);
@@ -114,16 +125,11 @@ TEST_F(SparsifyImagesTest, AnotherDomainWithTheSameImageMustBeOffToo) {
   SparsifyImagesOptions options;
   options.targets = {path};
   EXPECT_THAT(Reasons(Run(options)[0].outcome), ElementsAre(Reason::kPaused));
-  unlink(path.c_str());
 }
 
 // A file of a guest with two disks: the other one may hold the memory of a guest that sleeps.
 TEST_F(SparsifyImagesTest, ANamedFileOfAGuestThatSleeps) {
-  std::string path = "/tmp/vr-sparsify-XXXXXX";
-  const int fd = mkstemp(path.data());
-  ASSERT_GE(fd, 0);
-  close(fd);
-  world_.AddImage(path, kGiB, 600 * kMiB);
+  const std::string path = AddFile();
   std::vector<FakeDisk> disks = {{"vda", "virtio", path, ""}};
   const auto run = [&] {
     world_.calls.clear();
@@ -149,7 +155,6 @@ TEST_F(SparsifyImagesTest, ANamedFileOfAGuestThatSleeps) {
   EXPECT_EQ(remark.kind, OutcomeKind::kDone);
   ASSERT_THAT(Reasons(remark), ElementsAre(Reason::kImageUnreadable));
   EXPECT_EQ(remark.reasons[0].detail, "web vdb: a hibernated system on it is not noticed");
-  unlink(path.c_str());
 }
 
 TEST_F(SparsifyImagesTest, WhatTheImageSaysOfItself) {
@@ -262,11 +267,7 @@ sparsify::SparsifyResult OneOf(const std::string& type, freemap::Refusal refusal
 }
 
 TEST_F(SparsifyImagesTest, ACopyIsMadeOfWhatNobodyRuns) {
-  std::string path = "/tmp/vr-sparsify-XXXXXX";
-  const int fd = mkstemp(path.data());
-  ASSERT_GE(fd, 0);
-  close(fd);
-  world_.AddImage(path, kGiB, 600 * kMiB);
+  const std::string path = AddFile();
   FakeDomain& domain =
       world_.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
                        DomainState::kRunning);
@@ -286,7 +287,6 @@ TEST_F(SparsifyImagesTest, ACopyIsMadeOfWhatNobodyRuns) {
   domain.managed_save = true;
   EXPECT_TRUE(
       absl::IsAborted(ExecuteSparsifyCopy(world_.services(), options, *plan, {}, {}).status()));
-  unlink(path.c_str());
 }
 
 TEST(ApplianceJobsTest, OnlyWhatIsNotKnown) {
@@ -368,16 +368,11 @@ TEST(ApplianceFailureTest, WhatTheOtherOneWouldFailBy) {
 class SparsifyByApplianceTest : public SparsifyImagesTest {
  protected:
   SparsifyByApplianceTest() {
-    const int fd = mkstemp(path.data());
-    EXPECT_GE(fd, 0);
-    close(fd);
-    world_.AddImage(path, kGiB, 600 * kMiB);
     world_.AddDomain(DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
                      DomainState::kShutOff);
   }
-  ~SparsifyByApplianceTest() override { unlink(path.c_str()); }
 
-  std::string path = "/tmp/vr-sparsify-XXXXXX";
+  const std::string path = AddFile();
 };
 
 TEST_F(SparsifyByApplianceTest, AllByIt) {

@@ -144,6 +144,75 @@ TEST_F(ProbeWithoutWindowTest, AnOldFilesystemBelowAGptIsNotTakenAlone) {
   EXPECT_EQ(found->table, "gpt");
 }
 
+// The filesystem of a mirror begins where its member does: a leg of it must not be taken for the
+// filesystem.
+TEST_F(ProbeWithoutWindowTest, AMemberOfARaidThatSaysWhereItLies) {
+  constexpr absl::string_view kMd("\xfc\x4e\x2b\xa9\x01\0\0\0", 8);
+  constexpr absl::string_view kOldMd("\xfc\x4e\x2b\xa9\0\0\0\0\x5a\0\0\0", 12);
+  // Its first header lies at 8 MiB.
+  const std::string place = std::string(92, '\0') + std::string("\0\0\0\0\0\0\x40\0", 8);
+  const std::string ddf = "\xde\x11\xde\x11" + place;
+  const std::string swapped_ddf =
+      "\x11\xde\x11\xde" + std::string(92, '\0') + std::string("\0\x40\0\0\0\0\0\0", 8);
+  struct Mark {
+    uint64_t before_end;
+    absl::string_view text;
+    const char* type;
+  };
+  Put(4086, "SWAPSPACE2");
+  disk_[1024] = 1;                        // version
+  disk_[1028] = 0xff, disk_[1029] = 0xf;  // last page
+  EXPECT_EQ(Probe()->type, "swap");
+  for (const auto& [before_end, text, type] :
+       {Mark{8 << 10, kMd, "linux_raid_member"}, Mark{64 << 10, kOldMd, "linux_raid_member"},
+        Mark{512, ddf, "ddf_raid_member"}, Mark{257 * 512, swapped_ddf, "ddf_raid_member"},
+        Mark{3087 * 512, "Promise Technology, Inc.", "promise_fasttrack_raid_member"}}) {
+    Put(disk_.size() - before_end, text);
+    const auto found = Probe();
+    ASSERT_TRUE(found.ok()) << type << found.status();
+    EXPECT_EQ(found->type, type) << before_end;
+    Put(disk_.size() - before_end, std::string(text.size(), '\0'));
+  }
+  // MD rounds to 4 KiB.
+  disk_.resize(disk_.size() + 7 * 512);
+  Put(disk_.size() - (16 + 7) * 512, kMd);
+  EXPECT_EQ(Probe()->type, "linux_raid_member");
+}
+
+// libblkid looks for them only where there is room for them, and a copy is too short. Where ZFS
+// leaves the superblock of an old filesystem, that would stand alone.
+TEST_F(ProbeWithoutWindowTest, WhatIsTooLargeForACopy) {
+  disk_.resize(64 * kMiB);
+  const auto put_all = [&](const std::string& type, bool there) {
+    if (type == "jfs") Put(32 << 10, there ? std::string("JFS1") : std::string(4, '\0'));
+    if (type == "gfs2")
+      Put(64 << 10, there ? std::string("\x01\x16\x19\x70") : std::string(4, '\0'));
+    if (type != "zfs_member") return;
+    const std::string uberblock =
+        there ? std::string("\x0c\xb1\xba\0\0\0\0\0", 8) : std::string(8, '\0');
+    for (uint64_t i = 0; i < 4; ++i) Put((128 + i) << 10, uberblock);
+  };
+  for (const std::string type : {"jfs", "gfs2", "zfs_member"}) {
+    put_all(type, true);
+    EXPECT_EQ(Probe()->type, type);
+    Put(4086, "SWAPSPACE2");
+    disk_[1024] = 1;
+    disk_[1028] = 0xff, disk_[1029] = 0xf;
+    EXPECT_EQ(RefusalOf(Probe().status()), Refusal::kState) << type;
+    // In a partition it is looked for there.
+    Put(512, "EFI PART");
+    EXPECT_EQ(Probe()->type, "swap") << type;
+    Put(512, std::string(8, '\0'));
+    put_all(type, false);
+    EXPECT_EQ(Probe()->type, "swap") << type;
+    Put(4086, std::string(10, '\0'));
+  }
+  for (uint64_t i = 0; i < 4; ++i) Put((384 + i) << 10, std::string("\0\0\0\0\0\xba\xb1\x0c", 8));
+  EXPECT_EQ(Probe()->type, "zfs_member");
+  disk_.resize(63 * kMiB);
+  EXPECT_EQ(Probe()->type, "");
+}
+
 TEST_F(ProbeWithoutWindowTest, NtfsWhoseMftLiesInTheMiddle) {
   Put(3, "NTFS    ");
   disk_[12] = 2;    // 512 bytes a sector

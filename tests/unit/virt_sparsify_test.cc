@@ -3,10 +3,17 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "base/byte_size.h"
 #include "host/cli/run_directory.h"
+#include "host/cli/virt_sparsify_line.h"
 #include "host/cli/virt_sparsify_speaker.h"
 #include "host/cli/virt_sparsify_tmp.h"
 
@@ -30,6 +37,43 @@ TEST(VirtSparsifyTest, RoomForTheOverlay) {
   const std::string text = TooLittleSpace("/", ~uint64_t{0});
   EXPECT_EQ(text.find("There may not be enough free space on /.\n"), 0u) << text;
   EXPECT_NE(text.find("Max needed: 16E.  Free: "), std::string::npos) << text;
+}
+
+VirtSparsifyEnd EndOf(const std::vector<std::string>& arguments) {
+  auto parsed = ParseVirtSparsify(arguments);
+  auto* end = std::get_if<VirtSparsifyEnd>(&parsed);
+  if (end == nullptr) return {"", "a line", -1};
+  EXPECT_EQ(end->err, "");
+  EXPECT_EQ(end->status, 0);
+  return *end;
+}
+
+// As virt-sparsify 1.48 prints it, which needs 8 s and an appliance for that.
+TEST(VirtSparsifyTest, WhatItCan) {
+  constexpr char kCan[] =
+      "virt-sparsify\nlinux-swap\nzero\ncheck-tmpdir\nin-place\ntmp-option\nntfs\nbtrfs\n";
+  EXPECT_EQ(EndOf({"--machine-readable"}).out, kCan);
+  EXPECT_EQ(EndOf({"--in-place", "--machine-readable=stream:stderr"}).out, kCan);
+  EXPECT_EQ(EndOf({"--machine-readable", "--in-place", "a"}).err, "a line");
+}
+
+// Each option that is taken, and none besides.
+TEST(VirtSparsifyTest, TheHelpNamesEveryOption) {
+  const std::string help = EndOf({"--help"}).out;
+  EXPECT_EQ(EndOf({"--help", "a", "b", "c"}).out, help);
+  std::set<std::string> named;
+  for (absl::string_view line : absl::StrSplit(help, '\n')) {
+    if (!absl::ConsumePrefix(&line, "  -")) continue;
+    line = line.substr(0, line.find("  "));
+    for (const absl::string_view word : absl::StrSplit(absl::StrCat("-", line), ", "))
+      named.insert(std::string(word.substr(0, word.find_first_of(" [<"))));
+  }
+  std::set<std::string> taken = {"-o", "-q", "-v", "-x", "-V"};
+  for (const absl::string_view option :
+       absl::StrSplit(EndOf({"--long-options"}).out, '\n', absl::SkipEmpty()))
+    taken.insert(std::string(option));
+  EXPECT_EQ(taken.erase("--debug-gc"), 1u);  // for libguestfs's own tests
+  EXPECT_EQ(named, taken);
 }
 
 TEST(VirtSparsifyTest, AnErrorOfSeveralLines) {

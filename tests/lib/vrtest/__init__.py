@@ -12,6 +12,7 @@ Python's standard library only.
 
 from .daemon import DaemonHost
 from .debian_guest import DebianGuest
+from .domain import domain_xml
 from .guest import Disk, Guest
 from .host import DomainProblem, EmbedHost, Host
 from .image import allocation, check_image, fsck
@@ -24,5 +25,5 @@ from .workspace import Workspace
 __all__ = [
     "DaemonHost", "DebianGuest", "Disk", "DomainProblem", "EmbedHost", "Guest", "Host", "HostTestCase",
     "LoopDevice", "Reply", "TimedOut", "VirtReclaim", "Workspace", "agent_path", "allocation",
-    "built", "check_image", "fsck", "host_program_path", "main", "mount_without_holes", "skip_all", "wait_for",
+    "built", "check_image", "domain_xml", "fsck", "host_program_path", "main", "mount_without_holes", "skip_all", "wait_for",
 ]
