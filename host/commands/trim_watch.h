@@ -31,8 +31,8 @@ class TrimWatch {
   // How far the trim has come. Any thread.
   void At(TrimRecordPosition place);
   // How far it had come when libvirt was last seen at nothing with the domain: what the guest trims
-  // while QEMU copies a disk, QEMU drops (block/mirror.c: its filter does not unmap). Empty: nowhere.
-  // Any thread.
+  // while QEMU copies a disk, QEMU drops (block/mirror.c: its filter does not unmap). Empty:
+  // nowhere. Any thread.
   std::optional<TrimRecordPosition> place_before_job();
   // Of the caller's stop, of trouble and of a job.
   std::stop_token token() const { return ended_.get_token(); }
