@@ -13,7 +13,10 @@ std::string Program(absl::string_view program, const HintContext& context,
                     absl::string_view arguments) {
   const std::string connect =
       context.connect.empty() ? "" : absl::StrCat(" --connect ", ShellQuote(context.connect));
-  return absl::StrCat("'", program, connect, " ", arguments, " ", ShellQuote(context.domain), "'");
+  // Else a name that begins with a dash would be an option.
+  const bool dashed = absl::StartsWith(context.domain, "-");
+  return absl::StrCat("'", program, connect, " ", arguments, dashed ? " -- " : " ",
+                      ShellQuote(context.domain), "'");
 }
 
 }  // namespace

@@ -225,8 +225,14 @@ class VerbRunner {
     auto plan = PlanTrim(services, options, stop_);
     if (!plan.ok()) return FailWith(plan.status(), line_.json);
     ProgramResult result;
+    // A path with a mistake in it would be silent.
+    const std::string nobody = plan->empty() && !line_.storage.empty() && !line_.json
+                                   ? absl::StrCat("no domain that runs has an image below '",
+                                                  Printable(line_.storage), "'\n")
+                                   : "";
     if (line_.dry_run) {
       result.out = line_.json ? TrimPlanJson(*plan) : TrimPlanText(*plan);
+      result.err = nobody;
       return result;
     }
     const std::vector<TrimmedDomain> domains = ExecuteTrim(
@@ -251,7 +257,7 @@ class VerbRunner {
         }
       }
     });
-    const std::string rest = not_remembered + hints.Text();
+    const std::string rest = nobody + not_remembered + hints.Text();
     result.err += rest;
     AddLines(rest, result);  // the explanations are those of the results
     return result;
@@ -310,7 +316,7 @@ class VerbRunner {
     for (const MigratedDomain& domain : migrated) {
       if (domain.needs_power_cycle) hints.Add(domain.domain, {{Reason::kPowerCyclePending, ""}});
     }
-    result.err = hints.Text();
+    result.err = migrated.empty() ? "there is no domain to change\n" : hints.Text();
     return result;
   }
 
