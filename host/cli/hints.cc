@@ -4,6 +4,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+#include "base/escape.h"
 #include "host/model/facts.h"
 
 namespace virt_reclaim {
@@ -34,6 +36,15 @@ std::string ShellQuote(absl::string_view word) {
                             absl::StrReplaceAll(
                                 word, {{"\\", "\\\\"}, {"\"", "\\\""}, {"$", "\\$"}, {"`", "\\`"}}),
                             "\"");
+}
+
+std::string NobodyThere(absl::string_view uri) {
+  std::string lines = absl::StrCat("there is no domain on '", Printable(uri), "'\n");
+  // Where libvirt sends who is not root.
+  if (absl::EndsWith(uri, ":///session"))
+    absl::StrAppend(&lines, "hint: those of the whole machine: --connect ",
+                    absl::StripSuffix(uri, "session"), "system\n");
+  return lines;
 }
 
 std::optional<std::string> HintFor(Reason reason, const HintContext& context) {

@@ -166,6 +166,7 @@ class VerbRunner {
       }
     });
     result.err += hints.Text();
+    if (report->domains.empty()) result.err += NobodyThere(services.hypervisor.Uri());
     result.out += ReportText(*report);
     return result;
   }
@@ -226,10 +227,11 @@ class VerbRunner {
     if (!plan.ok()) return FailWith(plan.status(), line_.json);
     ProgramResult result;
     // A path with a mistake in it would be silent.
-    const std::string nobody = plan->empty() && !line_.storage.empty() && !line_.json
-                                   ? absl::StrCat("no domain that runs has an image below '",
-                                                  Printable(line_.storage), "'\n")
-                                   : "";
+    std::string nobody;
+    if (plan->empty() && !line_.json)
+      nobody = line_.storage.empty() ? NobodyThere(services.hypervisor.Uri())
+                                     : absl::StrCat("no domain that runs has an image below '",
+                                                    Printable(line_.storage), "'\n");
     if (line_.dry_run) {
       result.out = line_.json ? TrimPlanJson(*plan) : TrimPlanText(*plan);
       result.err = nobody;
@@ -339,7 +341,8 @@ class VerbRunner {
                                 file.domains.size() == 1 ? " domain" : " domains", " in '",
                                 Printable(line_.save), "'\n");
     }
-    if (!line_.json) result.err += hints.Text();
+    if (line_.json) return result;
+    result.err += plan.empty() ? NobodyThere(services.hypervisor.Uri()) : hints.Text();
     return result;
   }
 
@@ -407,7 +410,7 @@ class VerbRunner {
     for (const AgentStatusOfDomain& status : *statuses) {
       if (status.blocker) hints.Add(status.summary, {*status.blocker});
     }
-    result.err = hints.Text();
+    result.err = statuses->empty() ? NobodyThere(services.hypervisor.Uri()) : hints.Text();
     return result;
   }
 

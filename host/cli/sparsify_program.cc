@@ -272,6 +272,8 @@ ProgramResult RunSparsify(const CommandLine& line, const Services& services, Pro
   for (const SparsifiedTarget& target : targets) outcomes.push_back(target.outcome);
   result.status = ExitStatusOf(outcomes);
   result.out = line.json ? OutputJson(targets, line.dry_run) : OutputText(targets, line.dry_run);
+  if (line.all_off && line.storage.empty() && targets.empty() && !line.json)
+    result.err = absl::StrCat("no domain is off on '", Printable(services.hypervisor.Uri()), "'\n");
   // A path with a mistake in it would be silent.
   if (nobody && !line.json)
     result.err = absl::StrCat("no domain that was chosen has an image below '",

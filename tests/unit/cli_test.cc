@@ -311,6 +311,13 @@ TEST(Hints, AnyNameIsADomainInThem) {
   EXPECT_EQ(Parse(words).domains, std::vector<std::string>{"-my $web"});
 }
 
+TEST(Hints, WhereDomainsAreOfWhoIsNotRoot) {
+  EXPECT_EQ(NobodyThere("qemu:///system"), "there is no domain on 'qemu:///system'\n");
+  EXPECT_EQ(NobodyThere("qemu:///session"),
+            "there is no domain on 'qemu:///session'\n"
+            "hint: those of the whole machine: --connect qemu:///system\n");
+}
+
 TEST(Hints, ForDomainsWithoutDisksAndImagesThatAreNotHere) {
   const HintContext context{"", "web"};
   EXPECT_THAT(HintFor(Reason::kNoDisks, context).value(),
