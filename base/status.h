@@ -13,7 +13,7 @@
 namespace virt_reclaim {
 
 // Status for errno value `err` of the call described by `what` ("open '/b/web.raw'"). The canonical
-// code is the one absl chooses for the errno; the text is "<what>: <strerror>".
+// code is absl's, but InvalidArgument for EISDIR and ENOTDIR; the text is "<what>: <strerror>".
 absl::Status ErrnoStatus(int err, absl::string_view what);
 
 // Puts `context` and ": " before the message; keeps the code. OK stays OK.

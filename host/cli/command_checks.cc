@@ -42,6 +42,13 @@ absl::Status CheckTrim(const CommandLine& line) {
   if (line.pause > absl::Seconds(60)) return InvalidArgumentError("--pause: at most 60 s");
   if (line.timeout <= absl::ZeroDuration())
     return InvalidArgumentError("--timeout: must be longer than 0");
+  if (line.max_duration && *line.max_duration <= absl::ZeroDuration())
+    return InvalidArgumentError("--max-duration: must be longer than 0");
+  for (const std::string& path : line.mount_points) {
+    if (path.front() != '/')
+      return InvalidArgumentError(StrCat("--mount-point: '", Printable(path),
+                                         "' is no path in the guest, which begins with a '/'"));
+  }
   if (line.gentle && (Given(line, "--chunk") || Given(line, "--pause")))
     return InvalidArgumentError("--gentle excludes --chunk and --pause: it chooses them");
   return absl::OkStatus();
@@ -118,18 +125,23 @@ absl::Status CheckSync(const CommandLine& line) {
 }
 
 absl::Status CheckSparsify(const CommandLine& line) {
-  const bool domain =
-      std::any_of(line.domains.begin(), line.domains.end(),
-                  [](const std::string& target) { return target.find('/') == std::string::npos; });
+  const auto first_domain =
+      std::find_if(line.domains.begin(), line.domains.end(),
+                   [](const std::string& target) { return target.find('/') == std::string::npos; });
+  const bool domain = first_domain != line.domains.end();
   if (line.all_off && domain)
     return InvalidArgumentError("--all-off and domain names exclude each other");
   if (!line.all_off && line.domains.empty())
     return InvalidArgumentError("sparsify: name domains or image files, or write --all-off");
   if (!line.storage.empty() && !domain && !line.all_off)
     return InvalidArgumentError("--storage: it is about domains, and none is named");
-  if (line.no_libvirt && (domain || line.all_off))
+  if (line.no_libvirt && line.all_off)
+    return InvalidArgumentError("--no-libvirt and --all-off exclude each other: who would know");
+  if (line.no_libvirt && domain)
     return InvalidArgumentError(
-        "--no-libvirt: then there are no domains; an image file has a '/' in it: ./web.qcow2");
+        StrCat("--no-libvirt: then there are no domains; an image file has "
+               "a '/' in it: './",
+               Printable(*first_domain), "'"));
   const bool one_image = line.domains.size() == 1 && !domain && !line.all_off;
   if (!line.copy.empty() && (!one_image || line.least_freed > 0))
     return InvalidArgumentError("--output: of one image file or device, without --threshold");

@@ -30,10 +30,17 @@ OptionSpec Flag(std::string names, bool CommandLine::*member) {
           }};
 }
 
+// What is empty, as a variable of a script may be, would count as not given: `--storage ""` as
+// every storage.
+absl::Status CheckNotEmpty(const std::string& text) {
+  if (!text.empty()) return absl::OkStatus();
+  return InvalidArgumentError("needs a value, and '' is none");
+}
+
 OptionSpec TextOption(std::string names, std::string value, std::string CommandLine::*member) {
   return {std::move(names), std::move(value), [member](CommandLine& line, const std::string& text) {
             line.*member = text;
-            return absl::OkStatus();
+            return CheckNotEmpty(text);
           }};
 }
 
@@ -42,7 +49,7 @@ OptionSpec Texts(std::string names, std::string value,
   return {std::move(names), std::move(value),
           [member](CommandLine& line, const std::string& text) {
             (line.*member).push_back(text);
-            return absl::OkStatus();
+            return CheckNotEmpty(text);
           },
           /*repeats=*/true};
 }
@@ -77,15 +84,6 @@ OptionSpec Word(std::string names, std::string words, std::string CommandLine::*
           }};
 }
 
-// A file that is written; an empty name would look like none.
-OptionSpec OutputFile(std::string names, std::string CommandLine::*member) {
-  return Parsed(std::move(names), "FILE", member,
-                [](const std::string& text) -> absl::StatusOr<std::string> {
-                  if (!text.empty()) return text;
-                  return InvalidArgumentError("the name of a file is missing");
-                });
-}
-
 OptionSpec PolicyOption(const std::string& name, std::string words) {
   return {name, std::move(words), [name](CommandLine& line, const std::string& text) {
             return xml::SetPolicy(name, text, line.rewrite);
@@ -113,6 +111,12 @@ absl::StatusOr<CheckThresholds> ParseCheck(absl::string_view text) {
   CheckThresholds thresholds;
   VR_ASSIGN_OR_RETURN(thresholds.warning, ParseThreshold(parts[0]));
   VR_ASSIGN_OR_RETURN(thresholds.critical, ParseThreshold(parts[1]));
+  const auto [warning, critical] = thresholds;
+  // A size and a percentage can only be compared when it is known of what.
+  const bool alike = (warning.bytes > 0) == (critical.bytes > 0);
+  if (alike && (warning.bytes > critical.bytes || warning.percent > critical.percent))
+    return InvalidArgumentError(
+        StrCat("'", Printable(text), "': the first threshold, of a warning, is above the second"));
   return thresholds;
 }
 
@@ -151,7 +155,7 @@ std::vector<OptionSpec> ChangeOptions() {
       {"--disk", "TARGET",
        [](CommandLine& line, const std::string& target) {
          line.rewrite.targets.push_back(target);
-         return absl::OkStatus();
+         return CheckNotEmpty(target);
        },
        /*repeats=*/true},
       PolicyOption("--machine", "auto|keep|latest|NAME"),
@@ -195,7 +199,7 @@ std::vector<VerbSpec> MakeVerbs() {
        "DOMAIN",
        {Flag("--exact", &CommandLine::exact),
         Parsed("--check", "WARNING,CRITICAL", &CommandLine::check, ParseCheck),
-        OutputFile("--html", &CommandLine::html)},
+        TextOption("--html", "FILE", &CommandLine::html)},
        {}},
       {Verb::kExplain,
        "explain",
@@ -304,7 +308,7 @@ std::vector<VerbSpec> MakeVerbs() {
            TextOption("--storage", "DIR", &CommandLine::storage),
            Flag("--estimate", &CommandLine::dry_run),
            Flag("--report", &CommandLine::dry_run),
-           OutputFile("--output", &CommandLine::copy),
+           TextOption("--output", "FILE", &CommandLine::copy),
            Word("--format", "raw|qcow2", &CommandLine::image_format),
            Size("--threshold", &CommandLine::least_freed),
            Word("--engine", "auto|native|libguestfs", &CommandLine::engine),
@@ -332,7 +336,7 @@ std::vector<VerbSpec> MakeVerbs() {
        "metrics",
        "",
        "DOMAIN",
-       {OutputFile("--textfile", &CommandLine::textfile)},
+       {TextOption("--textfile", "FILE", &CommandLine::textfile)},
        {}},
   };
 }
@@ -342,7 +346,11 @@ std::vector<OptionSpec> MakeGlobalOptions() {
   state.environment = "VIRT_RECLAIM_STATE_DIR";
   OptionSpec run = TextOption("--run-dir", "DIR", &CommandLine::run_directory);
   run.environment = "VIRT_RECLAIM_RUN_DIR";
-  return {TextOption("-c,--connect", "URI", &CommandLine::connect),
+  OptionSpec connect = {"-c,--connect", "URI", [](CommandLine& line, const std::string& text) {
+                          line.connect = text;  // '' is libvirt's own choice, as of virsh
+                          return absl::OkStatus();
+                        }};
+  return {std::move(connect),
           Flag("--json", &CommandLine::json),
           Flag("-n,--dry-run", &CommandLine::dry_run),
           Flag("--debug", &CommandLine::debug),

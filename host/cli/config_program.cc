@@ -107,8 +107,10 @@ std::string ShowJson(const Policy& policy, const std::vector<Row>& rows) {
   return Print(json);
 }
 
-std::string CheckText(const Policy& policy) {
-  if (policy.files.empty()) return "no policy file: what is built in counts\n";
+std::string CheckText(const Policy& policy, const std::string& wanted) {
+  if (policy.files.empty())
+    return absl::StrCat("there is no '", Printable(wanted),
+                        "', nor a file in conf.d beside it: what is built in counts\n");
   return absl::StrCat(
       "no mistake in ", Counted(policy.files.size(), "file", "files"), ": ",
       Counted(policy.rules.size(), "rule", "rules"), ", ",
@@ -131,7 +133,7 @@ ProgramResult RunConfig(const CommandLine& line, const WithServices& with_servic
   if (!policy.ok()) return FailWith(policy.status(), line.json);
   ProgramResult result;
   if (line.verb == Verb::kConfigCheck) {
-    result.out = line.json ? CheckJson(*policy) : CheckText(*policy);
+    result.out = line.json ? CheckJson(*policy) : CheckText(*policy, line.config);
     return result;
   }
   std::vector<Row> rows;

@@ -4,6 +4,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
+#include "base/escape.h"
 #include "host/model/facts.h"
 
 namespace virt_reclaim {
@@ -13,7 +15,10 @@ std::string Program(absl::string_view program, const HintContext& context,
                     absl::string_view arguments) {
   const std::string connect =
       context.connect.empty() ? "" : absl::StrCat(" --connect ", ShellQuote(context.connect));
-  return absl::StrCat("'", program, connect, " ", arguments, " ", ShellQuote(context.domain), "'");
+  // Else a name that begins with a dash would be an option.
+  const bool dashed = absl::StartsWith(context.domain, "-");
+  return absl::StrCat("'", program, connect, " ", arguments, dashed ? " -- " : " ",
+                      ShellQuote(context.domain), "'");
 }
 
 }  // namespace
@@ -31,6 +36,15 @@ std::string ShellQuote(absl::string_view word) {
                             absl::StrReplaceAll(
                                 word, {{"\\", "\\\\"}, {"\"", "\\\""}, {"$", "\\$"}, {"`", "\\`"}}),
                             "\"");
+}
+
+std::string NobodyThere(absl::string_view uri) {
+  std::string lines = absl::StrCat("there is no domain on '", Printable(uri), "'\n");
+  // Where libvirt sends who is not root.
+  if (absl::EndsWith(uri, ":///session"))
+    absl::StrAppend(&lines, "hint: those of the whole machine: --connect ",
+                    absl::StripSuffix(uri, "session"), "system\n");
+  return lines;
 }
 
 std::optional<std::string> HintFor(Reason reason, const HintContext& context) {

@@ -36,6 +36,10 @@ std::optional<std::string> HintForConnection(const absl::Status& status,
 // `word` as one word of a POSIX shell command.
 std::string ShellQuote(absl::string_view word);
 
+// Lines for somebody who sees nothing: no domain is on the hypervisor `uri`, and where others may
+// be.
+std::string NobodyThere(absl::string_view uri);
+
 }  // namespace virt_reclaim
 
 #endif  // VIRT_RECLAIM_HOST_CLI_HINTS_H_

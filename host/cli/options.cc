@@ -42,11 +42,13 @@ std::vector<std::string> KnownWords(const CLI::App& root, bool options) {
   return words;
 }
 
-absl::Status UsageError(absl::string_view message) {
-  return absl::InvalidArgumentError(absl::StrCat(message, "; see 'virt-reclaim --help'"));
+// `group`: the first word of the verb, whose help has more; empty: none is known.
+absl::Status UsageError(absl::string_view message, absl::string_view group) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(message, "; see 'virt-reclaim", group.empty() ? "" : " ", group, " --help'"));
 }
 
-absl::Status UnknownWord(const CLI::App& root, const std::string& word) {
+absl::Status UnknownWord(const CLI::App& root, const std::string& word, absl::string_view group) {
   const bool is_option = absl::StartsWith(word, "-");
   const std::string name = word.substr(0, word.find('='));
   const auto nearest = NearestWord(name, KnownWords(root, is_option));
@@ -54,7 +56,7 @@ absl::Status UnknownWord(const CLI::App& root, const std::string& word) {
       absl::StrCat(is_option ? "unknown option '" : "unknown verb '", Printable(name), "'");
   return nearest
              ? absl::InvalidArgumentError(absl::StrCat(what, ": did you mean '", *nearest, "'?"))
-             : UsageError(what);
+             : UsageError(what, group);
 }
 
 std::string OneLine(std::string text) {
@@ -95,12 +97,12 @@ class OptionParser {
     // The mark after which nothing is an option stays among what is left over.
     std::vector<std::string> extras = root_.remaining(true);
     std::erase(extras, "--");
-    if (!extras.empty()) return UnknownWord(root_, extras.front());
+    if (!extras.empty()) return UnknownWord(root_, extras.front(), GroupName());
     VR_ASSIGN_OR_RETURN(const VerbSpec* const verb, FindVerb());
     line_.verb = verb->verb;
     VR_RETURN_IF_ERROR(SetAll());
     const absl::Status checked = verb->check ? verb->check(line_) : absl::OkStatus();
-    if (!checked.ok()) return UsageError(checked.message());
+    if (!checked.ok()) return UsageError(checked.message(), GroupName());
     if (verb->verb == Verb::kCompletion)
       return PrintAndExit{CompletionScript(line_.domains.front())};
     return line_;
@@ -168,9 +170,9 @@ class OptionParser {
     } catch (const CLI::ExtrasError&) {
       // Reported by our own words.
     } catch (const CLI::ArgumentMismatch& error) {
-      return UsageError(Mismatch(error.what()));
+      return UsageError(Mismatch(error.what()), GroupName());
     } catch (const CLI::ParseError& error) {
-      return UsageError(OneLine(error.what()));
+      return UsageError(OneLine(error.what()), GroupName());
     }
     return absl::OkStatus();
   }
@@ -197,8 +199,8 @@ class OptionParser {
     }
     if (groups.size() > 1 || count > 1) return TwoVerbs();
     if (found != nullptr) return found;
-    if (groups.empty()) return UsageError("no verb: write for example 'virt-reclaim report'");
-    return UsageError(WhatOf(*groups.begin()));
+    if (groups.empty()) return UsageError("no verb: write for example 'virt-reclaim report'", "");
+    return UsageError(WhatOf(*groups.begin()), *groups.begin());
   }
 
   absl::Status TwoVerbs() const {
@@ -211,7 +213,7 @@ class OptionParser {
     }
     said.resize(2, said.front());
     return UsageError(
-        absl::StrCat("two verbs, '", said[0], "' and '", said[1], "': one call takes one"));
+        absl::StrCat("two verbs, '", said[0], "' and '", said[1], "': one call takes one"), "");
   }
 
   // "migrate what? write 'migrate plan', apply or status".
@@ -233,8 +235,9 @@ class OptionParser {
       const absl::Status set = said.option->set(line_, said.text);
       if (set.ok()) continue;
       const bool named = absl::StartsWith(set.message(), name);
-      return UsageError(named ? std::string(set.message())
-                              : absl::StrCat(name, ": ", set.message()));
+      return UsageError(
+          named ? std::string(set.message()) : absl::StrCat(name, ": ", set.message()),
+          GroupName());
     }
     return absl::OkStatus();
   }

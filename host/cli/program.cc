@@ -166,6 +166,7 @@ class VerbRunner {
       }
     });
     result.err += hints.Text();
+    if (report->domains.empty()) result.err += NobodyThere(services.hypervisor.Uri());
     result.out += ReportText(*report);
     return result;
   }
@@ -225,8 +226,15 @@ class VerbRunner {
     auto plan = PlanTrim(services, options, stop_);
     if (!plan.ok()) return FailWith(plan.status(), line_.json);
     ProgramResult result;
+    // A path with a mistake in it would be silent.
+    std::string nobody;
+    if (plan->empty() && !line_.json)
+      nobody = line_.storage.empty() ? NobodyThere(services.hypervisor.Uri())
+                                     : absl::StrCat("no domain that runs has an image below '",
+                                                    Printable(line_.storage), "'\n");
     if (line_.dry_run) {
       result.out = line_.json ? TrimPlanJson(*plan) : TrimPlanText(*plan);
+      result.err = nobody;
       return result;
     }
     const std::vector<TrimmedDomain> domains = ExecuteTrim(
@@ -251,7 +259,7 @@ class VerbRunner {
         }
       }
     });
-    const std::string rest = not_remembered + hints.Text();
+    const std::string rest = nobody + not_remembered + hints.Text();
     result.err += rest;
     AddLines(rest, result);  // the explanations are those of the results
     return result;
@@ -310,7 +318,7 @@ class VerbRunner {
     for (const MigratedDomain& domain : migrated) {
       if (domain.needs_power_cycle) hints.Add(domain.domain, {{Reason::kPowerCyclePending, ""}});
     }
-    result.err = hints.Text();
+    result.err = migrated.empty() ? "there is no domain to change\n" : hints.Text();
     return result;
   }
 
@@ -333,7 +341,8 @@ class VerbRunner {
                                 file.domains.size() == 1 ? " domain" : " domains", " in '",
                                 Printable(line_.save), "'\n");
     }
-    if (!line_.json) result.err += hints.Text();
+    if (line_.json) return result;
+    result.err += plan.empty() ? NobodyThere(services.hypervisor.Uri()) : hints.Text();
     return result;
   }
 
@@ -401,7 +410,7 @@ class VerbRunner {
     for (const AgentStatusOfDomain& status : *statuses) {
       if (status.blocker) hints.Add(status.summary, {*status.blocker});
     }
-    result.err = hints.Text();
+    result.err = statuses->empty() ? NobodyThere(services.hypervisor.Uri()) : hints.Text();
     return result;
   }
 

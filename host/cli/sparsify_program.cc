@@ -1,13 +1,17 @@
 #include "host/cli/sparsify_program.h"
 
+#include <unistd.h>
+
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/byte_size.h"
 #include "base/escape.h"
+#include "host/cli/hints.h"
 #include "host/cli/journal_output.h"
 #include "host/cli/json_parts.h"
 #include "host/cli/outcome_output.h"
@@ -228,13 +232,34 @@ std::vector<SparsifiedTarget> MakeCopy(const CommandLine& line, const Services& 
 
 }  // namespace
 
+namespace {
+
+// A new user writes 'sparsify web.qcow2' in the directory of that image.
+std::string HintsForFiles(const CommandLine& line) {
+  std::string hints;
+  for (const std::string& target : line.domains) {
+    if (absl::StrContains(target, '/') || access(target.c_str(), F_OK) != 0) continue;
+    absl::StrAppend(&hints, "hint: there is a file '", Printable(target), "' here: write '",
+                    Printable(ShellQuote(absl::StrCat("./", target))), "' for it\n");
+  }
+  return hints;
+}
+
+}  // namespace
+
 ProgramResult RunSparsify(const CommandLine& line, const Services& services, ProgressLine& progress,
                           const std::stop_token& stop) {
   const SparsifyImagesOptions options = SparsifyOptionsOf(line);
   std::vector<SparsifiedTarget> targets;
+  bool nobody = false;
   if (line.copy.empty()) {
     const auto actions = PlanSparsify(services, options, stop);
-    if (!actions.ok()) return FailWith(actions.status(), line.json);
+    if (!actions.ok()) {
+      ProgramResult result = FailWith(actions.status(), line.json);
+      if (absl::IsNotFound(actions.status()) && !line.json) result.err += HintsForFiles(line);
+      return result;
+    }
+    nobody = actions->empty() && !line.storage.empty();
     targets = ExecuteSparsify(
         services, options, *actions,
         line.dry_run ? sparsify::Mode::kMeasure : sparsify::Mode::kSparsify,
@@ -247,6 +272,12 @@ ProgramResult RunSparsify(const CommandLine& line, const Services& services, Pro
   for (const SparsifiedTarget& target : targets) outcomes.push_back(target.outcome);
   result.status = ExitStatusOf(outcomes);
   result.out = line.json ? OutputJson(targets, line.dry_run) : OutputText(targets, line.dry_run);
+  if (line.all_off && line.storage.empty() && targets.empty() && !line.json)
+    result.err = absl::StrCat("no domain is off on '", Printable(services.hypervisor.Uri()), "'\n");
+  // A path with a mistake in it would be silent.
+  if (nobody && !line.json)
+    result.err = absl::StrCat("no domain that was chosen has an image below '",
+                              Printable(line.storage), "'\n");
   if (GoesToJournal(line)) AddResults(targets, line.json, result);
   return result;
 }

@@ -123,8 +123,10 @@ std::string OutputText(const std::vector<SyncedFile>& files, bool dry_run) {
       return known ? FormatByteSize(bytes) : "-";
     };
     table.AddRow(
-        {Printable(file.destination), size(looked, result.read_bytes),
-         size(looked, result.different_bytes), size(looked && !dry_run, result.written_bytes),
+        // Nowhere to where it was not looked into.
+        {Printable(file.destination.empty() ? file.source : file.destination),
+         size(looked, result.read_bytes), size(looked, result.different_bytes),
+         size(looked && !dry_run, result.written_bytes),
          size(looked && !dry_run, result.cloned_bytes),
          size(looked, dry_run ? result.zeroed_bytes : result.punched_bytes), Remark(file)});
   }

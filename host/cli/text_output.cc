@@ -97,6 +97,17 @@ void AddTrimRows(const TrimmedDomain& domain, TextTable& table) {
   }
 }
 
+// '-' where it is known of no disk: that is no 0.
+std::string Sum(const Report& report, uint64_t bytes, std::optional<uint64_t> Usage::*of) {
+  for (const ReportedDomain& domain : report.domains) {
+    for (const ReportedDisk& disk : domain.disks) {
+      if (!IsOther(disk.facts.xml) && (disk.facts.usage.*of).has_value())
+        return FormatByteSize(bytes);
+    }
+  }
+  return report.total.disks == 0 || bytes > 0 ? FormatByteSize(bytes) : "-";
+}
+
 // "total: 475 domains to change, 10 refused, 15 with nothing to do".
 std::string PlanTotal(const std::vector<MigrateAction>& plan) {
   size_t change = 0;
@@ -133,9 +144,10 @@ std::string MigratedTotal(const std::vector<MigratedDomain>& domains) {
 
 std::string ReportText(const Report& report) {
   const ReportTotal& total = report.total;
-  std::string out = absl::StrCat("total: ", total.disks, total.disks == 1 ? " disk" : " disks",
-                                 ", capacity ", FormatByteSize(total.capacity), ", allocation ",
-                                 FormatByteSize(total.allocation));
+  std::string out =
+      absl::StrCat("total: ", total.disks, total.disks == 1 ? " disk" : " disks", ", capacity ",
+                   Sum(report, total.capacity, &Usage::capacity), ", allocation ",
+                   Sum(report, total.allocation, &Usage::allocation));
   if (total.disks_with_guest > 0) {
     absl::StrAppend(&out, "; of ", total.disks_with_guest, " known from inside: guests use ",
                     FormatByteSize(total.guest_used), ", reclaimable about ",

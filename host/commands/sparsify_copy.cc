@@ -251,7 +251,8 @@ absl::StatusOr<SparsifyCopyPlan> PlanSparsifyCopy(const Services& services,
                                                   const std::stop_token& stop) {
   if (!services.hypervisor.ImagesAreLocal()) {
     return absl::FailedPreconditionError(
-        "sparsify works on images of this machine, not on those of another one");
+        absl::StrCat("sparsify works on images of this machine, and '", services.hypervisor.Uri(),
+                     "' is not of this machine"));
   }
   SparsifyCopyPlan plan;
   VR_ASSIGN_OR_RETURN(const ImageUsers users, ImageUsers::Find(services, stop));

@@ -386,7 +386,8 @@ absl::StatusOr<std::vector<SparsifyAction>> PlanSparsify(const Services& service
                                                          const std::stop_token& stop) {
   if (!services.hypervisor.ImagesAreLocal()) {
     return absl::FailedPreconditionError(
-        "sparsify works on images of this machine, not on those of another one");
+        absl::StrCat("sparsify works on images of this machine, and '", services.hypervisor.Uri(),
+                     "' is not of this machine"));
   }
   VR_ASSIGN_OR_RETURN(ImageUsers users, ImageUsers::Find(services, stop));
   SparsifyPlanner planner(services, options, std::move(users));

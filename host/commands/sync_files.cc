@@ -136,7 +136,8 @@ class Finder {
     if (!options_.recursive) {
       SyncAction& action = New(root);
       action.asked_for = true;
-      action.error = absl::InvalidArgumentError(Quoted(root) + " is a directory: --recursive");
+      action.error = absl::InvalidArgumentError(
+          Quoted(root) + " is a directory; --recursive copies what lies below it");
       return absl::OkStatus();
     }
     if (LiesBelow(options_.destination, root)) {

@@ -9,6 +9,7 @@
 #include "base/byte_size.h"
 #include "base/saturating_add.h"
 #include "base/status.h"
+#include "host/commands/trim_estimate.h"
 #include "host/commands/trim_latency.h"
 #include "host/commands/trim_position.h"
 #include "host/commands/trim_verdict.h"
@@ -29,20 +30,6 @@ constexpr absl::Duration kInterruptedSettleLimit = absl::Milliseconds(400);
 // A question to qemu-guest-agent costs milliseconds, of one that is hung seconds.
 constexpr absl::Duration kLookAgainAfter = absl::Milliseconds(500);
 constexpr absl::Duration kKeepPlaceEvery = absl::Minutes(1);
-
-absl::StatusOr<uint64_t> Measure(const Services& services, const DomainSummary& domain,
-                                 const DiskFacts& disk) {
-  if (!disk.chain.empty()) return services.images.Allocation(disk.chain);
-  VR_ASSIGN_OR_RETURN(const Usage usage,
-                      services.hypervisor.BlockUsage(domain.uuid, disk.xml.target));
-  if (!usage.allocation) return absl::UnavailableError("the allocation is not known");
-  return *usage.allocation;
-}
-
-bool CanBeMeasured(const DiskFacts& disk) {
-  return !IsOther(disk.xml) && !disk.xml.source.path.empty() && disk.image_error.ok() &&
-         disk.xml.source.type != "block";
-}
 
 // What an I/O error of a guest is called.
 bool IsIoError(const GuestTrim& trim) {

@@ -2,9 +2,24 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
+#include "base/status.h"
 #include "host/model/assessment.h"
 
 namespace virt_reclaim {
+
+absl::StatusOr<uint64_t> Measure(const Services& services, const DomainSummary& domain,
+                                 const DiskFacts& disk) {
+  if (!disk.chain.empty()) return services.images.Allocation(disk.chain);
+  VR_ASSIGN_OR_RETURN(const Usage usage,
+                      services.hypervisor.BlockUsage(domain.uuid, disk.xml.target));
+  if (!usage.allocation) return absl::UnavailableError("the allocation is not known");
+  return *usage.allocation;
+}
+
+bool CanBeMeasured(const DiskFacts& disk) {
+  return !IsOther(disk.xml) && !disk.xml.source.path.empty() && disk.image_error.ok() &&
+         disk.xml.source.type != "block";
+}
 
 std::optional<uint64_t> ExpectedOf(const DomainFacts& facts) {
   std::optional<uint64_t> sum;

@@ -1,4 +1,4 @@
-// What a trim of a domain would bring, and whether that is enough. Pure; any thread.
+// What a disk occupies, what a trim would bring, and whether that is enough. Any thread.
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_TRIM_ESTIMATE_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_TRIM_ESTIMATE_H_
 
@@ -8,6 +8,14 @@
 #include "host/commands/trim.h"
 
 namespace virt_reclaim {
+
+// What all files of the disk's chain occupy now, in bytes; libvirt's word where they are not on
+// this machine. Errors of either.
+absl::StatusOr<uint64_t> Measure(const Services& services, const DomainSummary& domain,
+                                 const DiskFacts& disk);
+
+// Not of a block device, whose size libvirt would tell.
+bool CanBeMeasured(const DiskFacts& disk);
 
 // What a trim would bring, by estimate, over the disks of which it is known; absent: of none.
 std::optional<uint64_t> ExpectedOf(const DomainFacts& facts);

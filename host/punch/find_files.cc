@@ -52,7 +52,7 @@ absl::Status FindFiles(std::span<const std::string> paths, const FindOptions& op
     if (!S_ISDIR(status.st_mode) || !options.recursive) {
       failed(path, absl::InvalidArgumentError(absl::StrCat(
                        Quoted(path), S_ISDIR(status.st_mode)
-                                         ? " is a directory"
+                                         ? " is a directory; --recursive takes the files below it"
                                          : " is neither a regular file nor a block device")));
       continue;
     }

@@ -48,7 +48,7 @@ absl::Status WritePublicFile(const std::string& path, absl::string_view content,
   struct stat st;
   // A rename would put a file in the place of /dev/stdout.
   if (lstat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode))
-    return absl::FailedPreconditionError(absl::StrCat("'", path, "' is not a regular file"));
+    return absl::InvalidArgumentError(absl::StrCat("'", path, "' is not a regular file"));
   VR_RETURN_IF_ERROR(WriteFileDurably(path, content, 0644));
   RemoveForgotten(path, now);
   return absl::OkStatus();

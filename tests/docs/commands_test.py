@@ -85,6 +85,7 @@ class Pages(unittest.TestCase):
             ("nobody-knows-me -x", "not in commands.toml"), ("scripts/nothing", "there is no"), ("systemctl enable --noww x", "'--noww'"),
             ("virt-reclaim-agent trim --none", "'--none'"), ("systemctl start virt-reclaim-none.timer", "there is no 'packaging"),
             ("ansible-playbook virt_reclaim.fleet.none", "there is no 'ansible"), ("virtnbdbackup --none", "not declared"),
+            ("cryptsetup refresh --allow-discard NAME", "unknown option"), ("cryptsetup refersh NAME", "Unknown"),
         ):
             self.assertIn(complaint, self.asker.complaint(simple_commands(text)[0]), text)
         for text in ("virt-reclaim --connect qemu:///x --json trim --gentle web", "virt-reclaim df", "virt-reclaim-agent trim --all"):

@@ -38,6 +38,7 @@ class Program:
     name: str
     help: tuple[str, ...] = ()  # {1}, {2}: its first words
     verbs: int = 0
+    check: tuple[str, ...] = ()  # behind a command's own words: then it judges them, and does nothing
     declared: tuple[str, ...] = ()
     source: str = ""
 
@@ -68,9 +69,10 @@ def _row(each: dict[str, Any]) -> Row:
 
 
 def _program(name: str, each: dict[str, Any]) -> Program:
-    if ("help" in each) == ("declared" in each) or ("declared" in each) != bool(each.get("source")):
-        raise ValueError(f"program '{name}' needs either 'help', or 'declared' and its 'source'")
-    return Program(name, tuple(each.get("help", ())), each.get("verbs", 0), tuple(each.get("declared", ())), each.get("source", ""))
+    if sum(key in each for key in ("help", "check", "declared")) != 1 or ("declared" in each) != bool(each.get("source")):
+        raise ValueError(f"program '{name}' needs 'help', 'check', or 'declared' and its 'source'")
+    words = {key: tuple(each.get(key, ())) for key in ("help", "check", "declared")}
+    return Program(name, **words, verbs=each.get("verbs", 0), source=each.get("source", ""))
 
 
 class Asker:
@@ -84,12 +86,15 @@ class Asker:
 
     def _help(self, *words: str) -> str:
         if words not in self._known:
-            done = subprocess.run(
-                words, env=self._environment, cwd=self._root, capture_output=True, text=True, check=False, timeout=60,
-                stdin=subprocess.DEVNULL,
-            )
+            done = self._run(*words)
             self._known[words] = done.stdout + done.stderr
         return self._known[words]
+
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            words, env=self._environment, cwd=self._root, capture_output=True, text=True, check=False, timeout=60,
+            stdin=subprocess.DEVNULL,
+        )
 
     def complaint(self, words: list[str]) -> str:
         """Of one simple command; empty when program, verb and options exist, and files of ours that it names."""
@@ -111,6 +116,9 @@ class Asker:
             return next((f"'{word}' is not declared for '{name}'" for word in wanted if word not in program.declared), "")
         if not name.startswith("scripts/") and not shutil.which(name, path=self._environment["PATH"]):
             return f"'{name}' is not installed"
+        if program.check:
+            done = self._run(*words, *program.check)
+            return f"it says {done.stdout}{done.stderr}" if done.returncode != 0 else ""
         if len(plain) < program.verbs:
             return f"'{name}' has no verb"
         text = self._help(*(re.sub(r"\{(\d)\}", lambda place: plain[int(place[1]) - 1], word) for word in program.help))

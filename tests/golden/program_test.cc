@@ -236,7 +236,7 @@ class ProgramTest : public testing::TestWithParam<Case> {};
 
 TEST_P(ProgramTest, PrintsWhatItPrinted) {
   FakeWorld world;
-  FillWorld(world, GetParam().with_qemu_agent);
+  if (!absl::StartsWith(GetParam().name, "nobody")) FillWorld(world, GetParam().with_qemu_agent);
   if (GetParam().name.find("deep") != std::string::npos) AddDeepDomain(world);
   if (GetParam().name.find("explain-files") != std::string::npos) AddDomainOfFiles(world);
   if (absl::StartsWith(GetParam().name, "sparsify")) AddStopped(world);
@@ -248,9 +248,13 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
   if (absl::StartsWith(GetParam().name, "agent-install")) AddAgentFiles(world, tree);
   ASSERT_TRUE(WriteFileDurably(world.directory() + "/policy.toml", kPolicy, 0644).ok());
   ASSERT_TRUE(WriteFileDurably(world.directory() + "/wrong.toml", kWrongPolicy, 0644).ok());
-  std::vector<std::string> arguments = GetParam().arguments;
-  for (std::string& argument : arguments)
-    argument = absl::StrReplaceAll(argument, {{"DIRECTORY", world.directory()}});
+  std::vector<std::string> arguments = GetParam().arguments, before = GetParam().before;
+  for (std::vector<std::string>* words : {&arguments, &before}) {
+    for (std::string& word : *words)
+      word = absl::StrReplaceAll(word, {{"DIRECTORY", world.directory()}});
+  }
+  const std::filesystem::path here = std::filesystem::current_path();
+  if (absl::EndsWith(GetParam().name, "-here")) std::filesystem::current_path(world.directory());
   ProgressLine progress(STDERR_FILENO);
   const auto with_services = [&](const CommandLine& line,
                                  const std::function<void(const Services&)>& use) {
@@ -261,7 +265,7 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
     use(world.services());
     return absl::OkStatus();
   };
-  if (!GetParam().before.empty()) RunProgram(GetParam().before, with_services, progress, {});
+  if (!before.empty()) RunProgram(before, with_services, progress, {});
   Confirm confirm;
   std::string asked;
   if (GetParam().answer) {
@@ -271,6 +275,7 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
     };
   }
   const ProgramResult result = RunProgram(arguments, with_services, progress, {}, confirm);
+  std::filesystem::current_path(here);
   const std::string actual =
       absl::StrReplaceAll(absl::StrCat("$ virt-reclaim ", absl::StrJoin(GetParam().arguments, " "),
                                        "\n", asked, result.out, "--- stderr\n", result.err,
@@ -317,6 +322,8 @@ const std::vector<Case> kCases{
     {"report-check", {"report", "--check=10%,90%"}},
     {"report-check-json", {"df", "--json", "--check", "1G,2G", "off"}},
     {"report-check-one-threshold", {"report", "--check=10%"}},
+    {"report-check-wrong-order", {"report", "--check=40%,20%"}},
+    {"report-nothing-known", {"report", "off"}},
     {"report-check-connection-down", {"-c", "down:///", "report", "--check=10%,20%"}},
     {"report-after-trim", {"report"}, {"trim", "new"}},
     {"help-explain", {"explain", "--help"}},
@@ -352,6 +359,11 @@ const std::vector<Case> kCases{
     {"trim-qemu-agent-mount-point", {"trim", "--mount-point=/", "new"}, {}, {}, true},
     {"trim-threshold", {"trim", "--threshold=90%"}},
     {"trim-storage", {"trim", "--storage=/nowhere"}},
+    {"trim-storage-of-nobody", {"trim", "--storage=DIRECTORY", "off"}},
+    {"trim-storage-of-nobody-dry-run", {"trim", "-n", "--storage=DIRECTORY", "off"}},
+    {"trim-empty-storage", {"trim", "--storage", ""}},
+    {"trim-no-time", {"trim", "--max-duration=0"}},
+    {"trim-relative-mount-point", {"trim", "--mount-point=home", "new"}},
     {"trim-gentle-and-chunk", {"trim", "--gentle", "--chunk=1G"}},
     {"trim-bad-way", {"trim", "--way=virsh"}},
     {"trim-bad-threshold", {"trim", "--threshold=101%"}},
@@ -373,6 +385,9 @@ const std::vector<Case> kCases{
     {"apply-json-is-not-asked", {"migrate", "apply", "--json", "off"}, {}, false},
     {"apply-nothing-to-do-is-not-asked", {"migrate", "apply", "new"}, {}, false},
     {"apply-plan-and-policy", {"migrate", "apply", "--plan", "p.json", "--bus=auto"}},
+    {"apply-nothing-to-change",
+     {"migrate", "apply", "--plan", "DIRECTORY/p.json"},
+     {"migrate", "plan", "--save", "DIRECTORY/p.json", "new"}},
     {"apply-plan-missing", {"migrate", "apply", "--plan", "/nonexistent/p.json"}},
     {"apply-bad-window", {"migrate", "apply", "--window", "1-5", "--all"}},
     {"apply-bad-bus", {"migrate", "apply", "--bus=scsi", "web"}},
@@ -425,6 +440,8 @@ const std::vector<Case> kCases{
      {"sparsify", "--output", "copy.raw", "--threshold", "1G", "./web.raw"}},
     {"sparsify-storage-of-a-file", {"sparsify", "--storage", "/images", "./web.raw"}},
     {"sparsify-unknown-domain", {"sparsify", "wbe"}},
+    {"sparsify-file-here", {"sparsify", "policy.toml"}},
+    {"sparsify-storage-of-nobody", {"sparsify", "--all-off", "--storage=DIRECTORY"}},
     {"sparsify-running", {"sparsify", "web"}},
     {"sparsify", {"sparsify", "stopped"}},
     {"sparsify-json", {"sparsify", "--json", "stopped"}},
@@ -457,6 +474,12 @@ const std::vector<Case> kCases{
     {"metrics-unknown-domain", {"metrics", "wbe"}},
     {"metrics-connection-down", {"-c", "down:///", "metrics"}},
     {"metrics-no-directory", {"metrics", "--textfile", "/nonexistent/x.prom"}},
+    {"nobody-report", {"report"}},
+    {"nobody-trim-dry-run", {"trim", "-n"}},
+    {"nobody-plan", {"migrate", "plan"}},
+    {"nobody-apply", {"migrate", "apply", "--all"}},
+    {"nobody-agent-status", {"agent", "status"}},
+    {"nobody-sparsify", {"sparsify", "--all-off"}},
     {"report-html-no-directory", {"report", "--html=/nonexistent/x.html"}},
     {"agent-status-json", {"agent", "status", "--json", "new"}},
 };

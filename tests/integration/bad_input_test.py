@@ -17,7 +17,7 @@ import bedpath
 from vrtest import HostTestCase, Reply, VirtReclaim, built, main
 from vrtest.image import new_uuid
 
-DONE, FAILED, NOTHING_DONE, INTERRUPTED = 0, 1, 5, 130
+DONE, FAILED, USAGE, NOTHING_DONE, INTERRUPTED = 0, 1, 2, 5, 130
 VERBS = (["report"], ["trim"], ["migrate", "plan"], ["migrate", "apply"], ["agent", "status"])
 # For a program that would ask, or wait for ever.
 SECONDS = 30
@@ -250,6 +250,30 @@ class BadInput(HostTestCase):
                 stdin=subprocess.DEVNULL,
             )
         self.assertEqual(done.returncode, FAILED, done.stderr)
+
+    def test_names_that_are_no_files(self) -> None:
+        """A directory where a file belongs is a wrong word; a path through a file leads nowhere. Neither is a refusal."""
+        before = self.saved()
+        directory = str(self.space.path)
+        for words in (
+            ["config", "check", "--config", directory], ["run", "--config", directory], ["report", "--html", directory],
+            ["metrics", "--textfile", directory], ["migrate", "apply", "--plan", directory], ["punch", "--files-from", directory],
+            ["agent", "install", "--agent-binary", directory, "missing"], ["--state-dir", f"{directory}/text", "migrate", "status"],
+        ):
+            with self.subTest(words):
+                self.require_refusal(self.plain("-c", self.host.uri, *words), directory, status=USAGE)
+        below = f"{directory}/text/below"
+        for words in (["punch", below], ["sparsify", below], ["sync", below, f"{directory}/copy"]):
+            with self.subTest(words):
+                reply = self.plain("-c", self.host.uri, *words)
+                self.assertEqual(reply.status, FAILED, str(reply))
+                self.assertIn("Not a directory", reply.stdout)
+        for words, advice in ((["punch", directory], "--recursive"), (["sync", directory, f"{directory}-copy"], "--recursive")):
+            with self.subTest(words):
+                reply = self.plain("-c", self.host.uri, *words)
+                self.assertEqual(reply.status, FAILED, str(reply))
+                self.assertRegex(reply.stdout, rf"(?m)^{directory} .*{advice}")
+        self.assertEqual(self.saved(), before)
 
     def test_directories_that_cannot_be_written(self) -> None:
         with tempfile.NamedTemporaryFile(dir=self.space.path) as file:

@@ -1,8 +1,10 @@
-"""Domains that somebody works on, by real jobs of libvirt: a backup and a copy of a disk. They are left alone, each with its
+"""Domains that somebody works on, by real jobs of libvirt: a backup, a copy of a disk, a save. They are left alone, each with its
 reason, and others are served meanwhile."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 from typing import Any
 
 import bedpath
@@ -27,7 +29,6 @@ BACKUP = """
 
 class Busy(HostTestCase):
     """The methods are one story and run in the order of their names."""
-
 
     @classmethod
     def make_host(cls) -> Host:
@@ -86,6 +87,41 @@ class Busy(HostTestCase):
         domains = self.trim(BACKED_UP, COPIED, status=DONE)
         for name in (BACKED_UP, COPIED):
             self.assertGreater(domains[name]["freed_bytes"], JUNK // 2, name)
+
+    def test_4_while_it_is_saved(self) -> None:
+        """Into a pipe that nobody reads, so that the save lasts until it is aborted; the guest runs on then, as libvirt has it."""
+        guest, pipe = self.guests[FREE], self.space.path / "pipe"
+        guest.run(FILL)
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDWR)
+        save = subprocess.Popen(
+            ["virsh", "-q", "-c", self.host.uri, "save", FREE, str(pipe)], env=self.host.environment(),
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )
+        wait_for("the save to begin", lambda: "Unbounded" in self.host.virsh("domjobinfo", FREE, check=False).stdout, seconds=60)
+        domain = self.trim(FREE, status=REFUSED)[FREE]
+        self.assertEqual(domain["status"], "skipped", str(domain))
+        self.assertTrue({"paused", "job-active"} & set(domain["reasons"]), str(domain))
+        self.host.virsh("domjobabort", FREE)
+        # Who writes into the pipe for libvirt would wait for ever.
+        os.close(reader)
+        self.assertNotEqual(save.wait(timeout=60), 0)
+        wait_for("the guest to run on", lambda: self.host.state(FREE) == "running", seconds=60)
+        self.assertGreater(self.trim(FREE, status=DONE)[FREE]["freed_bytes"], JUNK // 2)
+
+    def test_5_saved_and_restored(self) -> None:
+        guest = self.guests[FREE]
+        guest.run(FILL)
+        self.host.virsh("managedsave", FREE)
+        before = guest.disk("data").allocation()
+        self.assertEqual(self.trim(FREE, status=REFUSED)[FREE]["reasons"], ["not-running"])
+        # Its memory goes by what is in the image now: nobody gives back what is free inside.
+        reply = self.reclaim.run("sparsify", FREE)
+        self.assertEqual((reply.status, guest.disk("data").allocation()), (REFUSED, before), str(reply))
+        self.assertIn("managed-save", reply.stdout)
+        self.host.virsh("start", FREE)
+        wait_for("the agent of the restored guest", lambda: self.reclaim.run("agent", "status", FREE).status == DONE, seconds=60)
+        self.assertGreater(self.trim(FREE, status=DONE)[FREE]["freed_bytes"], JUNK // 2)
 
     def nothing_is_in_the_way(self) -> bool:
         plan = self.reclaim.run("trim", "--dry-run").json["domains"]

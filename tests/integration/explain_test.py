@@ -216,6 +216,13 @@ class Layers(HostTestCase):
             with self.subTest(disk=target):
                 found = self.explain(NOTHING_FREED, "--probe", f"deep:{target}")
                 self.assertEqual(found[target]["first_culprit"]["code"], code)
+                # The guest has no driver for the one, and the other is no disk: nowhere to put a marker, and nothing is made up of it.
+                probe = found[target]["probe"]
+                if target == CDROM:
+                    self.assertIsNone(probe)
+                else:
+                    self.assertIsNone(probe["discards_reach_host"], str(probe))
+                    self.assertIn("no filesystem of the guest", probe["detail"])
 
     def test_91_checkpoints_are_said(self) -> None:
         cluster = self.guest.disk("cluster")

@@ -104,8 +104,8 @@ class Container:
             stdout=console, stderr=subprocess.STDOUT,
         )
 
-    def wait(self, condition, log=lambda: "") -> None:  # noqa: ANN001
-        end = time.monotonic() + SECONDS
+    def wait(self, condition, log=lambda: "", seconds: float = SECONDS) -> None:  # noqa: ANN001
+        end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end or self.process.poll() is not None:
                 raise AssertionError(f"the container does not get there in time\n{log()}")
@@ -186,11 +186,16 @@ class Services(unittest.TestCase):
         file.write_text(f"[{unit.rpartition('.')[2].capitalize()}]\n{lines}\n")
         return file
 
+    def properties(self, unit: str, *names: str) -> dict[str, str]:
+        shown = self.container.run("systemctl", "show", f"--property={','.join(names)}", unit)
+        return dict(line.split("=", 1) for line in shown.splitlines())
+
     def start(self, unit: str) -> tuple[str, str]:
-        """Its result and exit status, after a start that waits for its end."""
+        """Its result and exit status, after its end."""
         self.container.status("systemctl", "start", unit)
-        shown = self.container.run("systemctl", "show", "--property=Result,ExecMainStatus", unit)
-        values = dict(line.split("=", 1) for line in shown.splitlines())
+        ended = ("dead", "failed", "exited")
+        self.container.wait(lambda: self.properties(unit, "SubState")["SubState"] in ended, lambda: self.log(unit), seconds=5 * SECONDS)
+        values = self.properties(unit, "Result", "ExecMainStatus")
         return values["Result"], values["ExecMainStatus"]
 
     def log(self, unit: str) -> str:
@@ -316,10 +321,23 @@ class Services(unittest.TestCase):
         self.assertIn(f'\nvirt_reclaim_domain_agent_up{{domain="{DOMAIN}"}} 1\n', text)
         self.assertRegex(text, rf'\nvirt_reclaim_disk_allocated_bytes{{[^}}]*domain="{DOMAIN}"[^}}]*}} [1-9]')
 
+    def test_4b_a_run_that_waits_for_its_window_keeps_no_boot_waiting(self) -> None:
+        """A start that systemd waits for is one of its jobs, and a boot is over when there are none."""
+        hour = int(self.container.run("date", "+%H"))
+        config = self.root / "etc" / "virt-reclaim" / "conf.d" / "test.toml"
+        config.parent.mkdir(exist_ok=True)
+        config.write_text(f'[defaults]\nwindow = "{(hour + 6) % 24:02}:00-{(hour + 7) % 24:02}:00"\n')
+        self.addCleanup(config.unlink)
+        unit = "virt-reclaim-trim.service"
+        self.container.run("systemctl", "start", unit)
+        self.container.wait(lambda: "waits for the window" in self.log(unit), lambda: self.log(unit))
+        self.assertNotIn(unit, self.container.run("systemctl", "list-jobs", "--no-pager"))
+        self.container.run("systemctl", "stop", unit)
+        self.assertEqual(self.properties(unit, "ExecMainStatus")["ExecMainStatus"], "130", self.log(unit))
+
     def invocation(self, job: str) -> str:
         """Of the service's last run that is over; empty without one."""
-        shown = self.container.run("systemctl", "show", "--property=InvocationID,ActiveState", f"virt-reclaim-{job}.service")
-        values = dict(line.split("=", 1) for line in shown.splitlines())
+        values = self.properties(f"virt-reclaim-{job}.service", "InvocationID", "ActiveState")
         return values["InvocationID"] if values["ActiveState"] in ("inactive", "failed") else ""
 
     def test_5_timers_start_them(self) -> None:

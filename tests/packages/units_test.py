@@ -88,6 +88,7 @@ class Units(unittest.TestCase):
             text = (UNITS / f"virt-reclaim-{job}.service").read_text()
             self.assertRegex(text, rf"(?m)^ExecStart=/usr/bin/virt-reclaim run --job {job} --wait 24h$")
             self.assertNotIn("TimeoutStartSec", text, "it would end the wait")
+            self.assertEqual(re.findall(r"(?m)^Type=(.*)$", text), ["exec"], "a boot would not be over before the wait is")
 
     def test_any_name_reaches_trim_as_one_word(self) -> None:
         """systemd expands ${X} in arguments unless there is a ':', and virt-reclaim reads -x as an option unless there is a '--'."""

@@ -83,5 +83,13 @@ TEST_F(IoTest, MakeDirectoriesIsPrivateAndRepeatable) {
   EXPECT_EQ(st.st_mode & 07777u, 0700u);
 }
 
+// A wrong name is a mistake of whoever gave it, not a refusal.
+TEST_F(IoTest, ANameThatIsNoFilesIsInvalid) {
+  EXPECT_TRUE(absl::IsInvalidArgument(ReadFile(directory_, 100).status()));
+  ASSERT_TRUE(WriteFileDurably(directory_ + "/file", "x", 0600).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(ReadFile(directory_ + "/file/below", 100).status()));
+  EXPECT_TRUE(absl::IsNotFound(ReadFile(directory_ + "/none", 100).status()));
+}
+
 }  // namespace
 }  // namespace virt_reclaim

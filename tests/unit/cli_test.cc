@@ -16,6 +16,7 @@
 #include "base/duration.h"
 #include "base/unique_fd.h"
 #include "host/cli/command_table.h"
+#include "host/cli/config_program.h"
 #include "host/cli/help.h"
 #include "host/cli/hints.h"
 #include "host/cli/options.h"
@@ -112,6 +113,34 @@ TEST(CommandTable, EveryOptionStandsInTheHelpOfItsVerb) {
   }
 }
 
+// `--storage "$directory"`, with nothing in the variable, would be every storage.
+TEST(CommandTable, AnEmptyValueIsNotTakenForNone) {
+  const auto parse = [](std::string words, const OptionSpec& option) {
+    std::vector<std::string> arguments = absl::StrSplit(words, ' ');
+    arguments.push_back(LongName(option));
+    arguments.emplace_back("");
+    return std::string(ParseCommandLine(arguments).status().message());
+  };
+  for (const OptionSpec& option : GlobalOptions()) {
+    if (option.value.empty()) continue;
+    const bool refused = absl::StartsWith(parse("report", option), LongName(option));
+    EXPECT_EQ(refused, LongName(option) != "--connect") << LongName(option);
+  }
+  for (const VerbSpec& verb : VerbTable()) {
+    for (const OptionSpec& option : verb.options) {
+      if (option.value.empty()) continue;
+      EXPECT_THAT(parse(verb.words, option), testing::StartsWith(LongName(option))) << verb.words;
+    }
+  }
+}
+
+TEST(ParseCommandLine, ThresholdsOfACheckGoUp) {
+  for (const char* text : {"20%,40%", "20%,20%", "50G,200G", "50G,1%", "99%,1K"})
+    EXPECT_TRUE(ParseCommandLine({"report", "--check", text}).ok()) << text;
+  for (const char* text : {"40%,20%", "200G,50G"})
+    EXPECT_FALSE(ParseCommandLine({"report", "--check", text}).ok()) << text;
+}
+
 TEST(CommandTable, EveryOptionIsTakenByItsVerbAndNoOther) {
   for (const VerbSpec& verb : VerbTable()) {
     for (const VerbSpec& other : VerbTable()) {
@@ -127,6 +156,15 @@ TEST(CommandTable, EveryOptionIsTakenByItsVerbAndNoOther) {
       }
     }
   }
+}
+
+TEST(ConfigCheck, NamesTheFileThatIsNotThere) {
+  CommandLine line;
+  line.verb = Verb::kConfigCheck;
+  line.config = "/nonexistent/policy.toml";
+  const ProgramResult result = RunConfig(line, {}, {});
+  EXPECT_EQ(result.status, ExitStatus::kDone);
+  EXPECT_THAT(result.out, testing::HasSubstr("there is no '/nonexistent/policy.toml'"));
 }
 
 TEST(ParseDuration, UnitsAndBounds) {
@@ -263,6 +301,21 @@ TEST(Hints, CommandsParse) {
   EXPECT_EQ(
       Parse({"--connect", "qemu:///system", "migrate", "plan", "--diff", "web"}).domains.front(),
       "web");
+}
+
+TEST(Hints, AnyNameIsADomainInThem) {
+  const std::string hint = HintFor(Reason::kDiscardIgnored, {"", "-my $web"}).value();
+  ASSERT_EQ(QuotedIn(hint).front(), R"(virt-reclaim migrate plan --diff -- "-my \$web")");
+  std::vector<std::string> words = WordsOf(QuotedIn(hint).front());
+  words.erase(words.begin());
+  EXPECT_EQ(Parse(words).domains, std::vector<std::string>{"-my $web"});
+}
+
+TEST(Hints, WhereDomainsAreOfWhoIsNotRoot) {
+  EXPECT_EQ(NobodyThere("qemu:///system"), "there is no domain on 'qemu:///system'\n");
+  EXPECT_EQ(NobodyThere("qemu:///session"),
+            "there is no domain on 'qemu:///session'\n"
+            "hint: those of the whole machine: --connect qemu:///system\n");
 }
 
 TEST(Hints, ForDomainsWithoutDisksAndImagesThatAreNotHere) {
