@@ -28,7 +28,6 @@ BACKUP = """
 class Busy(HostTestCase):
     """The methods are one story and run in the order of their names."""
 
-
     @classmethod
     def make_host(cls) -> Host:
         return DaemonHost(cls.space)
