@@ -21,14 +21,6 @@
 namespace virt_reclaim::sync {
 namespace {
 
-using punch::HalfZeroContent;
-using punch::LoopMount;
-using punch::MtimeNs;
-using punch::ReadContent;
-using punch::RunResult;
-using punch::Shell;
-using punch::StatFile;
-using punch::WriteContent;
 using ::testing::HasSubstr;
 
 std::string Mkfs(absl::string_view type) { return type == "ext4" ? "-E nodiscard" : "-K"; }
