@@ -67,6 +67,7 @@ class Other {
     close(ends[0]);
   }
   ~Other() {
+    if (pid_ <= 0) return;
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
   }

@@ -7,13 +7,9 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <spawn.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -24,12 +20,10 @@
 #include "base/io.h"
 #include "base/unique_fd.h"
 #include "proto/link/bridge.h"
+#include "tests/component/agent_program.h"
 #include "tests/component/guest_limits.h"
 #include "tests/component/http2_frame.h"
-#include "tests/unit/agent_fixtures.h"
 #include "virt_reclaim/agent/v1/agent.grpc.pb.h"
-
-extern char** environ;
 
 namespace virt_reclaim::agent {
 namespace {
@@ -74,26 +68,10 @@ Flood RapidReset(const std::string& call) {
   };
 }
 
-struct HostileHostTest : ::testing::Test {
-  HostileHostTest() : listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    const std::string path = tree.path() + "/port";
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, sizeof address.sun_path - 1);
-    EXPECT_EQ(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-    EXPECT_EQ(listen(listener.get(), 1), 0);
-    const std::string option = absl::StrCat("--port=", path);
-    const char* arguments[] = {VIRT_RECLAIM_AGENT_PROGRAM, "daemon", option.c_str(), nullptr};
-    EXPECT_EQ(posix_spawn(&agent, VIRT_RECLAIM_AGENT_PROGRAM, nullptr, nullptr,
-                          const_cast<char**>(arguments), environ),
-              0);
-    pollfd wait = {.fd = listener.get(), .events = POLLIN, .revents = 0};
-    EXPECT_EQ(poll(&wait, 1, 5000), 1);
-    port.Reset(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  }
-  ~HostileHostTest() override {
-    kill(agent, SIGKILL);
-    waitpid(agent, nullptr, 0);
+struct HostileHostTest : AgentProgramTest {
+  HostileHostTest() {
+    Start();
+    port = Accept();
   }
 
   std::unique_ptr<link::HostLink> Open() const {
@@ -145,10 +123,7 @@ struct HostileHostTest : ::testing::Test {
     EXPECT_TRUE(status.ok()) << status.error_message();
   }
 
-  TempTree tree;
-  UniqueFd listener;
   UniqueFd port;
-  pid_t agent = 0;
 };
 
 TEST_F(HostileHostTest, RapidResetOfAQuickCall) {

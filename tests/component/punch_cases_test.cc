@@ -388,6 +388,7 @@ TEST(KilledTest, FortyTimes) {
     for (useconds_t longest = 60000; killed < kKills && tries < kTries; ++tries) {
       WriteContent(path, content);
       const pid_t child = fork();
+      ASSERT_GE(child, 0);
       if (child == 0) _exit(PunchFile(path).ok() ? 0 : 1);
       usleep(static_cast<useconds_t>(dice() % longest));
       kill(child, SIGKILL);

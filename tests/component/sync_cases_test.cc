@@ -253,6 +253,7 @@ TEST(UnfinishedTest, KilledAtAnyMomentTheNextRunMakesItWhole) {
       const bool existed = access(copy.c_str(), F_OK) == 0;
       const std::string old = existed ? ReadContent(copy) : "";
       const pid_t child = fork();
+      ASSERT_GE(child, 0);
       if (child == 0)
         _exit(SyncFile(source, copy, {.atomic = atomic, .reflink = round % 4 < 2}).ok() ? 0 : 1);
       usleep(static_cast<useconds_t>(dice() % longest));
