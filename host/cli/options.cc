@@ -51,7 +51,11 @@ absl::Status UsageError(absl::string_view message, absl::string_view group) {
 absl::Status UnknownWord(const CLI::App& root, const std::string& word, absl::string_view group) {
   const bool is_option = absl::StartsWith(word, "-");
   const std::string name = word.substr(0, word.find('='));
-  const auto nearest = NearestWord(name, KnownWords(root, is_option));
+  const std::vector<std::string> known = KnownWords(root, is_option);
+  // "--config X run": known to the verb that comes later.
+  if (is_option && std::find(known.begin(), known.end(), name) != known.end())
+    return UsageError(absl::StrCat("option '", name, "' belongs behind its verb"));
+  const auto nearest = NearestWord(name, known);
   const std::string what =
       absl::StrCat(is_option ? "unknown option '" : "unknown verb '", Printable(name), "'");
   return nearest

@@ -13,8 +13,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
-#include "base/status.h"
-#include "host/services/run_history.h"
 
 namespace virt_reclaim {
 namespace {
@@ -26,14 +24,6 @@ Outcome Skipped(Blocker reason) {
   outcome.kind = OutcomeKind::kSkipped;
   outcome.reasons.push_back(std::move(reason));
   return outcome;
-}
-
-// In an emergency: on a fuller storage, or more to give there.
-bool IsMoreUrgent(const TrimJob& a, const TrimJob& b) {
-  const uint64_t room_a = a.action->room.value_or(UINT64_MAX);
-  const uint64_t room_b = b.action->room.value_or(UINT64_MAX);
-  if (room_a != room_b) return room_a < room_b;
-  return a.action->expected.value_or(0) > b.action->expected.value_or(0);
 }
 
 class Run {
@@ -58,26 +48,15 @@ class Run {
   }
 
  private:
-  // All in one schedule, whatever rules they are under: where there may be no time for all, who
-  // waits longest comes first.
+  // All in one schedule, whatever rules they are under.
   void Trim() {
-    std::vector<TrimOptions> options;
-    for (const RunTrims& trims : plan_.trims) {
-      options.push_back(trims.options);
-      options.back().waits = progress_.waits;
-    }
+    std::list<TrimOptions> options;
     std::vector<TrimJob> jobs;
-    bool hurried = end_ != absl::InfiniteFuture();
-    for (size_t i = 0; i < options.size(); ++i) {
-      hurried = hurried || options[i].window;
-      for (const TrimAction& action : plan_.trims[i].actions)
-        jobs.push_back({&options[i], &action});
+    for (const TrimStep& step : plan_.trims) {
+      options.push_back(step.options);
+      options.back().waits = progress_.waits;
+      jobs.push_back({&options.back(), &step.action});
     }
-    const auto longer = [](const TrimJob& a, const TrimJob& b) {
-      return WaitsLonger(*a.action, *b.action);
-    };
-    if (hurried) std::stable_sort(jobs.begin(), jobs.end(), longer);
-    if (plan_.emergency) std::stable_sort(jobs.begin(), jobs.end(), IsMoreUrgent);
     const std::vector<TrimmedDomain> domains =
         ExecuteTrims(services_, jobs, end_, plan_.limits.per_storage, progress_.trim, stop_);
     for (size_t i = 0; i < domains.size(); ++i) {
@@ -173,11 +152,8 @@ class Run {
       items_.push_back(ResumeDomain(services_, domain));
       return;
     }
-    RunItem& item = items_.emplace_back();
-    item.job = Job::kResume;
-    item.name = domain.name;
-    item.is_domain = true;
-    item.outcome.kind = OutcomeKind::kCancelled;
+    items_.push_back(DomainItem(Job::kResume, domain.name));
+    items_.back().outcome.kind = OutcomeKind::kCancelled;
   }
 
   void Punch() {
@@ -225,87 +201,9 @@ class Run {
 
 }  // namespace
 
-RunItem ItemOf(const TrimmedDomain& domain) {
-  RunItem item;
-  item.job = Job::kTrim;
-  item.name = domain.domain.name;
-  item.is_domain = true;
-  item.outcome = domain.outcome;
-  item.expected = domain.expected;
-  item.freed = domain.freed;
-  item.remembered = domain.remembered;
-  for (const TrimmedDisk& disk : domain.disks) {
-    for (Blocker reason : disk.reasons) {
-      reason.detail =
-          absl::StrCat(Printable(disk.target), reason.detail.empty() ? "" : ": ", reason.detail);
-      item.outcome.reasons.push_back(std::move(reason));
-    }
-  }
-  return item;
-}
-
-RunItem ItemOf(const SparsifiedTarget& target) {
-  RunItem item;
-  item.job = Job::kSparsify;
-  item.name = target.name;
-  item.is_domain = target.is_domain;
-  item.outcome = target.outcome;
-  if (!target.result) return item;
-  uint64_t expected = 0;
-  for (const sparsify::DiskResult& disk : target.result->disks) {
-    expected += disk.reclaimable_bytes;
-    if (const auto freed = disk.freed_bytes())
-      item.freed = item.freed.value_or(0) + static_cast<int64_t>(*freed);
-  }
-  item.expected = expected;
-  return item;
-}
-
-RunItem ItemOf(const PunchedFile& file) {
-  RunItem item;
-  item.job = Job::kPunch;
-  item.name = file.path;
-  item.outcome = file.outcome;
-  if (file.outcome.kind == OutcomeKind::kDone) item.expected = file.result.zero_bytes;
-  if (file.result.freed_bytes) item.freed = static_cast<int64_t>(*file.result.freed_bytes);
-  return item;
-}
-
-bool IsWorthALine(const RunItem& item) {
-  if (item.is_domain || item.outcome.kind != OutcomeKind::kDone) return true;
-  return item.freed.value_or(0) != 0 || !item.outcome.reasons.empty();
-}
-
 std::vector<RunItem> ExecuteRun(const Services& services, const RunPlan& plan,
                                 const RunProgress& progress, const std::stop_token& stop) {
   return Run(services, plan, progress, stop).Execute();
-}
-
-RunTotal TotalOf(const std::vector<RunItem>& items, Job job) {
-  RunTotal total;
-  for (const RunItem& item : items) {
-    if (item.job != job) continue;
-    if (item.outcome.kind == OutcomeKind::kDone) ++total.done;
-    if (item.outcome.kind == OutcomeKind::kSkipped) ++total.skipped;
-    if (item.outcome.kind == OutcomeKind::kFailed) ++total.failed;
-    total.freed += item.freed.value_or(0);
-    total.expected += item.expected.value_or(0);
-  }
-  return total;
-}
-
-absl::Status RememberRun(const std::string& state_directory, const std::set<Job>& jobs,
-                         const std::vector<RunItem>& items, bool whole, absl::Time now) {
-  for (const Job job : jobs) {
-    std::vector<Outcome> outcomes;
-    for (const RunItem& item : items) {
-      if (item.job == job) outcomes.push_back(item.outcome);
-    }
-    const bool success = whole && ExitStatusOf(outcomes) == ExitStatus::kDone;
-    VR_RETURN_IF_ERROR(WriteRun(state_directory,
-                                {std::string(Name(job)), now, success, TotalOf(items, job).freed}));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace virt_reclaim

@@ -1,8 +1,7 @@
 // `virt-reclaim run`: what the policy says is done, by the pipelines of the verbs trim, sparsify
 // and punch. Collects once (what the rules were chosen by is what trims are planned with), plans
-// everything, acts within the policy's limits. Nothing of a run is
-// remembered for the next one but what trims remember anyway: a run that was killed is made up for
-// by the next.
+// everything, acts within the policy's limits. Nothing of a run is remembered for the next one but
+// what trims remember anyway: a run that was killed is made up for by the next.
 #ifndef VIRT_RECLAIM_HOST_COMMANDS_RUN_H_
 #define VIRT_RECLAIM_HOST_COMMANDS_RUN_H_
 
@@ -50,6 +49,9 @@ struct RunItem {
   std::optional<DailyWindow> window;  // it was not begun because this was closed
 };
 
+// Of a domain of which there is nothing to say yet.
+RunItem DomainItem(policy::Job job, const std::string& name);
+
 // What a verb of a job came to.
 RunItem ItemOf(const TrimmedDomain& domain);
 RunItem ItemOf(const SparsifiedTarget& target);
@@ -58,10 +60,9 @@ RunItem ItemOf(const PunchedFile& file);
 // Of a thousand backups only those that there is something to say of.
 bool IsWorthALine(const RunItem& item);
 
-// Domains with equal settings.
-struct RunTrims {
-  TrimOptions options;
-  std::vector<TrimAction> actions;
+struct TrimStep {
+  TrimOptions options;  // its `max_duration` does not count: that of the run does
+  TrimAction action;
 };
 
 struct SparsifyStep {
@@ -76,13 +77,15 @@ struct PunchStep {
   PunchAction action;
 };
 
-// What a run would do, in this order. In an emergency trims come after punch, and of each kind what
-// lies on the storage with the least room comes first, of that what has the most to give.
+// What a run would do, in this order. Where there may be no time for all trims (a window, a limit),
+// whoever waits longest comes first, whatever rules it is under. In an emergency trims come after
+// punch, and of each kind what lies on the storage with the least room comes first, of that what
+// has the most to give.
 struct RunPlan {
   bool emergency = false;
   policy::RunLimits limits;
   std::vector<RunItem> passed_over;  // or could not be looked at
-  std::vector<RunTrims> trims;
+  std::vector<TrimStep> trims;
   std::vector<SparsifyStep> sparsify;
   std::vector<PunchStep> punch;
   std::vector<DomainSummary> resume;
@@ -112,7 +115,8 @@ absl::StatusOr<std::vector<DomainLock>> LockJobs(const Services& services,
 absl::StatusOr<RunPlan> PlanRun(const Services& services, const policy::Policy& policy,
                                 const RunOptions& options, const std::stop_token& stop);
 
-// The plan as it is, without doing anything.
+// The plan as it is, without doing anything; what is passed over first, the rest as it would be
+// done.
 std::vector<RunItem> ItemsOf(const RunPlan& plan);
 
 // Each may be empty. Those of trims may be called from several threads.
@@ -125,9 +129,8 @@ struct RunProgress {
 
 // First the trims, then sparsify, then punch, then resume; see RunOptions::emergency. After
 // `max_duration`, which counts from this call, nothing is begun, nor in a window that is closed;
-// one that opens meanwhile counts. A
-// trim that meets an I/O error ends all that is still to be done to domains on its storages. After
-// a stop request the rest is cancelled.
+// one that opens meanwhile counts. A trim that meets an I/O error ends all that is still to be done
+// to domains on its storages. After a stop request the rest is cancelled.
 std::vector<RunItem> ExecuteRun(const Services& services, const RunPlan& plan,
                                 const RunProgress& progress, const std::stop_token& stop);
 

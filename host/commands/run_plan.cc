@@ -88,7 +88,6 @@ TrimOptions TrimOptionsOf(const DomainSettings& settings, const policy::RunLimit
   options.min_freed = settings.min_freed;
   options.window = settings.window;
   options.per_storage = limits.per_storage;
-  options.max_duration = limits.max_duration;  // counts from the run's beginning, see run.cc
   options.estimate = estimate;
   return options;
 }
@@ -161,6 +160,7 @@ class RunPlanner {
                     [&](Job job) { return options_.jobs.contains(job); }))
       VR_RETURN_IF_ERROR(PlanDomains());
     if (options_.jobs.contains(Job::kPunch)) VR_RETURN_IF_ERROR(PlanPunch());
+    OrderTrims();
     if (options_.emergency) MostUrgentFirst();
     if (stop_.stop_requested()) return absl::CancelledError("interrupted");
     return std::move(plan_);
@@ -185,11 +185,8 @@ class RunPlanner {
   }
 
   void PassOver(Job job, const DomainSummary& domain, Outcome outcome) {
-    RunItem& item = plan_.passed_over.emplace_back();
-    item.job = job;
-    item.name = domain.name;
-    item.is_domain = true;
-    item.outcome = std::move(outcome);
+    plan_.passed_over.push_back(DomainItem(job, domain.name));
+    plan_.passed_over.back().outcome = std::move(outcome);
   }
 
   void Fail(Job job, const DomainSummary& domain, const absl::Status& error) {
@@ -253,17 +250,15 @@ class RunPlanner {
   }
 
   void PlanTrims(const Group& group) {
-    RunTrims trims;
     // In an emergency what has the most to give comes first, so the guests are asked.
-    trims.options =
+    const TrimOptions options =
         TrimOptionsOf(group.settings, plan_.limits, options_.estimate || options_.emergency);
-    auto actions = PlanTrimOf(services_, trims.options, group.domains, stop_);
+    auto actions = PlanTrimOf(services_, options, group.domains, stop_);
     if (!actions.ok()) {
       for (const TrimCandidate& one : group.domains) Fail(Job::kTrim, one.domain, actions.status());
       return;
     }
-    trims.actions = *std::move(actions);
-    plan_.trims.push_back(std::move(trims));
+    for (TrimAction& action : *actions) plan_.trims.push_back({options, std::move(action)});
   }
 
   void PlanSparsifyOf(const Group& group) {
@@ -302,17 +297,29 @@ class RunPlanner {
     return absl::OkStatus();
   }
 
-  // Room on the fullest storage below these files, and what they occupy.
+  // Where there may be no time for all of them.
+  void OrderTrims() {
+    const bool hurried =
+        plan_.limits.max_duration ||
+        std::any_of(plan_.trims.begin(), plan_.trims.end(),
+                    [](const TrimStep& step) { return step.options.window.has_value(); });
+    if (!hurried) return;
+    std::stable_sort(
+        plan_.trims.begin(), plan_.trims.end(),
+        [](const TrimStep& a, const TrimStep& b) { return WaitsLonger(a.action, b.action); });
+  }
+
+  // Room on the fullest storage below these files, and what they have to give. Bytes.
   struct Urgency {
     uint64_t room = UINT64_MAX;  // also when it is not known
-    uint64_t allocation = 0;
+    uint64_t gives = 0;          // as far as is known
     void Add(const Services& services, const std::string& path, uint64_t occupies) {
       const auto left = services.images.Room(ImageFile{path, "", {}});
       if (left.ok()) room = std::min(room, *left);
-      allocation += occupies;
+      gives += occupies;
     }
     bool operator<(const Urgency& other) const {
-      return std::tie(room, other.allocation) < std::tie(other.room, allocation);
+      return std::tie(room, other.gives) < std::tie(other.room, gives);
     }
   };
 
@@ -327,10 +334,12 @@ class RunPlanner {
     steps = std::move(sorted);
   }
 
-  // Of trims see IsMoreUrgent in run.cc: they are ordered by the estimate. How much of an image or
-  // a backup is free inside nobody knows before it is read: what occupies most has the most to
-  // give.
+  // Of trims there is an estimate. How much of an image or a backup is free inside nobody knows
+  // before it is read: what occupies most has the most to give.
   void MostUrgentFirst() {
+    const auto of_trim = [](const TrimStep& step) {
+      return Urgency{step.action.room.value_or(UINT64_MAX), step.action.expected.value_or(0)};
+    };
     const auto of_sparsify = [&](const SparsifyStep& step) {
       Urgency urgency;
       for (const SparsifyDisk& disk : step.action.disks) {
@@ -345,6 +354,7 @@ class RunPlanner {
       urgency.Add(services_, step.action.path, step.action.allocation);
       return urgency;
     };
+    SortBy(of_trim, plan_.trims);
     SortBy(of_sparsify, plan_.sparsify);
     SortBy(of_punch, plan_.punch);
   }
@@ -395,44 +405,6 @@ absl::StatusOr<std::vector<DomainLock>> LockJobs(const Services& services,
 absl::StatusOr<RunPlan> PlanRun(const Services& services, const policy::Policy& policy,
                                 const RunOptions& options, const std::stop_token& stop) {
   return RunPlanner(services, policy, options, stop).Plan();
-}
-
-std::vector<RunItem> ItemsOf(const RunPlan& plan) {
-  std::vector<RunItem> items = plan.passed_over;
-  for (const RunTrims& trims : plan.trims) {
-    for (const TrimAction& action : trims.actions) {
-      RunItem& item = items.emplace_back();
-      item.job = Job::kTrim;
-      item.name = action.domain.name;
-      item.is_domain = true;
-      item.expected = action.expected;
-      item.outcome.error = action.error;
-      item.outcome.reasons = action.blockers;
-      if (!action.blockers.empty()) item.outcome.kind = OutcomeKind::kSkipped;
-      if (!action.error.ok()) item.outcome.kind = OutcomeKind::kFailed;
-    }
-  }
-  for (const SparsifyStep& step : plan.sparsify) {
-    RunItem& item = items.emplace_back();
-    item.job = Job::kSparsify;
-    item.name = step.action.name;
-    item.is_domain = step.action.is_domain;
-    item.outcome = step.action.outcome;
-  }
-  for (const PunchStep& step : plan.punch) {
-    RunItem& item = items.emplace_back();
-    item.job = Job::kPunch;
-    item.name = step.action.path;
-    item.outcome.error = step.action.error;
-    if (!step.action.error.ok()) item.outcome.kind = OutcomeKind::kFailed;
-  }
-  for (const DomainSummary& domain : plan.resume) {
-    RunItem& item = items.emplace_back();
-    item.job = Job::kResume;
-    item.name = domain.name;
-    item.is_domain = true;
-  }
-  return items;
 }
 
 }  // namespace virt_reclaim

@@ -56,10 +56,7 @@ absl::Status Resume(const Services& services, const DomainSummary& domain, Outco
 }  // namespace
 
 RunItem ResumeDomain(const Services& services, const DomainSummary& domain) {
-  RunItem item;
-  item.job = policy::Job::kResume;
-  item.name = domain.name;
-  item.is_domain = true;
+  RunItem item = DomainItem(policy::Job::kResume, domain.name);
   item.outcome.error = Resume(services, domain, item.outcome);
   if (!item.outcome.error.ok()) item.outcome.kind = OutcomeKind::kFailed;
   return item;

@@ -200,18 +200,19 @@ absl::Status Begin(const Services& services, const SyncDomainOptions& options,
 }
 
 // The same, and once more without checkpoints where those are lost: bitmaps do not outlive a crash
-// of QEMU or a power cut, nor an image that was replaced. `plan` is what was begun; `lost`: the
-// targets whose checkpoint was of no use.
+// of QEMU or a power cut, nor an image that was replaced. `plan` is what was begun.
 absl::Status BeginAnyhow(const Services& services, const SyncDomainOptions& options,
                          const std::string& socket, const std::string& checkpoint,
-                         SyncDomainPlan& plan, std::set<std::string>& lost, absl::Status& thawed) {
+                         SyncDomainPlan& plan, absl::Status& thawed) {
   const absl::Status begun = Begin(services, options, plan, socket, checkpoint, thawed);
   if (!absl::IsDataLoss(begun)) return begun;
+  bool lost = false;
   for (DiskToSync& disk : plan.disks) {
-    if (!disk.since.empty()) lost.insert(disk.target);
+    disk.checkpoint_lost = !disk.since.empty();
     disk.since.clear();
+    lost = lost || disk.checkpoint_lost;
   }
-  if (lost.empty() || !thawed.ok()) return begun;
+  if (!lost || !thawed.ok()) return begun;
   return Begin(services, options, plan, socket, checkpoint, thawed);
 }
 
@@ -231,6 +232,23 @@ absl::Status CopyDisk(sync::Syncer& syncer, const DiskToSync& disk, const std::s
       file.result, syncer.SyncFrom(*source, destination, changed && same_size ? &*changed : nullptr,
                                    progress, stop));
   return absl::OkStatus();
+}
+
+SyncedFile SyncDisk(sync::Syncer& syncer, const std::string& source, const DiskToSync& disk,
+                    const std::string& socket, const sync::ProgressCallback& progress,
+                    const std::stop_token& stop) {
+  SyncedFile file;
+  file.source = source;
+  file.destination = disk.copy;
+  file.outcome.asked_for = true;
+  file.checkpoint_lost = disk.checkpoint_lost;
+  absl::Status status;
+  if (stop.stop_requested()) status = absl::CancelledError("interrupted");
+  if (status.ok()) status = CopyDisk(syncer, disk, socket, progress, stop, file);
+  SetSyncOutcome(status, file.result, file.outcome);
+  if (!file.result.complete && sync::IsUnfinished(disk.copy))
+    file.outcome.reasons.push_back({Reason::kUnfinishedCopy, "the next run makes it whole"});
+  return file;
 }
 
 }  // namespace
@@ -325,33 +343,22 @@ absl::StatusOr<std::vector<SyncedFile>> SyncDomain(
     left_behind = CleanUp(services, options, plan.domain);
     left_behind.Update(frozen);
   });
-  std::set<std::string> lost;
-  VR_RETURN_IF_ERROR(
-      BeginAnyhow(services, options, place.socket(), checkpoint, plan, lost, frozen));
+  VR_RETURN_IF_ERROR(BeginAnyhow(services, options, place.socket(), checkpoint, plan, frozen));
   sync::Syncer syncer(options.engine, clock);
   SyncFilesProgress now;
   now.files = plan.disks.size();
   std::vector<size_t> complete;  // of `files`
   for (const DiskToSync& disk : plan.disks) {
-    SyncedFile& file = files.emplace_back();
-    file.source = absl::StrCat(plan.domain.name, ":", disk.target);
-    file.destination = disk.copy;
-    file.outcome.asked_for = true;
-    file.checkpoint_lost = lost.contains(disk.target);
+    const std::string source = absl::StrCat(plan.domain.name, ":", disk.target);
     ++now.file;
-    now.path = file.source;
+    now.path = source;
     const auto step = [&](const sync::SyncProgress& made) {
       now.done = made.done_bytes;
       now.allocation = made.total_bytes;
       if (progress) progress(now);
     };
-    absl::Status status;
-    if (stop.stop_requested()) status = absl::CancelledError("interrupted");
-    if (status.ok()) status = CopyDisk(syncer, disk, place.socket(), step, stop, file);
-    SetSyncOutcome(status, file.result, file.outcome);
-    if (file.result.copy_mtime_ns && disk.bitmaps) complete.push_back(files.size() - 1);
-    if (!file.result.complete && sync::IsUnfinished(disk.copy))
-      file.outcome.reasons.push_back({Reason::kUnfinishedCopy, "the next run makes it whole"});
+    files.push_back(SyncDisk(syncer, source, disk, place.socket(), step, stop));
+    if (files.back().result.copy_mtime_ns && disk.bitmaps) complete.push_back(files.size() - 1);
   }
   // A filesystem without attributes keeps no note: the next run looks at everything.
   for (const size_t i : complete) {

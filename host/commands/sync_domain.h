@@ -29,10 +29,11 @@ struct SyncDomainOptions {
 
 struct DiskToSync {
   std::string target;
-  std::string image;     // the top of its chain
-  std::string copy;      // path
-  std::string since;     // the checkpoint the copy is of; empty: all is looked at
-  bool bitmaps = false;  // qcow2, version 3: it can have checkpoints
+  std::string image;             // the top of its chain
+  std::string copy;              // path
+  std::string since;             // the checkpoint the copy is of; empty: all is looked at
+  bool bitmaps = false;          // qcow2, version 3: it can have checkpoints
+  bool checkpoint_lost = false;  // not of a plan: it turned out when the job was begun
 };
 
 // A disk that is not copied: its image is no file, or the guest cannot write it.

@@ -159,12 +159,13 @@ absl::Status CheckNtfsHibernation(const NtfsVolume& volume, uint64_t file, Files
   const absl::StatusOr<NtfsStream> data = volume.Open(file, NtfsType::kData);
   if (!data.ok()) return StateError("hiberfil.sys cannot be read");
   if (data->initialized() < kHibernationHeader)
-    return StateError("hibernated: hiberfil.sys is short");
+    return StateError(absl::StrCat(kHibernated, ": hiberfil.sys is short"));
   std::vector<uint8_t> head(kHibernationHeader);
   if (!volume.Read(*data, 0, head).ok()) return StateError("hiberfil.sys cannot be read");
   // After a resume the word is another, or all is wiped.
   if (!AllZero(head) && !StartsWith(head, 0, "wake", 4) && !StartsWith(head, 0, "WAKE", 4))
-    return StateError("hibernated or fast started: hiberfil.sys holds a system's memory");
+    return StateError(
+        absl::StrCat(kHibernated, " or fast started: hiberfil.sys holds a system's memory"));
   facts.asleep = false;
   return absl::OkStatus();
 }

@@ -39,7 +39,8 @@ inline absl::Status NotAskedError(absl::string_view why) { return absl::Cancelle
 
 Refusal RefusalOf(const absl::Status& status);
 
-// In the sentence of whatever is refused because a system sleeps on one of the disks.
+// In the sentence of whatever is refused because a system sleeps on one of the disks: by this word
+// the guest's other disks are judged.
 inline constexpr char kHibernated[] = "hibernated";
 
 // "dirty-journal": for reports and tests.

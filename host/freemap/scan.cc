@@ -38,7 +38,7 @@ class Scan {
   ScanResult Run() {
     for (uint32_t disk = 0; disk < disks_.size(); ++disk) ReadDisk(disk);
     ReadLvm();
-    if (suspended_) RefuseAll("a hibernated system is on these disks");
+    if (suspended_) RefuseAll(absl::StrCat("a ", kHibernated, " system is on these disks"));
     return std::move(result_);
   }
 
@@ -52,7 +52,7 @@ class Scan {
   void AddFreeExtents(const LvmSet& set);
   void AddMapped(Filesystem found, const LvmSet& set, std::vector<FreeList> on_pvs);
   void Refuse(Filesystem found, const absl::Status& why);
-  void RefuseAll(const char* why);
+  void RefuseAll(const std::string& why);
 
   std::span<const ByteSource* const> disks_;
   ReadOptions options_;
@@ -70,7 +70,7 @@ void Scan::Refuse(Filesystem found, const absl::Status& why) {
 }
 
 // What a sleeping kernel has in memory may be newer than any of its disks, however clean they look.
-void Scan::RefuseAll(const char* why) {
+void Scan::RefuseAll(const std::string& why) {
   result_.runs.clear();
   for (Filesystem& filesystem : result_.filesystems) {
     if (filesystem.refusal != Refusal::kNone) continue;
@@ -89,7 +89,8 @@ void Scan::ReadFilesystem(Filesystem found, const ByteSource& source) {
   const Reader reader = ReaderFor(found.type);
   if (found.type == kSuspended) {
     suspended_ = true;
-    return Refuse(std::move(found), StateError("the memory of a hibernated system"));
+    return Refuse(std::move(found),
+                  StateError(absl::StrCat("the memory of a ", kHibernated, " system")));
   }
   if (found.type.empty()) return Refuse(std::move(found), UnknownError("nothing that is known"));
   if (reader == nullptr) {

@@ -31,6 +31,13 @@ std::optional<int> Minutes(absl::string_view text) {
   return minutes;
 }
 
+// When clocks show `civil` next. Where they are put back they do so twice.
+absl::Time NextAt(absl::CivilMinute civil, absl::Time now, absl::TimeZone zone) {
+  const absl::TimeZone::TimeInfo info = zone.At(absl::CivilSecond(civil));
+  const bool again = info.kind == absl::TimeZone::TimeInfo::REPEATED && info.pre <= now;
+  return again ? info.post : absl::FromCivil(civil, zone);
+}
+
 }  // namespace
 
 absl::StatusOr<DailyWindow> ParseDailyWindow(absl::string_view text) {
@@ -56,7 +63,7 @@ absl::Time BeginOf(const DailyWindow& window, absl::Time now, absl::TimeZone zon
   const absl::CivilSecond civil = zone.At(now).cs;
   const absl::CivilDay day(civil);
   const bool tomorrow = civil.hour() * 60 + civil.minute() >= window.begin;
-  return absl::FromCivil(absl::CivilMinute(tomorrow ? day + 1 : day) + window.begin, zone);
+  return NextAt(absl::CivilMinute(tomorrow ? day + 1 : day) + window.begin, now, zone);
 }
 
 absl::Time EndOf(const DailyWindow& window, absl::Time now, absl::TimeZone zone) {
@@ -65,7 +72,7 @@ absl::Time EndOf(const DailyWindow& window, absl::Time now, absl::TimeZone zone)
   const absl::CivilDay day(civil);
   const bool tomorrow =
       window.begin >= window.end && civil.hour() * 60 + civil.minute() >= window.end;
-  return absl::FromCivil(absl::CivilMinute(tomorrow ? day + 1 : day) + window.end, zone);
+  return NextAt(absl::CivilMinute(tomorrow ? day + 1 : day) + window.end, now, zone);
 }
 
 }  // namespace virt_reclaim

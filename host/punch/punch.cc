@@ -87,8 +87,7 @@ class Walk {
       result.read_bytes += window.data_bytes;
       VR_RETURN_IF_ERROR(MakeAll(joiner.Add(zeros, window.range.end), holes, result));
       pipeline.Done();
-      progress_({PunchProgress::Stage::kReading, result.read_bytes, plan_.read.read_bytes,
-                 result.punched_bytes});
+      progress_({result.read_bytes, plan_.read.read_bytes, result.punched_bytes});
       pacer.Wait(result.read_bytes, stop_,
                  [&] { return guard != nullptr && guard->Interrupted(); });
     }
@@ -157,9 +156,8 @@ absl::Status ReleaseBtrfs(int fd, const PunchPlan& plan, Pacer& pacer,
   const ReleasePlan release = PlanRelease(view->references, view->shared);
   const auto moved = MoveRanges(
       fd, plan.directory, release.move, plan.size_bytes, pacer,
-      [&](uint64_t bytes) {
-        progress(
-            {PunchProgress::Stage::kReleasing, bytes, release.move_bytes, result.punched_bytes});
+      [&](uint64_t) {
+        progress({plan.read.read_bytes, plan.read.read_bytes, result.punched_bytes});
       },
       stop);
   if (!moved.ok()) return moved.status();

@@ -64,9 +64,7 @@ struct PunchPlan {
 };
 
 struct PunchProgress {
-  enum class Stage { kReading, kReleasing };
-  Stage stage = Stage::kReading;
-  uint64_t done_bytes = 0;  // of this stage
+  uint64_t done_bytes = 0;  // read; all of them while btrfs's extents are moved
   uint64_t total_bytes = 0;
   uint64_t punched_bytes = 0;
 };

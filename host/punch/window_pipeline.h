@@ -28,7 +28,6 @@ class WindowPipeline {
   WindowPipeline(const WindowPipeline&) = delete;
   WindowPipeline& operator=(const WindowPipeline&) = delete;
 
-  bool AtEnd() const { return next_ == windows_.size(); }
   // The zero runs of the next window. One thread.
   absl::StatusOr<std::vector<Range>> Next();
   // The window of the last Next() was worked on.

@@ -11,8 +11,8 @@
 namespace virt_reclaim::link {
 namespace {
 
-// What a host may send in one session. A trim of a day, with its pace told every second, is some 10
-// MB.
+// What a host may send in one session. A trim of a day, with its pace told every second, is some
+// 10 MB.
 constexpr uint64_t kMaxReceivedBytes = uint64_t{16} << 20;
 
 constexpr size_t kGuardEvery = size_t{16} << 10;

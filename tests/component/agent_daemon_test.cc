@@ -4,8 +4,6 @@
 #include <gmock/gmock.h>
 #include <grpcpp/create_channel_posix.h>
 #include <grpcpp/grpcpp.h>
-#include <poll.h>
-#include <spawn.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -20,10 +18,8 @@
 #include "base/io.h"
 #include "base/unique_fd.h"
 #include "proto/link/bridge.h"
-#include "tests/unit/agent_fixtures.h"
+#include "tests/component/agent_program.h"
 #include "virt_reclaim/agent/v1/agent.grpc.pb.h"
-
-extern char** environ;
 
 namespace virt_reclaim::agent {
 namespace {
@@ -38,36 +34,10 @@ constexpr uint64_t kMaxIdleKib = 1024 * 1024, kMaxWakeups = 1000;
 constexpr uint64_t kMaxIdleKib = 8 * 1024, kMaxWakeups = 2;
 #endif
 
-// A listening socket, and the agent that connects to it as its port.
-struct DaemonTest : ::testing::Test {
-  DaemonTest()
-      : path(tree.path() + "/port"), listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, sizeof address.sun_path - 1);
-    EXPECT_EQ(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-    EXPECT_EQ(listen(listener.get(), 4), 0);
-  }
-  ~DaemonTest() override {
-    if (agent > 0) {
-      kill(agent, SIGKILL);
-      waitpid(agent, nullptr, 0);
-    }
-  }
-  void Start() {
-    const std::string port = absl::StrCat("--port=", path);
-    const char* arguments[] = {VIRT_RECLAIM_AGENT_PROGRAM, "daemon", port.c_str(), nullptr};
-    ASSERT_EQ(posix_spawn(&agent, VIRT_RECLAIM_AGENT_PROGRAM, nullptr, nullptr,
-                          const_cast<char**>(arguments), environ),
-              0);
-  }
-  UniqueFd Accept() {
-    pollfd wait = {.fd = listener.get(), .events = POLLIN, .revents = 0};
-    EXPECT_EQ(poll(&wait, 1, 5000), 1);
-    return UniqueFd(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  }
+struct DaemonTest : AgentProgramTest {
   // The exit status, and how long it took; -1 when it did not end within 5 s.
   std::pair<int, milliseconds> Terminate() {
+    if (agent <= 0) return {-1, milliseconds(0)};
     const auto begin = steady_clock::now();
     kill(agent, SIGTERM);
     int status = 0;
@@ -117,11 +87,6 @@ struct DaemonTest : ::testing::Test {
     EXPECT_TRUE(status.ok()) << status.error_message();
     EXPECT_EQ(info.agent_version(), VIRT_RECLAIM_VERSION);
   }
-
-  TempTree tree;
-  std::string path;
-  UniqueFd listener;
-  pid_t agent = 0;
 };
 
 TEST_F(DaemonTest, AnswersOneHostAfterTheOther) {

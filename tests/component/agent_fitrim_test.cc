@@ -240,6 +240,7 @@ TEST_F(FitrimTest, ChildDiesWithItsParent) {
   int ends[2];
   ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
   const pid_t agent = fork();
+  ASSERT_GE(agent, 0);
   if (agent == 0) {
     // The trim's child holds the pipe as what it trims; its end is the pipe's end.
     static_cast<void>(RunFitrim(

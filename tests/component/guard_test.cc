@@ -67,6 +67,7 @@ class Other {
     close(ends[0]);
   }
   ~Other() {
+    if (pid_ <= 0) return;
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
   }
@@ -144,8 +145,6 @@ TEST_F(GuardTest, NotAnImage) {
   EXPECT_EQ(ImageGuard::Acquire(image + "-none", {}).status().code(), absl::StatusCode::kNotFound);
 }
 
-// ---- With QEMU's own tools.
-
 // There is no NFS here to try it on.
 TEST(LeasesTest, ProveNothingWhereOtherHostsMayHaveTheFile) {
   const dev_t disk = makedev(8, 1), made_up = makedev(0, 40);
@@ -157,6 +156,8 @@ TEST(LeasesTest, ProveNothingWhereOtherHostsMayHaveTheFile) {
     EXPECT_TRUE(absl::IsFailedPrecondition(status)) << type << ": " << status;
   }
 }
+
+// ---- With QEMU's own tools.
 
 TEST_F(GuardTest, QemuHasIt) {
   if (!Has("qemu-io")) GTEST_SKIP() << "needs qemu-io";

@@ -19,9 +19,9 @@ inline constexpr absl::Duration kDeadline = absl::Seconds(2);
 inline constexpr absl::Duration kGrace = absl::Milliseconds(500);
 inline constexpr int64_t kMemoryLimitKiB = 64 * 1024;
 
+// Shadow memory and slowness make the numbers meaningless; crashes still count.
 #if defined(VIRT_RECLAIM_SANITIZE_ADDRESS) || defined(VIRT_RECLAIM_SANITIZE_THREAD)
-inline constexpr bool kSanitized =
-    true;  // shadow memory and slowness make the numbers meaningless; crashes still count
+inline constexpr bool kSanitized = true;
 #else
 inline constexpr bool kSanitized = false;
 #endif

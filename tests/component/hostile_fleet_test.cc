@@ -281,8 +281,10 @@ class HostileFleet : public testing::Test {
     if (guests_ == 0) ServeGuests(images_, std::move(guest_ends));
   }
   ~HostileFleet() override {
-    kill(guests_, SIGKILL);
-    waitpid(guests_, nullptr, 0);
+    if (guests_ > 0) {
+      kill(guests_, SIGKILL);
+      waitpid(guests_, nullptr, 0);
+    }
     std::filesystem::remove_all(directory_);
   }
 

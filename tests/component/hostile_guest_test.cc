@@ -24,22 +24,10 @@
 #include "host/services/guest_agent.h"
 #include "proto/link/bridge.h"
 #include "tests/component/guest_limits.h"
+#include "tests/component/http2_frame.h"
 
 namespace virt_reclaim {
 namespace {
-
-constexpr uint8_t kData = 0, kHeaders = 1, kRstStream = 3, kSettings = 4, kPing = 6, kGoAway = 7,
-                  kWindowUpdate = 8, kContinuation = 9;
-constexpr uint8_t kAck = 1, kEndStream = 1, kEndHeaders = 4;
-
-std::string Frame(uint8_t type, uint8_t flags, uint32_t stream, absl::string_view payload) {
-  std::string frame;
-  for (const int shift : {16, 8, 0}) frame += static_cast<char>(payload.size() >> shift);
-  frame += static_cast<char>(type);
-  frame += static_cast<char>(flags);
-  for (const int shift : {24, 16, 8, 0}) frame += static_cast<char>(stream >> shift);
-  return frame + std::string(payload);
-}
 
 uint32_t BigEndian(absl::string_view bytes) {
   uint32_t value = 0;
@@ -47,8 +35,8 @@ uint32_t BigEndian(absl::string_view bytes) {
   return value;
 }
 
-// How much DATA the client allows on its first stream, from what it sends: RFC
-// 9113 5.2, 6.5.2, 6.9.
+// How much DATA the client allows on its first stream, from what it sends: RFC 9113
+// 5.2, 6.5.2, 6.9.
 class FlowControl {
  public:
   bool request_seen() const { return request_seen_; }
@@ -82,10 +70,10 @@ class FlowControl {
   static constexpr uint32_t kInitialWindowSize = 4;  // a setting
 
   void Take(uint8_t type, uint8_t flags, uint32_t stream, absl::string_view payload) {
-    request_seen_ |= type == kHeaders;
-    if (type == kWindowUpdate && payload.size() == 4) {
+    request_seen_ |= type == http2::kHeaders;
+    if (type == http2::kWindowUpdate && payload.size() == 4) {
       (stream == 0 ? connection_ : stream_) += BigEndian(payload) & 0x7fffffff;
-    } else if (type == kSettings && (flags & kAck) == 0) {
+    } else if (type == http2::kSettings && (flags & http2::kAck) == 0) {
       for (; payload.size() >= 6; payload.remove_prefix(6)) {
         if (BigEndian(payload.substr(0, 2)) != kInitialWindowSize) continue;
         const int64_t initial = BigEndian(payload.substr(2, 4));
@@ -116,7 +104,7 @@ class Wire {
       if ((entry.revents & POLLIN) != 0) Drain();
     }
     flow_.Use(payload.size());
-    return Send(Frame(kData, 0, 1, payload));
+    return Send(http2::Frame(http2::kData, 0, 1, payload));
   }
 
   // False when there is no point in going on.
@@ -176,7 +164,9 @@ std::string ResponseHeaders(absl::string_view more = "") {
                       more);  // 0x88: ":status 200"
 }
 
-bool Begin(Wire& wire) { return wire.Send(Frame(kSettings, 0, 0, "")) && wire.AwaitRequest(); }
+bool Begin(Wire& wire) {
+  return wire.Send(http2::Frame(http2::kSettings, 0, 0, "")) && wire.AwaitRequest();
+}
 
 using Attack = std::function<void(Wire&)>;
 
@@ -279,8 +269,9 @@ TEST(HostileGuest, SettingsAndThenSilence) {
 
 TEST(HostileGuest, HalfAFrame) {
   EXPECT_FALSE(CallUnderAttack([](Wire& wire) {
-                 if (Begin(wire) &&
-                     wire.Send(Frame(kHeaders, kEndHeaders, 1, ResponseHeaders()).substr(0, 15)))
+                 if (Begin(wire) && wire.Send(http2::Frame(http2::kHeaders, http2::kEndHeaders, 1,
+                                                           ResponseHeaders())
+                                                  .substr(0, 15)))
                    wire.Idle();
                }).ok());
 }
@@ -289,7 +280,8 @@ TEST(HostileGuest, FloodOfSettingsAndPings) {
   EXPECT_FALSE(CallUnderAttack([](Wire& wire) {
                  std::string flood;
                  for (int i = 0; i < 500; ++i)
-                   flood += Frame(kSettings, 0, 0, "") + Frame(kPing, 0, 0, "12345678");
+                   flood += http2::Frame(http2::kSettings, 0, 0, "") +
+                            http2::Frame(http2::kPing, 0, 0, "12345678");
                  while (wire.Send(flood)) {
                  }
                }).ok());
@@ -302,8 +294,8 @@ TEST(HostileGuest, HeaderStringOf2GiB) {
     // CONTINUATION frames.
     const std::string start =
         absl::StrCat(absl::string_view("\0\1x\x7f", 4), "\x81\xff\xff\xff\x07");
-    if (!wire.Send(Frame(kHeaders, 0, 1, start))) return;
-    const std::string piece = Frame(kContinuation, 0, 1, std::string(16000, 'a'));
+    if (!wire.Send(http2::Frame(http2::kHeaders, 0, 1, start))) return;
+    const std::string piece = http2::Frame(http2::kContinuation, 0, 1, std::string(16000, 'a'));
     while (wire.Send(piece)) {
     }
   });
@@ -311,11 +303,11 @@ TEST(HostileGuest, HeaderStringOf2GiB) {
 
 TEST(HostileGuest, HeadersWithoutEnd) {
   ExpectNoCallSucceeds([](Wire& wire) {
-    if (!Begin(wire) || !wire.Send(Frame(kHeaders, 0, 1, ResponseHeaders()))) return;
+    if (!Begin(wire) || !wire.Send(http2::Frame(http2::kHeaders, 0, 1, ResponseHeaders()))) return;
     std::string block;
     while (block.size() < 15000)
       block += Literal("x-header", "0123456789012345678901234567890123456789");
-    const std::string piece = Frame(kContinuation, 0, 1, block);
+    const std::string piece = http2::Frame(http2::kContinuation, 0, 1, block);
     while (wire.Send(piece)) {
     }
   });
@@ -325,9 +317,11 @@ constexpr absl::string_view kHeadOf2GiB("\0\x7f\xff\xff\xff", 5);  // of a messa
 
 TEST(HostileGuest, MessageOf2GiBBeyondTheWindow) {
   ExpectNoCallSucceeds([](Wire& wire) {
-    if (!Begin(wire) || !wire.Send(Frame(kHeaders, kEndHeaders, 1, ResponseHeaders()))) return;
-    if (!wire.Send(Frame(kData, 0, 1, kHeadOf2GiB))) return;
-    const std::string piece = Frame(kData, 0, 1, std::string(16000, 'm'));
+    if (!Begin(wire) ||
+        !wire.Send(http2::Frame(http2::kHeaders, http2::kEndHeaders, 1, ResponseHeaders())))
+      return;
+    if (!wire.Send(http2::Frame(http2::kData, 0, 1, kHeadOf2GiB))) return;
+    const std::string piece = http2::Frame(http2::kData, 0, 1, std::string(16000, 'm'));
     while (wire.Send(piece)) {
     }
   });
@@ -337,7 +331,9 @@ TEST(HostileGuest, MessageOf2GiBBeyondTheWindow) {
 TEST(HostileGuest, MessageOf2GiBWithinTheWindow) {
   std::atomic<size_t> sent = 0;
   ExpectNoCallSucceeds([&](Wire& wire) {
-    if (!Begin(wire) || !wire.Send(Frame(kHeaders, kEndHeaders, 1, ResponseHeaders()))) return;
+    if (!Begin(wire) ||
+        !wire.Send(http2::Frame(http2::kHeaders, http2::kEndHeaders, 1, ResponseHeaders())))
+      return;
     if (!wire.SendWithinTheWindow(kHeadOf2GiB)) return;
     const std::string piece(16000, 'm');
     while (wire.SendWithinTheWindow(piece)) sent += piece.size();
@@ -373,11 +369,12 @@ TEST(HostileGuest, GzipBomb) {
   const Attack attack = [&](Wire& wire) {
     if (!Begin(wire)) return;
     const std::string headers = ResponseHeaders(Literal("grpc-encoding", "gzip"));
-    if (!wire.Send(Frame(kHeaders, kEndHeaders, 1, headers))) return;
+    if (!wire.Send(http2::Frame(http2::kHeaders, http2::kEndHeaders, 1, headers))) return;
     for (size_t i = 0; i < message.size(); i += 16000) {
       if (!wire.SendWithinTheWindow(absl::string_view(message).substr(i, 16000))) return;
     }
-    if (wire.Send(Frame(kHeaders, kEndHeaders | kEndStream, 1, Literal("grpc-status", "0"))))
+    if (wire.Send(http2::Frame(http2::kHeaders, http2::kEndHeaders | http2::kEndStream, 1,
+                               Literal("grpc-status", "0"))))
       wire.Idle();
   };
   AttackEachCall(attack, [](absl::string_view call, const absl::Status& status) {
@@ -392,11 +389,13 @@ TEST(HostileGuest, GzipBomb) {
 
 TEST(HostileGuest, GoAwayResetAndEndOfFile) {
   EXPECT_FALSE(CallUnderAttack([](Wire& wire) {
-                 if (Begin(wire) && wire.Send(Frame(kGoAway, 0, 0, std::string(8, '\0'))))
+                 if (Begin(wire) &&
+                     wire.Send(http2::Frame(http2::kGoAway, 0, 0, std::string(8, '\0'))))
                    wire.Idle();
                }).ok());
   EXPECT_FALSE(CallUnderAttack([](Wire& wire) {
-                 if (Begin(wire) && wire.Send(Frame(kRstStream, 0, 1, std::string("\0\0\0\2", 4))))
+                 if (Begin(wire) &&
+                     wire.Send(http2::Frame(http2::kRstStream, 0, 1, std::string("\0\0\0\2", 4))))
                    wire.Idle();
                }).ok());
   EXPECT_FALSE(CallUnderAttack([](Wire& wire) { static_cast<void>(Begin(wire)); }).ok());
@@ -414,9 +413,11 @@ Attack FilesystemMountedOn(absl::string_view mount_point) {
       absl::StrCat(absl::string_view("\0\0\0\0", 4),
                    std::string(1, static_cast<char>(response.size())), response);
   return [message](Wire& wire) {
-    if (Begin(wire) && wire.Send(Frame(kHeaders, kEndHeaders, 1, ResponseHeaders())) &&
+    if (Begin(wire) &&
+        wire.Send(http2::Frame(http2::kHeaders, http2::kEndHeaders, 1, ResponseHeaders())) &&
         wire.SendWithinTheWindow(message) &&
-        wire.Send(Frame(kHeaders, kEndHeaders | kEndStream, 1, Literal("grpc-status", "0"))))
+        wire.Send(http2::Frame(http2::kHeaders, http2::kEndHeaders | http2::kEndStream, 1,
+                               Literal("grpc-status", "0"))))
       wire.Idle();
   };
 }

@@ -7,13 +7,9 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <poll.h>
-#include <spawn.h>
 #include <sys/socket.h>
-#include <sys/un.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -24,18 +20,14 @@
 #include "base/io.h"
 #include "base/unique_fd.h"
 #include "proto/link/bridge.h"
+#include "tests/component/agent_program.h"
 #include "tests/component/guest_limits.h"
-#include "tests/unit/agent_fixtures.h"
+#include "tests/component/http2_frame.h"
 #include "virt_reclaim/agent/v1/agent.grpc.pb.h"
-
-extern char** environ;
 
 namespace virt_reclaim::agent {
 namespace {
 
-constexpr uint8_t kHttpHeaders = 1, kHttpReset = 3, kHttpSettings = 4, kHttpPing = 6,
-                  kHttpContinuation = 9;
-constexpr uint8_t kHttpEndHeaders = 4;
 constexpr absl::string_view kPreface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 // What the agent may take while it is attacked: its guard ends a session with 48 MiB, and some
 // thousand calls may be on their way then: 61 MiB were seen, without it 7 GiB.
@@ -44,15 +36,6 @@ constexpr int64_t kMostKiB = 128 * 1024;
 constexpr absl::Duration kAttack = absl::Seconds(10);
 // No promise: what is left of an attack is in its way, and the machine may be busy.
 constexpr absl::Duration kNextHost = absl::Seconds(60);
-
-std::string HttpFrame(uint8_t type, uint8_t flags, uint32_t stream, absl::string_view payload) {
-  std::string frame;
-  for (const int shift : {16, 8, 0}) frame += static_cast<char>(payload.size() >> shift);
-  frame += static_cast<char>(type);
-  frame += static_cast<char>(flags);
-  for (const int shift : {24, 16, 8, 0}) frame += static_cast<char>(stream >> shift);
-  return absl::StrCat(frame, payload);
-}
 
 // RFC 7541 6.2.1: from now on it is one byte.
 std::string Remembered(absl::string_view name, absl::string_view value) {
@@ -76,34 +59,19 @@ Flood RapidReset(const std::string& call) {
   return [call, stream = uint32_t{1}]() mutable {
     std::string piece;
     for (int i = 0; i < 500; ++i, stream += 2) {
-      absl::StrAppend(&piece, HttpFrame(kHttpHeaders, kHttpEndHeaders, stream,
-                                        stream == 1 ? FirstRequest(call) : kSameRequest));
-      absl::StrAppend(&piece, HttpFrame(kHttpReset, 0, stream, absl::string_view("\0\0\0\x08", 4)));
+      absl::StrAppend(&piece, http2::Frame(http2::kHeaders, http2::kEndHeaders, stream,
+                                           stream == 1 ? FirstRequest(call) : kSameRequest));
+      absl::StrAppend(
+          &piece, http2::Frame(http2::kRstStream, 0, stream, absl::string_view("\0\0\0\x08", 4)));
     }
     return piece;
   };
 }
 
-struct HostileHostTest : ::testing::Test {
-  HostileHostTest() : listener(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    const std::string path = tree.path() + "/port";
-    sockaddr_un address = {};
-    address.sun_family = AF_UNIX;
-    path.copy(address.sun_path, sizeof address.sun_path - 1);
-    EXPECT_EQ(bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-    EXPECT_EQ(listen(listener.get(), 1), 0);
-    const std::string option = absl::StrCat("--port=", path);
-    const char* arguments[] = {VIRT_RECLAIM_AGENT_PROGRAM, "daemon", option.c_str(), nullptr};
-    EXPECT_EQ(posix_spawn(&agent, VIRT_RECLAIM_AGENT_PROGRAM, nullptr, nullptr,
-                          const_cast<char**>(arguments), environ),
-              0);
-    pollfd wait = {.fd = listener.get(), .events = POLLIN, .revents = 0};
-    EXPECT_EQ(poll(&wait, 1, 5000), 1);
-    port.Reset(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  }
-  ~HostileHostTest() override {
-    kill(agent, SIGKILL);
-    waitpid(agent, nullptr, 0);
+struct HostileHostTest : AgentProgramTest {
+  HostileHostTest() {
+    Start();
+    port = Accept();
   }
 
   std::unique_ptr<link::HostLink> Open() const {
@@ -119,7 +87,7 @@ struct HostileHostTest : ::testing::Test {
     const auto link = Open();
     if (link == nullptr) return "";
     const UniqueFd http = link->TakeSocket();
-    std::string bytes = absl::StrCat(kPreface, HttpFrame(kHttpSettings, 0, 0, ""));
+    std::string bytes = absl::StrCat(kPreface, http2::Frame(http2::kSettings, 0, 0, ""));
     size_t sent = 0;
     for (const absl::Time end = absl::Now() + kAttack; absl::Now() < end;) {
       if (bytes.empty()) bytes = flood();
@@ -155,10 +123,7 @@ struct HostileHostTest : ::testing::Test {
     EXPECT_TRUE(status.ok()) << status.error_message();
   }
 
-  TempTree tree;
-  UniqueFd listener;
   UniqueFd port;
-  pid_t agent = 0;
 };
 
 TEST_F(HostileHostTest, RapidResetOfAQuickCall) {
@@ -184,9 +149,9 @@ TEST_F(HostileHostTest, HeadersWithoutEnd) {
   while (block.size() < 15000) absl::StrAppend(&block, field);
   Attack(
       [&] {
-        if (begun) return HttpFrame(kHttpContinuation, 0, 1, block);
+        if (begun) return http2::Frame(http2::kContinuation, 0, 1, block);
         begun = true;
-        return HttpFrame(kHttpHeaders, 0, 1, FirstRequest("GetInfo"));
+        return http2::Frame(http2::kHeaders, 0, 1, FirstRequest("GetInfo"));
       },
       true);
   ExpectAlive();
@@ -194,14 +159,16 @@ TEST_F(HostileHostTest, HeadersWithoutEnd) {
 
 TEST_F(HostileHostTest, PingsWhoseAnswersNobodyReads) {
   std::string pings;
-  for (int i = 0; i < 1000; ++i) absl::StrAppend(&pings, HttpFrame(kHttpPing, 0, 0, "12345678"));
+  for (int i = 0; i < 1000; ++i)
+    absl::StrAppend(&pings, http2::Frame(http2::kPing, 0, 0, "12345678"));
   Attack([&] { return pings; }, false);
   ExpectAlive();
 }
 
 // gRPC ends none of this by itself, and it takes no memory; the session's allowance ends it.
 TEST_F(HostileHostTest, WhatHasNoEndIsEnded) {
-  const std::string settings = HttpFrame(kHttpSettings, 1, 0, "");  // acknowledged again and again
+  const std::string settings =
+      http2::Frame(http2::kSettings, http2::kAck, 0, "");  // acknowledged again and again
   std::string many;
   for (int i = 0; i < 1000; ++i) absl::StrAppend(&many, settings);
   EXPECT_NE(Attack([&] { return many; }, true), "");

@@ -204,9 +204,14 @@ TEST(BtrfsTest, ReleasesWhatCpSparseWouldFree) {
     WriteContent(path, content);
     struct stat before = StatFile(path);
     const uint64_t free_before = fs.FreeBytes();
-    const auto result = PunchFile(path);
+    uint64_t done = 0;
+    const auto result = PunchFile(path, {}, [&done](const PunchProgress& now) {
+      EXPECT_GE(now.done_bytes, done) << "it goes back when the moves begin";
+      done = now.done_bytes;
+    });
     ASSERT_TRUE(result.ok()) << result.status();
     EXPECT_TRUE(result->release.ok()) << result->release;
+    EXPECT_GT(result->moved_bytes, 0U);
     const uint64_t freed = fs.FreeBytes() - free_before;
     EXPECT_TRUE(ReadContent(path) == content);
     EXPECT_GE(freed + kMiB, result->zero_bytes);
@@ -383,6 +388,7 @@ TEST(KilledTest, FortyTimes) {
     for (useconds_t longest = 60000; killed < kKills && tries < kTries; ++tries) {
       WriteContent(path, content);
       const pid_t child = fork();
+      ASSERT_GE(child, 0);
       if (child == 0) _exit(PunchFile(path).ok() ? 0 : 1);
       usleep(static_cast<useconds_t>(dice() % longest));
       kill(child, SIGKILL);

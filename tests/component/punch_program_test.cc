@@ -130,6 +130,7 @@ class Holder {
     EXPECT_EQ(read(reading.get(), &said, 1), 1);
   }
   ~Holder() {
+    if (child_ <= 0) return;
     kill(child_, SIGKILL);
     waitpid(child_, nullptr, 0);
   }

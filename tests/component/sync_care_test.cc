@@ -18,13 +18,6 @@
 namespace virt_reclaim::sync {
 namespace {
 
-using punch::HalfZeroContent;
-using punch::LoopMount;
-using punch::MtimeNs;
-using punch::ReadContent;
-using punch::Shell;
-using punch::StatFile;
-using punch::WriteContent;
 using std::chrono::steady_clock;
 using ::testing::HasSubstr;
 

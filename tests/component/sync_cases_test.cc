@@ -21,14 +21,6 @@
 namespace virt_reclaim::sync {
 namespace {
 
-using punch::HalfZeroContent;
-using punch::LoopMount;
-using punch::MtimeNs;
-using punch::ReadContent;
-using punch::RunResult;
-using punch::Shell;
-using punch::StatFile;
-using punch::WriteContent;
 using ::testing::HasSubstr;
 
 std::string Mkfs(absl::string_view type) { return type == "ext4" ? "-E nodiscard" : "-K"; }
@@ -261,6 +253,7 @@ TEST(UnfinishedTest, KilledAtAnyMomentTheNextRunMakesItWhole) {
       const bool existed = access(copy.c_str(), F_OK) == 0;
       const std::string old = existed ? ReadContent(copy) : "";
       const pid_t child = fork();
+      ASSERT_GE(child, 0);
       if (child == 0)
         _exit(SyncFile(source, copy, {.atomic = atomic, .reflink = round % 4 < 2}).ok() ? 0 : 1);
       usleep(static_cast<useconds_t>(dice() % longest));

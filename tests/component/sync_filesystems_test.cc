@@ -13,14 +13,6 @@
 namespace virt_reclaim::sync {
 namespace {
 
-using punch::AllocatedBytes;
-using punch::HalfZeroContent;
-using punch::LoopMount;
-using punch::MtimeNs;
-using punch::ReadContent;
-using punch::StatFile;
-using punch::WriteContent;
-
 struct Kind {
   const char* name;
   const char* type;

@@ -11,6 +11,16 @@
 
 namespace virt_reclaim::sync {
 
+using punch::AllocatedBytes;
+using punch::HalfZeroContent;
+using punch::LoopMount;
+using punch::MtimeNs;
+using punch::ReadContent;
+using punch::RunResult;
+using punch::Shell;
+using punch::StatFile;
+using punch::WriteContent;
+
 inline punch::SteadyClock Clock() {
   return [] { return std::chrono::steady_clock::now(); };
 }

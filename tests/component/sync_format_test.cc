@@ -14,12 +14,6 @@
 namespace virt_reclaim::sync {
 namespace {
 
-using punch::HalfZeroContent;
-using punch::LoopMount;
-using punch::MtimeNs;
-using punch::ReadContent;
-using punch::Shell;
-using punch::WriteContent;
 using ::testing::HasSubstr;
 
 bool HasQemu() {

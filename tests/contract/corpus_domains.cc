@@ -100,7 +100,7 @@ CorpusDomains::CorpusDomains(TemporaryDirectory root, std::unique_ptr<Hypervisor
       directory_(std::move(directory)),
       files_(FilesOf(directory_)) {}
 
-absl::StatusOr<CorpusDomains> CorpusDomains::Open(const std::string& fetch) {
+absl::StatusOr<std::string> CorpusDomains::Find(const std::string& fetch) {
   if (geteuid() != 0)
     return absl::PermissionDeniedError("needs root: libvirt's QEMU driver, embedded, asks for it");
   if (access(kEmulator, X_OK) != 0)
@@ -111,6 +111,10 @@ absl::StatusOr<CorpusDomains> CorpusDomains::Open(const std::string& fetch) {
         "the corpus cannot be fetched: no source package of libvirt (no network, or not a "
         "Debian)");
   }
+  return directory;
+}
+
+absl::StatusOr<CorpusDomains> CorpusDomains::Open(std::string directory) {
   VR_ASSIGN_OR_RETURN(TemporaryDirectory root,
                       TemporaryDirectory::Make(std::filesystem::temp_directory_path().string(),
                                                "virt-reclaim-corpus."));
@@ -129,15 +133,17 @@ int CorpusDomains::Main(int argc, char** argv,
     std::cerr << "usage: " << program_invocation_short_name << " FETCH-CORPUS\n";
     return kUsage;
   }
-  const auto passed = [&]() -> absl::StatusOr<bool> {
-    VR_ASSIGN_OR_RETURN(CorpusDomains domains, Open(argv[1]));
-    return run(domains);
-  }();
-  if (!passed.ok()) {
-    std::cout << "SKIP: " << passed.status() << "\n";
+  auto directory = Find(argv[1]);
+  if (!directory.ok()) {
+    std::cout << "SKIP: " << directory.status() << "\n";
     return kSkipped;
   }
-  return *passed ? 0 : kFailed;
+  const auto passed = [&]() -> absl::StatusOr<bool> {
+    VR_ASSIGN_OR_RETURN(CorpusDomains domains, Open(*std::move(directory)));
+    return run(domains);
+  }();
+  if (!passed.ok()) std::cerr << passed.status() << "\n";
+  return passed.ok() && *passed ? 0 : kFailed;
 }
 
 void CorpusDomains::ForEach(int every, const std::function<void(const CorpusDomain&)>& use) {

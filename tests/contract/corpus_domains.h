@@ -25,12 +25,10 @@ class CorpusDomains {
  public:
   static constexpr char kEmulator[] = "/usr/bin/qemu-system-x86_64";
 
-  // FETCH: scripts/fetch-corpus. An error: it cannot be tried here, and why.
-  static absl::StatusOr<CorpusDomains> Open(const std::string& fetch);
-
   Hypervisor& hypervisor() { return *hypervisor_; }
-  // The main function of a test over them, `TEST FETCH-CORPUS`. Returns its exit status: 0 when
-  // `run` says true, 1 when false, 77 for an error: it cannot be tried here.
+  // The main function of a test over them, `TEST FETCH-CORPUS` (scripts/fetch-corpus). Returns its
+  // exit status: 0 when `run` says true, 77 when there is no corpus here, or nobody who may try it,
+  // else 1.
   static int Main(int argc, char** argv,
                   const std::function<absl::StatusOr<bool>(CorpusDomains&)>& run);
 
@@ -40,6 +38,10 @@ class CorpusDomains {
   void ForEach(int every, const std::function<void(const CorpusDomain&)>& use);
 
  private:
+  // The directory of the corpus. An error: it cannot be tried here, and why.
+  static absl::StatusOr<std::string> Find(const std::string& fetch);
+  static absl::StatusOr<CorpusDomains> Open(std::string directory);
+
   CorpusDomains(TemporaryDirectory root, std::unique_ptr<Hypervisor> hypervisor,
                 std::string directory);
 

@@ -303,6 +303,7 @@ const std::vector<Case> kCases{
     {"unknown-subverb", {"migrate", "aply"}},
     {"unknown-option", {"trim", "--minimun", "5"}},
     {"unknown-option-json", {"trim", "--json", "--bogus"}},
+    {"option-before-verb", {"--config", "x", "run"}},
     {"two-verbs", {"report", "trim"}},
     {"two-verbs-of-a-group", {"migrate", "plan", "migrate", "apply", "web"}},
     {"json-wrong-verb", {"--json", "sparsfy"}},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import bedpath
 
-from vrtest import Disk, EmbedHost, Guest, TimedOut, Workspace, main, wait_for
+from vrtest import Disk, Guest, HostTestCase, TimedOut, main, wait_for
 from vrtest.console import CommandFailed
 from vrtest.guest import NEW_MACHINE
 from vrtest.workspace import qemu_processes
@@ -21,14 +21,12 @@ JUNK = 64 * MIB
 bedpath.require_bed("mkfs.xfs", "mkfs.btrfs")
 
 
-class Bed(unittest.TestCase):
+class Bed(HostTestCase):
     """One guest whose disks differ only in what happens to a discard."""
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.space = Workspace()
-        cls.addClassCleanup(cls.space.close)
-        cls.host = EmbedHost(cls.space.path)
+        super().setUpClass()
         cls.guest = Guest(
             cls.host, "bed", machine=NEW_MACHINE,
             disks=[

@@ -126,7 +126,7 @@ class SharedLibvirtd(HostTestCase):
         self.assertEqual(reply.status, 0, str(reply))
         self.assertEqual(reply.json["domains"][0]["reasons"], [], str(reply))
 
-    def test_5_nobody_is_let_in(self) -> None:
+    def test_6_nobody_is_let_in(self) -> None:
         # Nobody may write the file that libvirt would log to.
         environment = {name: value for name, value in self.host.environment().items() if name != "LIBVIRT_LOG_OUTPUTS"}
         done = subprocess.run(
@@ -140,14 +140,14 @@ class SharedLibvirtd(HostTestCase):
         self.assertIn("hint:", done.stderr)
         self.assertEqual(done.stdout, "")
 
-    def test_6_power_off_in_mid_call(self) -> None:
+    def test_7_power_off_in_mid_call(self) -> None:
         with self.start_trim() as program:
             self.host.virsh("destroy", DOMAIN)
             self.require_ends(program)
         self.guest.start()
         self.require_call_works()
 
-    def test_7_libvirtd_dies_in_mid_call(self) -> None:
+    def test_8_libvirtd_dies_in_mid_call(self) -> None:
         with self.start_trim() as program:
             self.host.kill()
             self.require_ends(program)

@@ -89,10 +89,6 @@ def litter() -> set[str]:
 
 
 class OfflineTest(HostTestCase):
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-
     def plan(self, name: str, *options: str) -> dict[str, object]:
         begin = time.monotonic()
         reply = self.reclaim.run("migrate", "plan", *options, name, seconds=READ_SECONDS)

@@ -1,13 +1,11 @@
-"""`punch` beside a real QEMU: with --live on XFS while the guest writes; and a domain that starts in the middle of a punch, on XFS and ext4."""
+"""`punch` beside a real QEMU: with --live on XFS while the guest writes; and a domain that starts in the middle of a punch, on XFS and
+ext4."""
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import bedpath
 
-from vrtest import Disk, Guest, HostTestCase, allocation, built, main, wait_for
+from vrtest import Disk, Guest, HostTestCase, allocation, built, main, mount_file, move_to, wait_for
 
 MIB = 1 << 20
 DOMAIN = "web"
@@ -55,24 +53,11 @@ class PunchLive(HostTestCase):
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls.guest = Guest(cls.host, DOMAIN, disks=[Disk("xfs", size=256 * MIB), Disk("ext4", size=256 * MIB)])
-        cls.images = {disk.name: cls.move_to(disk.name, disk.path) for disk in cls.guest.disks}
+        # Each on a filesystem of its kind on the host.
+        cls.images = {
+            disk.name: move_to(mount_file(cls.space, f"storage-{disk.name}", disk.name, 600 * MIB), disk.path) for disk in cls.guest.disks
+        }
         cls.guest.start()
-
-    @classmethod
-    def move_to(cls, kind: str, image: Path) -> Path:
-        """On a filesystem of the host of this kind, which is a file that is mounted until the workspace goes."""
-        storage = cls.space.path / f"storage-{kind}"
-        storage.mkdir()
-        file = storage.with_suffix(".image")
-        with open(file, "wb") as made:
-            made.truncate(600 * MIB)
-        subprocess.run([f"mkfs.{kind}", "-q", file], check=True)
-        subprocess.run(["mount", "-o", "loop", file, storage], check=True)
-        moved = storage / image.name
-        subprocess.run(["cp", "--sparse=always", image, moved], check=True)
-        image.unlink()
-        image.symlink_to(moved)
-        return moved
 
     def test_1_while_the_guest_writes(self) -> None:
         path = str(self.images["xfs"])

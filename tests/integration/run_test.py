@@ -8,12 +8,13 @@ import json
 import os
 import signal
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, EmbedHost, Guest, Host, HostTestCase, VirtReclaim, allocation, built, domain_xml, main, wait_for
+from vrtest import (
+    DaemonHost, Disk, EmbedHost, Guest, Host, HostTestCase, VirtReclaim, allocation, built, domain_xml, main, mount_file, move_to, wait_for,
+)
 from vrtest.guest import MIB, NEW_MACHINE
 from vrtest.programs import find_program
 
@@ -50,27 +51,14 @@ class Story:
         cls.config = cls.space.path / "config.toml"
         cls.policy()
         cls.guest = Guest(cls.host, WEB, machine=NEW_MACHINE, agent=AGENT, disks=[Disk("data", discard="unmap", size=2048 * MIB)])
-        cls.move_to_storage(cls.guest.disk("data").path)
+        move_to(cls.storage, cls.guest.disk("data").path)
         cls.make_old(16 * MIB)
         cls.host.define(domain_xml(OLD, ("raw", cls.old), discard="unmap"))
         cls.guest.start()
 
     @classmethod
     def make_storage(cls) -> None:
-        cls.storage = cls.space.path / "storage"
-        image = cls.space.path / "storage.ext4"
-        with open(image, "wb") as file:
-            file.truncate(STORAGE)
-        call("mkfs.ext4", "-q", "-m", "0", image)
-        cls.storage.mkdir()
-        call("mount", "-o", "loop", image, cls.storage)
-
-    @classmethod
-    def move_to_storage(cls, image: Path) -> None:
-        moved = cls.storage / image.name
-        call("cp", "--sparse=always", image, moved)
-        image.unlink()
-        image.symlink_to(moved)
+        cls.storage = mount_file(cls.space, "storage", "ext4", STORAGE, "-m", "0")
 
     @classmethod
     def make_old(cls, deleted: int) -> None:
@@ -218,8 +206,7 @@ class Libvirtd(Story, HostTestCase):
     def kill_in(self, job: str, synced: str, time: int) -> None:
         """SIGKILL right before it syncs, for the n-th time, a file whose path has `synced` in it: what it did is done, and nobody was told."""
         killed = VirtReclaim(
-            PROGRAM, self.host, VIRT_RECLAIM_FREEMAP=str(find_program("virt-reclaim-freemap")), LD_PRELOAD=str(KILLER),
-            VR_KILL_AT_SYNC=str(time), VR_KILL_IN=synced,
+            PROGRAM, self.host, **self.environment, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(time), VR_KILL_IN=synced
         )
         reply = killed.run("run", "--job", job, "--config", str(self.config), seconds=400)
         self.assertEqual((reply.status, reply.stdout), (-signal.SIGKILL, ""), str(reply))
@@ -279,5 +266,5 @@ class Libvirtd(Story, HostTestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("libvirtd", "unshare", "mkfs.ext4", "debugfs")
-    PROGRAM, AGENT, KILLER = built("virt-reclaim", "virt-reclaim-agent", "libkill_at_sync.so")
+    PROGRAM, AGENT, KILLER, _ = built("virt-reclaim", "virt-reclaim-agent", "libkill_at_sync.so", "virt-reclaim-freemap")
     main(one_story=True)

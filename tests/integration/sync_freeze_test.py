@@ -1,4 +1,5 @@
-"""`sync --domain --freeze` with a real qemu-guest-agent, killed while the guest is frozen; and a libvirtd that is killed in the middle of a copy."""
+"""`sync --domain --freeze` with a real qemu-guest-agent, killed while the guest is frozen; and a libvirtd that is killed in the middle of a
+copy."""
 
 from __future__ import annotations
 
@@ -7,13 +8,12 @@ from pathlib import Path
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, VirtReclaim, host_program_path, main, skip_all, wait_for
+from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, VirtReclaim, built, main, wait_for
 from vrtest.guest import QEMU_GA_PORT
-from vrtest.programs import find_program
 
 MIB = 1 << 20
 DOMAIN = "web"
-DONE, SOME_FAILED = 0, 3
+DONE, SOME_FAILED, REFUSED = 0, 3, 5
 START_QEMU_GA = f"""
 set -e
 vr-ports
@@ -27,6 +27,8 @@ FROZEN = "test -e /run/qemu-ga/qga.state.isfrozen"
 
 class SyncFreeze(HostTestCase):
     """The methods are one story and run in the order of their names."""
+
+    host: DaemonHost
 
     @classmethod
     def make_host(cls) -> Host:
@@ -57,7 +59,7 @@ class SyncFreeze(HostTestCase):
         self.assertEqual(self.ask_agent("guest-fsfreeze-freeze").returncode, 0)
         try:
             reply = self.reclaim.run("sync", "--freeze", "--domain", DOMAIN, str(self.copies), seconds=300)
-            self.assertEqual(reply.status, 5, str(reply))
+            self.assertEqual(reply.status, REFUSED, str(reply))
             self.assertTrue(self.is_frozen())
         finally:
             self.ask_agent("guest-fsfreeze-thaw")
@@ -106,8 +108,5 @@ class SyncFreeze(HostTestCase):
 
 if __name__ == "__main__":
     bedpath.require_bed("libvirtd", "qemu-ga", "e2fsck")
-    PROGRAM = host_program_path()
-    STOPPER = find_program("libstop_at_backup.so")
-    if not PROGRAM or not STOPPER:
-        skip_all("virt-reclaim or libstop_at_backup.so is not built, or VIRT_RECLAIM_BUILD_DIR does not name the build")
+    PROGRAM, STOPPER = built("virt-reclaim", "libstop_at_backup.so")
     main(one_story=True)

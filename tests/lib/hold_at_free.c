@@ -1,5 +1,6 @@
-/* Preloaded into virt-reclaim: its n-th hole in an image, or its n-th trim over NBD, stands still until the test lets it go on.
- * VR_HOLD_AT is n, VR_HOLD a file of at least 8 bytes, mapped by both: [0] it stands still, [1] (the test's) go on. */
+/* Preloaded into virt-reclaim: its n-th hole in an image, or its n-th trim over NBD, stands still until the test lets it
+ * go on. VR_HOLD_AT is n, VR_HOLD a file of at least 8 bytes, mapped by both: [0] it stands still, [1] (the test's) go
+ * on. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

@@ -1,8 +1,10 @@
 /* Kills the program it is preloaded into (LD_PRELOAD) right before its n-th fsync or fdatasync of a file whose path has
- * a word of a list in it: VR_KILL_AT_SYNC=n, VR_KILL_IN=WORD:WORD; with SIGKILL, or the number in VR_KILL_WITH. Writes to files whose path has VR_KILL_AT_WRITE in it
- * count, too: before one to a journal, a step is done and its next line is not there; before the sync it is. A journal is synced before each step is done, and libvirt syncs a definition before it counts, so that every step of ours is killed at. Not at libvirt's notes about
- * running domains: a driver that is killed while it starts QEMU never gets that domain into order again (libvirt 9.0,
- * 'paused (starting up)'; not even 'virsh destroy' does). */
+ * a word of a list in it: VR_KILL_AT_SYNC=n, VR_KILL_IN=WORD:WORD; with SIGKILL, or the number in VR_KILL_WITH. Writes
+ * to files whose path has a word of VR_KILL_AT_WRITE in it count, too: before one to a journal, a step is done and its
+ * next line is not there; before the sync it is. A journal is synced before each step is done, and libvirt syncs a
+ * definition before it counts, so that every step of ours is killed at. Not at libvirt's notes about running domains: a
+ * driver that is killed while it starts QEMU never gets that domain into order again (libvirt 9.0, 'paused (starting
+ * up)'; not even 'virsh destroy' does). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

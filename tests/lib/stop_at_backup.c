@@ -1,5 +1,6 @@
-/* Stops the program it is preloaded into (LD_PRELOAD) right before it begins a backup of a domain, which is the moment in which it has the guest's
- * filesystems frozen. Who goes on with it (SIGCONT) has the backup begin; who kills it there has a frozen guest. */
+/* Stops the program it is preloaded into (LD_PRELOAD) right before it begins a backup of a domain, which is the moment
+ * in which it has the guest's filesystems frozen. Who goes on with it (SIGCONT) has the backup begin; who kills it there
+ * has a frozen guest. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <signal.h>

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "host/commands/run.h"
-#include "host/policy/toml_reader.h"
 #include "tests/unit/run_fixture.h"
 
 namespace virt_reclaim {
@@ -25,6 +24,13 @@ std::string OpensIn(FakeWorld& world, absl::Duration time) {
   return absl::StrCat("window = '", at(time), "-", at(time + absl::Hours(1)), "'\n");
 }
 
+// "trim web", in their order.
+std::vector<std::string> NamesOf(const std::vector<RunItem>& items) {
+  std::vector<std::string> names;
+  for (const RunItem& item : items) names.push_back(absl::StrCat(Name(item.job), " ", item.name));
+  return names;
+}
+
 TEST_F(RunTest, AWindowThatOpensMeanwhileIsNotMissed) {
   Add("db");
   Add("web").agent.takes = absl::Minutes(20);
@@ -36,23 +42,17 @@ TEST_F(RunTest, AWindowThatOpensMeanwhileIsNotMissed) {
 TEST_F(RunTest, AWindowOfBackupsThatOpensMeanwhileIsNotMissed) {
   AddBackup("early/a.raw");
   AddBackup("late/b.raw");
-  policy::Policy policy;
   const std::string directory = absl::StrCat("[[backups]]\ndirectory = '", world_.directory());
-  ASSERT_TRUE(
-      policy::AddToml("a.toml",
-                      absl::StrCat(directory, "/late'\n", OpensIn(world_, absl::Minutes(10)),
-                                   directory, "/early'\n"),
-                      policy)
-          .ok());
-  const Services services = world_.services();
-  const auto plan = PlanRun(services, policy, {{Job::kPunch}}, {});
-  ASSERT_TRUE(plan.ok()) << plan.status();
+  const RunPlan plan =
+      PlanIt(absl::StrCat(directory, "/late'\n", OpensIn(world_, absl::Minutes(10)), directory,
+                          "/early'\n"),
+             {{Job::kPunch}});
   bool slept = false;
   RunProgress progress;
   progress.punch = [&](const PunchFilesProgress&) {
     if (!std::exchange(slept, true)) world_.Sleep(absl::Minutes(20));
   };
-  const auto items = ExecuteRun(services, *plan, progress, {});
+  const auto items = ExecuteRun(world_.services(), plan, progress, {});
   ASSERT_EQ(items.size(), 2u);
   EXPECT_THAT(items[0].name, HasSubstr("early"));
   for (const RunItem& item : items) EXPECT_FALSE(item.window) << Line(item);
@@ -94,12 +94,8 @@ TEST_F(RunTest, ALaterRoundIsOnlyAboutWhatIsLeft) {
   EXPECT_EQ(left, (RunNames{{true, "db"}, {true, "gone"}}));
   world_.Sleep(absl::Hours(3));
   world_.domains.erase(UuidOf("gone"));
-  policy::Policy policy;
-  ASSERT_TRUE(policy::AddToml("a.toml", toml, policy).ok());
-  const Services services = world_.services();
-  const auto plan = PlanRun(services, policy, {kAll, false, false, left}, {});
-  ASSERT_TRUE(plan.ok()) << plan.status();
-  const auto later = ExecuteRun(services, *plan, {}, {});
+  const RunPlan plan = PlanIt(toml, {kAll, false, false, left});
+  const auto later = ExecuteRun(world_.services(), plan, {}, {});
   EXPECT_THAT(Lines(later), ElementsAre("trim db: done 480 MiB"));
   Renew(items, left, later);
   EXPECT_THAT(Lines(items),
@@ -109,14 +105,12 @@ TEST_F(RunTest, ALaterRoundIsOnlyAboutWhatIsLeft) {
 }
 
 TEST_F(RunTest, TheTimeOfARunIsThatOfAllItsRounds) {
-  policy::Policy policy;
-  ASSERT_TRUE(policy::AddToml("a.toml", "[limits]\nmax-duration = '4h'\n", policy).ok());
+  const std::string toml = "[limits]\nmax-duration = '4h'\n";
   RunOptions options{{Job::kTrim}};
   options.worked = absl::Hours(3);
-  EXPECT_EQ(PlanRun(world_.services(), policy, options, {})->limits.max_duration, absl::Hours(1));
+  EXPECT_EQ(PlanIt(toml, options).limits.max_duration, absl::Hours(1));
   options.worked = absl::Hours(5);
-  EXPECT_EQ(PlanRun(world_.services(), policy, options, {})->limits.max_duration,
-            absl::ZeroDuration());
+  EXPECT_EQ(PlanIt(toml, options).limits.max_duration, absl::ZeroDuration());
 }
 
 // Two rules, time for one domain in a run: each has its turn, those of the second rule, too.
@@ -146,14 +140,26 @@ TEST_F(RunTest, InAnEmergencyTheFullestStorageComesFirstOfEachWay) {
   const std::string small = AddBackup("backups/a.raw");
   const std::string urgent = AddBackup("backups/b.raw");
   world_.rooms[urgent] = kMiB;
-  std::vector<std::string> order;
-  for (const RunItem& item :
-       RunIt(absl::StrCat("[[backups]]\ndirectory = '", world_.directory(), "/backups'\n"), kAll,
-             /*emergency=*/true))
-    order.push_back(absl::StrCat(Name(item.job), " ", item.name));
-  EXPECT_THAT(order,
+  const std::string toml =
+      absl::StrCat("[[backups]]\ndirectory = '", world_.directory(), "/backups'\n");
+  const RunPlan plan = PlanIt(toml, {kAll, false, /*emergency=*/true});
+  const std::vector<std::string> planned = NamesOf(ItemsOf(plan));
+  EXPECT_THAT(planned,
               ElementsAre("sparsify full", "sparsify old", absl::StrCat("punch ", urgent),
                           absl::StrCat("punch ", small), "trim much", "trim little", "trim roomy"));
+  EXPECT_EQ(NamesOf(ExecuteRun(world_.services(), plan, {}, {})), planned);
+}
+
+TEST_F(RunTest, APlanHasTheOrderOfTheRun) {
+  for (const char* name : {"a", "b", "c"}) Add(name);
+  const std::string toml =
+      "[limits]\nmax-duration = '4h'\n[[rule]]\ndomains = ['a']\nmax-rate = '100M'\n";
+  RunIt("[[rule]]\ndomains = ['a']\nenabled = false\n");
+  for (const char* name : {"b", "c"})
+    world_.AddImage(absl::StrCat("/images/", name, ".raw"), kGiB, 600 * kMiB);
+  const RunPlan plan = PlanIt(toml, {{Job::kTrim}});
+  EXPECT_EQ(NamesOf(ItemsOf(plan)).front(), "trim a");  // which has never been trimmed
+  EXPECT_EQ(NamesOf(ItemsOf(plan)), NamesOf(ExecuteRun(world_.services(), plan, {}, {})));
 }
 
 TEST_F(RunTest, OnlyOneLookAtADomainThatARuleOfAStorageIsAbout) {

@@ -61,5 +61,24 @@ TEST(DailyWindow, EndsTodayOrTomorrow) {
   EXPECT_EQ(EndOf(*ParseDailyWindow("20:00-24:00"), at(1, 21, 0), zone), at(2, 0, 0));
 }
 
+// A time that is over would have a run that waits for it plan and plan again, until it comes.
+TEST(DailyWindow, LiesAheadWhenClocksAreChanged) {
+  absl::TimeZone berlin;
+  ASSERT_TRUE(absl::LoadTimeZone("Europe/Berlin", &berlin));
+  const auto utc = [](int month, int day, int hour, int minute) {
+    return absl::FromCivil(absl::CivilMinute(2026, month, day, hour, minute), absl::UTCTimeZone());
+  };
+  const DailyWindow from = *ParseDailyWindow("02:30-05:00");
+  const DailyWindow to = *ParseDailyWindow("01:00-02:30");
+  // On 25 October the hour from 2 to 3 comes twice.
+  EXPECT_EQ(BeginOf(from, utc(10, 25, 0, 15), berlin), utc(10, 25, 0, 30));
+  EXPECT_EQ(BeginOf(from, utc(10, 25, 1, 15), berlin), utc(10, 25, 1, 30));
+  EXPECT_EQ(EndOf(to, utc(10, 25, 0, 15), berlin), utc(10, 25, 0, 30));
+  EXPECT_EQ(EndOf(to, utc(10, 25, 1, 15), berlin), utc(10, 25, 1, 30));
+  // On 29 March there is none.
+  EXPECT_EQ(BeginOf(from, utc(3, 29, 0, 15), berlin), utc(3, 29, 1, 0));
+  EXPECT_EQ(EndOf(to, utc(3, 29, 0, 15), berlin), utc(3, 29, 1, 0));
+}
+
 }  // namespace
 }  // namespace virt_reclaim

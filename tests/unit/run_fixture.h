@@ -65,16 +65,19 @@ class RunTest : public TrimTest {
     return path;
   }
 
-  std::vector<RunItem> RunIt(const std::string& toml, const std::set<policy::Job>& jobs = kAll,
-                             bool emergency = false, const std::stop_token& stop = {}) {
+  // An empty plan where there is none.
+  RunPlan PlanIt(const std::string& toml, const RunOptions& options,
+                 const std::stop_token& stop = {}) {
     policy::Policy policy;
     const absl::Status added = policy::AddToml("a.toml", toml, policy);
     EXPECT_TRUE(added.ok()) << added;
-    const Services services = world_.services();
-    const auto plan = PlanRun(services, policy, {jobs, false, emergency}, stop);
+    auto plan = PlanRun(world_.services(), policy, options, stop);
     EXPECT_TRUE(plan.ok()) << plan.status();
-    if (!plan.ok()) return {};
-    return ExecuteRun(services, *plan, {}, stop);
+    return plan.ok() ? *std::move(plan) : RunPlan();
+  }
+  std::vector<RunItem> RunIt(const std::string& toml, const std::set<policy::Job>& jobs = kAll,
+                             bool emergency = false, const std::stop_token& stop = {}) {
+    return ExecuteRun(world_.services(), PlanIt(toml, {jobs, false, emergency}, stop), {}, stop);
   }
   std::vector<std::string> LinesOf(const std::string& toml,
                                    const std::set<policy::Job>& jobs = kAll) {

@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/io.h"
+#include "base/unique_fd.h"
 #include "host/cli/program.h"
 #include "host/commands/run.h"
 #include "host/services/run_history.h"
@@ -118,7 +119,7 @@ class WaitingRun : public TrimTest {
   ProgramResult Run(std::vector<std::string> words, const std::stop_token& stop = {}) {
     words.insert(words.begin(), {"run", "--job=trim"});
     words.push_back(absl::StrCat("--config=", policy_));
-    ProgressLine progress(nowhere_);
+    ProgressLine progress(nowhere_.get());
     const auto use = [&](const CommandLine& line,
                          const std::function<void(const Services&)>& work) {
       Services services = world_.services();
@@ -137,7 +138,7 @@ class WaitingRun : public TrimTest {
   }
 
   const std::string policy_ = absl::StrCat(world_.directory(), "/policy.toml");
-  const int nowhere_ = open("/dev/null", O_WRONLY | O_CLOEXEC);
+  const UniqueFd nowhere_{open("/dev/null", O_WRONLY | O_CLOEXEC)};
   std::function<void()> while_waiting_ = [] {};
   int waits_ = 0;
 };
@@ -202,7 +203,7 @@ TEST_F(WaitingRun, AnEmergencyDoesWhatNobodyElseDoes) {
   const auto trims = LockJobs(world_.services(), {policy::Job::kTrim});
   ASSERT_TRUE(trims.ok());
   const std::string config = absl::StrCat("--config=", policy_);
-  ProgressLine progress(nowhere_);
+  ProgressLine progress(nowhere_.get());
   const auto use = [&](const CommandLine&, const std::function<void(const Services&)>& work) {
     work(world_.services());
     return absl::OkStatus();

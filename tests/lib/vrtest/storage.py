@@ -1,5 +1,5 @@
-"""Storage of the host that a test needs besides its directory: a filesystem that cannot punch holes, a block device. Both go with the
-processes that use them, however those end, and nobody else sees the mount. Needs root.
+"""Storage of the host that a test needs besides its directory: a filesystem of some kind, one that cannot punch holes, a block device. All
+go with the workspace or the processes that use them, however those end. Needs root.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import ctypes
 import fcntl
 import os
 import struct
+import subprocess
 import time
 from pathlib import Path
 
@@ -29,8 +30,28 @@ def _check(result: int, what: str) -> None:
         raise OSError(error, f"{what}: {os.strerror(error)}")
 
 
+def mount_file(space: Workspace, name: str, kind: str, size: int, *options: str) -> Path:
+    """A filesystem in a file, mounted until the workspace goes; options are those of mkfs. A libvirtd that runs already does not see it."""
+    file, directory = space.path / f"{name}.{kind}", space.path / name
+    with open(file, "wb") as made:
+        made.truncate(size)
+    subprocess.run([f"mkfs.{kind}", "-q", *options, file], check=True)
+    directory.mkdir()
+    subprocess.run(["mount", "-o", "loop", file, directory], check=True)
+    return directory
+
+
+def move_to(directory: Path, image: Path) -> Path:
+    """The image lies there then, and a symbolic link to it where it was."""
+    moved = directory / image.name
+    subprocess.run(["cp", "--sparse=always", image, moved], check=True)
+    image.unlink()
+    image.symlink_to(moved)
+    return moved
+
+
 def mount_without_holes(space: Workspace) -> Path:
-    """A ramfs, in a mount namespace that this process gets for its own; its children have it, too."""
+    """A ramfs, in a mount namespace that this process gets for its own: nobody but its children has it, too."""
     libc = ctypes.CDLL(None, use_errno=True)
     directory = space.path / "ramfs"
     directory.mkdir()
