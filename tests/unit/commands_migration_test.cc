@@ -339,16 +339,28 @@ TEST_F(MigrationTest, TheMachineTypeIsOneOfTheHosts) {
 
 TEST_F(MigrationTest, AGuestOnItsNewBusIsNotPutBack) {
   FakeWorld world;
-  Add(world);
-  ApplyOne(world, options_);
-  options_.power_cycle = PowerCycle::kNever;
+  FakeDomain& domain = Add(world);
+  NameByPath(domain);
+  options_.rewrite.bus = xml::BusPolicy::kVirtioScsi;
   options_.fix_guest = true;
+  ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+  options_.power_cycle = PowerCycle::kNever;
   options_.domains = {"web0"};
   for (int call = 0; call < 2; ++call) {  // again when it is rolled back already
     const auto rolled = RollBackMigrated(world.services(), options_, {}).value();
     EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kFailed);
     EXPECT_THAT(std::string(rolled[0].outcome.error.message()), HasSubstr("on its new bus"));
+    EXPECT_THAT(domain.agent.preflight->names, IsEmpty());
   }
+  // A later one that may do so power-cycles it first.
+  options_.power_cycle = PowerCycle::kShutdown;
+  world.calls.clear();
+  const auto rolled = RollBackMigrated(world.services(), options_, {}).value();
+  EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kDone) << rolled[0].outcome.error;
+  EXPECT_THAT(world.calls, ElementsAre("shutdown web0", "start web0"));
+  EXPECT_EQ(domain.live_xml, domain.first_xml);
+  EXPECT_THAT(domain.agent.preflight->names, testing::SizeIs(1));
+  EXPECT_EQ(rolled[0].place->detail, "asked for");
 }
 
 TEST_F(MigrationTest, BatchesStopAfterTooManyFailures) {
