@@ -44,6 +44,8 @@ std::optional<MigrationStep> MigrationStepOf(absl::string_view name);
 
 // Nothing is left to do about a migration in this step.
 bool IsOver(MigrationStep step);
+// It is being taken back.
+bool IsGoingBack(MigrationStep step);
 
 // Where the guest has its filesystems: what must be the same after a power cycle.
 struct ExpectedMount {
