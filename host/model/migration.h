@@ -51,6 +51,7 @@ bool IsGoingBack(MigrationStep step);
 struct ExpectedMount {
   std::string mount_point, type, uuid;
   std::string image;  // path of the image it lies on; empty: not known, or more than one
+  std::string root;   // what of it is mounted there: "/", a btrfs subvolume; empty: not known
   bool operator==(const ExpectedMount&) const = default;
 };
 

@@ -224,7 +224,7 @@ TEST_F(MigrationTest, ALivingGuestThatLostAFilesystemIsShutDownNotPoweredOff) {
   MigrationRecord stopping;
   stopping.step = MigrationStep::kStopping;
   stopping.was_running = stopping.had_agent = true;
-  stopping.mounts = {{"/", "ext4", "root-uuid", ""}, {"/srv", "ext4", "srv-uuid", ""}};
+  stopping.mounts = {{"/", "ext4", "root-uuid", "", ""}, {"/srv", "ext4", "srv-uuid", "", ""}};
   ASSERT_TRUE(migration.Append(stopping).ok());
   domain.agent.facts.filesystems.pop_back();
   const MigratedDomain migrated = ApplyOne(world, options_);

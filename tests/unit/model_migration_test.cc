@@ -37,7 +37,7 @@ TEST(MigrationPlaceTest, TheLastWordOfEachKindCounts) {
   MigrationRecord stopping;
   stopping.step = MigrationStep::kStopping;
   stopping.had_agent = stopping.was_running = true;
-  stopping.mounts = {{"/", "ext4", "u", ""}};
+  stopping.mounts = {{"/", "ext4", "u", "", ""}};
   MigrationRecord verifying;
   verifying.step = MigrationStep::kVerifying;
   verifying.detail = "x";
