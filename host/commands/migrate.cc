@@ -86,7 +86,7 @@ absl::Status CollectMigrationFacts(const Services& services, const MigrateAction
   }
   if (const auto machines = hypervisor.MachineTypes(facts.saved.arch, facts.saved.type);
       machines.ok()) {
-    facts.machine_types = *machines;
+    facts.machines = *machines;
   }
   if (!IsUp(domain)) {
     facts.guest_is_off = true;
@@ -290,8 +290,9 @@ absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const Migrat
     if (!raise_no_further || !raises(plain)) return plain;
   }
   VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(text));
-  VR_ASSIGN_OR_RETURN(rewrite.known_machines,
+  VR_ASSIGN_OR_RETURN(const xml::HostMachines machines,
                       services.hypervisor.MachineTypes(domain.arch, domain.type));
+  rewrite.known_machines = machines.names;
   VR_ASSIGN_OR_RETURN(xml::Rewritten known, xml::Rewrite(text, rewrite));
   // A host that has none that would do is the preflight's to refuse, by the name of the type.
   return raise_no_further && !raises(known) ? plain : known;

@@ -330,10 +330,13 @@ TEST_F(MigrationTest, WhatWasBegunBeforeIsWork) {
 TEST_F(MigrationTest, TheMachineTypeIsOneOfTheHosts) {
   FakeWorld world;
   Add(world);
-  world.machine_types = {"pc-i440fx-3.1", "pc-i440fx-5.2", "pc-i440fx-7.2", "pc-q35-7.2"};
+  world.machines.names = {"pc-i440fx-3.1", "pc-i440fx-5.2", "pc-i440fx-7.2", "pc-q35-7.2"};
+  world.machines.deprecated = {"pc-i440fx-3.1", "pc-i440fx-5.2"};
   const MigrateAction action = Plan(world, options_).at(0);
   EXPECT_THAT(action.after, HasSubstr("pc-i440fx-5.2"));
   EXPECT_THAT(action.blockers, IsEmpty());
+  ASSERT_THAT(action.risks, testing::SizeIs(1));
+  EXPECT_EQ(action.risks[0].reason, Reason::kMachineDeprecated);
   EXPECT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
 }
 
