@@ -82,14 +82,17 @@ bool ToProto(const Filesystem& filesystem, v1::Filesystem& out) {
     out.set_discard_option(v1::DISCARD_SETTING_DISABLED);
   size_t bytes = out.ByteSizeLong();
   // The two lists share what room there is; the first mount point always has its place.
-  for (const std::string& point : filesystem.mount_points) {
-    std::string name = Utf8(point);
-    if (bytes + name.size() > kMaxFilesystemBytes / 2 && out.mount_points_size() > 0) {
+  for (size_t i = 0; i < filesystem.mount_points.size(); ++i) {
+    std::string name = Utf8(filesystem.mount_points[i]);
+    std::string root = i < filesystem.mount_roots.size() ? Utf8(filesystem.mount_roots[i]) : "";
+    if (bytes + name.size() + root.size() > kMaxFilesystemBytes / 2 &&
+        out.mount_points_size() > 0) {
       whole = false;
       break;
     }
-    bytes += name.size() + 8;
+    bytes += name.size() + root.size() + 16;
     out.add_mount_points(std::move(name));
+    out.add_mount_roots(std::move(root));
   }
   for (const BlockDevice& device : filesystem.chain.devices) {
     v1::BlockDevice message;

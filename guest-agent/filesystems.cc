@@ -64,6 +64,7 @@ Filesystem ReadFilesystem(const MountTable& table, const MountGroup& group,
       break;
     }
     filesystem.mount_points.push_back(table.mounts[i].target);
+    filesystem.mount_roots.push_back(WholeRoot(table.mounts[i]));
   }
   const bool remote = IsNetwork(mount) || IsFuse(mount.type) || mount.type == "autofs";
   if (!remote) {

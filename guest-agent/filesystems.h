@@ -28,6 +28,7 @@ struct Filesystem {
   std::string type;
   std::string uuid;
   std::vector<std::string> mount_points;  // the one to trim first
+  std::vector<std::string> mount_roots;   // of each of them: WholeRoot
   dev_t device = 0;                       // st_dev of its files; btrfs subvolumes have others
   bool read_only = false;
   std::string options;  // of the superblock: "rw,discard"

@@ -133,6 +133,17 @@ absl::StatusOr<MountTable> ReadMounts(const std::string& path) {
   return result;
 }
 
+std::string WholeRoot(const Mount& mount) {
+  if (mount.root == "/") return mount.root;
+  // btrfs tells for each mount which subvolume its directory is in.
+  char* value = nullptr;
+  size_t size = 0;
+  const bool whole = mount.type == "btrfs" &&
+                     mnt_optstr_get_option(mount.options.c_str(), "subvol", &value, &size) == 0 &&
+                     absl::string_view(value, size) == mount.root;
+  return whole ? mount.root : "";
+}
+
 std::vector<MountGroup> GroupByFilesystem(const MountTable& table) {
   // The superblock's device number names a filesystem: unique for what has a device, and one
   // anonymous 0:N for all subvolumes of a btrfs.

@@ -43,6 +43,10 @@ struct MountTable {
 // parse is left out.
 absl::StatusOr<MountTable> ReadMounts(const std::string& path = "/proc/self/mountinfo");
 
+// What the mount shows as a whole: "/", or a btrfs subvolume ("/@home"). Empty for a directory that
+// is bind mounted.
+std::string WholeRoot(const Mount& mount);
+
 // One filesystem: all of its mounts, indices into MountTable::mounts, the one to trim first (the
 // whole filesystem, then the kernel's order). Unreachable mounts are left out; so is a filesystem
 // with no other.

@@ -38,6 +38,28 @@ void ReadCrypttab(const ConfigFiles& files, Preflight& out) {
   }
 }
 
+// fstab(5): device, mount point, type, options. Only those that say something of discards.
+void ReadFstabDiscards(const ConfigFiles& files, Preflight& out) {
+  const auto text = files.Read("/etc/fstab");
+  if (!text.ok()) return;
+  for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
+    const std::vector<absl::string_view> fields =
+        absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
+    if (fields.size() < 4 || fields[0][0] == '#' || fields[2] == "swap") continue;
+    const bool discard = HasOption(fields[3], "discard");
+    if (!discard && !HasOption(fields[3], "nodiscard")) continue;
+    if (out.mounts.size() == kMaxPreflightEntries) {
+      out.truncated = true;
+      return;
+    }
+    out.mounts.push_back({std::string(fields[0]),
+                          "",
+                          std::string(fields[2]),
+                          {std::string(fields[1])},
+                          discard ? DiscardSetting::kEnabled : DiscardSetting::kDisabled});
+  }
+}
+
 // lvm.conf(5): the last setting counts; lvmlocal.conf comes after lvm.conf.
 DiscardSetting ReadIssueDiscards(const ConfigFiles& files) {
   DiscardSetting setting = DiscardSetting::kUnknown;
@@ -129,6 +151,8 @@ void ReadConfiguration(const ConfigFiles& files, const std::string& running_rele
   out.names = ReadNamedDevices(files, identify);
   out.truncated = out.truncated || out.names.truncated || out.initramfs.truncated;
   ReadCrypttab(files, out);
+  // Of a guest that runs, its mounts say what is in force.
+  if (running_release.empty()) ReadFstabDiscards(files, out);
   out.lvm_issue_discards = ReadIssueDiscards(files);
   out.fstrim_timer = ReadFstrimTimer(files);
 }

@@ -66,7 +66,8 @@ bool HasOption(absl::string_view options, absl::string_view option);
 
 // Sets everything that files of the guest tell: kernels, initramfs, names, crypttab, lvm.conf,
 // fstrim.timer. Keeps the crypt devices that are there already. `running_release` is empty for a
-// guest that is off: then the kernel is the newest one that is installed.
+// guest that is off: then the kernel is the newest one that is installed, and fstab tells which
+// mounts have 'discard' or 'nodiscard'.
 void ReadConfiguration(const ConfigFiles& files, const std::string& running_release,
                        const IdentifyDevice& identify, const ListInitramfs& list, Preflight& out);
 

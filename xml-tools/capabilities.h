@@ -11,12 +11,15 @@
 
 namespace virt_reclaim::xml {
 
-// The machine types of guests of `arch` ("x86_64") and domain type ("kvm"): each name once, aliases
-// too, in the order of the document. Empty when it has no such guests. InvalidArgument: not
-// well-formed, or another root than <capabilities>.
-absl::StatusOr<std::vector<std::string>> MachineTypesOf(absl::string_view capabilities,
-                                                        absl::string_view arch,
-                                                        absl::string_view type);
+struct HostMachines {
+  std::vector<std::string> names;       // each once, aliases too, in the order of the document
+  std::vector<std::string> deprecated;  // those of `names` that a later QEMU will not have
+};
+
+// The machine types of guests of `arch` ("x86_64") and domain type ("kvm"). Empty when it has no
+// such guests. InvalidArgument: not well-formed, or another root than <capabilities>.
+absl::StatusOr<HostMachines> MachineTypesOf(absl::string_view capabilities, absl::string_view arch,
+                                            absl::string_view type);
 
 }  // namespace virt_reclaim::xml
 

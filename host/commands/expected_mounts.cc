@@ -24,8 +24,11 @@ std::vector<ExpectedMount> MountsOf(const DomainFacts& domain,
           image = disk.xml.source.path;
       }
     }
-    for (const std::string& mount_point : filesystem.mount_points)
-      mounts.push_back({mount_point, filesystem.type, filesystem.uuid, image});
+    for (size_t i = 0; i < filesystem.mount_points.size(); ++i) {
+      const bool is_known = i < filesystem.mount_roots.size();
+      mounts.push_back({filesystem.mount_points[i], filesystem.type, filesystem.uuid, image,
+                        is_known ? filesystem.mount_roots[i] : ""});
+    }
   }
   return mounts;
 }
@@ -35,7 +38,7 @@ std::vector<ExpectedMount> OncePerFilesystem(const std::vector<ExpectedMount>& m
   for (const ExpectedMount& mount : mounts) {
     const bool again = std::any_of(once.begin(), once.end(), [&](const ExpectedMount& other) {
       return !mount.uuid.empty() && other.uuid == mount.uuid && other.type == mount.type &&
-             other.image == mount.image;
+             other.image == mount.image && (mount.root.empty() || other.root == mount.root);
     });
     if (!again) once.push_back(mount);
   }

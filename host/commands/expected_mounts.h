@@ -14,7 +14,8 @@ namespace virt_reclaim {
 std::vector<ExpectedMount> MountsOf(const DomainFacts& domain,
                                     std::vector<GuestFilesystem> filesystems);
 
-// Each filesystem under one of its places: bind mounts come and go with whoever needs them.
+// Each filesystem, and each subvolume of a btrfs, under one of its places: bind mounts come and go
+// with whoever needs them.
 std::vector<ExpectedMount> OncePerFilesystem(const std::vector<ExpectedMount>& mounts);
 
 // The first of `expected` that is not among `found`; null: all are. Points into `expected`.

@@ -86,7 +86,7 @@ absl::Status CollectMigrationFacts(const Services& services, const MigrateAction
   }
   if (const auto machines = hypervisor.MachineTypes(facts.saved.arch, facts.saved.type);
       machines.ok()) {
-    facts.machine_types = *machines;
+    facts.machines = *machines;
   }
   if (!IsUp(domain)) {
     facts.guest_is_off = true;
@@ -148,16 +148,16 @@ absl::Status JudgeImagesInto(const Services& services, const MigrateOptions& opt
 }
 
 // What the journal of the domain asks for. One that cannot be read stops apply before it acts.
-bool GoesOn(const Services& services, const MigrateOptions& options, const MigrateAction& action) {
+void GoOn(const Services& services, const MigrateOptions& options, MigrateAction& action) {
   const MigrationStore store(services.state_directory, services.hypervisor.Uri());
   const auto latest = store.Latest(action.domain.uuid);
-  if (!latest.ok() || !*latest || IsOver((*latest)->place().step)) return false;
+  if (!latest.ok() || !*latest || IsOver((*latest)->place().step)) return;
+  const MigrationStep step = (*latest)->place().step;
   // It waits for a power cycle, or for a change that is made anew.
-  if ((*latest)->place().step == MigrationStep::kDefined) {
-    return action.changes.empty() && options.power_cycle == PowerCycle::kShutdown &&
-           action.domain.state == DomainState::kRunning;
-  }
-  return true;
+  action.goes_on = step != MigrationStep::kDefined ||
+                   (action.changes.empty() && options.power_cycle == PowerCycle::kShutdown &&
+                    action.domain.state == DomainState::kRunning);
+  action.goes_back = IsGoingBack(step);
 }
 
 absl::Status PlanInto(const Services& services, const MigrateOptions& options,
@@ -171,11 +171,14 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
   }
   if (!action.changes.empty())
     VR_RETURN_IF_ERROR(JudgeImagesInto(services, options, storages, stop, action));
-  action.goes_on = GoesOn(services, options, action);
+  GoOn(services, options, action);
   if (action.changes.empty()) {
     action.power_cycle_pending = LiveIsOlder(services, options, action);
     return absl::OkStatus();
   }
+  // Nothing that would stop a change may stop the way back from one: the guest may be off by now,
+  // and nobody can be asked.
+  if (action.goes_back) return absl::OkStatus();
   VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
                       Preflight(services, options, action, /*locked=*/false, stop));
   action.blockers = judgement.blockers;
@@ -287,8 +290,9 @@ absl::StatusOr<xml::Rewritten> RewriteFor(const Services& services, const Migrat
     if (!raise_no_further || !raises(plain)) return plain;
   }
   VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(text));
-  VR_ASSIGN_OR_RETURN(rewrite.known_machines,
+  VR_ASSIGN_OR_RETURN(const xml::HostMachines machines,
                       services.hypervisor.MachineTypes(domain.arch, domain.type));
+  rewrite.known_machines = machines.names;
   VR_ASSIGN_OR_RETURN(xml::Rewritten known, xml::Rewrite(text, rewrite));
   // A host that has none that would do is the preflight's to refuse, by the name of the type.
   return raise_no_further && !raises(known) ? plain : known;

@@ -257,6 +257,24 @@ MigratedDomain ApplyDomain(const Services& services, const MigrateOptions& optio
   return migrated;
 }
 
+absl::Status RollBackOne(const Services& services, const MigrateOptions& options,
+                         const DomainSummary& domain, const std::stop_token& stop,
+                         MigrationRun& run) {
+  if (stop.stop_requested()) return absl::CancelledError("interrupted");
+  if (run.place().step == MigrationStep::kFixing)
+    return PutGuestBack(services, options, domain, /*all=*/options.fix_guest, stop, run);
+  VR_RETURN_IF_ERROR(run.RollBack("asked for"));
+  VR_RETURN_IF_ERROR(run.Continue(stop));
+  if (!options.fix_guest) return absl::OkStatus();
+  // An initramfs that is made on the new bus may lack the drivers of the old one.
+  if (LiveIsOlder(services, run, domain.uuid)) {
+    return absl::FailedPreconditionError(
+        "rolled back, but the guest's files were not put back: it runs on its new bus until a "
+        "power cycle");
+  }
+  return UnfixGuest(services, options, domain, stop);
+}
+
 // What `act` makes of each selected domain that has a migration, under its lock.
 absl::StatusOr<std::vector<MigratedDomain>> ForEachMigrated(
     const Services& services, const MigrateOptions& options, bool locked,
@@ -423,26 +441,9 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
 absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& services,
                                                              const MigrateOptions& options,
                                                              const std::stop_token& stop) {
-  return ForEachMigrated(services, options, true,
-                         [&](MigrationRun& run, MigratedDomain& migrated) -> absl::Status {
-                           if (stop.stop_requested()) return absl::CancelledError("interrupted");
-                           if (run.place().step == MigrationStep::kFixing) {
-                             return PutGuestBack(services, options, migrated.domain,
-                                                 /*all=*/options.fix_guest, stop, run);
-                           }
-                           VR_RETURN_IF_ERROR(run.RollBack("asked for"));
-                           VR_RETURN_IF_ERROR(run.Continue(stop));
-                           if (!options.fix_guest) return absl::OkStatus();
-                           // An initramfs that is made on the new bus may lack the drivers of the
-                           // old one.
-                           if (LiveIsOlder(services, run, migrated.domain.uuid)) {
-                             return absl::FailedPreconditionError(
-                                 "rolled back, but the guest's files were not put back: it runs on "
-                                 "its new bus until a "
-                                 "power cycle");
-                           }
-                           return UnfixGuest(services, options, migrated.domain, stop);
-                         });
+  return ForEachMigrated(services, options, true, [&](MigrationRun& run, MigratedDomain& migrated) {
+    return RollBackOne(services, options, migrated.domain, stop, run);
+  });
 }
 
 absl::StatusOr<std::vector<MigratedDomain>> MigrationStatus(const Services& services,

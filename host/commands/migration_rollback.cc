@@ -19,29 +19,33 @@ constexpr absl::Duration kDeathWatch = absl::Seconds(10);
 }  // namespace
 
 absl::Status MigrationRun::RollBack(const std::string& why) {
-  switch (place().step) {
-    case MigrationStep::kUndone:
-    case MigrationStep::kRolledBack:  // already
-    case MigrationStep::kRollingBack:
-    case MigrationStep::kRestored:  // on its way
+  const MigrationPlace here = place();
+  const bool is_coming_back =
+      here.step == MigrationStep::kRollingBack || here.step == MigrationStep::kRestored;
+  const bool is_back = is_coming_back || here.step == MigrationStep::kUndone ||
+                       here.step == MigrationStep::kRolledBack;
+  VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+  const bool runs = state == DomainState::kRunning;
+  if (is_back) {
+    // An earlier call may have been told to leave the guest under its new definition.
+    if (!options_.power_cycle || !runs || (is_coming_back && here.stop_guest))
       return absl::OkStatus();
-    default:
-      break;
+    VR_ASSIGN_OR_RETURN(const bool runs_new, RunsNew());
+    if (!runs_new) return absl::OkStatus();
   }
   VR_RETURN_IF_ERROR(RequireOurs());
-  VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
-  const MigrationPlace here = place();
-  const bool runs = state == DomainState::kRunning;
-  const bool on_its_way = here.step == MigrationStep::kStopping ||
-                          here.step == MigrationStep::kStarting ||
-                          here.step == MigrationStep::kVerifying;
+  const bool is_started =
+      here.step == MigrationStep::kStarting || here.step == MigrationStep::kVerifying;
+  const bool is_stopped = here.step == MigrationStep::kStopping;
   MigrationRecord record;
   record.step = MigrationStep::kRollingBack;
-  record.detail = why;
-  record.stop_guest = options_.power_cycle && runs;
+  record.detail = is_back ? here.detail : why;
+  // libvirt shows one that we have started as paused until QEMU is there.
+  record.stop_guest =
+      options_.power_cycle && (runs || (is_started && state == DomainState::kPaused));
   // One that we have asked to go is to run again, whether it is gone by now or not yet.
-  record.was_running = record.stop_guest || (on_its_way && here.was_running &&
-                                             (!runs || here.step == MigrationStep::kStopping));
+  record.was_running =
+      record.stop_guest || (here.was_running && (is_stopped || (is_started && !runs)));
   return Append(std::move(record));
 }
 
@@ -176,8 +180,21 @@ absl::Status MigrationRun::StopForRollback(const std::stop_token& stop) {
       lives = !now.ok() || *now != *before;
     }
     if (!lives) return services_.hypervisor.PowerOff(uuid_);
+  } else {
+    VR_RETURN_IF_ERROR(WaitUntilItIsThere(stop));
   }
   return ShutDownAndWait(stop);
+}
+
+// A start that is not over yet; a domain that stays paused is left to the shutdown's time.
+absl::Status MigrationRun::WaitUntilItIsThere(const std::stop_token& stop) {
+  for (const absl::Time end = services_.now() + kStarting; services_.now() < end;) {
+    VR_ASSIGN_OR_RETURN(const DomainState state, services_.hypervisor.State(uuid_));
+    if (state != DomainState::kPaused) break;
+    if (stop.stop_requested()) return absl::CancelledError("interrupted");
+    services_.sleep(kPoll);
+  }
+  return absl::OkStatus();
 }
 
 bool MigrationRun::AnswersPing(const std::stop_token& stop) {

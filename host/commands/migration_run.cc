@@ -26,8 +26,7 @@ constexpr absl::Duration kSignOfLife = absl::Seconds(60);
 
 constexpr absl::string_view kNobodyToAsk =
     "disks change their bus, and no agent answers that could say whether the guest finds them "
-    "after "
-    "its power cycle; its new definition waits for one";
+    "after its power cycle; its new definition waits for one";
 
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToInt64Seconds(duration), " s");

@@ -52,7 +52,8 @@ class MigrationRun {
   absl::Status Continue(const std::stop_token& stop);
 
   // Begins to undo it, whatever step it is in; then Continue. Nothing to do when it is undone
-  // already. FailedPrecondition when somebody changed the definition since. A domain that the
+  // already, but where the domain runs on under the new definition and the options have it power-
+  // cycled. FailedPrecondition when somebody changed the definition since. A domain that the
   // migration has shut down is started again, whatever the options say.
   absl::Status RollBack(const std::string& why);
 
@@ -110,6 +111,7 @@ class MigrationRun {
   absl::Status RequireOurs();
   absl::Status RestoreOldXml();
   absl::Status WaitUntilItIsGone(const std::stop_token& stop);
+  absl::Status WaitUntilItIsThere(const std::stop_token& stop);
   absl::Status ShutDownAndWait(const std::stop_token& stop);
   absl::Status StopForRollback(const std::stop_token& stop);
   // Empty: every mount of before is there.

@@ -155,6 +155,9 @@ enum class GuestObstacle {
 struct GuestFilesystem {
   std::string source, type, uuid;
   std::vector<std::string> mount_points;
+  // Of each of them: "/" or a btrfs subvolume; empty: a directory that is bind mounted. None at
+  // all: not known.
+  std::vector<std::string> mount_roots;
   uint64_t size = 0, used = 0, free = 0;
   std::optional<uint64_t> freed_since_trim;  // about; absent: not known
   std::vector<GuestDevice> devices;

@@ -46,6 +46,11 @@ bool IsOver(MigrationStep step) {
          step == MigrationStep::kRolledBack;
 }
 
+bool IsGoingBack(MigrationStep step) {
+  return step == MigrationStep::kUndoing || step == MigrationStep::kRollingBack ||
+         step == MigrationStep::kRestored;
+}
+
 MigrationPlace PlaceOf(const std::vector<MigrationRecord>& journal) {
   MigrationPlace place;
   for (const MigrationRecord& record : journal) {

@@ -44,11 +44,14 @@ std::optional<MigrationStep> MigrationStepOf(absl::string_view name);
 
 // Nothing is left to do about a migration in this step.
 bool IsOver(MigrationStep step);
+// It is being taken back.
+bool IsGoingBack(MigrationStep step);
 
 // Where the guest has its filesystems: what must be the same after a power cycle.
 struct ExpectedMount {
   std::string mount_point, type, uuid;
   std::string image;  // path of the image it lies on; empty: not known, or more than one
+  std::string root;   // what of it is mounted there: "/", a btrfs subvolume; empty: not known
   bool operator==(const ExpectedMount&) const = default;
 };
 

@@ -77,10 +77,14 @@ void JudgeLive(const MigrationFacts& facts, const MigrationChange& change,
 
 void JudgeMachine(const MigrationFacts& facts, const MigrationChange& change,
                   MigrationJudgement& judgement) {
-  const auto& known = facts.machine_types;
-  if (change.machine.empty() || known.empty()) return;
-  if (std::find(known.begin(), known.end(), change.machine) == known.end())
+  const auto is_among = [&](const std::vector<std::string>& names) {
+    return std::find(names.begin(), names.end(), change.machine) != names.end();
+  };
+  if (change.machine.empty() || facts.machines.names.empty()) return;
+  if (!is_among(facts.machines.names))
     judgement.blockers.push_back({Reason::kMachineNotOnHost, change.machine});
+  if (is_among(facts.machines.deprecated))
+    judgement.risks.push_back({Reason::kMachineDeprecated, change.machine});
 }
 
 // What a guest must have to find its disks on another bus.

@@ -10,6 +10,7 @@
 #include "host/model/facts.h"
 #include "host/model/guest_preflight.h"
 #include "host/model/reason.h"
+#include "xml-tools/capabilities.h"
 
 namespace virt_reclaim {
 
@@ -20,8 +21,8 @@ struct MigrationFacts {
   bool persistent = true;
   std::optional<bool> managed_save;
   int memory_snapshots = 0, checkpoints = 0;
-  std::vector<Blocker> activity;           // jobs, block jobs, a freeze
-  std::vector<std::string> machine_types;  // of the host; empty: not told
+  std::vector<Blocker> activity;  // jobs, block jobs, a freeze
+  xml::HostMachines machines;     // of the host; empty: not told
   std::optional<GuestPreflight> guest;
   // Why there is no `guest`: kBusy when another program has it now.
   Blocker guest_unknown = {Reason::kGuestUnknown, ""};

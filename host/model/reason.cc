@@ -99,6 +99,8 @@ constexpr std::array kReasons = std::to_array<ReasonText>({
      InChain::kRemark},
     {Reason::kDefinitionPending, "definition-pending",
      "the running domain works under another definition than the saved one", InChain::kRemark},
+    {Reason::kMachineDeprecated, "machine-deprecated",
+     "the host's QEMU has the machine type, and says that a later one will not"},
     {Reason::kThickImage, "thick-image",
      "the image occupies all of its capacity, as a preallocated one does: trims would thin it",
      InChain::kRemark},

@@ -75,6 +75,7 @@ enum class Reason {
   kLvmIssueDiscards,
   kCheckpoints,
   kDefinitionPending,
+  kMachineDeprecated,
   // ... and on what a disk's image stands.
   kThickImage,
   kStorageCannotPunch,

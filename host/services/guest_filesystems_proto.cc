@@ -64,6 +64,10 @@ GuestFilesystem FromProto(const v1::Filesystem& proto) {
   for (int i = 0; i < std::min(proto.mount_points_size(), kMaxPerFilesystem); ++i) {
     filesystem.mount_points.push_back(Printable(proto.mount_points(i)));
   }
+  if (proto.mount_roots_size() == proto.mount_points_size()) {
+    for (size_t i = 0; i < filesystem.mount_points.size(); ++i)
+      filesystem.mount_roots.push_back(Printable(proto.mount_roots(static_cast<int>(i))));
+  }
   filesystem.size = proto.size_bytes();
   filesystem.used = std::min(proto.used_bytes(), proto.size_bytes());
   filesystem.free = std::min(proto.free_bytes(), proto.size_bytes());

@@ -17,6 +17,7 @@
 #include "host/model/facts.h"
 #include "host/model/reason.h"
 #include "proto/link/port.h"
+#include "xml-tools/capabilities.h"
 
 namespace virt_reclaim {
 
@@ -80,10 +81,10 @@ class Hypervisor {
 
   virtual absl::StatusOr<SnapshotCount> Snapshots(const std::string& uuid) = 0;
 
-  // The machine types this host has for `arch` and `type` (kvm, qemu): names and aliases. Empty
-  // when the driver does not tell.
-  virtual absl::StatusOr<std::vector<std::string>> MachineTypes(const std::string& arch,
-                                                                const std::string& type) = 0;
+  // The machine types this host has for `arch` and `type` (kvm, qemu). Empty when the driver does
+  // not tell.
+  virtual absl::StatusOr<xml::HostMachines> MachineTypes(const std::string& arch,
+                                                         const std::string& type) = 0;
 
   // Replaces the persistent definition, with validation (VIR_DOMAIN_DEFINE_VALIDATE).
   virtual absl::Status Define(const std::string& xml) = 0;

@@ -202,14 +202,14 @@ class LibvirtHypervisor : public Hypervisor {
     return SnapshotCount{all, std::max(active, 0), std::max(checkpoints, 0)};
   }
 
-  absl::StatusOr<std::vector<std::string>> MachineTypes(const std::string& arch,
-                                                        const std::string& type) override {
+  absl::StatusOr<xml::HostMachines> MachineTypes(const std::string& arch,
+                                                 const std::string& type) override {
     const std::lock_guard lock(mutex_);
     const auto known = machine_types_.find({arch, type});
     if (known != machine_types_.end()) return known->second;
     const std::string text = TakeString(virConnectGetCapabilities(connection_.get()));
     if (text.empty()) return LibvirtStatus("read the capabilities");
-    VR_ASSIGN_OR_RETURN(std::vector<std::string> found, xml::MachineTypesOf(text, arch, type));
+    VR_ASSIGN_OR_RETURN(xml::HostMachines found, xml::MachineTypesOf(text, arch, type));
     return machine_types_[{arch, type}] = std::move(found);
   }
 
@@ -426,7 +426,7 @@ class LibvirtHypervisor : public Hypervisor {
   bool sockets_are_local_ = false;
   std::mutex mutex_;
   std::map<std::string, DomainHandle> domains_;
-  std::map<std::pair<std::string, std::string>, std::vector<std::string>> machine_types_;
+  std::map<std::pair<std::string, std::string>, xml::HostMachines> machine_types_;
 };
 
 }  // namespace

@@ -42,7 +42,8 @@ json ToJson(const MigrationRecord& record) {
     line["mounts"].push_back({{"mount_point", mount.mount_point},
                               {"type", mount.type},
                               {"uuid", mount.uuid},
-                              {"image", mount.image}});
+                              {"image", mount.image},
+                              {"root", mount.root}});
   }
   return line;
 }
@@ -66,7 +67,8 @@ std::optional<MigrationRecord> FromJson(const std::string& text) {
   for (const json& mount : line["mounts"]) {
     if (!mount.is_object()) return std::nullopt;
     record.mounts.push_back({TextField(mount, "mount_point"), TextField(mount, "type"),
-                             TextField(mount, "uuid"), TextField(mount, "image")});
+                             TextField(mount, "uuid"), TextField(mount, "image"),
+                             TextField(mount, "root")});
   }
   return record;
 }

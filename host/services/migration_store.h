@@ -45,8 +45,8 @@ class MigrationStore {
                                         const std::string& new_xml, MigrationRecord begun) const;
 
   // The latest migration of the domain that came further than to prepare its guest in vain; nullopt
-  // when there is none. A last line that was cut off
-  // (by a power cut) does not count; DataLoss for any other that cannot be read.
+  // when there is none. What a power cut has left of a line does not count; DataLoss for a line
+  // that is whole and not known to this version.
   absl::StatusOr<std::optional<StoredMigration>> Latest(const std::string& uuid) const;
 
   // UUIDs of all domains that have one.

@@ -27,8 +27,7 @@ class NoDomains final : public Hypervisor {
   }
   absl::StatusOr<bool> HasManagedSave(const std::string&) override { return None(); }
   absl::StatusOr<SnapshotCount> Snapshots(const std::string&) override { return None(); }
-  absl::StatusOr<std::vector<std::string>> MachineTypes(const std::string&,
-                                                        const std::string&) override {
+  absl::StatusOr<xml::HostMachines> MachineTypes(const std::string&, const std::string&) override {
     return None();
   }
   absl::StatusOr<uint64_t> DeviceProperty(const std::string&, const std::string&,

@@ -403,12 +403,15 @@ TEST(HostileGuest, GoAwayResetAndEndOfFile) {
 
 // The honest answer to ListFilesystems with one filesystem that is mounted there, as bytes: no
 // protobuf library would write a string that is not UTF-8.
-Attack FilesystemMountedOn(absl::string_view mount_point) {
+Attack FilesystemMountedOn(absl::string_view mount_point,
+                           const std::vector<std::string>& roots = {}) {
   const auto field = [](uint8_t number, absl::string_view bytes) {
     const char head[] = {static_cast<char>(number << 3 | 2), static_cast<char>(bytes.size())};
     return absl::StrCat(absl::string_view(head, sizeof head), bytes);
   };
-  const std::string response = field(1, field(4, mount_point));  // filesystems, mount_points
+  std::string filesystem = field(4, mount_point);  // mount_points
+  for (const std::string& root : roots) absl::StrAppend(&filesystem, field(14, root));
+  const std::string response = field(1, filesystem);
   const std::string message =
       absl::StrCat(absl::string_view("\0\0\0\0", 4),
                    std::string(1, static_cast<char>(response.size())), response);
@@ -420,6 +423,23 @@ Attack FilesystemMountedOn(absl::string_view mount_point) {
                                Literal("grpc-status", "0"))))
       wire.Idle();
   };
+}
+
+// Which root is whose is known only when there are as many as mount points.
+TEST(HostileGuest, MoreRootsThanMountPoints) {
+  for (const size_t count : {0, 1, 2}) {
+    std::vector<std::string> roots = {"none"};
+    const absl::Status status =
+        CallUnderAttack(FilesystemMountedOn("/srv", std::vector<std::string>(count, "/@srv")),
+                        [&](GuestAgent& agent) {
+                          const auto filesystems = agent.ListFilesystems(kDeadline, {});
+                          if (filesystems.ok() && filesystems->size() == 1)
+                            roots = filesystems->front().mount_roots;
+                          return filesystems.status();
+                        });
+    EXPECT_TRUE(status.ok()) << status;
+    EXPECT_THAT(roots, testing::ElementsAreArray(std::vector<std::string>(count % 2, "/@srv")));
+  }
 }
 
 TEST(HostileGuest, MountPointThatIsNotUtf8) {

@@ -134,9 +134,9 @@ bool Report(int files, const Counts& counts) {
 }
 
 absl::StatusOr<bool> Run(CorpusDomains& domains) {
-  VR_ASSIGN_OR_RETURN(const std::vector<std::string> machines,
+  VR_ASSIGN_OR_RETURN(const xml::HostMachines machines,
                       domains.hypervisor().MachineTypes("x86_64", "qemu"));
-  Corpus corpus(domains.hypervisor(), Modes(machines));
+  Corpus corpus(domains.hypervisor(), Modes(machines.names));
   domains.ForEach(kEvery, [&](const CorpusDomain& domain) { corpus.Try(domain); });
   return Report(domains.files(), corpus.counts());
 }

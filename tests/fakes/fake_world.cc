@@ -213,9 +213,8 @@ class FakeHypervisor : public FakeBackups {
     return domain->snapshots;
   }
 
-  absl::StatusOr<std::vector<std::string>> MachineTypes(const std::string&,
-                                                        const std::string&) override {
-    return world_.machine_types;
+  absl::StatusOr<xml::HostMachines> MachineTypes(const std::string&, const std::string&) override {
+    return world_.machines;
   }
 
   absl::StatusOr<DomainState> State(const std::string& uuid) override {

@@ -160,12 +160,12 @@ class FakeWorld {
   std::string stored_xml;          // not empty: what libvirt stores in place of what was defined
   std::vector<HostDevice> block_storage;  // below every image on a block device
   bool images_are_local = true;
-  bool has_offline_guest = true;           // virt-reclaim-guestfs is installed
-  std::vector<OfflineDisk> disks_read;     // by it, last
-  std::function<void()> while_defining;    // what happens meanwhile
-  std::function<void()> while_reading;     // what happens meanwhile
-  std::vector<std::string> machine_types;  // of the host
-  FakeBeats beats;                         // those of trims beat at their start and after pieces
+  bool has_offline_guest = true;         // virt-reclaim-guestfs is installed
+  std::vector<OfflineDisk> disks_read;   // by it, last
+  std::function<void()> while_defining;  // what happens meanwhile
+  std::function<void()> while_reading;   // what happens meanwhile
+  xml::HostMachines machines;            // of the host
+  FakeBeats beats;                       // those of trims beat at their start and after pieces
 
   std::atomic<int> definitions_read = 0;  // how often
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 import signal
-import time
 from pathlib import Path
 
 import bedpath
@@ -19,6 +18,8 @@ APPLY = ("migrate", "apply", "--power-cycle=shutdown", "--shutdown-timeout", "60
 JUNK = 32 * MIB
 # Those of a migration that goes well, up to the last.
 STEPS = {"begun", "defining", "defined", "stopping", "starting", "verifying"}
+# Of a journal, when it is rolled back by itself: those, done's place taken by rolling-back, and restored.
+LINES_UNTIL_RESTORED = len(STEPS) + 2
 # Killed there, it has not touched the guest.
 BEFORE_THE_GUEST = {"none", "begun", "defining"}
 
@@ -79,27 +80,34 @@ class OnHost:
         for disk in trim.json["domains"][0]["disks"]:
             self.assertGreaterEqual(disk["freed_bytes"], JUNK // 2, str(disk))
 
-    def test_2_rollback_by_hand(self) -> None:
-        reply = self.reclaim.run("migrate", "rollback", "--power-cycle=shutdown", "web")
-        self.assertEqual(reply.status, DONE, str(reply))
+    def require_rolled_back(self) -> None:
+        """By its journal, its definition, what it runs under, and its files."""
         self.assertEqual(self.step(), "rolled-back")
         self.assertEqual(self.guest.saved_xml(), self.old_xml)
         self.assertNotIn("unmap", self.guest.live_xml())
         self.guest.was_power_cycled()
         self.assertEqual(self.checksums(), self.sums)
 
+    def test_2_rollback_by_hand(self) -> None:
+        reply = self.reclaim.run("migrate", "rollback", "--power-cycle=shutdown", "web")
+        self.assertEqual(reply.status, DONE, str(reply))
+        self.require_rolled_back()
+
     def test_3_a_filesystem_that_does_not_come_back_is_noticed_and_rolled_back(self) -> None:
         # Mounted by hand somewhere else than where the guest mounts it at its next start.
         self.guest.run("mkdir -p /srv; umount /mnt/xfs && mount -t xfs LABEL=xfs /srv || mount -t xfs /dev/vdb /srv")
-        reply = self.reclaim.run("migrate", "apply", "--power-cycle=shutdown", "--verify-timeout", "15s", "web")
+        # Killed on its way back: stopped, the old definition put back, and not started yet.
+        words = ("migrate", "apply", "--power-cycle=shutdown", "--verify-timeout", "15s", "web")
+        killed = self.killed(LINES_UNTIL_RESTORED, *words, word="/journal.jsonl")
+        self.assertEqual(killed.status, -signal.SIGKILL, str(killed))
+        self.assertEqual(self.step(), "restored")
+        self.assertEqual(self.guest.saved_xml(), self.old_xml)
+        # Whatever can be known of a guest that is off: it is the way back that goes on.
+        reply = self.reclaim.run("migrate", "apply", "--verify-timeout", "15s", "web")
         self.assertEqual(reply.status, FAILED, str(reply))
         self.assertIn("'/srv'", reply.json["domains"][0]["error"])
-        self.assertEqual(self.step(), "rolled-back")
         self.assertEqual(self.reclaim.run("migrate", "status", "web").status, FAILED)
-        self.guest.was_power_cycled()
-        self.assertEqual(self.guest.saved_xml(), self.old_xml)
-        self.assertNotIn("unmap", self.guest.live_xml())
-        self.assertEqual(self.checksums(), self.sums)
+        self.require_rolled_back()
 
     # A later one leaves out what comes before the first step.
     first_point = 1
@@ -136,10 +144,8 @@ class OnHost:
         self.assertEqual(self.checksums(), self.sums)
         print(f"killed at points {self.first_point} to {point}, in the steps {sorted(steps)}")
 
-    def killed(self, point: int, *words: str) -> Reply:
-        killer = VirtReclaim(
-            PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN="/state/:/etc/qemu/"
-        )
+    def killed(self, point: int, *words: str, word: str = "/state/:/etc/qemu/") -> Reply:
+        killer = VirtReclaim(PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN=word)
         return killer.run(*words)
 
     def test_5_killed_in_a_rollback_the_next_one_converges(self) -> None:
@@ -164,32 +170,36 @@ class OnHost:
 
     def test_6_killed_in_a_verify_the_next_one_is_as_good(self) -> None:
         self.assertEqual(self.reclaim.run("migrate", "apply", "web").status, DONE)
-        for seconds in (0.3, 0.6, 0.9):
-            process = self.reclaim.start("migrate", "verify", "web")
-            time.sleep(seconds)
-            process.kill()
-            process.communicate()
-            reply = self.reclaim.run("migrate", "verify", "web")
-            self.assertEqual(reply.status, DONE, str(reply))
-            probed = reply.json["domains"][0]["probed_disks"]
-            self.assertEqual([disk["discards_reach_host"] for disk in probed], [True] * len(self.filesystems), str(reply))
+        # It writes nothing: before what it sends, among others its calls to the guest, each time four times as late.
+        kills = 0
+        while True:
+            sends = 4**kills
+            killer = VirtReclaim(PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(sends), VR_KILL_AT_SEND="1")
+            killed = killer.run("migrate", "verify", "web")
+            if killed.status != -signal.SIGKILL:
+                break
+            kills += 1
+            self.require_proved(self.reclaim.run("migrate", "verify", "web"))
+        self.require_proved(killed)
+        self.assertGreaterEqual(kills, 3)
         self.assertEqual(self.checksums(), self.sums)
+        print(f"a verify killed {kills} times, before what it sent first and up to {4 ** (kills - 1)} later")
+
+    def require_proved(self, reply: Reply) -> None:
+        self.assertEqual(reply.status, DONE, str(reply))
+        probed = reply.json["domains"][0]["probed_disks"]
+        self.assertEqual([disk["discards_reach_host"] for disk in probed], [True] * len(self.filesystems), str(reply))
 
     def test_7_killed_while_a_rollback_has_the_guest_off(self) -> None:
         # Before the second line of its journal is synced: stopped, the old definition put back, and not started yet.
-        killer = VirtReclaim(PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC="2", VR_KILL_IN="/journal.jsonl")
         words = ("migrate", "rollback", "--power-cycle=shutdown", "--verify-timeout", "90s", "web")
-        killed = killer.run(*words)
+        killed = self.killed(2, *words, word="/journal.jsonl")
         self.assertEqual(killed.status, -signal.SIGKILL, str(killed))
         self.assertEqual(self.guest.saved_xml(), self.old_xml)
         # Nobody has to say again that it is to run.
         reply = self.reclaim.run("migrate", "rollback", "--verify-timeout", "90s", "web")
         self.assertEqual(reply.status, DONE, str(reply))
-        self.assertEqual(self.step(), "rolled-back")
-        self.assertEqual(self.guest.saved_xml(), self.old_xml)
-        self.assertNotIn("unmap", self.guest.live_xml())
-        self.guest.was_power_cycled()
-        self.assertEqual(self.checksums(), self.sums)
+        self.require_rolled_back()
 
     def test_8_everything_is_clean(self) -> None:
         self.guest.shutdown()

@@ -44,6 +44,7 @@ TEST(ConvertTest, WorstCaseStaysBelowTheLimit) {
   Filesystem filesystem;
   filesystem.source = filesystem.type = filesystem.uuid = longest;
   filesystem.mount_points.assign(kMaxMountPoints, longest);
+  filesystem.mount_roots.assign(kMaxMountPoints, longest);
   BlockDevice device;
   device.name = device.dm_name = device.dm_uuid = device.serial = device.wwid = device.bus_path =
       longest;
@@ -57,6 +58,8 @@ TEST(ConvertTest, WorstCaseStaysBelowTheLimit) {
   EXPECT_TRUE(response.truncated());
   EXPECT_GT(response.filesystems_size(), 0);
   EXPECT_GT(response.filesystems(0).mount_points_size(), 0);
+  EXPECT_EQ(response.filesystems(0).mount_roots_size(),
+            response.filesystems(0).mount_points_size());
   EXPECT_LT(response.ByteSizeLong(), kMessageLimit);
 
   v1::TrimEvent event;

@@ -49,6 +49,7 @@ TEST_F(FilesystemsTest, PutsTogetherWhatIsKnown) {
   EXPECT_EQ(root.source, "/dev/vda1");
   EXPECT_EQ(root.uuid, "uuid-of-vda1");
   EXPECT_THAT(root.mount_points, ElementsAre("/", "/srv"));
+  EXPECT_THAT(root.mount_roots, ElementsAre("/", ""));
   EXPECT_EQ(root.size_bytes, 1000U);
   EXPECT_EQ(root.used_bytes, 400U);
   EXPECT_EQ(root.free_bytes, 600U);

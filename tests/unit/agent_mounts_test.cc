@@ -97,6 +97,20 @@ TEST(MountsTest, BtrfsSubvolumesAreOneGroup) {
   EXPECT_THAT(Groups(table), ElementsAre(ElementsAre("/.top", "/", "/home")));
 }
 
+TEST(MountsTest, WhatAMountShowsAsAWhole) {
+  const MountTable table = Read(
+      "25 1 0:25 /@ / rw - btrfs /dev/vda2 rw,subvolid=256,subvol=/@\n"
+      "26 25 0:25 /@home /home rw - btrfs /dev/vda2 rw,subvolid=257,subvol=/@home\n"
+      "27 25 0:25 /@/srv/www /var/www rw - btrfs /dev/vda2 rw,subvolid=256,subvol=/@\n"
+      "28 25 0:25 /@home\\040old /old rw - btrfs /dev/vda2 rw,subvol=/@home\\040old\n"
+      "29 25 0:25 /@new /new rw - btrfs /dev/vda2 rw\n"
+      "30 25 254:1 / /boot rw - ext4 /dev/vda1 rw\n"
+      "31 25 254:1 /grub /mnt rw - ext4 /dev/vda1 rw,subvol=/grub\n");
+  std::vector<std::string> roots;
+  for (const Mount& mount : table.mounts) roots.push_back(WholeRoot(mount));
+  EXPECT_THAT(roots, ElementsAre("/@", "/@home", "", "/@home old", "", "/", ""));
+}
+
 TEST(MountsTest, WholeFilesystemIsTrimmedFirst) {
   const MountTable table = Read(
       "25 1 254:1 / / rw - ext4 /dev/vda1 rw\n"

@@ -230,6 +230,27 @@ TEST_F(PreflightTest, MountsAndBootDisk) {
   EXPECT_THAT(preflight.boot_disks, ElementsAre("vda"));
 }
 
+// What a guest that is off will be mounted with; of one that runs its mounts tell.
+TEST_F(PreflightTest, DiscardOptionsOfFstab) {
+  guest.tree.Write("etc/fstab",
+                   "# /dev/vda9 /none ext4 nodiscard 0 0\n"
+                   "UUID=1 / ext4 errors=remount-ro 0 1\n"
+                   "UUID=2\t/data\txfs\trw,nodiscard 0 2\n"
+                   "UUID=3 /home btrfs subvol=@home,discard=async 0 0\n"
+                   "UUID=4 none swap sw,discard 0 0\n"
+                   "UUID=5 /short ext4\n");
+  Preflight off;
+  ReadConfiguration(
+      RootFiles(guest.tree.path()), "", [](const std::string&) { return std::nullopt; },
+      [](const std::string&) { return std::nullopt; }, off);
+  ASSERT_THAT(off.mounts, SizeIs(2));
+  EXPECT_THAT(off.mounts[0].mount_points, ElementsAre("/data"));
+  EXPECT_EQ(off.mounts[0].discard_option, DiscardSetting::kDisabled);
+  EXPECT_THAT(off.mounts[1].mount_points, ElementsAre("/home"));
+  EXPECT_EQ(off.mounts[1].discard_option, DiscardSetting::kEnabled);
+  EXPECT_THAT(Read().mounts, IsEmpty());
+}
+
 TEST_F(PreflightTest, FstrimTimer) {
   EXPECT_EQ(Read().fstrim_timer, DiscardSetting::kUnknown);
   guest.tree.Write("usr/lib/systemd/system/fstrim.timer", "");

@@ -36,6 +36,30 @@ TEST_F(MigrationTest, VerifyKnowsWhatTheGuestWasLikeWhenItWasDefined) {
   }
 }
 
+// A subvolume of the root's own filesystem is missed like any other; a bind mount is not.
+TEST_F(MigrationTest, ASubvolumeThatIsGoneAfterThePowerCycle) {
+  for (const bool is_known : {true, false}) {
+    for (const bool is_there : {true, false}) {
+      FakeWorld world;
+      FakeDomain& domain = Add(world);
+      GuestFilesystem& root = domain.agent.facts.filesystems.at(0);
+      root.type = "btrfs";
+      root.mount_points = {"/", "/var/www", "/home", "/export/home"};
+      if (is_known) root.mount_roots = {"/@", "", "/@home", "/@home"};
+      domain.boots_from = root;
+      domain.boots_from->mount_points = {"/"};
+      if (is_there) domain.boots_from->mount_points.push_back("/home");
+      domain.boots_from->mount_roots.clear();
+      const MigratedDomain migrated = ApplyOne(world, options_);
+      const bool is_missed = is_known && !is_there;  // an older agent does not tell
+      EXPECT_EQ(migrated.place->step, is_missed ? MigrationStep::kRolledBack : MigrationStep::kDone)
+          << migrated.outcome.error;
+      EXPECT_THAT(std::string(migrated.outcome.error.message()),
+                  HasSubstr(is_missed ? "'/home'" : ""));
+    }
+  }
+}
+
 TEST_F(MigrationTest, RollBackRefusesToUndoSomebodyElsesChange) {
   FakeWorld world;
   FakeDomain& domain = Add(world);

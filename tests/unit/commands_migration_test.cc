@@ -224,7 +224,7 @@ TEST_F(MigrationTest, ALivingGuestThatLostAFilesystemIsShutDownNotPoweredOff) {
   MigrationRecord stopping;
   stopping.step = MigrationStep::kStopping;
   stopping.was_running = stopping.had_agent = true;
-  stopping.mounts = {{"/", "ext4", "root-uuid", ""}, {"/srv", "ext4", "srv-uuid", ""}};
+  stopping.mounts = {{"/", "ext4", "root-uuid", "", ""}, {"/srv", "ext4", "srv-uuid", "", ""}};
   ASSERT_TRUE(migration.Append(stopping).ok());
   domain.agent.facts.filesystems.pop_back();
   const MigratedDomain migrated = ApplyOne(world, options_);
@@ -330,25 +330,40 @@ TEST_F(MigrationTest, WhatWasBegunBeforeIsWork) {
 TEST_F(MigrationTest, TheMachineTypeIsOneOfTheHosts) {
   FakeWorld world;
   Add(world);
-  world.machine_types = {"pc-i440fx-3.1", "pc-i440fx-5.2", "pc-i440fx-7.2", "pc-q35-7.2"};
+  world.machines.names = {"pc-i440fx-3.1", "pc-i440fx-5.2", "pc-i440fx-7.2", "pc-q35-7.2"};
+  world.machines.deprecated = {"pc-i440fx-3.1", "pc-i440fx-5.2"};
   const MigrateAction action = Plan(world, options_).at(0);
   EXPECT_THAT(action.after, HasSubstr("pc-i440fx-5.2"));
   EXPECT_THAT(action.blockers, IsEmpty());
+  ASSERT_THAT(action.risks, testing::SizeIs(1));
+  EXPECT_EQ(action.risks[0].reason, Reason::kMachineDeprecated);
   EXPECT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
 }
 
 TEST_F(MigrationTest, AGuestOnItsNewBusIsNotPutBack) {
   FakeWorld world;
-  Add(world);
-  ApplyOne(world, options_);
-  options_.power_cycle = PowerCycle::kNever;
+  FakeDomain& domain = Add(world);
+  NameByPath(domain);
+  options_.rewrite.bus = xml::BusPolicy::kVirtioScsi;
   options_.fix_guest = true;
+  ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+  options_.power_cycle = PowerCycle::kNever;
   options_.domains = {"web0"};
   for (int call = 0; call < 2; ++call) {  // again when it is rolled back already
     const auto rolled = RollBackMigrated(world.services(), options_, {}).value();
     EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kFailed);
     EXPECT_THAT(std::string(rolled[0].outcome.error.message()), HasSubstr("on its new bus"));
+    EXPECT_THAT(domain.agent.preflight->names, IsEmpty());
   }
+  // A later one that may do so power-cycles it first.
+  options_.power_cycle = PowerCycle::kShutdown;
+  world.calls.clear();
+  const auto rolled = RollBackMigrated(world.services(), options_, {}).value();
+  EXPECT_EQ(rolled.at(0).outcome.kind, OutcomeKind::kDone) << rolled[0].outcome.error;
+  EXPECT_THAT(world.calls, ElementsAre("shutdown web0", "start web0"));
+  EXPECT_EQ(domain.live_xml, domain.first_xml);
+  EXPECT_THAT(domain.agent.preflight->names, testing::SizeIs(1));
+  EXPECT_EQ(rolled[0].place->detail, "asked for");
 }
 
 TEST_F(MigrationTest, BatchesStopAfterTooManyFailures) {

@@ -50,7 +50,7 @@ TEST_F(MigrationStoreTest, WhatWasWrittenIsRead) {
   StoredMigration migration = Begin();
   MigrationRecord stopping = Record(MigrationStep::kStopping);
   stopping.was_running = stopping.had_agent = true;
-  stopping.mounts = {{"/", "ext4", "root-uuid", "/images/web.raw"}};
+  stopping.mounts = {{"/home", "btrfs", "root-uuid", "/images/web.raw", "/@home"}};
   ASSERT_TRUE(migration.Append(stopping).ok());
   const auto found = store().Latest(kDomain).value();
   ASSERT_TRUE(found);

@@ -37,7 +37,7 @@ TEST(MigrationPlaceTest, TheLastWordOfEachKindCounts) {
   MigrationRecord stopping;
   stopping.step = MigrationStep::kStopping;
   stopping.had_agent = stopping.was_running = true;
-  stopping.mounts = {{"/", "ext4", "u", ""}};
+  stopping.mounts = {{"/", "ext4", "u", "", ""}};
   MigrationRecord verifying;
   verifying.step = MigrationStep::kVerifying;
   verifying.detail = "x";
@@ -243,10 +243,16 @@ TEST(JudgeTest, TheHostMustHaveTheMachineType) {
   MigrationChange change;
   change.machine = "pc-i440fx-4.0";
   EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());  // not told: libvirt will say
-  facts.machine_types = {"pc", "pc-i440fx-7.2"};
+  facts.machines.names = {"pc", "pc-i440fx-7.2"};
   EXPECT_THAT(Judge(facts, change).blockers, Has(Reason::kMachineNotOnHost));
-  facts.machine_types.push_back("pc-i440fx-4.0");
+  facts.machines.names.push_back("pc-i440fx-4.0");
   EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+  EXPECT_THAT(Judge(facts, change).risks, IsEmpty());
+  facts.machines.deprecated = {"pc-i440fx-4.0"};
+  EXPECT_THAT(Judge(facts, change).blockers, IsEmpty());
+  EXPECT_THAT(Judge(facts, change).risks, Has(Reason::kMachineDeprecated));
+  change.machine = "pc-i440fx-7.2";
+  EXPECT_THAT(Judge(facts, change).risks, IsEmpty());
 }
 
 TEST(JudgeTest, JobsAndManagersStopIt) {

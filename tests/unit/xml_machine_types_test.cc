@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include "xml-tools/capabilities.h"
 #include "xml-tools/machine_types.h"
 
 namespace virt_reclaim::xml {
@@ -84,6 +85,29 @@ TEST(MachineTypesTest, NewestIsTheAliasOrTheNewestOfTheList) {
   EXPECT_EQ(NewestOfFamily(ParseMachineType("pc-q35-3.1"), known), "pc-q35-10.0");
   EXPECT_EQ(NewestOfFamily(ParseMachineType("pc-q35-10.1"), known), "pc-q35-10.1");
   EXPECT_EQ(NewestOfFamily(ParseMachineType("pc-q35-jammy"), known), "pc-q35-noble");
+}
+
+TEST(CapabilitiesTest, TheHostsMachineTypesAndWhichOfThemGo) {
+  constexpr char kText[] = R"(<capabilities>
+  <guest><os_type>hvm</os_type><arch name='x86_64'>
+    <machine maxCpus='255' deprecated='yes'>pc-i440fx-2.0</machine>
+    <machine canonical='pc-i440fx-rhel7.6.0' maxCpus='240' deprecated='yes'>pc</machine>
+    <machine maxCpus='288' deprecated='no'>pc-q35-7.2</machine>
+    <machine canonical='pc-q35-7.2' maxCpus='288'>q35</machine>
+    <domain type='qemu'/>
+    <domain type='kvm'><machine deprecated='yes'>only-kvm</machine></domain>
+  </arch></guest>
+  <guest><arch name='aarch64'><machine>virt-7.2</machine><domain type='qemu'/></arch></guest>
+</capabilities>)";
+  const HostMachines qemu = MachineTypesOf(kText, "x86_64", "qemu").value();
+  EXPECT_EQ(qemu.names, (std::vector<std::string>{"pc-i440fx-2.0", "pc", "pc-i440fx-rhel7.6.0",
+                                                  "pc-q35-7.2", "q35"}));
+  EXPECT_EQ(qemu.deprecated,
+            (std::vector<std::string>{"pc-i440fx-2.0", "pc", "pc-i440fx-rhel7.6.0"}));
+  EXPECT_EQ(MachineTypesOf(kText, "x86_64", "kvm").value().names,
+            (std::vector<std::string>{"only-kvm"}));
+  EXPECT_TRUE(MachineTypesOf(kText, "aarch64", "kvm").value().names.empty());
+  EXPECT_FALSE(MachineTypesOf("<domain/>", "x86_64", "qemu").ok());
 }
 
 }  // namespace
