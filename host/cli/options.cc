@@ -54,7 +54,7 @@ absl::Status UnknownWord(const CLI::App& root, const std::string& word, absl::st
   const std::vector<std::string> known = KnownWords(root, is_option);
   // "--config X run": known to the verb that comes later.
   if (is_option && std::find(known.begin(), known.end(), name) != known.end())
-    return UsageError(absl::StrCat("option '", name, "' belongs behind its verb"));
+    return UsageError(absl::StrCat("option '", name, "' belongs behind its verb"), "");
   const auto nearest = NearestWord(name, known);
   const std::string what =
       absl::StrCat(is_option ? "unknown option '" : "unknown verb '", Printable(name), "'");
