@@ -230,10 +230,6 @@ std::vector<SparsifiedTarget> MakeCopy(const CommandLine& line, const Services& 
       stop)};
 }
 
-}  // namespace
-
-namespace {
-
 // A new user writes 'sparsify web.qcow2' in the directory of that image.
 std::string HintsForFiles(const CommandLine& line) {
   std::string hints;
