@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace virt_reclaim::agent {
 
@@ -33,6 +34,10 @@ class ConfigFiles {
   // Sorted, without those that begin with a dot; at most kMaxListedNames.
   virtual std::vector<std::string> List(const std::string& directory) const = 0;
 };
+
+// The lines of a table like fstab(5) and crypttab(5), by their fields: those that have at least
+// `least` of them and are no comment. The fields point into `text`.
+std::vector<std::vector<absl::string_view>> TableLines(absl::string_view text, size_t least);
 
 }  // namespace virt_reclaim::agent
 

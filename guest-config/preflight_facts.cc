@@ -16,10 +16,7 @@ namespace {
 void ReadCrypttab(const ConfigFiles& files, Preflight& out) {
   const auto text = files.Read("/etc/crypttab");
   if (!text.ok()) return;
-  for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
-    const std::vector<absl::string_view> fields =
-        absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
-    if (fields.size() < 2 || fields[0][0] == '#') continue;
+  for (const std::vector<absl::string_view>& fields : TableLines(*text, 2)) {
     const bool discard = fields.size() > 3 && (HasOption(fields[3], "discard") ||
                                                HasOption(fields[3], "allow-discards"));
     auto found = std::find_if(
@@ -42,10 +39,8 @@ void ReadCrypttab(const ConfigFiles& files, Preflight& out) {
 void ReadFstabDiscards(const ConfigFiles& files, Preflight& out) {
   const auto text = files.Read("/etc/fstab");
   if (!text.ok()) return;
-  for (const absl::string_view line : absl::StrSplit(*text, '\n')) {
-    const std::vector<absl::string_view> fields =
-        absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
-    if (fields.size() < 4 || fields[0][0] == '#' || fields[2] == "swap") continue;
+  for (const std::vector<absl::string_view>& fields : TableLines(*text, 4)) {
+    if (fields[2] == "swap") continue;
     const bool discard = HasOption(fields[3], "discard");
     if (!discard && !HasOption(fields[3], "nodiscard")) continue;
     if (out.mounts.size() == kMaxPreflightEntries) {

@@ -49,6 +49,10 @@ virt_reclaim_test(hypervisor_contract_test
   SOURCES contract/hypervisor_contract_test.cc
   DEPS virt_reclaim_fakes LABEL contract)
 
+find_package(Python3 3.11 COMPONENTS Interpreter REQUIRED)
+add_test(NAME qemu_contract COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/contract/qemu_test.py)
+set_tests_properties(qemu_contract PROPERTIES LABELS contract TIMEOUT 120 SKIP_RETURN_CODE 77)
+
 # What libvirt's QEMU driver makes of the domains of its own tests: what it stores of them, rewritten, and what it fills in when
 # they start. Programs of their own, since they may skip wholly.
 add_library(virt_reclaim_corpus_domains STATIC contract/corpus_domains.cc)

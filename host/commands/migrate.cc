@@ -147,17 +147,18 @@ absl::Status JudgeImagesInto(const Services& services, const MigrateOptions& opt
   return absl::OkStatus();
 }
 
-// What the journal of the domain asks for. One that cannot be read stops apply before it acts.
-void GoOn(const Services& services, const MigrateOptions& options, MigrateAction& action) {
+// What the journal of the domain asks for; true when that is a way back. One that cannot be read
+// stops apply before it acts.
+bool GoesBack(const Services& services, const MigrateOptions& options, MigrateAction& action) {
   const MigrationStore store(services.state_directory, services.hypervisor.Uri());
   const auto latest = store.Latest(action.domain.uuid);
-  if (!latest.ok() || !*latest || IsOver((*latest)->place().step)) return;
+  if (!latest.ok() || !*latest || IsOver((*latest)->place().step)) return false;
   const MigrationStep step = (*latest)->place().step;
   // It waits for a power cycle, or for a change that is made anew.
   action.goes_on = step != MigrationStep::kDefined ||
                    (action.changes.empty() && options.power_cycle == PowerCycle::kShutdown &&
                     action.domain.state == DomainState::kRunning);
-  action.goes_back = IsGoingBack(step);
+  return IsGoingBack(step);
 }
 
 absl::Status PlanInto(const Services& services, const MigrateOptions& options,
@@ -171,14 +172,14 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
   }
   if (!action.changes.empty())
     VR_RETURN_IF_ERROR(JudgeImagesInto(services, options, storages, stop, action));
-  GoOn(services, options, action);
+  const bool goes_back = GoesBack(services, options, action);
   if (action.changes.empty()) {
     action.power_cycle_pending = LiveIsOlder(services, options, action);
     return absl::OkStatus();
   }
   // Nothing that would stop a change may stop the way back from one: the guest may be off by now,
   // and nobody can be asked.
-  if (action.goes_back) return absl::OkStatus();
+  if (goes_back) return absl::OkStatus();
   VR_ASSIGN_OR_RETURN(const MigrationJudgement judgement,
                       Preflight(services, options, action, /*locked=*/false, stop));
   action.blockers = judgement.blockers;

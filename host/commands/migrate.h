@@ -70,7 +70,6 @@ struct MigrateAction {
   bool asked_for = false;              // the user named this domain
   bool power_cycle_pending = false;    // the running domain still works under an older definition
   bool goes_on = false;                // apply takes a migration further that was begun before
-  bool goes_back = false;              // ... which is being taken back
 };
 
 struct MigratedDomain {

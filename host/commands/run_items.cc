@@ -12,6 +12,14 @@ namespace {
 
 using policy::Job;
 
+RunItem NewItem(Job job, const std::string& name, bool is_domain) {
+  RunItem item;
+  item.job = job;
+  item.name = name;
+  item.is_domain = is_domain;
+  return item;
+}
+
 RunItem PlannedItem(const TrimStep& step) {
   RunItem item = DomainItem(Job::kTrim, step.action.domain.name);
   item.expected = step.action.expected;
@@ -23,18 +31,13 @@ RunItem PlannedItem(const TrimStep& step) {
 }
 
 RunItem PlannedItem(const SparsifyStep& step) {
-  RunItem item;
-  item.job = Job::kSparsify;
-  item.name = step.action.name;
-  item.is_domain = step.action.is_domain;
+  RunItem item = NewItem(Job::kSparsify, step.action.name, step.action.is_domain);
   item.outcome = step.action.outcome;
   return item;
 }
 
 RunItem PlannedItem(const PunchStep& step) {
-  RunItem item;
-  item.job = Job::kPunch;
-  item.name = step.action.path;
+  RunItem item = NewItem(Job::kPunch, step.action.path, /*is_domain=*/false);
   item.outcome.error = step.action.error;
   if (!step.action.error.ok()) item.outcome.kind = OutcomeKind::kFailed;
   return item;
@@ -43,11 +46,7 @@ RunItem PlannedItem(const PunchStep& step) {
 }  // namespace
 
 RunItem DomainItem(Job job, const std::string& name) {
-  RunItem item;
-  item.job = job;
-  item.name = name;
-  item.is_domain = true;
-  return item;
+  return NewItem(job, name, /*is_domain=*/true);
 }
 
 RunItem ItemOf(const TrimmedDomain& domain) {
@@ -67,10 +66,7 @@ RunItem ItemOf(const TrimmedDomain& domain) {
 }
 
 RunItem ItemOf(const SparsifiedTarget& target) {
-  RunItem item;
-  item.job = Job::kSparsify;
-  item.name = target.name;
-  item.is_domain = target.is_domain;
+  RunItem item = NewItem(Job::kSparsify, target.name, target.is_domain);
   item.outcome = target.outcome;
   if (!target.result) return item;
   uint64_t expected = 0;
@@ -84,9 +80,7 @@ RunItem ItemOf(const SparsifiedTarget& target) {
 }
 
 RunItem ItemOf(const PunchedFile& file) {
-  RunItem item;
-  item.job = Job::kPunch;
-  item.name = file.path;
+  RunItem item = NewItem(Job::kPunch, file.path, /*is_domain=*/false);
   item.outcome = file.outcome;
   if (file.outcome.kind == OutcomeKind::kDone) item.expected = file.result.zero_bytes;
   if (file.result.freed_bytes) item.freed = static_cast<int64_t>(*file.result.freed_bytes);

@@ -74,7 +74,7 @@ struct TrimmedDisk {
   std::string image;  // path of the top image; empty: none
   std::optional<uint64_t>
       trimmed;           // the guest's word; absent: no filesystem of the guest was found on it
-  bool in_part = false;  // not all of its filesystems were trimmed from end to end
+  bool in_part = false;  // not all of its filesystems were gone through
   bool guest_not_supported = false;  // the guest said that the disk takes no discards
   std::optional<int64_t> freed;      // measured; absent: cannot be measured
   std::optional<uint64_t> allocation_before, allocation_after;

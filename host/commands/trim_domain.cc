@@ -122,15 +122,14 @@ class DomainTrim {
         [&](GuestTrimProgress p) {
           const absl::Duration so_far = std::max(services_.now() - begin, absl::ZeroDuration());
           if (last && last->whole && !went_on_ && last->took > so_far) p.left = last->took - so_far;
-          reached_ = PositionOf(p, result_.filesystems, guest_);
-          watch.At(*reached_);
-          KeepPlace();
+          watch.At(PositionOf(p, result_.filesystems, guest_));
+          KeepPlace(watch);
           if (progress) progress(result_.domain, p);
         },
         result_.filesystems);
     watch.End();
     cut_short_ = !status.ok();
-    if (watch.job()) reached_ = watch.place_before_job();
+    place_ = watch.place();
     const bool time_over = may_end && absl::IsDeadlineExceeded(status);
     LookForTrouble(status.ok() || time_over || stop.stop_requested() || watch.job(), watch);
     // Somebody may have set the clock back.
@@ -149,19 +148,20 @@ class DomainTrim {
     const auto as_before = action_.last ? action_.last->next : std::nullopt;
     if (!TrimsAll()) return as_before;
     if (!cut_short_) return std::nullopt;
-    if (reached_) return reached_;
+    if (place_) return place_;
     return went_on_ ? as_before : std::nullopt;
   }
 
   // For the next trim, when this one does not live to remember what it came to. As of a trim that
   // was stopped.
-  void KeepPlace() {
+  void KeepPlace(TrimWatch& watch) {
     const absl::Time now = services_.now();
     if (!TrimsAll() || now - kept_ < kKeepPlaceEvery) return;
     kept_ = now;
     TrimRecord record = RecordOf(OutcomeKind::kCancelled);
     record.took = std::max(now - began_, absl::ZeroDuration());
-    record.next = reached_;
+    record.next = watch.place();
+    if (!record.next) return;
     Append(record).IgnoreError();  // Remember says so
   }
 
@@ -375,7 +375,7 @@ class DomainTrim {
     return std::any_of(guest_.filesystems.begin(), guest_.filesystems.end(),
                        [&](const GuestFilesystem& one) {
                          return one.obstacle == GuestObstacle::kNone &&
-                                !IsTrimmedInWhole(one, start_, result_.filesystems) &&
+                                !WasGoneThrough(one, start_, result_.filesystems) &&
                                 std::any_of(one.devices.begin(), one.devices.end(), is_on_it);
                        });
   }
@@ -437,7 +437,7 @@ class DomainTrim {
     const std::string limit = absl::FormatDuration(options_.timeout);
     return absl::DeadlineExceededError(
         absl::StrCat("not done within the ", limit, " of --timeout",
-                     TrimsAll() && reached_ ? "; the next trim goes on where it was" : ""));
+                     TrimsAll() && place_ ? "; the next trim goes on where it was" : ""));
   }
 
   // Before anything is measured: whoever else is on the storage is to stop at once. A disk that
@@ -462,10 +462,10 @@ class DomainTrim {
   absl::Time kept_ = absl::InfinitePast();    // its place
   absl::Time looked_ = absl::InfinitePast();  // for what forbids a trim
   std::optional<GuestTrimPosition> start_;
-  bool went_on_ = false;  // began where the trim before was cut short
-  std::optional<TrimRecordPosition> reached_;
-  bool cut_short_ = false;  // by whatever: a limit, a stop, trouble, a lost link
-  bool paused_ = false;     // by the end of the guest's trim
+  bool went_on_ = false;                     // began where the trim before was cut short
+  std::optional<TrimRecordPosition> place_;  // where it was left
+  bool cut_short_ = false;                   // by whatever: a limit, a stop, trouble, a lost link
+  bool paused_ = false;                      // by the end of the guest's trim
   DomainFacts facts_;
   GuestFacts guest_;
   std::map<std::string, std::string> guest_to_target_;

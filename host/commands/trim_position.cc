@@ -41,13 +41,13 @@ TrimRecordPosition PositionOf(const GuestTrimProgress& reached,
   return next;
 }
 
-bool IsTrimmedInWhole(const GuestFilesystem& filesystem,
-                      const std::optional<GuestTrimPosition>& start,
-                      const std::vector<GuestTrim>& finished) {
+bool WasGoneThrough(const GuestFilesystem& filesystem,
+                    const std::optional<GuestTrimPosition>& start,
+                    const std::vector<GuestTrim>& finished) {
   const bool in_it = start && (start->offset > 0 || start->after);
   if (in_it && IsMountedAt(filesystem, start->mount_point)) return false;
   return std::any_of(finished.begin(), finished.end(), [&](const GuestTrim& trim) {
-    return trim.result == GuestTrimResult::kDone && IsMountedAt(filesystem, trim.mount_point);
+    return IsMountedAt(filesystem, trim.mount_point);
   });
 }
 

@@ -20,10 +20,10 @@ std::optional<GuestTrimPosition> StartOf(const std::optional<TrimRecord>& last,
 TrimRecordPosition PositionOf(const GuestTrimProgress& reached,
                               const std::vector<GuestTrim>& finished, const GuestFacts& guest);
 
-// Whether a trim that began at `start` has trimmed all of it.
-bool IsTrimmedInWhole(const GuestFilesystem& filesystem,
-                      const std::optional<GuestTrimPosition>& start,
-                      const std::vector<GuestTrim>& finished);
+// Whether a trim that began at `start` has gone through it from end to end, with whatever result.
+bool WasGoneThrough(const GuestFilesystem& filesystem,
+                    const std::optional<GuestTrimPosition>& start,
+                    const std::vector<GuestTrim>& finished);
 
 }  // namespace virt_reclaim
 

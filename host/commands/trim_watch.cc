@@ -52,9 +52,9 @@ void TrimWatch::At(TrimRecordPosition place) {
   at_ = std::move(place);
 }
 
-std::optional<TrimRecordPosition> TrimWatch::place_before_job() {
+std::optional<TrimRecordPosition> TrimWatch::place() {
   const std::lock_guard lock(mutex_);
-  return before_job_;
+  return place_;
 }
 
 std::optional<Blocker> TrimWatch::trouble() {
@@ -116,7 +116,7 @@ void TrimWatch::LookForJobs() {
   if (!jobs.ok()) return;
   if (!jobs->empty()) return Stop(job_, jobs->front());
   const std::lock_guard lock(mutex_);
-  if (!job_) before_job_ = std::move(at);
+  if (!job_) place_ = std::move(at);
 }
 
 }  // namespace virt_reclaim

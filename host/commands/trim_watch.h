@@ -31,9 +31,8 @@ class TrimWatch {
   // How far the trim has come. Any thread.
   void At(TrimRecordPosition place);
   // How far it had come when libvirt was last seen at nothing with the domain: what the guest trims
-  // while QEMU copies a disk, QEMU drops (block/mirror.c: its filter does not unmap). Empty:
-  // nowhere. Any thread.
-  std::optional<TrimRecordPosition> place_before_job();
+  // while QEMU copies a disk, QEMU drops (tests/contract/qemu_test.py). Empty: nowhere. Any thread.
+  std::optional<TrimRecordPosition> place();
   // Of the caller's stop, of trouble and of a job.
   std::stop_token token() const { return ended_.get_token(); }
   // No news from here on; waits for a look under way.
@@ -57,7 +56,7 @@ class TrimWatch {
   std::stop_callback<std::function<void()>> forward_;
   std::mutex mutex_;
   std::optional<Blocker> trouble_, job_;
-  std::optional<TrimRecordPosition> at_, before_job_;
+  std::optional<TrimRecordPosition> at_, place_;
   const std::optional<int64_t> overhead_before_;
   std::unique_ptr<ErrorWatch> errors_;
   std::unique_ptr<Beat> beat_;  // ends first

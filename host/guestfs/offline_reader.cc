@@ -12,7 +12,6 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "base/handle.h"
 #include "base/status.h"
@@ -115,10 +114,8 @@ absl::StatusOr<std::vector<std::string>> MountAll(guestfs_h* handle, const std::
 void ReportMissingMounts(const agent::ConfigFiles& files, const std::vector<std::string>& mounted,
                          Preflight& out) {
   const std::string fstab = files.Read("/etc/fstab").value_or("");
-  for (const absl::string_view line : absl::StrSplit(fstab, '\n')) {
-    const std::vector<absl::string_view> fields =
-        absl::StrSplit(line, absl::ByAnyChar(" \t"), absl::SkipEmpty());
-    if (fields.size() < 2 || fields[0][0] == '#' || !IsNeeded(fields[1])) continue;
+  for (const std::vector<absl::string_view>& fields : agent::TableLines(fstab, 2)) {
+    if (!IsNeeded(fields[1])) continue;
     if (std::find(mounted.begin(), mounted.end(), fields[1]) == mounted.end() &&
         out.names.unread.size() < agent::kMaxPreflightEntries) {
       out.names.unread.push_back(absl::StrCat(fields[1], ": its filesystem could not be mounted"));

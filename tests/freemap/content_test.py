@@ -11,7 +11,6 @@ import os
 import pathlib
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -311,10 +310,8 @@ def main():
     kinds = sys.argv[3:] or list(CASES)
     imagelib.need("mkfs.ext4", "mkfs.xfs", "xfs_db", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse", "sfdisk", "losetup", "fstrim")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="freemap-content."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
     matrix, files, failed = Matrix(), 0, 0
-    try:
+    with imagelib.work_directory("freemap-content.") as work:
         for (case, *_), result in imagelib.each(judge, jobs(kinds, dump, work)):
             if isinstance(result, Exception):
                 failed += 1
@@ -325,8 +322,6 @@ def main():
             files += count
             print(f"{case.name}: {count} files, {runs} runs, freed {freed >> 10} KiB"
                   + (f", by a trim {kernels >> 10}" if kernels is not None else ""), flush=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     least = {} if "VR_IMAGES" in os.environ else {name: images for kind in kinds for name, images in IMAGES[kind].items()}
     whole = matrix.end(least) and enough()
     print(f"{'+'.join(kinds)}: {matrix.total().images} images, {files} files the same, {failed} failed")

@@ -16,7 +16,6 @@ import pathlib
 import random
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -238,17 +237,13 @@ def main():
     mutants = int(options.get("mutants", os.environ.get("VR_MUTANTS", 500)))
     imagelib.need("mkfs.ext4", "mkfs.xfs", "xfs_db", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="freemap-hostile."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
     failed = 0
-    try:
+    with imagelib.work_directory("freemap-hostile.") as work:
         seed = int(options.get("seed", 1))
         jobs = ((name, KINDS[name], Dump(sys.argv[1]), work, mutants, seed) for name in names)
         for (name, *_), result in imagelib.each(torture, jobs):
             failed += isinstance(result, Exception)
             print(f"FAILED {name}: {result!r}" if isinstance(result, Exception) else result, flush=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     sys.exit(1 if failed else 0)
 
 

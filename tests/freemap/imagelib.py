@@ -7,6 +7,7 @@ with their last user: nothing stays behind, however a test ends.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -62,6 +63,17 @@ def own_mounts():
         print("SKIP: no mount namespace to be had")
         sys.exit(SKIP)
     run("mount", "--make-rprivate", "/")
+
+
+@contextlib.contextmanager
+def work_directory(prefix):
+    """A directory that goes at the end, also the one in which whatever is started makes its temporary files."""
+    work = pathlib.Path(tempfile.mkdtemp(prefix=prefix))
+    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @dataclass

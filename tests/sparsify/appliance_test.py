@@ -3,9 +3,7 @@
 
 import os
 import pathlib
-import shutil
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from dropinlib import DropIn
@@ -128,9 +126,7 @@ def main():
     virt_reclaim, worker, dump, guestfs = sys.argv[1:5]
     imagelib.need("mkfs.ext4", "debugfs", "sfdisk", "losetup", "qemu-img", "supermin")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-appliance."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    try:
+    with imagelib.work_directory("sparsify-appliance.") as work:
         program = Program(virt_reclaim, worker, work)
         appliance = {"VIRT_RECLAIM_GUESTFS": guestfs, "LIBGUESTFS_BACKEND_SETTINGS": "force_tcg"}
         program.environment |= appliance
@@ -145,8 +141,6 @@ def main():
         target = program("--engine=libguestfs", path, status=5)["targets"][0]
         if "virt-reclaim-guestfs is not installed" not in target["reasons_explained"][0]["detail"]:
             raise AssertionError(f"no word of what is missing: {target}")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from sparsifylib import MIB, Case, Judge, Program, qcow2_errors
@@ -108,23 +106,21 @@ def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "mkfs.btrfs", "btrfs", "losetup", "qemu-img", "qemu-storage-daemon", "fallocate")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-btrfs."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    directory, disk = work / "btrfs", work / "disk"
-    directory.mkdir()
-    with open(disk, "wb") as file:
-        file.truncate(1 << 30)
-    run("mkfs.btrfs", "-q", disk)
-    try:
+    with imagelib.work_directory("sparsify-btrfs.") as work:
+        directory, disk = work / "btrfs", work / "disk"
+        directory.mkdir()
+        with open(disk, "wb") as file:
+            file.truncate(1 << 30)
+        run("mkfs.btrfs", "-q", disk)
         run("mount", "-o", "loop", disk, directory)
-        program = Program(virt_reclaim, worker, work)
-        judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=64 * MIB, megabytes=24), dump, worker)
-        released(judge, program, directory)
-        shared(judge, program, directory)
-        no_room(judge, program, directory)
-    finally:
-        run("umount", directory, check=False)
-        shutil.rmtree(work, ignore_errors=True)
+        try:
+            program = Program(virt_reclaim, worker, work)
+            judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=64 * MIB, megabytes=24), dump, worker)
+            released(judge, program, directory)
+            shared(judge, program, directory)
+            no_room(judge, program, directory)
+        finally:
+            run("umount", directory)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,9 @@ checkers of filesystem and image say that nothing was lost; what was freed is wh
 nothing left. Prints a line for each image and a table; an image that is missing is a failure.
 """
 
-import os
 import pathlib
 import shutil
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import sparsifylib
@@ -99,10 +97,8 @@ def main():
     imagelib.need("mkfs.ext4", "mkfs.xfs", "xfs_db", "mkfs.btrfs", "mkntfs", "mkfs.fat", "mcopy", "mkfs.exfat", "mount.exfat-fuse", "sfdisk",
                   "losetup", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-content."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
     matrix, failed = Matrix(), []
-    try:
+    with imagelib.work_directory("sparsify-content.") as work:
         jobs = [(sys.argv[1:4], work, number, case, qcow2) for number, (case, qcow2) in enumerate(cases())]
         for job, result in imagelib.each(sparsify_case, jobs):
             if isinstance(result, BaseException):
@@ -112,8 +108,6 @@ def main():
             for free, freed, line in result:
                 matrix.add(filesystem_of(job[3].mkfs), free, freed)
                 print(line, flush=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     whole = matrix.end(IMAGES)
     if failed:
         sys.exit(f"{len(failed)} of the cases failed")

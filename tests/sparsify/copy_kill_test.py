@@ -5,11 +5,9 @@ say so: SIGKILL right before each sync, and at random moments (--kills=N, defaul
 import os
 import pathlib
 import random
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -140,9 +138,7 @@ def main():
     kills = int(next((word.removeprefix("--kills=") for word in sys.argv[5:] if word.startswith("--kills=")), 20))
     imagelib.need("mkfs.ext4", "losetup", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-copy-kill."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    try:
+    with imagelib.work_directory("sparsify-copy-kill.") as work:
         program = Program(virt_reclaim, worker, work)
         judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=48 * MIB, megabytes=24), dump, worker)
         place, dice = work / "place", random.Random("copies")
@@ -157,8 +153,6 @@ def main():
                 if source.read_bytes() != before or allocated(source) == 0:
                     raise AssertionError("the source changed")
                 source.unlink()
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

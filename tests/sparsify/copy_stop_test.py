@@ -5,12 +5,10 @@ In this test's own mounts qemu-img is one that copies a MiB a second, and only o
 gone before its parent, no file of the run is left, what had the name of the copy is as it was, and the next run makes the whole copy.
 """
 
-import os
 import pathlib
 import shutil
 import signal
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -118,9 +116,7 @@ def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "losetup", QEMU_IMG, "qemu-storage-daemon")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-copy-stop."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    try:
+    with imagelib.work_directory("sparsify-copy-stop.") as work:
         program = Program(virt_reclaim, worker, work)
         judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=48 * MIB, megabytes=24), dump, worker)
         (work / "place").mkdir()
@@ -129,8 +125,6 @@ def main():
         for way, formats in ((output, ("raw", "raw")), (output, ("qcow2", "qcow2")), (drop_in, ("raw", "raw")), (packed, ("raw", "qcow2")),
                              (drop_in, ("qcow2", "qcow2"))):
             stopped_each_way(way, judge, formats, work, program)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

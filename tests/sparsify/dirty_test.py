@@ -10,7 +10,6 @@ import pathlib
 import shutil
 import struct
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -319,20 +318,16 @@ def main():
     imagelib.need("mkfs.ext4", "debugfs", "mkfs.xfs", "xfs_db", "mkfs.btrfs", "mkntfs", "ntfsfix", "ntfs-3g", "mkfs.fat", "mcopy", "mkfs.exfat",
                   "mount.exfat-fuse", "fsfreeze", "sfdisk", "losetup", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-dirty."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    # By their numbers: functions made by functions do not go to another process.
-    jobs = [(judge_state, sys.argv[1:4], work, number) for number in range(len(STATES))]
-    jobs += [(judge_committed, sys.argv[1:4], work, number) for number in range(len(COMMITTED))]
-    jobs += [(beside_one_at_rest, sys.argv[1:4], work), (what_is_foreign, sys.argv[1:4], work)]
     failed = 0
-    try:
+    with imagelib.work_directory("sparsify-dirty.") as work:
+        # By their numbers: functions made by functions do not go to another process.
+        jobs = [(judge_state, sys.argv[1:4], work, number) for number in range(len(STATES))]
+        jobs += [(judge_committed, sys.argv[1:4], work, number) for number in range(len(COMMITTED))]
+        jobs += [(beside_one_at_rest, sys.argv[1:4], work), (what_is_foreign, sys.argv[1:4], work)]
         for job, result in imagelib.each(call, jobs):
             failed += isinstance(result, BaseException)
             name = STATES[job[3]].name if job[0] is judge_state else job[0].__name__
             print(f"FAILED {name}: {result!r}" if isinstance(result, BaseException) else result, flush=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     print(f"{len(jobs)} states, {failed} failed")
     sys.exit(1 if failed else 0)
 

@@ -2,11 +2,8 @@
 """drop_in_place_test.py PROGRAM WORKER DUMP: `virt-sparsify --in-place`, by the verb and by the name: every file is kept; what is passed over or refused
 stays to the byte, with the status and the words of libguestfs's."""
 
-import os
 import pathlib
-import shutil
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import refusals_test
@@ -85,15 +82,11 @@ def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "sfdisk", "losetup", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-in-place."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    try:
+    with imagelib.work_directory("sparsify-in-place.") as work:
         drop_in = DropIn(virt_reclaim, worker, work)
         judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=64 * MIB, megabytes=24, table="gpt"), dump, worker)
         in_place(drop_in, judge, work)
         refused_in_place(drop_in, judge, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

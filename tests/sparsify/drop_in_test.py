@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -428,9 +427,7 @@ def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "sfdisk", "losetup", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-drop-in."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    try:
+    with imagelib.work_directory("sparsify-drop-in.") as work:
         drop_in = DropIn(virt_reclaim, worker, work)
         wrong_command_lines(drop_in)
         hints(drop_in)
@@ -446,8 +443,6 @@ def main():
         nobody_writes_the_source(drop_in, judge, work)
         a_copy_that_fails(drop_in, judge, work)
         refused_before_the_work(drop_in, judge, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

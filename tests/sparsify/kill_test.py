@@ -5,10 +5,8 @@ those of qcow2 kill QEMU's server as well. Content the same, qemu-img check with
 import os
 import pathlib
 import random
-import shutil
 import signal
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -112,10 +110,8 @@ def main():
     kills = int(next((word.removeprefix("--kills=") for word in sys.argv[4:] if word.startswith("--kills=")), 40))
     imagelib.need("mkfs.ext4", "losetup", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-kill."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
     failed, hits = 0, {"raw": 0, "qcow2": 0}
-    try:
+    with imagelib.work_directory("sparsify-kill.") as work:
         a_killed_server_s_directory_goes(sys.argv[1:4], work)
         # Small clusters: more requests to be killed between. Most of the time goes into waiting for the disk.
         jobs = [(sys.argv[1:4], work, f"{format_}-{part}", format_, options, kills // 2 + (kills % 2) * part)
@@ -130,8 +126,6 @@ def main():
         if not failed and not all(hits.values()):
             failed += 1
             print(f"no kill in the middle of the work: {hits}", flush=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     sys.exit(1 if failed else 0)
 
 

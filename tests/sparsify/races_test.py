@@ -2,13 +2,10 @@
 """races_test.py PROGRAM WORKER DUMP: who else may have the image. In use: refused, with the holder's name, and nothing changes. A QEMU
 that starts, a second sparsify and qemu-img at random moments: one of the two waits or gives up, and content is the same."""
 
-import os
 import pathlib
 import random
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -136,15 +133,11 @@ def races_of(programs, work, format_):
 def main():
     imagelib.need("mkfs.ext4", "losetup", "qemu-img", "qemu-storage-daemon", "qemu-system-x86_64")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-races."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
     failed = 0
-    try:
+    with imagelib.work_directory("sparsify-races.") as work:
         for job, result in imagelib.each(races_of, [(sys.argv[1:4], work, format_) for format_ in ("raw", "qcow2")]):
             failed += isinstance(result, BaseException)
             print(*([f"{job[2]}: {result!r}"] if isinstance(result, BaseException) else result), sep="\n", flush=True)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     sys.exit(1 if failed else 0)
 
 

@@ -4,10 +4,8 @@ are as small as copied ones, and are whole copies all the same when the source g
 
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -81,9 +79,7 @@ def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "losetup", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-reflink."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    try:
+    with imagelib.work_directory("sparsify-reflink.") as work:
         program = Program(virt_reclaim, worker, work)
         judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=64 * MIB, megabytes=24), dump, worker)
         for mkfs, shares in (("mkfs.xfs -q -m reflink=1", True), ("mkfs.btrfs -q", False)):
@@ -100,8 +96,6 @@ def main():
                 imagelib.wait_for_loops(disk)
             mounted.rmdir()
             disk.unlink()
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

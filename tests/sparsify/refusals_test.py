@@ -8,7 +8,6 @@ import pathlib
 import re
 import shutil
 import sys
-import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 from dropinlib import DropIn, said
@@ -322,9 +321,7 @@ def main():
     virt_reclaim, worker, dump = sys.argv[1:4]
     imagelib.need("mkfs.ext4", "debugfs", "mkswap", "losetup", "sfdisk", "qemu-img", "qemu-storage-daemon")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-refusals."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    try:
+    with imagelib.work_directory("sparsify-refusals.") as work:
         program = Program(virt_reclaim, worker, work)
         judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=64 * MIB, megabytes=24), dump, worker)
         refused(judge, program, work)
@@ -337,8 +334,6 @@ def main():
         without_libguestfs(judge, program, work)
         no_holes(judge, program, work)
         libvirt_that_does_not_answer(judge, program, work)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

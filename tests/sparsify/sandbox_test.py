@@ -6,10 +6,8 @@ import ctypes
 import mmap
 import os
 import pathlib
-import shutil
 import struct
 import sys
-import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -61,9 +59,7 @@ def main():
     virt_reclaim, worker, dump, hold = sys.argv[1:5]
     imagelib.need("mkfs.ext4", "losetup", "qemu-img")
     imagelib.own_mounts()
-    work = pathlib.Path(tempfile.mkdtemp(prefix="sparsify-sandbox."))
-    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
-    try:
+    with imagelib.work_directory("sparsify-sandbox.") as work:
         program = Program(virt_reclaim, worker, work)
         judge = Judge(work, Case("ext4", "mkfs.ext4 -q", "few", size=48 * MIB, megabytes=16), dump, worker)
         path, shared, wrapper = judge.copy(work / "image"), work / "shared", work / "worker"
@@ -91,8 +87,6 @@ def main():
         if process.returncode != 0 or '"reclaimable_bytes": 0' in out.split('"targets"')[0]:
             raise AssertionError(f"status {process.returncode}: {out} {err}")
         print(f"the worker as it is started: seccomp filter, no new privileges, nobody, limits; landlock {landlock_version()}")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -188,7 +188,8 @@ TEST_F(TrimHistoryTest, ThePlaceIsKeptOnTheWay) {
   };
   EXPECT_THAT(Lines(Run()), ElementsAre("web: done"));
   ASSERT_EQ(then.size(), 2u);
-  EXPECT_EQ(then.back().next, (TrimRecordPosition{"/", "", 3, false}));
+  // The third piece is where it is; at the second libvirt was last seen at nothing.
+  EXPECT_EQ(then.back().next, (TrimRecordPosition{"/", "", 2, false}));
   EXPECT_FALSE(then.back().complete);
   ASSERT_EQ(History("web").size(), 2u);
   EXPECT_TRUE(History("web").back().whole);
@@ -346,6 +347,23 @@ TEST_F(TrimHistoryTest, APlaceThatLibvirtCouldNotBeAskedAboutIsNotPastAJob) {
   EXPECT_THAT(Lines(Run()), ElementsAre("web: done block-job"));
   EXPECT_THAT(world_.reached, ElementsAre("/#0", "/#1", "/#2"));
   EXPECT_EQ(History("web").back().next, std::nullopt);
+}
+
+// What cannot be trimmed was not left out: nothing of it will ever come back.
+TEST_F(TrimHistoryTest, AFilesystemThatCannotBeTrimmedExcusesNothing) {
+  FakeDomain& domain = AddWithQemuAgent("uefi");
+  domain.qemu_agent.freed.clear();
+  domain.qemu_agent.answers["guest-get-fsinfo"] = absl::StrReplaceAll(
+      kFsInfo, {{R"({"return":[)",
+                 R"({"return":[{"name":"vda15","mountpoint":"/boot/efi","type":"vfat",
+"total-bytes":129718272,"used-bytes":11911168,"disk":[{"bus-type":"virtio","dev":"/dev/vda15",
+"pci-controller":{"domain":0,"bus":0,"slot":5,"function":0}}]},)"}});
+  domain.qemu_agent.answers["guest-fstrim"] = absl::StrReplaceAll(
+      kTrimmed,
+      {{R"("paths":[)", R"("paths":[{"path":"/boot/efi","error":"trim not supported"},)"}});
+  const auto results = Run();
+  EXPECT_EQ(results[0].disks.at(0).reasons.at(0).reason, Reason::kUnexplained);
+  EXPECT_EQ(StatusOf(results), ExitStatus::kNothingFreed);
 }
 
 TEST_F(TrimHistoryTest, TheRestOfADiskIsNotHeldAgainstIt) {
