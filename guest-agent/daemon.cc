@@ -4,11 +4,8 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdio>
 #include <functional>
-#include <mutex>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +15,7 @@
 #include "guest-agent/server.h"
 #include "guest-agent/service.h"
 #include "guest-agent/service_manager.h"
+#include "guest-agent/stop_limit.h"
 #include "proto/link/bridge.h"
 
 namespace virt_reclaim::agent {
@@ -55,32 +53,6 @@ class ChangeLog {
   std::string last_;
 };
 
-// Ends the process when the orderly way takes longer than a service manager should wait: gRPC's
-// shutdown can hang.
-class StopLimit {
- public:
-  explicit StopLimit(const std::stop_token& stop)
-      : waiter_([this, stop](const std::stop_token& over) {
-          std::unique_lock lock(mutex_);
-          // Asleep until there is a stop, without a timer.
-          const std::stop_callback wake(stop, [this] { Notify(); });
-          changed_.wait(lock, over, [&] { return stop.stop_requested(); });
-          if (over.stop_requested()) return;
-          changed_.wait_for(lock, over, kStopLimit, [] { return false; });
-          if (!over.stop_requested()) _exit(0);
-        }) {}
-
- private:
-  void Notify() {
-    { const std::lock_guard lock(mutex_); }
-    changed_.notify_all();
-  }
-
-  std::mutex mutex_;
-  std::condition_variable_any changed_;
-  std::jthread waiter_;
-};
-
 absl::StatusOr<std::unique_ptr<link::Port>> FindAndOpen(const DaemonOptions& options) {
   if (!options.port.empty()) return OpenPort(options.port);
   const auto path = FindPort(kPortName);
@@ -98,7 +70,7 @@ int RunDaemon(const DaemonOptions& options, const std::stop_token& stop) {
   // One heap: with one for each of gRPC's threads, what they leave behind is never given back.
   mallopt(M_ARENA_MAX, 1);
   ServiceManager manager;
-  const StopLimit limit(stop);
+  const StopLimit limit(stop, kStopLimit);
   ChangeLog log(manager);
   const link::Heartbeat heartbeat = {manager.alive_every(), manager.alive_every().count() > 0
                                                                 ? [&manager] { manager.Alive(); }
