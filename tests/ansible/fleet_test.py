@@ -230,7 +230,7 @@ class Story(unittest.TestCase):
         self.assertEqual((again.status, again.those("changed")), (0, set()), again.text)
 
     def test_8_trim(self) -> None:
-        self.guest.run(f"head -c {JUNK} /dev/urandom >/mnt/data/junk; sync; rm /mnt/data/junk; sync")
+        self.guest.run(f"dd if=/dev/urandom of=/mnt/data/junk bs=1M count={JUNK // MIB}; sync; rm /mnt/data/junk; sync")
         disk = self.guest.disk("data")
         before = disk.allocation()
         recap = self.play("trim", "virt_reclaim.fleet.trim", "--diff", "--limit", CANARY)

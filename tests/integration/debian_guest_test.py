@@ -33,7 +33,7 @@ set -e
 mkdir /srv/files
 for i in $(seq 16); do
   head -c $((i * i * 9001)) /dev/urandom >/srv/files/file-$i
-  head -c {JUNK // 16} /dev/zero >/srv/junk-$i
+  dd if=/dev/zero of=/srv/junk-$i bs=1M count={JUNK // 16 // MIB}
 done
 sync
 rm /srv/junk-*
@@ -42,10 +42,10 @@ sync
 # What --fix-guest makes anew is compared on its own: the initramfs, and CONFIG.
 MANIFEST = """
 sync; echo 3 >/proc/sys/vm/drop_caches
-find /srv /boot /usr/bin /usr/sbin -xdev -type f ! -name grub.cfg ! -name 'initrd.img-*' | sort | xargs sha256sum
+find /srv /boot /usr/sbin -xdev -type f ! -name grub.cfg ! -name 'initrd.img-*' | sort | xargs sha256sum
 """
-KERNEL_LINES = "grep -E '^[[:space:]]+(linux|initrd|search)' /boot/grub/grub.cfg"
-# What --fix-guest may change. Of grub.cfg what the kernel is told: the rest depends on where update-grub is run.
+# What --fix-guest may change. Of grub.cfg what the kernel is told: the rest depends on where update-grub is run. What it is at first,
+# made where the disk was made, is what update-grub makes in the guest: a rollback runs that (test_11).
 CONFIG = """
 cat /etc/fstab /etc/default/grub /etc/initramfs-tools/modules /etc/initramfs-tools/conf.d/*
 grep -E '^[[:space:]]+linux[[:space:]]' /boot/grub/grub.cfg
@@ -134,12 +134,7 @@ class OneGuest(HostTestCase):
         print(self.run_in_guest("systemctl is-system-running --wait; systemd-analyze"), flush=True)
         self.assertEqual(self.run_in_guest("systemctl --failed --plain --no-legend"), "")
 
-    def test_02_its_grub_cfg_is_what_update_grub_makes(self) -> None:
-        before = self.run_in_guest(KERNEL_LINES)
-        self.run_in_guest("update-grub")
-        self.assertEqual(self.run_in_guest(KERNEL_LINES), before)
-
-    def test_03_report_and_trim_in_vain(self) -> None:
+    def test_02_report_and_trim_in_vain(self) -> None:
         self.run_in_guest(WRITE)
         type(self).manifest = self.run_in_guest(MANIFEST)
         type(self).config = self.run_in_guest(CONFIG)
@@ -156,21 +151,21 @@ class OneGuest(HostTestCase):
 
     # To another bus: migrate looks first.
 
-    def test_04_without_a_fix_another_bus_is_refused(self) -> None:
+    def test_03_without_a_fix_another_bus_is_refused(self) -> None:
         self.require_only_virtio_blk()
         (plan,) = self.run_program(REFUSED, "migrate", "apply", "--bus=virtio-scsi", self.name).json["domains"]
         self.assertIn("initramfs-lacks-driver", plan["reasons"])
         self.assertIn("guest-names-disk", plan["reasons"])
         self.assertEqual(self.guest.saved_xml(), self.old_xml)
 
-    def test_05_the_plan_says_what_would_be_fixed(self) -> None:
+    def test_04_the_plan_says_what_would_be_fixed(self) -> None:
         (plan,) = self.run_program(DONE, "migrate", "plan", "--bus=virtio-scsi", "--fix-guest", self.name).json["domains"]
         self.assertEqual(plan["blockers"], [])
         self.assertIn("guest-names-disk", plan["fixes"])
         self.assertIn("initramfs-lacks-driver", plan["fixes"])
         self.assertEqual(self.run_in_guest(CONFIG), self.config)
 
-    def test_06_names_by_path_are_no_hindrance_as_long_as_the_bus_stays(self) -> None:
+    def test_05_names_by_path_are_no_hindrance_as_long_as_the_bus_stays(self) -> None:
         self.run_program(DONE, "migrate", "apply", self.name)
         type(self).kept_xml = self.guest.saved_xml()
         self.assertIn("discard='unmap'", self.kept_xml)
@@ -179,15 +174,14 @@ class OneGuest(HostTestCase):
 
     # Prepared when it was planned, and no more when it is power-cycled.
 
-    def test_07_planned_while_all_was_well(self) -> None:
+    def test_06_planned_while_all_was_well(self) -> None:
         self.run_in_guest(PREPARE)
         self.run_program(DONE, "migrate", "apply", "--bus=virtio-scsi", self.name)
         self.assertIn("bus='scsi'", self.guest.saved_xml())
         self.assertIn("virtio_scsi.ko", self.run_in_guest(INITRAMFS))
         self.run_in_guest(BREAK_INITRAMFS)
-        self.require_only_virtio_blk()
 
-    def test_08_it_finds_no_root_and_is_rolled_back(self) -> None:
+    def test_07_it_finds_no_root_and_is_rolled_back(self) -> None:
         """What a change to virtio-scsi costs who did not look before."""
         begin, shown = time.monotonic(), len(self.guest.console_text())
         apply = self.reclaim.start(
@@ -211,16 +205,15 @@ class OneGuest(HostTestCase):
         self.assertIn("did not come back as it was", domain["error"])
         self.assertEqual(self.guest.saved_xml(), self.kept_xml)
 
-    def test_09_back_on_virtio_blk_it_is_as_before(self) -> None:
+    def test_08_back_on_virtio_blk_it_is_as_before(self) -> None:
         self.require_on("/dev/vda1")
         self.assertIn(" root=UUID=", self.run_in_guest("cat /proc/cmdline"))
-        self.require_only_virtio_blk()
         self.assertEqual(self.run_in_guest(IS_BROKEN), "")
         self.assertEqual(self.run_in_guest(MANIFEST), self.manifest)
 
-    # That power cycle has put what test_06 changed into force.
+    # That power cycle has put what test_05 changed into force.
 
-    def test_10_migrated_and_power_cycled_it_frees(self) -> None:
+    def test_09_migrated_and_power_cycled_it_frees(self) -> None:
         self.assertIn("discard='unmap'", self.guest.live_xml())
         before = self.guest.root.allocation()
         (domain,) = self.run_program(DONE, "trim", self.name).json["domains"]
@@ -232,7 +225,7 @@ class OneGuest(HostTestCase):
 
     # To another bus, and back.
 
-    def test_11_fixed_moved_proved(self) -> None:
+    def test_10_fixed_moved_proved(self) -> None:
         self.run_in_guest(BY_PATH_AGAIN)
         self.assertEqual(self.run_in_guest(CONFIG), self.config)
         reply = self.run_program(
@@ -246,7 +239,7 @@ class OneGuest(HostTestCase):
         self.assertIn("virtio_scsi.ko", self.run_in_guest(INITRAMFS))
         self.assertNotEqual(self.run_in_guest(CONFIG), self.config)
 
-    def test_12_and_all_the_way_back(self) -> None:
+    def test_11_and_all_the_way_back(self) -> None:
         self.run_program(
             DONE, "migrate", "rollback", "--power-cycle=shutdown", "--fix-guest", self.name, seconds=MIGRATE_SECONDS
         )
@@ -255,10 +248,10 @@ class OneGuest(HostTestCase):
         self.assertEqual(self.run_in_guest(CONFIG), self.config)
         self.assertNotIn("virtio_scsi.ko", self.run_in_guest(INITRAMFS))
 
-    def test_13_nothing_is_lost(self) -> None:
+    def test_12_nothing_is_lost(self) -> None:
         self.assertEqual(self.run_in_guest(MANIFEST), self.manifest)
 
-    def test_14_an_agent_that_is_missing_is_installed_by_qemu_guest_agent(self) -> None:
+    def test_13_an_agent_that_is_missing_is_installed_by_qemu_guest_agent(self) -> None:
         self.guest.remove_agent()
         self.assertNotEqual(self.reclaim.run("agent", "status", self.name).status, DONE)
         (domain,) = self.run_program(
@@ -276,7 +269,7 @@ class OneGuest(HostTestCase):
         path.write_text(channel)
         self.host.virsh(how, self.name, path, "--live")
 
-    def test_15_the_agent_comes_and_goes_with_its_port(self) -> None:
+    def test_14_the_agent_comes_and_goes_with_its_port(self) -> None:
         channels = re.findall(r"<channel .*?</channel>", self.guest.live_xml(), re.S)
         (channel,) = (each for each in channels if f"'{AGENT_PORT}'" in each)
         self.assertEqual(self.run_in_guest(AGENT_STATE).strip(), "success active")
@@ -290,7 +283,7 @@ class OneGuest(HostTestCase):
         wait_for("the agent", lambda: self.reclaim.run("agent", "status", self.name).status == DONE, seconds=AGENT_SECONDS)
         self.assertEqual(self.run_in_guest(AGENT_STATE).strip(), "success active")
 
-    def test_16_its_filesystem_is_whole(self) -> None:
+    def test_15_its_filesystem_is_whole(self) -> None:
         self.guest.shutdown()
         self.guest.root.check()
 

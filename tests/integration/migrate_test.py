@@ -27,7 +27,9 @@ BEFORE_THE_GUEST = {"none", "begun", "defining"}
 class OnHost:
     """The same on the embedded driver and on a libvirtd."""
 
-    filesystems: tuple[str, ...] = ("ext4", "xfs", "btrfs")
+    # Not btrfs: its module measures what this CPU is best at, which takes seconds at each start of an emulated one, and there are
+    # thirty. The same with btrfs: story_test.
+    filesystems = ("ext4", "xfs")
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -36,7 +38,7 @@ class OnHost:
             cls.host, "web", machine=OLD_MACHINE, agent=AGENT, disks=[Disk(fs, fs=fs) for fs in cls.filesystems]
         )
         cls.guest.start()
-        cls.guest.run("for dir in /mnt/*; do head -c 1000000 /dev/urandom >$dir/precious; done; sync")
+        cls.guest.run("for dir in /mnt/*; do dd if=/dev/urandom of=$dir/precious bs=1000000 count=1; done; sync")
         cls.sums = cls.checksums()
         cls.old_xml = cls.guest.saved_xml()
 
@@ -215,8 +217,6 @@ class Embedded(OnHost, HostTestCase):
 
 class Daemon(OnHost, HostTestCase):
     first_point = 5
-    # The module of btrfs measures what this CPU is best at: seconds at each start of an emulated one.
-    filesystems = ("ext4", "xfs")
 
     @classmethod
     def make_host(cls) -> Host:

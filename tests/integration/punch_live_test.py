@@ -14,8 +14,8 @@ ROUNDS = 4
 # Known data over zeroes and zeroes over data, in place: what punch finds zero is data a moment later. Each file is compared with
 # what was written last, as it comes from the disk.
 WRITER = """
-for i in 0 1 2 3; do head -c 1000000 /dev/urandom >/known-$i; done
-for f in 0 1 2 3 4 5 6 7; do head -c 1000000 /dev/zero >/mnt/xfs/$f; done
+for i in 0 1 2 3; do dd if=/dev/urandom of=/known-$i bs=1000000 count=1; done
+for f in 0 1 2 3 4 5 6 7; do dd if=/dev/zero of=/mnt/xfs/$f bs=1000000 count=1; done
 echo 0 >/rounds
 cat >/writer <<'END'
 round=0
@@ -38,8 +38,8 @@ sh /writer >/writer.log 2>&1 &
 FILL = """
 set -e
 for dir in /mnt/*; do
-  head -c 3000000 /dev/urandom >$dir/kept
-  head -c 60000000 /dev/zero >$dir/zeroes
+  dd if=/dev/urandom of=$dir/kept bs=1000000 count=3 2>/dev/null
+  dd if=/dev/zero of=$dir/zeroes bs=1000000 count=60 2>/dev/null
 done
 sync
 cat /mnt/*/kept | md5sum

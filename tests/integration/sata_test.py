@@ -21,7 +21,7 @@ DOMAIN = "sata"
 MACHINE = "pc-q35-3.1"
 FETCH_KERNEL = Path(__file__).resolve().parents[2] / "scripts" / "fetch-kernel"
 
-WRITE = "for dir in /mnt/*; do head -c 1000000 /dev/urandom >$dir/precious; done"
+WRITE = "for dir in /mnt/*; do dd if=/dev/urandom of=$dir/precious bs=1000000 count=1; done"
 FILL = f"""
 set -e
 for dir in /mnt/*; do dd if=/dev/zero of=$dir/junk bs=1M count={JUNK // MIB}; done

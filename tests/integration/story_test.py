@@ -24,8 +24,8 @@ set -e
 for dir in /mnt/*; do
   i=0
   while [ $i -lt 16 ]; do
-    head -c $((i * i * 9001)) /dev/urandom >$dir/file-$i
-    head -c {JUNK // 16} /dev/zero >$dir/junk-$i
+    dd if=/dev/urandom of=$dir/file-$i bs=9001 count=$((i * i))
+    dd if=/dev/zero of=$dir/junk-$i bs=1M count={JUNK // 16 // MIB}
     i=$((i + 1))
   done
 done

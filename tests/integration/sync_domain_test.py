@@ -23,14 +23,14 @@ DONE, USAGE, REFUSED = 0, 2, 5
 # Numbers that only go up, each on the disk before the next: of one moment, a copy has no gap.
 WRITER = """
 for dir in /mnt/*; do
-  head -c 24000000 /dev/urandom >$dir/base
+  dd if=/dev/urandom of=$dir/base bs=1000000 count=24
 done
 sync
 cat >/writer <<'END'
 i=0
 while :; do
   i=$((i + 1))
-  for dir in /mnt/*; do echo $i >>$dir/numbers; head -c 40000 /dev/urandom >$dir/churn-$((i % 9)); done
+  for dir in /mnt/*; do echo $i >>$dir/numbers; dd if=/dev/urandom of=$dir/churn-$((i % 9)) bs=40000 count=1; done
   sync
 done
 END

@@ -19,7 +19,7 @@ set -e
 vr-ports
 mkdir -p /run/qemu-ga
 qemu-ga -m virtio-serial -p /dev/virtio-ports/{QEMU_GA_PORT} -t /run/qemu-ga -f /run/qemu-ga/pid -d
-head -c 40000000 /dev/urandom >/mnt/one/data
+dd if=/dev/urandom of=/mnt/one/data bs=1000000 count=40
 sync
 """
 FROZEN = "test -e /run/qemu-ga/qga.state.isfrozen"

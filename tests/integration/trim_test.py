@@ -33,7 +33,7 @@ mkdir -p /run/qemu-ga
 qemu-ga -m virtio-serial -p /dev/virtio-ports/{QEMU_GA_PORT} -t /run/qemu-ga -f /run/qemu-ga/pid -d
 """
 FILL = f"""
-for dir in /mnt/*; do head -c {JUNK} /dev/zero >$dir/junk; done
+for dir in /mnt/*; do dd if=/dev/zero of=$dir/junk bs=1M count={JUNK // MIB}; done
 sync
 rm /mnt/*/junk
 sync
@@ -154,7 +154,7 @@ class QemuGuestAgent(HostTestCase):
         program = self.reclaim.start("trim", DOMAIN, "--mount-point=/mnt/ext4", "--chunk=128MiB", "--pause=15s")
         wait_for("a trim that runs", self.trims_in_the_guest, seconds=30)
         begin = time.monotonic()
-        self.guest.run(f"(head -c {2 * SMALL_STORAGE} /dev/zero >/mnt/small/much; sync) >/dev/null 2>&1 &")
+        self.guest.run(f"(dd if=/dev/zero of=/mnt/small/much bs=1M count={2 * SMALL_STORAGE // MIB}; sync) >/dev/null 2>&1 &")
         output, _ = program.communicate(timeout=180)
         seconds = time.monotonic() - begin
         subprocess.run(["mount", "-o", "remount,size=1G", str(self.small_storage)], check=True)

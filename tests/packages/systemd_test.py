@@ -270,7 +270,7 @@ class Services(unittest.TestCase):
 
     def test_3_a_guest_trims_under_the_hardening(self) -> None:
         disk = self.guest.disk("data")
-        self.guest.run(f"head -c {JUNK} /dev/urandom >/mnt/data/junk; sync; rm /mnt/data/junk; sync")
+        self.guest.run(f"dd if=/dev/urandom of=/mnt/data/junk bs=1M count={JUNK // MIB}; sync; rm /mnt/data/junk; sync")
         before = disk.allocation()
         self.container.run("systemctl", "daemon-reload")
         unit = "virt-reclaim-trim.service"
@@ -297,7 +297,7 @@ class Services(unittest.TestCase):
         self.addCleanup(self.container.status, "systemctl", "stop", watcher)
         # virsh says nothing when it begins to listen; a connection of its own is as much as can be seen.
         self.container.wait(lambda: "event" in self.container.status("pgrep", "--list-full", "virsh")[1])
-        self.guest.run(f"head -c {JUNK} /dev/urandom >/mnt/data/junk; sync; rm /mnt/data/junk; sync")
+        self.guest.run(f"dd if=/dev/urandom of=/mnt/data/junk bs=1M count={JUNK // MIB}; sync; rm /mnt/data/junk; sync")
         copy = self.images / "copy.raw"
         self.host.virsh("blockcopy", DOMAIN, self.guest.disk("data").target, "--dest", copy, "--transient-job", "--wait", "--pivot")
         # By the journal: systemd forgets an instance when it is over.
