@@ -74,6 +74,10 @@ std::optional<std::string> HintFor(Reason reason, const HintContext& context) {
       return "install virt-reclaim-agent in the guest ('apt install virt-reclaim-agent' or 'dnf "
              "install virt-reclaim-agent', and it starts), or start it there, see "
              "virt-reclaim-agent(8)";
+    case Reason::kGuestUnknown:
+      return "start it, with an agent in it, or install virt-reclaim-guestfs for one that is off, "
+             "and plan again; where the bus stays and its kernel is known to be 5.0 or newer: "
+             "--assume";
     case Reason::kCommandsBlocked:
       return "in the guest, take them out of qemu-guest-agent's block list (BLOCK_RPCS or "
              "FILTER_RPC_ARGS in /etc/sysconfig/qemu-ga, block-rpcs in /etc/qemu/qemu-ga.conf) and "

@@ -167,6 +167,7 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
       action.before, services.hypervisor.DomainXml(action.domain.uuid, Hypervisor::Xml::kInactive));
   VR_RETURN_IF_ERROR(xml::ParseDomain(action.before).status());
   if (const absl::Status status = RewriteInto(services, options, action); !status.ok()) {
+    if (absl::IsNotFound(status)) return status;  // --disk names none of its disks
     action.blockers.push_back({Reason::kRewriteRefused, Printable(status.message())});
     return absl::OkStatus();
   }

@@ -49,11 +49,14 @@ absl::Status FindFiles(std::span<const std::string> paths, const FindOptions& op
       once(path, status);
       continue;
     }
-    if (!S_ISDIR(status.st_mode) || !options.recursive) {
-      failed(path, absl::InvalidArgumentError(absl::StrCat(
-                       Quoted(path), S_ISDIR(status.st_mode)
-                                         ? " is a directory; --recursive takes the files below it"
-                                         : " is neither a regular file nor a block device")));
+    if (!S_ISDIR(status.st_mode)) {
+      failed(path, absl::FailedPreconditionError(Quoted(path) +
+                                                 " is neither a regular file nor a block device"));
+      continue;
+    }
+    if (!options.recursive) {
+      failed(path, absl::InvalidArgumentError(
+                       Quoted(path) + " is a directory; --recursive takes the files below it"));
       continue;
     }
     std::string root = path;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -14,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "base/unique_fd.h"
 #include "host/guard/image_guard.h"
 #include "host/punch/data_map.h"
 #include "host/punch/image_reader.h"
@@ -126,6 +128,14 @@ absl::StatusOr<std::vector<Range>> DataOfCopy(int fd, bool device, uint64_t copy
   return data;
 }
 
+// A file of /proc says that it has no bytes, and gives some.
+bool HasMoreThanItSays(const std::string& path, const struct stat& status) {
+  if (!S_ISREG(status.st_mode) || status.st_size != 0) return false;
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  char byte = 0;
+  return fd.valid() && read(fd.get(), &byte, 1) == 1;
+}
+
 }  // namespace
 
 absl::StatusOr<DestinationPlan> Syncer::PlanDestination(const std::string& path,
@@ -171,6 +181,10 @@ absl::StatusOr<SyncPlan> Syncer::Plan(const std::string& source, const std::stri
   if (!S_ISREG(from.st_mode) && !S_ISBLK(from.st_mode)) {
     return absl::FailedPreconditionError(Quoted(source) +
                                          " is neither a regular file nor a block device");
+  }
+  if (HasMoreThanItSays(source, from)) {
+    return absl::FailedPreconditionError(
+        Quoted(source) + " is no image: the kernel makes up what is in it as it is read");
   }
   if (S_ISREG(from.st_mode) && IsUnfinished(source)) {
     return absl::FailedPreconditionError(

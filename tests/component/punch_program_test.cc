@@ -103,6 +103,8 @@ TEST_F(PunchProgramTest, DirectoriesAndLists) {
             2);
   // Without --recursive a directory is a mistake.
   EXPECT_EQ(Run({directory_}).status, ExitStatus::kError);
+  // What is no image is refused, as by the other verbs.
+  EXPECT_EQ(Run({"/dev/null"}).status, ExitStatus::kRefused);
 }
 
 TEST_F(PunchProgramTest, ABadFileIsNotTheEndOfTheOthers) {

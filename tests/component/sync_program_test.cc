@@ -181,6 +181,13 @@ TEST_F(SyncProgramTest, NoNameIsGivenToWhatIsNoCopy) {
   }
 }
 
+TEST_F(SyncProgramTest, AFileOfTheKernelIsNoImage) {
+  const ProgramResult result = Run({"/proc/version", Path("copy.raw")});
+  EXPECT_EQ(result.status, ExitStatus::kRefused) << result.out << result.err;
+  EXPECT_THAT(result.out + result.err, HasSubstr("is no image"));
+  EXPECT_FALSE(std::filesystem::exists(Path("copy.raw")));
+}
+
 TEST_F(SyncProgramTest, InUseIsRefused) {
   const std::string source = Make("a.raw", "new content");
   const std::string copy = Make("copy.raw", "old");

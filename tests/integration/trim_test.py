@@ -38,6 +38,22 @@ sync
 rm /mnt/*/junk
 sync
 """
+# Free space in many pieces, so that it takes its time. XFS does not remember what was trimmed: each trim has all of it to do.
+FREE_PIECES = """
+set -e
+mkdir /mnt/xfs/pieces && cd /mnt/xfs/pieces
+for i in $(seq 200); do dd if=/dev/zero of=$i bs=64k count=1 2>/dev/null; done
+sync
+rm *[02468]
+sync
+"""
+# From the disk itself each time.
+WAIT_FOR_DISK = """
+grep -q '^some' /proc/pressure/io || exit 1
+(while [ ! -e /run/enough ]; do dd if=/dev/{disk} of=/dev/null bs=4k count=10 iflag=direct; done) >/dev/null 2>&1 &
+"""
+# After a range that took its time others are waited for, for 1 s at least.
+LEAST_REST = 0.9
 
 
 class QemuGuestAgent(HostTestCase):
@@ -48,6 +64,7 @@ class QemuGuestAgent(HostTestCase):
         super().setUpClass()
         cls.guest = Guest(
             cls.host, DOMAIN, machine=NEW_MACHINE, agent=AGENT, ports=(AGENT_PORT, QEMU_GA_PORT), guest_options=("--qemu-ga",),
+            cmdline="psi=1",  # Debian's kernels have it and leave it off
             disks=[
                 Disk("ext4", bus="virtio", discard="unmap"),
                 Disk("xfs", fs="xfs", bus="scsi", discard="unmap"),
@@ -149,6 +166,28 @@ class QemuGuestAgent(HostTestCase):
         self.guest.run(FILL, seconds=300)
         status, domain = self.trim("--chunk", "128MiB", "--pause", "2s", "--max-duration", "3s")
         self.assertEqual((status, domain["status"], domain["reasons"]), (DONE, "done", ["time-over"]), domain)
+
+    def test_8_while_programs_of_the_guest_wait_for_a_disk_it_rests(self) -> None:
+        self.guest.run(FREE_PIECES)
+        quiet = self.seconds_of_trim()
+        # Ten reads a second are all that this disk has.
+        small = self.guest.disk("small")
+        self.host.virsh("blkdeviotune", DOMAIN, small.target, "--read-iops-sec", "10", "--live")
+        self.guest.run(WAIT_FOR_DISK.format(disk=small.target))
+        try:
+            beside = self.seconds_of_trim()
+        finally:
+            self.guest.run("touch /run/enough")
+            self.host.virsh("blkdeviotune", DOMAIN, small.target, "--read-iops-sec", "0", "--live")
+        again = self.seconds_of_trim()
+        print(f"{quiet:.1f} s; beside a program that waits {beside:.1f} s; after it {again:.1f} s")
+        self.assertGreater(beside, max(quiet, again) + LEAST_REST)
+
+    def seconds_of_trim(self) -> float:
+        status, domain = self.trim("--mount-point=/mnt/xfs")
+        self.assertEqual((status, domain["way"]), (DONE, "agent"), domain)
+        (filesystem,) = domain["filesystems"]
+        return float(filesystem["seconds"])
 
     def test_9_a_full_storage_ends_it(self) -> None:
         program = self.reclaim.start("trim", DOMAIN, "--mount-point=/mnt/ext4", "--chunk=128MiB", "--pause=15s")

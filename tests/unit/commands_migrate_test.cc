@@ -69,6 +69,15 @@ TEST_F(MigrateTest, PlanChangesNothing) {
   EXPECT_THAT(world_.calls, IsEmpty());
 }
 
+TEST_F(MigrateTest, ADiskThatIsNotThereIsAMistake) {
+  AddOldDomain();
+  options_.rewrite.targets = {"vdz"};
+  const auto plan = Plan();
+  ASSERT_EQ(plan.size(), 1u);
+  EXPECT_EQ(plan[0].error.message(), "domain 'web' has no disk 'vdz'");
+  EXPECT_THAT(plan[0].blockers, IsEmpty());
+}
+
 TEST_F(MigrateTest, ApplyKeepsTheOldXmlAndASecondPlanFindsNothing) {
   AddOldDomain();
   const std::string before = InactiveXml();

@@ -6,6 +6,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -230,6 +232,17 @@ TEST_F(PolicyFilesTest, AMistakeInADropInNamesIt) {
             absl::StrCat(directory_,
                          "/conf.d/10-a.toml:2:2: unknown key 'default': did you mean "
                          "'defaults'?"));
+}
+
+TEST_F(PolicyFilesTest, WhatIsNoFileIsNoEmptyDropIn) {
+  Write("conf.d/10-a.toml", "[defaults]\n");
+  ASSERT_EQ(symlink("/dev/null", (directory_ + "/conf.d/20-out.toml").c_str()), 0);
+  EXPECT_TRUE(ReadPolicy(Config(), false).ok());
+  ASSERT_EQ(mkfifo((directory_ + "/conf.d/30-b.toml").c_str(), 0600), 0);
+  const absl::Status status = ReadPolicy(Config(), false).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_EQ(std::string(status.message()),
+            absl::StrCat(directory_, "/conf.d/30-b.toml: not a regular file"));
 }
 
 TEST_F(PolicyFilesTest, NoFileAtAll) {
