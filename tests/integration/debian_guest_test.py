@@ -4,6 +4,7 @@ goes wrong here.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from pathlib import Path
@@ -45,7 +46,7 @@ sync; echo 3 >/proc/sys/vm/drop_caches
 find /srv /boot /usr/sbin -xdev -type f ! -name grub.cfg ! -name 'initrd.img-*' | sort | xargs sha256sum
 """
 # What --fix-guest may change. Of grub.cfg what the kernel is told: the rest depends on where update-grub is run. What it is at first,
-# made where the disk was made, is what update-grub makes in the guest: a rollback runs that (test_11).
+# made where the disk was made, is what update-grub makes in the guest: a rollback runs that (test_12).
 CONFIG = """
 cat /etc/fstab /etc/default/grub /etc/initramfs-tools/modules /etc/initramfs-tools/conf.d/*
 grep -E '^[[:space:]]+linux[[:space:]]' /boot/grub/grub.cfg
@@ -62,6 +63,7 @@ sed -i s/^GRUB_DISABLE_LINUX_UUID=true/GRUB_DISABLE_LINUX_UUID=false/ /etc/defau
 cp /usr/lib/test-initrds/prepared /boot/initrd.img-$(uname -r)
 sync
 """
+BACKUPS = "find /etc /boot -name '*.virt-reclaim-bak'"
 BY_PATH_AGAIN = "tar -xPf /root/by-path.tar && rm /root/by-path.tar && sync"
 BREAK_INITRAMFS = "cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r) && sync"
 IS_BROKEN = "cmp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)"
@@ -225,9 +227,34 @@ class OneGuest(HostTestCase):
 
     # To another bus, and back.
 
-    def test_10_fixed_moved_proved(self) -> None:
+    def test_10_names_by_path_again(self) -> None:
         self.run_in_guest(BY_PATH_AGAIN)
         self.assertEqual(self.run_in_guest(CONFIG), self.config)
+
+    # Takes the guest two more initramfs: scripts/test --long.
+    if os.environ.get("VR_LONG"):
+
+        def test_10_of_a_fix_whose_host_is_killed_nothing_stays(self) -> None:
+            apply = self.reclaim.start(
+                "migrate", "apply", "--bus=virtio-scsi", "--fix-guest", "--power-cycle=shutdown", self.name
+            )
+            try:
+                wait_for("an initramfs that is made", self.makes_an_initramfs, seconds=120)
+            finally:
+                apply.kill()
+                apply.communicate()
+            # The agent notices that nobody waits, and puts back what it has changed: the initramfs is made once more.
+            wait_for("the old configuration", lambda: self.run_in_guest(CONFIG) == self.config, seconds=120)
+            wait_for("the end of the guest's work", lambda: not self.makes_an_initramfs(), seconds=MIGRATE_SECONDS)
+            self.require_only_virtio_blk()
+            self.assertEqual(self.run_in_guest(CONFIG), self.config)
+            self.assertEqual(self.run_in_guest(BACKUPS), "")
+            self.assertEqual(self.guest.saved_xml(), self.kept_xml)
+
+        def makes_an_initramfs(self) -> bool:
+            return self.run_in_guest("grep -lsa '[i]nitramfs' /proc/[0-9]*/cmdline; true").strip() != ""
+
+    def test_11_fixed_moved_proved(self) -> None:
         reply = self.run_program(
             DONE, "migrate", "apply", "--bus=virtio-scsi", "--fix-guest", "--power-cycle=shutdown", self.name,
             seconds=MIGRATE_SECONDS,
@@ -239,7 +266,7 @@ class OneGuest(HostTestCase):
         self.assertIn("virtio_scsi.ko", self.run_in_guest(INITRAMFS))
         self.assertNotEqual(self.run_in_guest(CONFIG), self.config)
 
-    def test_11_and_all_the_way_back(self) -> None:
+    def test_12_and_all_the_way_back(self) -> None:
         self.run_program(
             DONE, "migrate", "rollback", "--power-cycle=shutdown", "--fix-guest", self.name, seconds=MIGRATE_SECONDS
         )
@@ -248,10 +275,10 @@ class OneGuest(HostTestCase):
         self.assertEqual(self.run_in_guest(CONFIG), self.config)
         self.assertNotIn("virtio_scsi.ko", self.run_in_guest(INITRAMFS))
 
-    def test_12_nothing_is_lost(self) -> None:
+    def test_13_nothing_is_lost(self) -> None:
         self.assertEqual(self.run_in_guest(MANIFEST), self.manifest)
 
-    def test_13_an_agent_that_is_missing_is_installed_by_qemu_guest_agent(self) -> None:
+    def test_14_an_agent_that_is_missing_is_installed_by_qemu_guest_agent(self) -> None:
         self.guest.remove_agent()
         self.assertNotEqual(self.reclaim.run("agent", "status", self.name).status, DONE)
         (domain,) = self.run_program(
@@ -269,7 +296,7 @@ class OneGuest(HostTestCase):
         path.write_text(channel)
         self.host.virsh(how, self.name, path, "--live")
 
-    def test_14_the_agent_comes_and_goes_with_its_port(self) -> None:
+    def test_15_the_agent_comes_and_goes_with_its_port(self) -> None:
         channels = re.findall(r"<channel .*?</channel>", self.guest.live_xml(), re.S)
         (channel,) = (each for each in channels if f"'{AGENT_PORT}'" in each)
         self.assertEqual(self.run_in_guest(AGENT_STATE).strip(), "success active")
@@ -283,7 +310,7 @@ class OneGuest(HostTestCase):
         wait_for("the agent", lambda: self.reclaim.run("agent", "status", self.name).status == DONE, seconds=AGENT_SECONDS)
         self.assertEqual(self.run_in_guest(AGENT_STATE).strip(), "success active")
 
-    def test_15_its_filesystem_is_whole(self) -> None:
+    def test_16_its_filesystem_is_whole(self) -> None:
         self.guest.shutdown()
         self.guest.root.check()
 
