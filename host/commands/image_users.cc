@@ -19,6 +19,13 @@ std::optional<std::tuple<uint64_t, uint64_t, uint64_t>> KeyOf(const std::string&
   return std::tuple(status.st_dev, status.st_ino, uint64_t{0});
 }
 
+// What is not known may be in use.
+absl::Status NotKnown(const DomainSummary& domain, const absl::Status& why) {
+  return absl::FailedPreconditionError(absl::StrCat(
+      "which images '", Printable(domain.name), "' uses is not known: ", Printable(why.message()),
+      "; so any of them may be its own"));
+}
+
 }  // namespace
 
 std::optional<Blocker> NotOff(const Services& services, const DomainSummary& domain) {
@@ -51,18 +58,28 @@ absl::StatusOr<ImageUsers> ImageUsers::Find(const Services& services, const std:
   for (const DomainSummary& domain : domains) {
     if (stop.stop_requested()) return absl::CancelledError("interrupted");
     for (const Hypervisor::Xml kind : {Hypervisor::Xml::kInactive, Hypervisor::Xml::kLive}) {
+      const bool none = kind == Hypervisor::Xml::kInactive && !domain.persistent;
       const bool same = kind == Hypervisor::Xml::kLive && domain.state == DomainState::kShutOff;
-      if (same) continue;
+      if (none || same) continue;
       const auto text = services.hypervisor.DomainXml(domain.uuid, kind);
-      if (!text.ok()) continue;  // transient domains have no saved one
+      if (absl::IsNotFound(text.status())) continue;  // it has just gone
+      if (!text.ok()) return NotKnown(domain, text.status());
       const auto parsed = xml::ParseDomain(*text);
-      if (!parsed.ok()) continue;
+      if (!parsed.ok()) return NotKnown(domain, parsed.status());
       for (const xml::Disk& disk : parsed->disks) {
         ImageUse use = {domain, disk.target, disk.source.format, 0, disk.shareable};
         users.Add(disk.source.path, use);
         if (disk.source.type != "file") continue;
         const auto chain = services.images.Chain(disk.source, disk.backing);
-        if (!chain.ok()) continue;
+        if (!chain.ok()) {
+          // It is not there, or cannot be read: what the definition says is all there is.
+          for (const xml::ImageSource& below : disk.backing) {
+            ++use.depth;
+            use.format = below.format;
+            users.Add(below.path, use);
+          }
+          continue;
+        }
         for (size_t depth = 1; depth < chain->size(); ++depth) {
           use.depth = depth;
           use.format = (*chain)[depth].format;

@@ -402,7 +402,9 @@ absl::Status MigrationRun::ShutDownAndWait(const std::stop_token& stop) {
     }
     if (!asked || now - *asked >= kAskAgain) {
       const absl::Status status = services_.hypervisor.Shutdown(uuid_);
-      if (!status.ok() && !asked && !absl::IsFailedPrecondition(status)) return status;
+      // A QEMU that hangs may go down all the same, as one may that is on its way.
+      const bool may_come = absl::IsFailedPrecondition(status) || absl::IsDeadlineExceeded(status);
+      if (!status.ok() && !asked && !may_come) return status;
       asked = now;
     }
     services_.sleep(kPoll);

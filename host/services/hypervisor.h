@@ -93,7 +93,8 @@ class Hypervisor {
   // embedded driver has been opened, libvirt 9.0 kills QEMU and says 'domain is not running'.
   virtual absl::StatusOr<DomainState> State(const std::string& uuid) = 0;
   virtual absl::Status Start(const std::string& uuid) = 0;
-  // Asks the guest (qemu-guest-agent or the power button) and returns at once.
+  // Asks the guest (qemu-guest-agent or the power button) and returns at once. DeadlineExceeded:
+  // its QEMU has not answered, and may do it yet; so of Resume and AttachDevice.
   virtual absl::Status Shutdown(const std::string& uuid) = 0;
   // Pulls the plug: what the guest has not written is lost.
   virtual absl::Status PowerOff(const std::string& uuid) = 0;

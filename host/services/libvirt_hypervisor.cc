@@ -220,10 +220,9 @@ class LibvirtHypervisor : public Hypervisor {
   }
 
   absl::Status AttachDevice(const std::string& uuid, const std::string& xml) override {
-    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    return virDomainAttachDeviceFlags(domain, xml.c_str(), VIR_DOMAIN_AFFECT_LIVE) == 0
-               ? absl::OkStatus()
-               : LibvirtStatus("plug the device");
+    return TellQemu(uuid, "plug the device", [xml](virDomainPtr domain) {
+      return virDomainAttachDeviceFlags(domain, xml.c_str(), VIR_DOMAIN_AFFECT_LIVE);
+    });
   }
 
   absl::StatusOr<DomainState> State(const std::string& uuid) override {
@@ -243,8 +242,7 @@ class LibvirtHypervisor : public Hypervisor {
   }
 
   absl::Status Shutdown(const std::string& uuid) override {
-    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    return virDomainShutdown(domain) == 0 ? absl::OkStatus() : LibvirtStatus("shut down");
+    return TellQemu(uuid, "shut down", virDomainShutdown);
   }
 
   absl::StatusOr<bool> IsPausedByIoError(const std::string& uuid) override {
@@ -256,8 +254,7 @@ class LibvirtHypervisor : public Hypervisor {
   }
 
   absl::Status Resume(const std::string& uuid) override {
-    VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
-    return virDomainResume(domain) == 0 ? absl::OkStatus() : LibvirtStatus("resume");
+    return TellQemu(uuid, "resume", virDomainResume);
   }
 
   absl::Status PowerOff(const std::string& uuid) override {
@@ -367,6 +364,18 @@ class LibvirtHypervisor : public Hypervisor {
     const auto owner = std::make_shared<DomainHandle>(domain);
     return monitor_calls_.Ask<T>(
         uuid, limit, [owner, question = std::move(question)] { return question(owner->get()); });
+  }
+
+  // What only the domain's QEMU can do. DeadlineExceeded: it may still do it.
+  absl::Status TellQemu(const std::string& uuid, absl::string_view what,
+                        std::function<int(virDomainPtr)> call) {
+    return AskQemu<bool>(uuid, kQemuQuestion,
+                         [what = std::string(what),
+                          call = std::move(call)](virDomainPtr domain) -> absl::StatusOr<bool> {
+                           if (call(domain) != 0) return LibvirtStatus(what);
+                           return true;
+                         })
+        .status();
   }
 
   absl::StatusOr<uint64_t> SumOverDisks(const std::string& uuid,

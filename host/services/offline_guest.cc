@@ -43,7 +43,8 @@ std::vector<std::string> GuestfsEnvironment(const std::string& directory) {
 // The overlays over the images: they grow by what a mount writes. Not below /run, which is memory.
 absl::StatusOr<TemporaryDirectory> MakeTemporaryDirectory() {
   const char* parent = getenv("TMPDIR");
-  return TemporaryDirectory::Make(parent == nullptr ? "/tmp" : parent, "virt-reclaim-guestfs-");
+  return TemporaryDirectory::Make(parent == nullptr || *parent == '\0' ? "/tmp" : parent,
+                                  "virt-reclaim-guestfs-");
 }
 
 // What virt-reclaim-guestfs says of one device, behind its name.

@@ -164,6 +164,7 @@ class FakeHypervisor : public FakeBackups {
   absl::StatusOr<std::string> DomainXml(const std::string& uuid, Xml kind) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     ++world_.definitions_read;
+    VR_RETURN_IF_ERROR(domain->xml_error);
     const bool live = kind == Xml::kLive && domain->summary.state == DomainState::kRunning;
     return live ? domain->live_xml : domain->inactive_xml;
   }
@@ -246,7 +247,7 @@ class FakeHypervisor : public FakeBackups {
     if (domain->ignores_shutdown || domain->IsDead()) return absl::OkStatus();
     domain->summary.state = DomainState::kShutOff;
     domain->settled_at = world_.Now() + domain->power_takes;
-    return absl::OkStatus();
+    return domain->shutdown;
   }
 
   absl::StatusOr<bool> IsPausedByIoError(const std::string& uuid) override {

@@ -70,6 +70,7 @@ struct FakeQemuAgent {
 struct FakeDomain {
   DomainSummary summary;
   std::string live_xml, inactive_xml;
+  absl::Status xml_error;                             // not OK: its definitions cannot be read
   std::string first_xml;                              // as it was added
   std::map<std::string, Usage> block_usage;           // per target
   std::map<std::string, uint64_t> device_properties;  // of its QEMU: "virtio-disk0.discard"
@@ -94,6 +95,7 @@ struct FakeDomain {
   uint64_t needs_room = 0;          // with less on its storage it is paused again at once
   // How its guest takes a power cycle.
   bool ignores_shutdown = false;
+  absl::Status shutdown;       // not OK: what it says of a shutdown, which it does all the same
   absl::Duration power_takes;  // to come or to go: libvirt shows what lies between, as it does
   absl::Time settled_at = absl::InfinitePast();
   bool paused_after_start = false;

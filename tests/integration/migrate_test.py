@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import signal
 from pathlib import Path
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, Guest, HostTestCase, Reply, VirtReclaim, built, main
+from vrtest import DaemonHost, Disk, Guest, HostTestCase, Reply, VirtReclaim, built, main, wait_for
 from vrtest.guest import MIB, OLD_MACHINE
 from vrtest.host import Host
+from vrtest.workspace import qemu_processes
 
 DONE, FAILED = 0, 1
 APPLY = ("migrate", "apply", "--power-cycle=shutdown", "--shutdown-timeout", "60s", "--verify-timeout", "90s")
@@ -212,7 +214,29 @@ class OnHost:
 
 
 class Embedded(OnHost, HostTestCase):
-    pass
+    def test_7_of_a_qemu_that_hangs_on_its_way_down(self) -> None:
+        """libvirt itself waits for its answer without end."""
+        program = self.reclaim.start("migrate", "apply", "--power-cycle=shutdown", "--shutdown-timeout", "25s", "web")
+        wait_for("the shutdown", lambda: '"stopping"' in self.newest_journal(), seconds=60, pause=0.01)
+        (pid,) = qemu_processes(self.space.path)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            # It is asked again after 20 s.
+            output, errors = program.communicate(timeout=90)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        self.assertEqual(program.returncode, FAILED, output + errors)
+        self.assertIn("did not shut down within 25 s", output)
+        wait_for("its end", lambda: self.host.state("web") == "shut off", seconds=60)
+        self.host.virsh("start", "web")
+        self.guest.was_power_cycled()
+        reply = self.reclaim.run(*APPLY, "web")
+        self.assertEqual((reply.status, self.step()), (DONE, "done"), str(reply))
+        self.require_new(self.guest.live_xml())
+        self.assertEqual(self.checksums(), self.sums)
+
+    def newest_journal(self) -> str:
+        return max(self.journals(), key=lambda path: path.stat().st_mtime_ns).read_text()
 
 
 class Daemon(OnHost, HostTestCase):

@@ -234,6 +234,17 @@ TEST_F(MigrationTest, ALivingGuestThatLostAFilesystemIsShutDownNotPoweredOff) {
   EXPECT_EQ(domain.inactive_xml, domain.first_xml);
 }
 
+TEST_F(MigrationTest, AShutdownThatIsNotAnsweredMayComeAllTheSame) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  domain.shutdown = absl::DeadlineExceededError("its QEMU has not answered for 5 s");
+  EXPECT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+  FakeWorld other;
+  FakeDomain& broken = Add(other);
+  broken.shutdown = absl::InternalError("shut down: no");
+  EXPECT_EQ(ApplyOne(other, options_).outcome.kind, OutcomeKind::kFailed);
+}
+
 TEST_F(MigrationTest, AGuestThatDoesNotShutDownKeepsRunning) {
   FakeWorld world;
   FakeDomain& domain = Add(world);

@@ -396,6 +396,28 @@ TEST_F(SparsifyByApplianceTest, AllByIt) {
   }
 }
 
+// A guest with a managed save has nothing open: only its definition tells whose image it is.
+TEST_F(SparsifyImagesTest, OfADomainWhoseDefinitionCannotBeReadAnyImageMayBe) {
+  FakeDomain& domain = AddDomain(DomainState::kShutOff);
+  domain.managed_save = true;
+  SparsifyImagesOptions options;
+  options.targets = {AddFile()};
+  const Services services = world_.services();
+  ASSERT_TRUE(PlanSparsify(services, options, {}).ok());
+  for (const absl::Status& error :
+       {absl::UnavailableError("read its XML: gone"), absl::PermissionDeniedError("hidden")}) {
+    domain.xml_error = error;
+    const auto planned = PlanSparsify(services, options, {});
+    EXPECT_TRUE(absl::IsFailedPrecondition(planned.status())) << planned.status();
+  }
+  domain.xml_error = absl::OkStatus();
+  domain.inactive_xml = "<domain";
+  EXPECT_TRUE(absl::IsFailedPrecondition(PlanSparsify(services, options, {}).status()));
+  // One that went away after the list was made is nobody's user.
+  domain.xml_error = absl::NotFoundError("no such domain");
+  EXPECT_TRUE(PlanSparsify(services, options, {}).ok());
+}
+
 TEST_F(SparsifyByApplianceTest, WhatIsFreedIsMeasured) {
   SparsifyImagesOptions options;
   options.choice = SparsifyEngine::kLibguestfs;
