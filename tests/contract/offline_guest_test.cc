@@ -83,6 +83,12 @@ TEST_F(OfflineGuestTest, OnlyWhatLibguestfsNeedsOfTheEnvironment) {
   EXPECT_THAT(Content("environment"), Not(HasSubstr("SECRET")));
 }
 
+TEST_F(OfflineGuestTest, AnEmptyTmpdirIsNone) {
+  setenv("TMPDIR", "", 1);
+  Read("env >environment; exit 1").IgnoreError();
+  EXPECT_THAT(Content("environment"), HasSubstr("TMPDIR=/tmp/virt-reclaim-guestfs-"));
+}
+
 TEST_F(OfflineGuestTest, WhatBecameOfEachDevice) {
   Write("program", R"(#!/bin/sh
 printf '%s|' "$@" >"$0.arguments"
