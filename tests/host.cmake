@@ -70,6 +70,10 @@ virt_reclaim_test(hostile_guest_test
 # It holds a deadline while two of its own threads keep a processor busy: alone.
 set_tests_properties(hostile_guest_test PROPERTIES RUN_SERIAL ON)
 
+add_test(NAME run_places COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/component/run_places_test.py)
+set_tests_properties(run_places PROPERTIES LABELS component TIMEOUT 300 SKIP_RETURN_CODE 77
+  ENVIRONMENT "VIRT_RECLAIM_BUILD_DIR=${PROJECT_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1")
+
 virt_reclaim_test(hostile_fleet_test
   SOURCES component/hostile_fleet_test.cc
   DEPS virt_reclaim_fakes virt_reclaim_cli LABEL component TIMEOUT 120)

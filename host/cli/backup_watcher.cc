@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+
 namespace virt_reclaim {
 namespace {
 
@@ -26,12 +28,7 @@ constexpr unsigned kSecondsBetween = 1;
   }
   const int null = open("/dev/null", O_RDWR);
   for (const int standard : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) dup2(null, standard);
-  char word = 0;
-  ssize_t n = 0;
-  do {
-    n = read(pipe, &word, 1);
-  } while (n < 0);
-  if (n == 1) _exit(0);
+  if (SaidGoodBye(pipe)) _exit(0);
   // The hypervisor may be busy just now: an embedded driver lets in one program at a time.
   for (int tries = 0; tries < kMostTries; ++tries) {
     const pid_t child = fork();
@@ -50,21 +47,31 @@ constexpr unsigned kSecondsBetween = 1;
 
 }  // namespace
 
+std::vector<std::string> CleanWords(const CommandLine& line) {
+  std::vector<std::string> words = {absl::StrCat("--run-dir=", line.run_directory), "sync",
+                                    "--clean", absl::StrCat("--domain=", line.sync_domain)};
+  if (line.freeze) words.emplace_back("--freeze");
+  if (!line.connect.empty()) words.push_back(absl::StrCat("--connect=", line.connect));
+  words.insert(words.end(), {"--", line.files.front()});
+  return words;
+}
+
+bool SaidGoodBye(int pipe) {
+  char word = 0;
+  ssize_t n = 0;
+  do {
+    n = read(pipe, &word, 1);
+  } while (n < 0 && errno == EINTR);
+  return n == 1;
+}
+
 BackupWatcher::BackupWatcher(const CommandLine& line) {
   char self[PATH_MAX];
   const ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
   int ends[2];
   if (length <= 0 || pipe2(ends, O_CLOEXEC) != 0) return;
-  std::vector<std::string> words = {std::string(self, static_cast<size_t>(length)),
-                                    "--run-dir",
-                                    line.run_directory,
-                                    "sync",
-                                    "--clean",
-                                    "--domain",
-                                    line.sync_domain,
-                                    line.files.front()};
-  if (line.freeze) words.insert(words.end() - 1, "--freeze");
-  if (!line.connect.empty()) words.insert(words.begin() + 1, {"--connect", line.connect});
+  std::vector<std::string> words = CleanWords(line);
+  words.insert(words.begin(), std::string(self, static_cast<size_t>(length)));
   std::vector<char*> arguments;
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);

@@ -205,12 +205,12 @@ class PolicyRun {
     return absl::OkStatus();
   }
 
-  // Of the jobs that could be tried; for the others the one before stays the last.
+  // Only of a run as a job's timer makes it. Of one of all jobs, or in an emergency, nothing: a job
+  // that has no timer would have a last run, and be overdue for ever.
   absl::Status Remember(const RunReport& report) const {
-    std::set<Job> jobs = report.connection.ok() ? options_.jobs : std::set<Job>{Job::kPunch};
-    for (const Job job : report.busy) jobs.erase(job);
-    jobs.erase(Job::kResume);
-    return RememberRun(state_directory_, jobs, report.items, report.later.ok(), ended_);
+    if (line_.job.empty() || line_.emergency) return absl::OkStatus();
+    return RememberRun(state_directory_, *options_.jobs.begin(), report.items, report.later.ok(),
+                       ended_);
   }
 
   // Not OK: nothing could be done. `connection`: why nothing, or only something to backups.

@@ -160,10 +160,10 @@ struct RunTotal {
 };
 RunTotal TotalOf(const std::vector<RunItem>& items, policy::Job job);
 
-// Writes down for `metrics` what the run came to, each job by what `items` say of it. Called with
+// Writes down for `metrics` what the run of `job` came to, by what `items` say of it. Called with
 // the items of all rounds; `whole`: false when a round could not even begin. Not OK: it could not
 // be written.
-absl::Status RememberRun(const std::string& state_directory, const std::set<policy::Job>& jobs,
+absl::Status RememberRun(const std::string& state_directory, policy::Job job,
                          const std::vector<RunItem>& items, bool whole, absl::Time now);
 
 // Lets a domain run that an I/O error on a full storage has paused, once there is room on every

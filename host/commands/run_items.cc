@@ -3,7 +3,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
-#include "base/status.h"
 #include "host/commands/run.h"
 #include "host/services/run_history.h"
 
@@ -119,18 +118,15 @@ RunTotal TotalOf(const std::vector<RunItem>& items, Job job) {
   return total;
 }
 
-absl::Status RememberRun(const std::string& state_directory, const std::set<Job>& jobs,
+absl::Status RememberRun(const std::string& state_directory, Job job,
                          const std::vector<RunItem>& items, bool whole, absl::Time now) {
-  for (const Job job : jobs) {
-    std::vector<Outcome> outcomes;
-    for (const RunItem& item : items) {
-      if (item.job == job) outcomes.push_back(item.outcome);
-    }
-    const bool success = whole && ExitStatusOf(outcomes) == ExitStatus::kDone;
-    VR_RETURN_IF_ERROR(WriteRun(state_directory,
-                                {std::string(Name(job)), now, success, TotalOf(items, job).freed}));
+  std::vector<Outcome> outcomes;
+  for (const RunItem& item : items) {
+    if (item.job == job) outcomes.push_back(item.outcome);
   }
-  return absl::OkStatus();
+  const bool success = whole && ExitStatusOf(outcomes) == ExitStatus::kDone;
+  return WriteRun(state_directory,
+                  {std::string(Name(job)), now, success, TotalOf(items, job).freed});
 }
 
 }  // namespace virt_reclaim

@@ -24,7 +24,7 @@ absl::Status AddFile(const std::string& file, bool must_exist, Policy& policy) {
   // What would be read as empty. A link to /dev/null is how a drop-in is taken out.
   struct stat status;
   if (stat(file.c_str(), &status) == 0 && (S_ISFIFO(status.st_mode) || S_ISBLK(status.st_mode)))
-    return absl::InvalidArgumentError(absl::StrCat(Printable(file), ": not a regular file"));
+    return absl::InvalidArgumentError(absl::StrCat(TextOf({file, 1, 1}), ": not a regular file"));
   const auto text = ReadFile(file, kMaxFileBytes);
   if (absl::IsNotFound(text.status()) && !must_exist) return absl::OkStatus();
   if (absl::IsResourceExhausted(text.status()))

@@ -16,6 +16,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "base/escape.h"
 #include "base/suggest.h"
 #include "host/policy/settings.h"
@@ -29,6 +30,15 @@ constexpr size_t kMostWords = 1000;  // of one list
 
 // A key or a value; a long one need not be shown in full.
 std::string QuotedWord(absl::string_view text) { return Quoted(text, 100); }
+
+// "/srv/./backup/" is "/srv/backup". ".." stays: behind a link it is not what it looks like.
+std::string PlainPath(absl::string_view path) {
+  std::string plain;
+  for (const absl::string_view part : absl::StrSplit(path, '/')) {
+    if (!part.empty() && part != ".") absl::StrAppend(&plain, "/", part);
+  }
+  return plain.empty() ? "/" : plain;
+}
 
 const char* KindOf(const toml::node& node) {
   switch (node.type()) {
@@ -291,11 +301,12 @@ class TomlReader {
 
   void ReadDirectory(const toml::node& node, BackupDirectory& backup) {
     if (!node.is_string()) return MindKind(node, "directory", "\"/PATH\"");
-    backup.directory.text = *node.value_exact<std::string>();
-    WantAbsolute(node, "directory", backup.directory.text);
+    const std::string said = *node.value_exact<std::string>();
+    WantAbsolute(node, "directory", said);
+    backup.directory.text = PlainPath(said);
     for (const BackupDirectory& other : policy_.backups) {
       if (other.directory.text != backup.directory.text) continue;
-      Mind(node.source(), StrCat("'directory': ", QuotedWord(backup.directory.text),
+      Mind(node.source(), StrCat("'directory': ", QuotedWord(said),
                                  " is there already: ", TextOf(other.directory.origin)));
     }
   }

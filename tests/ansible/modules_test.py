@@ -317,6 +317,64 @@ class ReportInfo(ModuleTest):
         self.assertIn("--check=10%,20%", self.calls()[0])
 
 
+ROLE_PLAY = """\
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  roles:
+    - role: virt_reclaim.fleet.host
+      vars:
+        virt_reclaim_host_packages: []
+        virt_reclaim_host_config_dir: "{{ place }}/e t c"
+        virt_reclaim_host_state_dir: "{{ place }}/state"
+"""
+
+
+class PolicyOfTheRole(unittest.TestCase):
+    """The role host with the program itself: a policy that contradicts another file is not put in its place."""
+
+    def setUp(self) -> None:
+        if not host_program_path():
+            self.skipTest("virt-reclaim is not built")
+        self.place = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        (self.place / "play.yml").write_text(ROLE_PLAY)
+        self.drop_ins = self.place / "e t c" / "conf.d"
+        self.policy = self.drop_ins / "50-ansible.toml"
+        (self.place / "tmp").mkdir()
+
+    def play(self, policy: str) -> subprocess.CompletedProcess[str]:
+        variables = {
+            "place": str(self.place), "virt_reclaim_host_policy": policy, "virt_reclaim_host_program": str(host_program_path()),
+        }
+        environment = {
+            **os.environ, "ANSIBLE_COLLECTIONS_PATH": str(COLLECTIONS), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_HOME": str(self.place / "home"),
+            "TMPDIR": str(self.place / "tmp"), "ANSIBLE_LOCALHOST_WARNING": "0",
+        }
+        done = subprocess.run(
+            ["ansible-playbook", self.place / "play.yml", "-e", json.dumps(variables)], env=environment, cwd=self.place,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=90,
+        )
+        self.assertEqual(list((self.place / "tmp").glob("tmp.*")), [], "what the check made is gone")
+        return done
+
+    def test_the_whole_counts(self) -> None:
+        policy = "[[backups]]\ndirectory = '/srv/backup'\n"
+        # Nothing else is there yet; then once more over itself, beside others.
+        done = self.play(policy)
+        self.assertEqual((done.returncode, self.policy.read_text()), (0, policy), done.stdout + done.stderr)
+        (self.drop_ins / "10-out.toml").symlink_to("/dev/null")
+        (self.drop_ins / "20-here.toml").symlink_to("../here")
+        (self.drop_ins.parent / "here").write_text("[defaults]\ngentle = true\n")
+        new = policy + "live = true\n"
+        done = self.play(new)
+        self.assertEqual((done.returncode, self.policy.read_text()), (0, new), done.stdout + done.stderr)
+        (self.drop_ins.parent / "config.toml").write_text("[[backups]]\ndirectory = '/srv/other/'\n")
+        done = self.play("[[backups]]\ndirectory = '/srv/other'\n")
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("is there already", done.stdout)
+        self.assertEqual(self.policy.read_text(), new)
+
+
 class OneTruth(unittest.TestCase):
     """validate-modules compares none of this."""
 

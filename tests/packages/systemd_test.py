@@ -309,6 +309,31 @@ class Services(unittest.TestCase):
         # All that was copied of the junk is gone again.
         self.assertLess(allocation(copy), JUNK // 2, self.log(unit))
 
+    def test_3c_a_migration_is_followed_by_a_trim(self) -> None:
+        """The example of a hook: a timer of a real systemd-run, for any name, and what it starts."""
+        hook = self.root / "usr" / "local" / "libexec" / "libvirt-hook-qemu"
+        hook.parent.mkdir(exist_ok=True)
+        shutil.copy(PACKAGING / "examples" / hook.name, hook)
+        for name, instance in (("-my web", r"\x2dmy\x20web"), (DOMAIN, DOMAIN)):
+            later = f"later-virt-reclaim-trim@{instance}"
+            self.addCleanup(self.container.status, "systemctl", "stop", f"{later}.timer")
+            # A second one finds the first; libvirt hears of neither.
+            for _ in range(2):
+                self.assertEqual(self.container.run(f"/usr/local/libexec/{hook.name}", name, "migrate", "begin", "-"), "")
+            listed = self.container.run("systemctl", "list-timers", "--all", "--full", "--no-pager")
+            self.assertIn(f"{later}.service", listed)
+            timer = self.properties(f"{later}.timer", "ActiveState", "TimersMonotonic", "Unit")
+            self.assertEqual((timer["ActiveState"], timer["Unit"]), ("active", f"{later}.service"))
+            self.assertRegex(timer["TimersMonotonic"], "OnActiveUSec=10min ")
+            starts = self.properties(f"{later}.service", "ExecStart")["ExecStart"]
+            unit = f"virt-reclaim-trim@{instance}.service"
+            self.assertRegex(starts.replace("\\\\", "\\"), rf"argv\[\]=\S*systemctl start --no-block {re.escape(unit)} ;")
+        # Ten minutes are not waited for.
+        about = (f"--unit={unit}", f"VIRT_RECLAIM_DOMAIN={DOMAIN}")
+        before = len(self.entries(*about))
+        self.container.run("systemctl", "start", f"{later}.service")
+        self.container.wait(lambda: len(self.entries(*about)) > before, lambda: self.log(unit))
+
     def test_4_each_service_ends_well(self) -> None:
         self.container.run("systemctl", "daemon-reload")
         for job in JOBS:

@@ -15,6 +15,7 @@
 #include "base/byte_size.h"
 #include "base/duration.h"
 #include "base/unique_fd.h"
+#include "host/cli/backup_watcher.h"
 #include "host/cli/command_table.h"
 #include "host/cli/config_program.h"
 #include "host/cli/help.h"
@@ -99,6 +100,32 @@ TEST(ParseCommandLine, AliasAndNestedVerbs) {
   EXPECT_EQ(Parse({"migrate", "apply", "--all"}).verb, Verb::kMigrateApply);
   EXPECT_EQ(Parse({"agent", "status", "--json"}).verb, Verb::kAgentStatus);
   EXPECT_EQ(Parse({"agent", "install", "--agent-binary", "x", "web"}).agent_binary, "x");
+}
+
+TEST(BackupWatcher, CallsForTheSameDomainAndDirectoryWhateverTheirNames) {
+  const CommandLine line = Parse(
+      {"-c", "qemu:///x", "--run-dir=-r", "sync", "--freeze", "--domain=--json", "--", "--atomic"});
+  const CommandLine clean = Parse(CleanWords(line));
+  EXPECT_TRUE(clean.clean);
+  EXPECT_TRUE(clean.freeze);
+  EXPECT_FALSE(clean.json);
+  EXPECT_FALSE(clean.atomic);
+  EXPECT_EQ(clean.connect, "qemu:///x");
+  EXPECT_EQ(clean.run_directory, "-r");
+  EXPECT_EQ(clean.sync_domain, "--json");
+  EXPECT_THAT(clean.files, testing::ElementsAre("--atomic"));
+}
+
+TEST(BackupWatcher, APipeThatCannotBeReadSaysNothing) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  EXPECT_FALSE(SaidGoodBye(write_end.get()));  // EBADF; it did not end here
+  ASSERT_EQ(write(write_end.get(), "x", 1), 1);
+  EXPECT_TRUE(SaidGoodBye(read_end.get()));
+  write_end.Reset();
+  EXPECT_FALSE(SaidGoodBye(read_end.get()));
 }
 
 TEST(CommandTable, EveryOptionStandsInTheHelpOfItsVerb) {

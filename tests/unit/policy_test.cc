@@ -207,6 +207,19 @@ TEST(PolicyTest, FilesOfBackupsAreLeftOutByNameOrPath) {
   EXPECT_FALSE(IsExcluded(backup, "/backup/x.tmp/disk.raw"));
 }
 
+TEST(PolicyTest, ADirectoryOfBackupsIsKnownHoweverItIsWritten) {
+  const auto directory = [](const std::string& said) {
+    const Policy policy = Read(absl::StrCat("[[backups]]\ndirectory = '", said, "'\n"));
+    return policy.backups.empty() ? "none" : policy.backups[0].directory.text;
+  };
+  EXPECT_EQ(directory("/srv/backup"), "/srv/backup");
+  EXPECT_EQ(directory("//srv/./backup/."), "/srv/backup");
+  EXPECT_EQ(directory("/srv/backup//"), "/srv/backup");
+  EXPECT_EQ(directory("/"), "/");
+  EXPECT_EQ(directory("/srv/.../.backup"), "/srv/.../.backup");
+  EXPECT_EQ(directory("/srv/link/../backup"), "/srv/link/../backup");
+}
+
 TEST_F(PolicyFilesTest, DropInsComeAfterTheFileInTheOrderOfTheirNames) {
   Write("config.toml", "[defaults]\nthreshold = '1G'\ngentle = true\n");
   Write("conf.d/20-b.toml", "[defaults]\nthreshold = '3G'\n");
@@ -242,7 +255,7 @@ TEST_F(PolicyFilesTest, WhatIsNoFileIsNoEmptyDropIn) {
   const absl::Status status = ReadPolicy(Config(), false).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_EQ(std::string(status.message()),
-            absl::StrCat(directory_, "/conf.d/30-b.toml: not a regular file"));
+            absl::StrCat(directory_, "/conf.d/30-b.toml:1:1: not a regular file"));
 }
 
 TEST_F(PolicyFilesTest, NoFileAtAll) {

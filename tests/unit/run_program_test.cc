@@ -117,7 +117,12 @@ class WaitingRun : public TrimTest {
   }
 
   ProgramResult Run(std::vector<std::string> words, const std::stop_token& stop = {}) {
-    words.insert(words.begin(), {"run", "--job=trim"});
+    words.insert(words.begin(), "--job=trim");
+    return RunAsItIs(std::move(words), stop);
+  }
+
+  ProgramResult RunAsItIs(std::vector<std::string> words, const std::stop_token& stop = {}) {
+    words.insert(words.begin(), "run");
     words.push_back(absl::StrCat("--config=", policy_));
     ProgressLine progress(nowhere_.get());
     const auto use = [&](const CommandLine& line,
@@ -235,6 +240,21 @@ TEST_F(WaitingRun, WhatARunCameToIsRemembered) {
   EXPECT_FALSE(runs[0].success);
   std::ofstream(state + "/runs/trim.json") << "{";
   EXPECT_THAT(ReadRuns(state), testing::IsEmpty());
+}
+
+// Else the alert for a timer that comes no more would fire for jobs that never had one.
+TEST_F(WaitingRun, WhatARunCameToIsRememberedOfATimersJobAlone) {
+  SetPolicy("");
+  const std::string state = world_.services().state_directory;
+  EXPECT_THAT(RunAsItIs({}).out, HasSubstr("freed 480 MiB"));
+  EXPECT_THAT(RunAsItIs({"--emergency"}).out, HasSubstr("total: "));
+  EXPECT_THAT(RunAsItIs({"--emergency", "--resume"}).out, HasSubstr("total: "));
+  EXPECT_THAT(RunAsItIs({"--emergency", "--job=trim"}).out, HasSubstr("total: "));
+  EXPECT_THAT(ReadRuns(state), testing::IsEmpty());
+  EXPECT_EQ(RunAsItIs({"--job=punch", "--wait=24h"}).status, ExitStatus::kDone);
+  const std::vector<RunRecord> runs = ReadRuns(state);
+  ASSERT_EQ(runs.size(), 1u);
+  EXPECT_EQ(runs[0].job, "punch");
 }
 
 TEST_F(WaitingRun, AStopEndsTheWait) {
