@@ -15,7 +15,7 @@ target_compile_definitions(policy_test PRIVATE POLICY_DATA_DIRECTORY="${CMAKE_CU
   POLICY_MAN_PAGE="${CMAKE_SOURCE_DIR}/docs/man/virt-reclaim-config.5.scd")
 
 virt_reclaim_test(services_test
-  SOURCES unit/allocation_map_test.cc unit/call_watchdog_test.cc unit/channel_socket_test.cc unit/guest_free_map_test.cc
+  SOURCES unit/allocation_map_test.cc unit/call_watchdog_test.cc unit/channel_socket_test.cc unit/domain_directory_test.cc unit/guest_free_map_test.cc
     unit/host_storage_test.cc unit/image_store_test.cc unit/migration_store_test.cc unit/monitor_calls_test.cc unit/qemu_guest_agent_test.cc unit/qmp_test.cc unit/read_timer_test.cc
     unit/storage_lock_test.cc unit/storage_space_test.cc
   DEPS virt_reclaim_fakes LABEL unit OPTIMIZED)

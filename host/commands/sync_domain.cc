@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,12 +27,20 @@
 namespace virt_reclaim {
 namespace {
 
+// Where the socket lies: in the domain's own directory, else in one of its own below /tmp.
+constexpr char kSocketInDomainDirectory[] = "/virt-reclaim-backup.sock";
 constexpr char kSocketDirectory[] = "/tmp/virt-reclaim-backup-";
 constexpr char kSocketName[] = "/nbd";
 
 std::string Xml(absl::string_view text) {
   return absl::StrReplaceAll(
       text, {{"&", "&amp;"}, {"<", "&lt;"}, {">", "&gt;"}, {"'", "&apos;"}, {"\"", "&quot;"}});
+}
+
+// The other way round: what libvirt writes in an attribute.
+std::string FromXml(absl::string_view text) {
+  return absl::StrReplaceAll(
+      text, {{"&amp;", "&"}, {"&lt;", "<"}, {"&gt;", ">"}, {"&apos;", "'"}, {"&quot;", "\""}});
 }
 
 // What the checkpoints of copies in this directory are called, before their time. FNV-1a: short,
@@ -58,40 +67,67 @@ std::string ScratchOf(const DiskToSync& disk) {
                       disk.target, ".virt-reclaim-scratch");
 }
 
-// A directory for the socket that QEMU's user may write to: the image's owner.
+// Whether QEMU may make a socket there. libvirt has given the directory to QEMU's user; where it
+// gives nothing away (dynamic_ownership = 0) it is root's, and QEMU may be somebody else: the owner
+// of its image.
+bool IsForQemu(const std::string& directory, const struct stat& image) {
+  struct stat status;
+  return lstat(directory.c_str(), &status) == 0 && S_ISDIR(status.st_mode) &&
+         (status.st_uid != 0 || image.st_uid == 0) && access(directory.c_str(), W_OK | X_OK) == 0;
+}
+
+// The socket by which QEMU shows the disks. It lies where a QEMU that is confined may make it, in
+// the directory that libvirt keeps for the domain; where none is known, or the path would be too
+// long, in a new one below /tmp, which QEMU's user may write to: the image's owner.
 class SocketPlace {
  public:
-  static absl::StatusOr<SocketPlace> Make(const std::string& image) {
-    std::string name = absl::StrCat(kSocketDirectory, "XXXXXX");
+  static absl::StatusOr<SocketPlace> Make(const std::string& domain_directory,
+                                          const std::string& image) {
     struct stat status;
     if (stat(image.c_str(), &status) != 0) return ErrnoStatus(errno, "stat " + Quoted(image));
+    const std::string socket = domain_directory + kSocketInDomainDirectory;
+    if (!domain_directory.empty() && socket.size() < sizeof sockaddr_un::sun_path &&
+        IsForQemu(domain_directory, status)) {
+      return SocketPlace(socket);
+    }
+    std::string name = absl::StrCat(kSocketDirectory, "XXXXXX");
     if (mkdtemp(name.data()) == nullptr) return ErrnoStatus(errno, "make " + Quoted(name));
-    SocketPlace place(name);
+    SocketPlace place(name + kSocketName);
     if (chown(name.c_str(), status.st_uid, status.st_gid) != 0)
       return ErrnoStatus(errno, "give away " + Quoted(name));
     return place;
   }
-  SocketPlace(SocketPlace&& other) noexcept : path_(std::exchange(other.path_, "")) {}
+  SocketPlace(SocketPlace&& other) noexcept : socket_(std::exchange(other.socket_, "")) {}
   SocketPlace& operator=(SocketPlace&&) = delete;
-  ~SocketPlace() { Remove(path_); }
-  std::string socket() const { return path_ + kSocketName; }
+  ~SocketPlace() { Remove(socket_); }
+  const std::string& socket() const { return socket_; }
 
-  static void Remove(const std::string& path) {
-    if (path.empty()) return;
-    unlink((path + kSocketName).c_str());
-    rmdir(path.c_str());
+  static void Remove(const std::string& socket) {
+    if (socket.empty()) return;
+    unlink(socket.c_str());
+    if (absl::StartsWith(socket, kSocketDirectory))
+      rmdir(socket.substr(0, socket.rfind('/')).c_str());
   }
 
  private:
-  explicit SocketPlace(std::string path) : path_(std::move(path)) {}
-  std::string path_;
+  explicit SocketPlace(std::string socket) : socket_(std::move(socket)) {}
+  std::string socket_;
 };
 
-// The directory of the socket of a job of ours; empty when it is somebody else's.
-std::string SocketPlaceOf(const std::string& backup_xml) {
-  const size_t at = backup_xml.find(kSocketDirectory);
-  if (at == std::string::npos) return "";
-  return backup_xml.substr(at, backup_xml.find(kSocketName, at) - at);
+// The socket of a job of ours; empty when it is somebody else's.
+std::string OurSocketOf(absl::string_view backup_xml) {
+  constexpr absl::string_view kAttribute = "socket=";
+  const size_t at = backup_xml.find(kAttribute);
+  if (at == absl::string_view::npos) return "";
+  const absl::string_view quoted = backup_xml.substr(at + kAttribute.size());
+  if (quoted.empty()) return "";
+  const size_t end = quoted.find(quoted.front(), 1);
+  if (end == absl::string_view::npos) return "";
+  const std::string socket = FromXml(quoted.substr(1, end - 1));
+  const bool ours =
+      absl::EndsWith(socket, kSocketInDomainDirectory) ||
+      (absl::StartsWith(socket, kSocketDirectory) && absl::EndsWith(socket, kSocketName));
+  return ours ? socket : "";
 }
 
 std::string BackupXml(const SyncDomainPlan& plan, const std::string& socket) {
@@ -144,9 +180,9 @@ absl::Status CleanUp(const Services& services, const SyncDomainOptions& options,
   VR_ASSIGN_OR_RETURN(const std::string prefix, CheckpointPrefix(options.directory));
   const auto job = services.hypervisor.BackupXml(domain.uuid);
   if (!job.ok() && !absl::IsNotFound(job.status())) return job.status();
-  if (const std::string place = job.ok() ? SocketPlaceOf(*job) : ""; !place.empty()) {
+  if (const std::string socket = job.ok() ? OurSocketOf(*job) : ""; !socket.empty()) {
     VR_RETURN_IF_ERROR(services.hypervisor.EndBackup(domain.uuid));
-    SocketPlace::Remove(place);
+    SocketPlace::Remove(socket);
   }
   VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, domain));
   std::set<std::string> noted;
@@ -183,6 +219,16 @@ absl::Status Freeze(const Services& services, const SyncDomainPlan& plan, absl::
   return frozen;
 }
 
+// With a "Permission denied" comes what QEMU was to make. That it is confined is likely, not known.
+absl::Status WithWhatMayBeDenied(const absl::Status& begun, const SyncDomainPlan& plan,
+                                 const std::string& socket) {
+  if (!absl::IsPermissionDenied(begun)) return begun;
+  return absl::PermissionDeniedError(absl::StrCat(
+      begun.message(), " (QEMU was to make ", Quoted(socket), ", and ",
+      Quoted(ScratchOf(plan.disks.front())),
+      "; where AppArmor or SELinux confines it, the host's audit log says what it may not)"));
+}
+
 // `thawed`: an error when the guest may be frozen still.
 absl::Status Begin(const Services& services, const SyncDomainOptions& options,
                    const SyncDomainPlan& plan, const std::string& socket,
@@ -196,7 +242,7 @@ absl::Status Begin(const Services& services, const SyncDomainOptions& options,
     thawed = services.hypervisor.Freeze(plan.domain.uuid, false);
     if (begun.ok()) return thawed;
   }
-  return begun;
+  return WithWhatMayBeDenied(begun, plan, socket);
 }
 
 // The same, and once more without checkpoints where those are lost: bitmaps do not outlive a crash
@@ -272,7 +318,7 @@ absl::StatusOr<SyncDomainPlan> PlanSyncDomain(const Services& services,
   }
   const auto job = services.hypervisor.BackupXml(plan.domain.uuid);
   if (!job.ok() && !absl::IsNotFound(job.status())) return job.status();
-  plan.stale_job = job.ok() && !SocketPlaceOf(*job).empty();
+  plan.stale_job = job.ok() && !OurSocketOf(*job).empty();
   if (job.ok() && !plan.stale_job)
     return absl::AbortedError(absl::StrCat(name, " has a backup job already"));
   VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services, plan.domain));
@@ -335,7 +381,9 @@ absl::StatusOr<std::vector<SyncedFile>> SyncDomain(
   if (options.clean) return files;
   VR_ASSIGN_OR_RETURN(const std::string prefix, CheckpointPrefix(options.directory));
   const std::string checkpoint = absl::StrCat(prefix, absl::ToUnixNanos(services.now()));
-  VR_ASSIGN_OR_RETURN(const SocketPlace place, SocketPlace::Make(plan.disks.front().image));
+  VR_ASSIGN_OR_RETURN(const SocketPlace place,
+                      SocketPlace::Make(services.hypervisor.DomainDirectory(plan.domain.uuid),
+                                        plan.disks.front().image));
   // Whatever happens from here on. By the socket it knows our job from somebody else's, who may
   // have begun one since the plan.
   absl::Status frozen;

@@ -120,6 +120,9 @@ class Hypervisor {
                                    const std::string& /*checkpoint*/) {
     return absl::UnimplementedError("this driver has no backups");
   }
+  // The directory of this machine that belongs to the running domain's QEMU, in which it may make
+  // sockets when it is confined, too (domain_directory.h). Empty: none is known.
+  virtual std::string DomainDirectory(const std::string& /*uuid*/) { return ""; }
   // Of the backup job under way; NotFound when there is none.
   virtual absl::StatusOr<std::string> BackupXml(const std::string& /*uuid*/) {
     return absl::NotFoundError("this driver has no backups");

@@ -17,6 +17,7 @@
 #include "base/handle.h"
 #include "base/status.h"
 #include "host/services/channel_socket.h"
+#include "host/services/domain_directory.h"
 #include "host/services/hypervisor.h"
 #include "host/services/libvirt_agent_command.h"
 #include "host/services/libvirt_backup.h"
@@ -288,6 +289,17 @@ class LibvirtHypervisor : public Hypervisor {
                            const std::string& checkpoint) override {
     VR_ASSIGN_OR_RETURN(virDomainPtr domain, Find(uuid));
     return LibvirtBeginBackup(domain, backup, checkpoint);
+  }
+
+  std::string DomainDirectory(const std::string& uuid) override {
+    const std::string directories = local_ ? DomainDirectories(uri_) : "";
+    const auto domain = Find(uuid);
+    if (directories.empty() || !domain.ok()) return "";
+    const unsigned id = virDomainGetID(*domain);
+    const char* name = virDomainGetName(*domain);
+    virResetLastError();
+    const bool is_off = id == static_cast<unsigned>(-1);
+    return is_off || name == nullptr ? "" : FindDomainDirectory(directories, id, name);
   }
 
   absl::StatusOr<std::string> BackupXml(const std::string& uuid) override {

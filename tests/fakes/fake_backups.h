@@ -26,12 +26,18 @@ class FakeBackups : public Hypervisor {
       return absl::DataLossError("missing or broken bitmap");
     world_.calls.push_back(absl::StrCat("begin backup ", domain.summary.name));
     domain.backup_xml = backup;
+    const size_t socket = backup.find("socket='") + 8;
+    domain.backup_socket = backup.substr(socket, backup.find('\'', socket) - socket);
     const size_t name = checkpoint.find("<name>");
     if (name != std::string::npos) {
       const size_t begin = name + 6;
       domain.checkpoints.push_back(checkpoint.substr(begin, checkpoint.find("</name>") - begin));
     }
     return absl::OkStatus();
+  }
+
+  std::string DomainDirectory(const std::string& uuid) override {
+    return world_.domains.at(uuid).directory;
   }
 
   absl::StatusOr<std::string> BackupXml(const std::string& uuid) override {

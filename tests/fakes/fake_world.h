@@ -80,6 +80,8 @@ struct FakeDomain {
   SnapshotCount snapshots;
   std::string backup_xml;  // of the job under way; empty: none
   std::vector<std::string> checkpoints;
+  std::string directory;          // of its QEMU; empty: none is known
+  std::string backup_socket;      // of the last job that was begun
   absl::Status begin_backup;      // not OK: BeginBackup fails with it
   bool checkpoints_lost = false;  // DataLoss of a BeginBackup that stands on one
   absl::Status backup_xml_error;  // not OK: nobody can tell whether there is a job

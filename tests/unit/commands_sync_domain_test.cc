@@ -211,6 +211,61 @@ TEST_F(SyncDomainTest, AKilledRunIsClearedAway) {
   EXPECT_THAT(world_.calls, ElementsAre("end backup web"));
 }
 
+// A QEMU that AppArmor or SELinux confines may make sockets there, and not below /tmp.
+TEST_F(SyncDomainTest, TheSocketLiesInTheDirectoryOfTheDomain) {
+  domain_->directory = world_.directory() + "/domain-1-w&b";
+  std::filesystem::create_directory(domain_->directory);
+  ASSERT_TRUE(Run().ok());
+  EXPECT_EQ(domain_->backup_socket,
+            world_.directory() + "/domain-1-w&amp;b/virt-reclaim-backup.sock");
+  EXPECT_EQ(domain_->backup_xml, "") << "it is known as ours";
+  // What a killed run has left there.
+  const std::string socket = domain_->directory + "/virt-reclaim-backup.sock";
+  ASSERT_TRUE(WriteFileDurably(socket, "", 0600).ok());
+  domain_->backup_xml =
+      absl::StrCat("<server transport='unix' socket='", domain_->backup_socket, "'/>");
+  EXPECT_TRUE(PlanSyncDomain(services_, options_)->stale_job);
+  options_.clean = true;
+  ASSERT_TRUE(Run().ok());
+  EXPECT_EQ(domain_->backup_xml, "");
+  EXPECT_FALSE(std::filesystem::exists(socket));
+  EXPECT_TRUE(std::filesystem::is_directory(domain_->directory)) << "libvirt's";
+}
+
+// A socket of somebody else in the same directory is no sign of a job of ours.
+TEST_F(SyncDomainTest, ASocketOfAnotherNameIsSomebodyElses) {
+  for (const char* socket :
+       {"/var/lib/libvirt/qemu/domain-1-web/nbd.sock", "/tmp/virt-reclaim-backup-none/other", ""}) {
+    domain_->backup_xml = absl::StrCat("<server transport='unix' socket='", socket, "'/>");
+    EXPECT_TRUE(absl::IsAborted(PlanSyncDomain(services_, options_).status())) << socket;
+  }
+}
+
+TEST_F(SyncDomainTest, WithoutADirectoryOfTheDomainTheSocketLiesBelowTmp) {
+  const std::string link = world_.directory() + "/link";
+  std::filesystem::create_directory_symlink(world_.directory(), link);
+  const std::string deep = world_.directory() + "/" + std::string(100, 'd');
+  std::filesystem::create_directory(deep);
+  for (const std::string& directory :
+       {std::string(), world_.directory() + "/none", link, world_.directory() + "/a.qcow2", deep}) {
+    domain_->directory = directory;
+    ASSERT_TRUE(Run().ok());
+    EXPECT_THAT(domain_->backup_socket, testing::StartsWith("/tmp/virt-reclaim-backup-"));
+    EXPECT_FALSE(
+        std::filesystem::exists(std::filesystem::path(domain_->backup_socket).parent_path()));
+  }
+}
+
+TEST_F(SyncDomainTest, WhatQemuMayNotIsSaid) {
+  domain_->begin_backup = absl::PermissionDeniedError("Failed to bind socket: Permission denied");
+  const absl::Status status = Run().status();
+  EXPECT_TRUE(absl::IsPermissionDenied(status));
+  EXPECT_THAT(status.message(), HasSubstr("Failed to bind socket"));
+  EXPECT_THAT(status.message(), HasSubstr("/tmp/virt-reclaim-backup-"));
+  EXPECT_THAT(status.message(), HasSubstr("a.qcow2.vda.virt-reclaim-scratch"));
+  EXPECT_THAT(status.message(), HasSubstr("AppArmor"));
+}
+
 // The watcher of a killed run passes --freeze on.
 TEST_F(SyncDomainTest, AGuestThatAKilledRunFrozeIsThawed) {
   options_.clean = true;
