@@ -10,3 +10,6 @@ set_tests_properties(sync_filesystems_test PROPERTIES COST 80)
 virt_reclaim_test(sync_program_test
   SOURCES component/sync_program_test.cc
   DEPS virt_reclaim_cli LABEL component)
+virt_reclaim_test(sync_domain_copy_test
+  SOURCES component/sync_domain_copy_test.cc component/punch_fixtures.cc
+  DEPS virt_reclaim_fakes virt_reclaim_commands LABEL component)
