@@ -315,6 +315,7 @@ absl::Status Destination::Commit(std::optional<int64_t> mtime_ns, int like) {
                                      {.tv_sec = seconds, .tv_nsec = *mtime_ns - seconds * kSecond}};
     if (futimens(fd, times) != 0) return ErrnoStatus(errno, "set the mtime of " + name());
   }
+  fd_ = fd;  // the copy from here on
   if (replaces) return ReplaceFile(fd, directory_, real_path_, plan_.identity.has_value());
   ClearUnfinished(fd);
   return absl::OkStatus();

@@ -28,6 +28,7 @@ class FakeBackups : public Hypervisor {
     domain.backup_xml = backup;
     const size_t socket = backup.find("socket='") + 8;
     domain.backup_socket = backup.substr(socket, backup.find('\'', socket) - socket);
+    if (domain.while_beginning_backup) domain.while_beginning_backup(backup);
     const size_t name = checkpoint.find("<name>");
     if (name != std::string::npos) {
       const size_t begin = name + 6;

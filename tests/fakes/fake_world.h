@@ -80,8 +80,10 @@ struct FakeDomain {
   SnapshotCount snapshots;
   std::string backup_xml;  // of the job under way; empty: none
   std::vector<std::string> checkpoints;
-  std::string directory;          // of its QEMU; empty: none is known
-  std::string backup_socket;      // of the last job that was begun
+  std::string directory;      // of its QEMU; empty: none is known
+  std::string backup_socket;  // of the last job that was begun
+  // Serves its disks.
+  std::function<void(const std::string& backup_xml)> while_beginning_backup;
   absl::Status begin_backup;      // not OK: BeginBackup fails with it
   bool checkpoints_lost = false;  // DataLoss of a BeginBackup that stands on one
   absl::Status backup_xml_error;  // not OK: nobody can tell whether there is a job
