@@ -2,7 +2,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "absl/time/clock.h"
+#include <ctime>
+
 #include "tests/unit/discard_chain_world.h"
 
 namespace virt_reclaim {
@@ -28,9 +29,10 @@ TEST(DiscardChain, AGuestThatMakesUpAThousandThingsCostsNoTime) {
       filesystem.devices.push_back(Device(name, GuestDeviceKind::kDmOther, 0, names));
     world.facts.guest->filesystems.push_back(filesystem);
   }
-  const absl::Time begin = absl::Now();
+  // Of the processor, whatever else the machine is at.
+  const std::clock_t begin = std::clock();
   const DiscardChain chain = world.Judge();
-  EXPECT_LE(absl::Now() - begin, absl::Seconds(20)) << "with any sanitizer";
+  EXPECT_LE((std::clock() - begin) / CLOCKS_PER_SEC, 20) << "seconds, with any sanitizer";
   EXPECT_LE(chain.layers.size(), 700u);
   EXPECT_EQ(chain.Verdict(), LayerVerdict::kDrops);
 }
