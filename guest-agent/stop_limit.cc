@@ -6,12 +6,12 @@ namespace virt_reclaim::agent {
 
 StopLimit::StopLimit(const std::stop_token& stop, std::chrono::milliseconds limit)
     : stop_(stop),
-      wake_(stop, Wake{*this}),
+      wake_(stop, [this] { Notify(); }),
       waiter_([this, limit](const std::stop_token& over) { Wait(over, limit); }) {}
 
-void StopLimit::Wake::operator()() const noexcept {
-  { const std::lock_guard lock(self.mutex_); }
-  self.changed_.notify_all();
+void StopLimit::Notify() {
+  { const std::lock_guard lock(mutex_); }
+  changed_.notify_all();
 }
 
 void StopLimit::Wait(const std::stop_token& over, std::chrono::milliseconds limit) {

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <mutex>
 #include <stop_token>
 #include <thread>
@@ -20,10 +21,7 @@ class StopLimit {
   StopLimit& operator=(const StopLimit&) = delete;
 
  private:
-  struct Wake {
-    StopLimit& self;
-    void operator()() const noexcept;
-  };
+  void Notify();
   void Wait(const std::stop_token& over, std::chrono::milliseconds limit);
 
   std::mutex mutex_;
@@ -31,7 +29,7 @@ class StopLimit {
   const std::stop_token stop_;
   // Made and destroyed by a thread that does not hold mutex_: what it calls takes it, and its end
   // waits for a call that is under way.
-  const std::stop_callback<Wake> wake_;
+  const std::stop_callback<std::function<void()>> wake_;
   std::jthread waiter_;
 };
 

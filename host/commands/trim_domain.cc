@@ -156,12 +156,12 @@ class DomainTrim {
   // was stopped.
   void KeepPlace(TrimWatch& watch) {
     const absl::Time now = services_.now();
-    if (!TrimsAll() || now - kept_ < kKeepPlaceEvery) return;
+    const auto place = watch.place();
+    if (!TrimsAll() || !place || now - kept_ < kKeepPlaceEvery) return;
     kept_ = now;
     TrimRecord record = RecordOf(OutcomeKind::kCancelled);
     record.took = std::max(now - began_, absl::ZeroDuration());
-    record.next = watch.place();
-    if (!record.next) return;
+    record.next = place;
     Append(record).IgnoreError();  // Remember says so
   }
 

@@ -182,10 +182,6 @@ absl::StatusOr<SyncPlan> Syncer::Plan(const std::string& source, const std::stri
     return absl::FailedPreconditionError(Quoted(source) +
                                          " is neither a regular file nor a block device");
   }
-  if (HasMoreThanItSays(source, from)) {
-    return absl::FailedPreconditionError(
-        Quoted(source) + " is no image: the kernel makes up what is in it as it is read");
-  }
   if (S_ISREG(from.st_mode) && IsUnfinished(source)) {
     return absl::FailedPreconditionError(
         Quoted(source) + " is itself a copy that sync has not finished: sync it first");
@@ -215,6 +211,11 @@ absl::StatusOr<SyncPlan> Syncer::Plan(const std::string& source, const std::stri
   asking.intent = ImageIntent::kRead;
   asking.reading = true;
   VR_RETURN_IF_ERROR(CheckUnused(source, asking));
+  // Not before: to open what another virt-reclaim works on would interrupt that one.
+  if (HasMoreThanItSays(source, from)) {
+    return absl::FailedPreconditionError(
+        Quoted(source) + " is no image: the kernel makes up what is in it as it is read");
+  }
   if (plan.source_identity.block_device != 0 && options_.format.empty()) {
     VR_ASSIGN_OR_RETURN(bytes, SourceBytes(source));
   }

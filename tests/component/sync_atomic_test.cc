@@ -1,7 +1,6 @@
 // sync --atomic where the new copy cannot come about: the old one stays what it is. More of it is
 // in sync_cases_test.cc.
 #include <gmock/gmock.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -69,20 +68,6 @@ TEST(AtomicTest, InADirectoryThatCannotBeWritten) {
   EXPECT_TRUE(SyncFile(fs.Path("source"), fs.Path("fixed/copy")).ok());
   EXPECT_EQ(ReadContent(fs.Path("fixed/copy")), "new content");
   EXPECT_EQ(Shell("chattr -i " + fs.Path("fixed")).status, 0);
-}
-
-TEST(AtomicTest, OnAReadOnlyFilesystem) {
-  const LoopMount fs("xfs", "-K");
-  ASSERT_TRUE(fs.ok()) << fs.why_not();
-  WriteContent(fs.Path("source"), "new content");
-  WriteContent(fs.Path("copy"), "old");
-  ASSERT_EQ(mount(nullptr, fs.Path("").c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr), 0);
-  for (const char* copy : {"copy", "new"}) {
-    EXPECT_THAT(SyncFile(fs.Path("source"), fs.Path(copy), {.atomic = true}).status().message(),
-                HasSubstr("Read-only file system"))
-        << copy;
-  }
-  EXPECT_EQ(ReadContent(fs.Path("copy")), "old");
 }
 
 }  // namespace

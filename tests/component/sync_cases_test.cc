@@ -324,8 +324,13 @@ TEST(PlacesTest, ReadOnlyFilesystem) {
   WriteContent(fs.Path("source"), "new content");
   WriteContent(fs.Path("copy"), "old");
   ASSERT_EQ(mount(nullptr, fs.Path("").c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr), 0);
-  EXPECT_THAT(SyncFile(fs.Path("source"), fs.Path("copy")).status().message(),
-              HasSubstr("Read-only file system"));
+  for (const char* copy : {"copy", "new"}) {
+    for (const bool atomic : {false, true}) {
+      EXPECT_THAT(SyncFile(fs.Path("source"), fs.Path(copy), {.atomic = atomic}).status().message(),
+                  HasSubstr("Read-only file system"))
+          << copy << (atomic ? ", atomic" : "");
+    }
+  }
   EXPECT_EQ(ReadContent(fs.Path("copy")), "old");
 }
 

@@ -258,7 +258,7 @@ class OneGuest(HostTestCase):
             self.assertEqual(self.guest.saved_xml(), self.kept_xml)
 
         def makes_an_initramfs(self) -> bool:
-            return self.run_in_guest("grep -lsa '[i]nitramfs' /proc/[0-9]*/cmdline; true").strip() != ""
+            return self.run_in_guest("grep -lsa '[u]pdate-initramfs' /proc/[0-9]*/cmdline; true").strip() != ""
 
     def test_11_fixed_moved_proved(self) -> None:
         reply = self.run_program(
