@@ -4,7 +4,6 @@ goes wrong here.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from pathlib import Path
@@ -65,7 +64,6 @@ sed -i s/^GRUB_DISABLE_LINUX_UUID=true/GRUB_DISABLE_LINUX_UUID=false/ /etc/defau
 cp /usr/lib/test-initrds/prepared /boot/initrd.img-$(uname -r)
 sync
 """
-BACKUPS = "find /etc /boot -name '*.virt-reclaim-bak'"
 BY_PATH_AGAIN = "tar -xPf /root/by-path.tar && rm /root/by-path.tar && sync"
 BREAK_INITRAMFS = "cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r) && sync"
 IS_BROKEN = "cmp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)"
@@ -234,31 +232,6 @@ class OneGuest(HostTestCase):
     def test_10_names_by_path_again(self) -> None:
         self.run_in_guest(BY_PATH_AGAIN)
         self.assertEqual(self.run_in_guest(CONFIG), self.config)
-
-    # Takes the guest two more initramfs: scripts/test --long.
-    if os.environ.get("VR_LONG"):
-
-        def test_10_of_a_fix_whose_host_is_killed_nothing_stays(self) -> None:
-            apply = self.reclaim.start(
-                "migrate", "apply", "--bus=virtio-scsi", "--fix-guest", "--power-cycle=shutdown", self.name
-            )
-            try:
-                wait_for("an initramfs that is made", self.makes_an_initramfs, seconds=120)
-            finally:
-                apply.kill()
-                apply.communicate()
-            (domain,) = self.reclaim.run("migrate", "status", self.name).json["domains"]
-            self.assertEqual(domain["migration"]["step"], "fixing")
-            # The agent notices that nobody waits, and puts back what it has changed: the initramfs is made once more.
-            wait_for("the old configuration", lambda: self.run_in_guest(CONFIG) == self.config, seconds=120)
-            wait_for("the end of the guest's work", lambda: not self.makes_an_initramfs(), seconds=MIGRATE_SECONDS)
-            self.require_only_virtio_blk()
-            self.assertEqual(self.run_in_guest(CONFIG), self.config)
-            self.assertEqual(self.run_in_guest(BACKUPS), "")
-            self.assertEqual(self.guest.saved_xml(), self.kept_xml)
-
-        def makes_an_initramfs(self) -> bool:
-            return self.run_in_guest("grep -lsa '[u]pdate-initramfs' /proc/[0-9]*/cmdline; true").strip() != ""
 
     def test_11_fixed_moved_proved(self) -> None:
         reply = self.run_program(
