@@ -45,11 +45,14 @@ if(VIRT_RECLAIM_FUZZ)
   add_compile_options(-fsanitize=fuzzer-no-link)
 endif()
 
+# Most of the time goes into headers and templates: as many sources as are compiled as one do them once (VIRT_RECLAIM_UNITY*).
+set(CMAKE_UNITY_BUILD_BATCH_SIZE 24)
+
 # virt_reclaim_library(NAME SOURCES... [DEPS ...]): one library per folder.
 function(virt_reclaim_library name)
   cmake_parse_arguments(arg "" "" "SOURCES;DEPS" ${ARGN})
   add_library(${name} STATIC ${arg_SOURCES})
-  set_target_properties(${name} PROPERTIES UNITY_BUILD ${VIRT_RECLAIM_UNITY} UNITY_BUILD_BATCH_SIZE 10)
+  set_target_properties(${name} PROPERTIES UNITY_BUILD ${VIRT_RECLAIM_UNITY})
   target_link_libraries(${name} PUBLIC virt_reclaim_flags ${arg_DEPS})
   virt_reclaim_use_precompiled(${name} virt_reclaim_headers)
 endfunction()

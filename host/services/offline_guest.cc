@@ -67,7 +67,7 @@ class GuestfsProgram : public OfflineGuest {
     if (output.empty() || !response.ParseFromString(output)) {
       return absl::DataLossError("virt-reclaim-guestfs tells nothing that can be read");
     }
-    return FromProto(response);
+    return virt_reclaim::FromProto(response);
   }
 
   absl::StatusOr<std::vector<absl::Status>> Trim(const std::vector<OfflineDisk>& disks,
