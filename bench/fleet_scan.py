@@ -1,7 +1,8 @@
 """`report` and the plan of a trim over a fleet: a thousand domains of libvirt's test driver, fifty of them with an agent.
 
-The agents are those of bench/fleet_agents.cc, each on a unix socket of its own that its domain's XML names. A fleet of half
-the size is scanned in turn with the whole one: twice the domains may cost twice as much, and not one thread more.
+The agents are those of bench/fleet_agents.cc, each on a unix socket of its own that its domain's XML names; each domain has an
+image, which is empty. A fleet of half the size is scanned in turn with the whole one: twice the domains may cost twice as much,
+and not one thread more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from benchlib import GIB, MIB, Row, built, median
 
-# What issue 5 asks for.
+# What issue 5 asks for, of both together.
 MOST_SECONDS, MOST_MIB = 5, 200
 # Twice the domains take twice as long, and a watch that looks every 2 ms may miss a thread in ten; one for each would be twice.
 LINEAR, SAME_THREADS = 2.2, 1.2
@@ -37,8 +38,8 @@ DOMAIN = """\
 <name>vm-{number:04}</name><memory>262144</memory>
 <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
 <devices>
-<disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='unmap'/>
-<source file='/nonexistent/vm-{number:04}.qcow2'/><target dev='vda' bus='virtio'/>
+<disk type='file' device='disk'><driver name='qemu' type='raw' discard='unmap'/>
+<source file='{image}'/><target dev='vda' bus='virtio'/>
 <address type='pci' domain='0x0000' bus='0x00' slot='0x05' function='0x0'/></disk>
 {channel}</devices>
 </domain>
@@ -67,13 +68,20 @@ def run(*, smoke: bool, rounds: int) -> list[Row]:
         directory = Path(name)
         fleets = [make_fleet(directory, domains, agents), make_fleet(directory, domains // 2, agents // 2)]
         rows: list[Row] = []
+        together = [0.0] * rounds
         for what, words in (("report", ["report"]), ("plan of trims", ["trim", "--dry-run"])):
             scans: list[list[Scan]] = [[], []]
             for number in range(rounds + 1):
                 turns = list(zip(scans, fleets))
                 for results, fleet in turns if number % 2 == 0 else reversed(turns):
                     results.append(scan(program, words, fleet, directory))
-            rows += compare(what, fleets, [results[1:] for results in scans])  # the first filled the page cache
+            counted = [results[1:] for results in scans]  # the first filled the page cache
+            rows += compare(what, fleets, counted)
+            together = [sum_ + one.seconds for sum_, one in zip(together, counted[0])]
+    rows.append(
+        Row(f"report and plan of trims, {domains} domains and {agents} agents: wall (target {MOST_SECONDS} s)",
+            f"{median(together):.2f} s", "-", [], rounds, limit=MOST_SECONDS, value=median(together))
+    )
     return rows
 
 
@@ -92,11 +100,17 @@ def guests(directory: Path, count: int) -> Iterator[None]:
 
 
 def make_fleet(directory: Path, domains: int, agents: int) -> Fleet:
+    images = directory / "images"
+    images.mkdir(exist_ok=True)
+
     def domain(number: int) -> str:
+        image = images / f"vm-{number:04}.raw"
+        with open(image, "wb") as file:
+            file.truncate(20 * GIB)
         # Spread over the fleet, as they are when somebody begins to use them.
         agent, first = divmod(number, domains // agents)
         channel = "" if first else CHANNEL.format(socket=directory / f"{agent}.sock")
-        return DOMAIN.format(number=number, channel=channel)
+        return DOMAIN.format(number=number, image=image, channel=channel)
 
     node = directory / f"node-{domains}.xml"
     node.write_text("<node>\n" + "".join(domain(number) for number in range(domains)) + "</node>\n")
@@ -131,7 +145,9 @@ def check(verb: str, answer: dict[str, Any], fleet: Fleet) -> None:
     if verb == "report":
         reached = [domain for domain in domains if domain["disks"][0]["guest_used_bytes"] == 3 * GIB]
     else:
-        reached = [domain for domain in domains if (domain["action"], domain["way"]) == ("trim", "agent")]
+        planned = [domain for domain in domains if (domain["action"], domain["way"]) == ("trim", "agent")]
+        # Nothing is known of a guest that was not asked.
+        reached = [domain for domain in planned if domain["expected_bytes"] is not None]
     if (len(domains), len(reached)) != (fleet.domains, fleet.agents):
         raise RuntimeError(f"{verb}: {len(domains)} domains, {len(reached)} with an agent, of {fleet}: {domains[0]}")
 
@@ -165,8 +181,7 @@ def compare(what: str, fleets: list[Fleet], scans: list[list[Scan]]) -> list[Row
     title = f"{what}, {whole.domains} domains and {whole.agents} agents / {half.domains} and {half.agents}"
     pairs = list(zip(ours, halves))
     return [
-        Row(f"{title}: wall (target {MOST_SECONDS} s)", seconds(ours), "-", [], len(pairs), limit=MOST_SECONDS,
-            value=median([one.seconds for one in ours])),
+        Row(f"{title}: wall", seconds(ours), "-", [], len(pairs)),
         Row(f"{title}: wall (linear is 2)", seconds(ours), seconds(halves),
             [one.seconds / other.seconds for one, other in pairs], len(pairs), limit=LINEAR),
         Row(f"{title}: peak RSS (target {MOST_MIB} MiB)", peak(ours), peak(halves),
