@@ -1,8 +1,7 @@
 """`report` and the plan of a trim over a fleet: a thousand domains of libvirt's test driver, fifty of them with an agent.
 
-The agents are those of bench/fleet_agents.cc, each on a unix socket of its own that its domain's XML names; each domain has an
-image, which is empty. A fleet of half the size is scanned in turn with the whole one: twice the domains may cost twice as much,
-and not one thread more.
+The agents are those of bench/fleet_agents.cc, each on a unix socket of its own that its domain's XML names. A fleet of half
+the size is scanned in turn with the whole one: twice the domains may cost twice as much, and not one thread more.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ DOMAIN = """\
 <name>vm-{number:04}</name><memory>262144</memory>
 <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os>
 <devices>
-<disk type='file' device='disk'><driver name='qemu' type='raw' discard='unmap'/>
-<source file='{image}'/><target dev='vda' bus='virtio'/>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='unmap'/>
+<source file='/nonexistent/vm-{number:04}.qcow2'/><target dev='vda' bus='virtio'/>
 <address type='pci' domain='0x0000' bus='0x00' slot='0x05' function='0x0'/></disk>
 {channel}</devices>
 </domain>
@@ -100,17 +99,11 @@ def guests(directory: Path, count: int) -> Iterator[None]:
 
 
 def make_fleet(directory: Path, domains: int, agents: int) -> Fleet:
-    images = directory / "images"
-    images.mkdir(exist_ok=True)
-
     def domain(number: int) -> str:
-        image = images / f"vm-{number:04}.raw"
-        with open(image, "wb") as file:
-            file.truncate(20 * GIB)
         # Spread over the fleet, as they are when somebody begins to use them.
         agent, first = divmod(number, domains // agents)
         channel = "" if first else CHANNEL.format(socket=directory / f"{agent}.sock")
-        return DOMAIN.format(number=number, image=image, channel=channel)
+        return DOMAIN.format(number=number, channel=channel)
 
     node = directory / f"node-{domains}.xml"
     node.write_text("<node>\n" + "".join(domain(number) for number in range(domains)) + "</node>\n")
