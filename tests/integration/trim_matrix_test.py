@@ -258,8 +258,9 @@ class Matrix(HostTestCase):
             self.assertIsNone(program.poll(), "the trim was over too soon")
             output, errors = program.communicate(timeout=300)
         finally:
-            program.kill()
-            program.communicate()
+            if program.poll() is None:
+                program.kill()
+                program.communicate()
         self.assertEqual(program.returncode, DONE, errors)
         (domain,) = json.loads(output)["domains"]
         freed = full - disk.allocation()
