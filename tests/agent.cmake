@@ -21,4 +21,4 @@ foreach(test agent_unit_test agent_component_test agent_daemon_test agent_real_f
   target_compile_definitions(${test} PRIVATE VIRT_RECLAIM_AGENT_PROGRAM="$<TARGET_FILE:virt-reclaim-agent>")
   add_dependencies(${test} virt-reclaim-agent)
 endforeach()
-set_tests_properties(agent_real_filesystems_test PROPERTIES COST 25)
+set_tests_properties(agent_daemon_test agent_real_filesystems_test PROPERTIES COST 35)

@@ -34,6 +34,7 @@ virt_reclaim_test(commands_test
 virt_reclaim_test(commands_killed_test
   SOURCES unit/commands_migration_killed_test.cc
   DEPS virt_reclaim_fakes virt_reclaim_commands LABEL unit TIMEOUT 180)
+set_tests_properties(commands_killed_test PROPERTIES COST 40)
 
 virt_reclaim_test(program_test
   SOURCES golden/program_test.cc unit/cli_test.cc unit/completion_test.cc unit/files_progress_test.cc
@@ -68,7 +69,7 @@ virt_reclaim_test(hostile_guest_test
   SOURCES component/hostile_guest_test.cc component/lying_guest_test.cc
   DEPS virt_reclaim_services ZLIB::ZLIB LABEL component TIMEOUT 120 OPTIMIZED)
 # It holds a deadline while two of its own threads keep a processor busy: alone.
-set_tests_properties(hostile_guest_test PROPERTIES RUN_SERIAL ON)
+set_tests_properties(hostile_guest_test PROPERTIES RUN_SERIAL ON COST 200)
 
 add_test(NAME run_places COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/component/run_places_test.py)
 set_tests_properties(run_places PROPERTIES LABELS component TIMEOUT 300 SKIP_RETURN_CODE 77
@@ -77,6 +78,7 @@ set_tests_properties(run_places PROPERTIES LABELS component TIMEOUT 300 SKIP_RET
 virt_reclaim_test(hostile_fleet_test
   SOURCES component/hostile_fleet_test.cc
   DEPS virt_reclaim_fakes virt_reclaim_cli LABEL component TIMEOUT 120)
+set_tests_properties(hostile_fleet_test PROPERTIES COST 30)
 
 virt_reclaim_test(offline_guest_test
   SOURCES contract/offline_guest_test.cc

@@ -12,7 +12,8 @@ virt_reclaim_test(punch_filesystems_test
 virt_reclaim_test(punch_writers_test
   SOURCES component/punch_writers_test.cc component/punch_fixtures.cc
   DEPS virt_reclaim_punch LABEL component TIMEOUT 3600)
-set_tests_properties(punch_filesystems_test punch_writers_test PROPERTIES COST 40)
+set_tests_properties(punch_filesystems_test PROPERTIES COST 70)
+set_tests_properties(punch_writers_test PROPERTIES COST 25)
 virt_reclaim_test(punch_reasons_test
   SOURCES component/punch_reasons_test.cc component/punch_fixtures.cc
   DEPS virt_reclaim_cli LABEL component)

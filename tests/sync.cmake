@@ -6,7 +6,7 @@ virt_reclaim_test(sync_filesystems_test
   SOURCES component/sync_filesystems_test.cc component/sync_cases_test.cc component/sync_care_test.cc
     component/sync_atomic_test.cc component/sync_format_test.cc component/punch_fixtures.cc
   DEPS virt_reclaim_sync LABEL component TIMEOUT 900)
-set_tests_properties(sync_filesystems_test PROPERTIES COST 80)
+set_tests_properties(sync_filesystems_test PROPERTIES COST 160)
 virt_reclaim_test(sync_program_test
   SOURCES component/sync_program_test.cc
   DEPS virt_reclaim_cli LABEL component)

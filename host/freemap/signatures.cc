@@ -132,9 +132,9 @@ absl::StatusOr<Signature> AddWhatItMissed(const ByteSource& source, Signature fo
     // Its boot sector passes for an MBR without partitions.
     if (found.table == "dos") found.table.clear();
   }
-  constexpr uint64_t kSectors[] = {512, 4096};
+  constexpr uint64_t kSectorSizes[] = {512, 4096};
   const bool gpt = std::ranges::any_of(
-      kSectors, [&](uint64_t sector) { return HasText(source, sector, "EFI PART"); });
+      kSectorSizes, [&](uint64_t sector) { return HasText(source, sector, "EFI PART"); });
   if (gpt) found.table = "gpt";
   // With a table what lies there is a partition's, and looked at as such.
   if (!found.table.empty() || absl::EndsWith(found.type, "raid_member")) return found;

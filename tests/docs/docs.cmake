@@ -6,6 +6,6 @@ endif()
 find_package(Python3 3.11 COMPONENTS Interpreter REQUIRED)
 foreach(test commands recipes)
   add_test(NAME docs_${test} COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/${test}_test.py)
-  set_tests_properties(docs_${test} PROPERTIES LABELS component TIMEOUT 600 SKIP_RETURN_CODE 77
+  set_tests_properties(docs_${test} PROPERTIES LABELS component TIMEOUT 600 SKIP_RETURN_CODE 77 COST 50
     ENVIRONMENT "VIRT_RECLAIM_BUILD_DIR=${PROJECT_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1")
 endforeach()
