@@ -64,7 +64,7 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
   }
 }
 
-absl::Status WriteFileDurably(const std::string& path, absl::string_view content, mode_t mode) {
+absl::Status ReplaceFile(const std::string& path, absl::string_view content, mode_t mode) {
   std::string temporary = absl::StrCat(path, ".XXXXXX");
   UniqueFd fd(mkostemp(temporary.data(), O_CLOEXEC));
   if (!fd.valid()) return ErrnoStatus(errno, absl::StrCat("create a file beside '", path, "'"));
@@ -76,6 +76,11 @@ absl::Status WriteFileDurably(const std::string& path, absl::string_view content
   if (rename(temporary.c_str(), path.c_str()) != 0)
     return ErrnoStatus(errno, absl::StrCat("rename to '", path, "'"));
   std::move(remove).Cancel();
+  return absl::OkStatus();
+}
+
+absl::Status WriteFileDurably(const std::string& path, absl::string_view content, mode_t mode) {
+  VR_RETURN_IF_ERROR(ReplaceFile(path, content, mode));
   return SyncDirectory(DirectoryOf(path));
 }
 

@@ -19,8 +19,11 @@ namespace virt_reclaim {
 // /sys.
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes);
 
-// Writes `content` to a temporary file beside `path`, syncs it, renames it over `path` and syncs
-// the directory, so that after a power cut there is the old file or the new one, whole.
+// Writes `content` to a temporary file beside `path`, syncs it and renames it over `path`, so that
+// after a power cut there is the old file or the new one, whole.
+absl::Status ReplaceFile(const std::string& path, absl::string_view content, mode_t mode);
+
+// The same, and then it is the new one: the directory is synced, too.
 absl::Status WriteFileDurably(const std::string& path, absl::string_view content, mode_t mode);
 
 // Makes what was created, renamed or removed in the directory `path` last through a power cut.

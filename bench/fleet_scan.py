@@ -20,7 +20,7 @@ from typing import Any
 
 from benchlib import GIB, MIB, Row, built, median
 
-# What issue 5 asks for.
+# What issue 5 asks for, of both together.
 MOST_SECONDS, MOST_MIB = 5, 200
 # Twice the domains take twice as long, and a watch that looks every 2 ms may miss a thread in ten; one for each would be twice.
 LINEAR, SAME_THREADS = 2.2, 1.2
@@ -67,13 +67,20 @@ def run(*, smoke: bool, rounds: int) -> list[Row]:
         directory = Path(name)
         fleets = [make_fleet(directory, domains, agents), make_fleet(directory, domains // 2, agents // 2)]
         rows: list[Row] = []
+        together = [0.0] * rounds
         for what, words in (("report", ["report"]), ("plan of trims", ["trim", "--dry-run"])):
             scans: list[list[Scan]] = [[], []]
             for number in range(rounds + 1):
                 turns = list(zip(scans, fleets))
                 for results, fleet in turns if number % 2 == 0 else reversed(turns):
                     results.append(scan(program, words, fleet, directory))
-            rows += compare(what, fleets, [results[1:] for results in scans])  # the first filled the page cache
+            counted = [results[1:] for results in scans]  # the first filled the page cache
+            rows += compare(what, fleets, counted)
+            together = [sum_ + one.seconds for sum_, one in zip(together, counted[0])]
+    rows.append(
+        Row(f"report and plan of trims, {domains} domains and {agents} agents: wall (target {MOST_SECONDS} s)",
+            f"{median(together):.2f} s", "-", [], rounds, limit=MOST_SECONDS, value=median(together))
+    )
     return rows
 
 
@@ -131,7 +138,9 @@ def check(verb: str, answer: dict[str, Any], fleet: Fleet) -> None:
     if verb == "report":
         reached = [domain for domain in domains if domain["disks"][0]["guest_used_bytes"] == 3 * GIB]
     else:
-        reached = [domain for domain in domains if (domain["action"], domain["way"]) == ("trim", "agent")]
+        planned = [domain for domain in domains if (domain["action"], domain["way"]) == ("trim", "agent")]
+        # Nothing is known of a guest that was not asked.
+        reached = [domain for domain in planned if domain["expected_bytes"] is not None]
     if (len(domains), len(reached)) != (fleet.domains, fleet.agents):
         raise RuntimeError(f"{verb}: {len(domains)} domains, {len(reached)} with an agent, of {fleet}: {domains[0]}")
 
@@ -165,8 +174,7 @@ def compare(what: str, fleets: list[Fleet], scans: list[list[Scan]]) -> list[Row
     title = f"{what}, {whole.domains} domains and {whole.agents} agents / {half.domains} and {half.agents}"
     pairs = list(zip(ours, halves))
     return [
-        Row(f"{title}: wall (target {MOST_SECONDS} s)", seconds(ours), "-", [], len(pairs), limit=MOST_SECONDS,
-            value=median([one.seconds for one in ours])),
+        Row(f"{title}: wall", seconds(ours), "-", [], len(pairs)),
         Row(f"{title}: wall (linear is 2)", seconds(ours), seconds(halves),
             [one.seconds / other.seconds for one, other in pairs], len(pairs), limit=LINEAR),
         Row(f"{title}: peak RSS (target {MOST_MIB} MiB)", peak(ours), peak(halves),

@@ -1,5 +1,7 @@
 """Trimming freed space: virt-reclaim beside util-linux fstrim, on one guest, each time with newly filled and freed blocks.
 
+Under a libvirtd, as hosts have one: the embedded driver would start, and find its guests again, in each program.
+
 The guest itself writes the files, past its page cache (dd, direct I/O, 4 MiB at a time): what a filesystem does with
 the blocks of deleted files is what is measured, so no shortcut from the host will do.
 """
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchlib import GIB, MIB, Row, accelerator, built, median, mib, require_bed, require_space
-from vrtest import Disk, EmbedHost, Guest, VirtReclaim, Workspace
+from vrtest import DaemonHost, Disk, Guest, VirtReclaim, Workspace
 from vrtest.guest import NEW_MACHINE
 
 FILESYSTEMS = ("ext4", "xfs", "btrfs")
@@ -42,7 +44,7 @@ class Trimmed:
 
 
 def run(*, smoke: bool, rounds: int) -> list[Row]:
-    require_bed("mkfs.xfs", "mkfs.btrfs", "fstrim")
+    require_bed("mkfs.xfs", "mkfs.btrfs", "fstrim", "libvirtd", "unshare")
     size, junk = (1 * GIB, 300 * MIB) if smoke else (20 * GIB, 10 * GIB)
     rows: list[Row] = []
     with Workspace() as space:
@@ -58,7 +60,7 @@ def run(*, smoke: bool, rounds: int) -> list[Row]:
 class Bench:
     def __init__(self, space: Workspace, size: int, junk: int) -> None:
         self.junk = junk
-        self.host = EmbedHost(space.path)
+        self.host = DaemonHost(space)
         self.reclaim = VirtReclaim(built("virt-reclaim"), self.host)
         self.guest = Guest(
             self.host, "bench", machine=NEW_MACHINE, agent=built("virt-reclaim-agent"),

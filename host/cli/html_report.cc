@@ -85,8 +85,24 @@ std::string Tile(const std::string& value, absl::string_view words) {
   return StrCat("<div class=\"tile\"><b>", value, "</b>", words, "</div>\n");
 }
 
+std::string ReclaimableHtml(const OverviewDisk& disk) {
+  return StrCat(disk.reclaimable && !disk.exact ? "~" : "", SizeText(disk.reclaimable));
+}
+
+size_t DisksWithExactMaps(const Overview& overview) {
+  size_t count = 0;
+  for (const OverviewDomain& domain : overview.domains) {
+    count += static_cast<size_t>(
+        std::count_if(domain.disks.begin(), domain.disks.end(),
+                      [](const OverviewDisk& disk) { return disk.exact && disk.reclaimable; }));
+  }
+  return count;
+}
+
 std::string Tiles(const Overview& overview) {
   std::string known = "reclaimable, by estimate";
+  if (const size_t exact = DisksWithExactMaps(overview); exact > 0)
+    StrAppend(&known, "; of ", Count(exact, "disk"), " by exact maps");
   if (overview.disks_with_guest < overview.disks)
     StrAppend(&known, "; ", overview.disks_with_guest, " of ", overview.disks,
               " disks are known from inside");
@@ -181,7 +197,7 @@ std::string DiskRow(const OverviewDomain& domain, const OverviewDisk& disk, bool
   const uint64_t gain = std::min(disk.reclaimable.value_or(0), allocation);
   const std::string words =
       StrCat("occupies ", SizeText(disk.allocation), " of ", SizeText(disk.capacity),
-             ", reclaimable ", SizeText(disk.reclaimable));
+             ", reclaimable ", ReclaimableHtml(disk));
   const auto number = [](const std::string& text) {
     return StrCat("<td class=\"number\">", text, "</td>");
   };
@@ -190,7 +206,7 @@ std::string DiskRow(const OverviewDomain& domain, const OverviewDisk& disk, bool
       HtmlText(disk.target), "</td><td>",
       Bar({{"used", allocation - gain}, {"gain", gain}}, disk.capacity.value_or(0), words), "</td>",
       number(SizeText(disk.allocation)), number(SizeText(disk.capacity)),
-      number(SizeText(disk.guest_used)), number(SizeText(disk.reclaimable)), "<td>",
+      number(SizeText(disk.guest_used)), number(ReclaimableHtml(disk)), "<td>",
       Line(disk.history, "class=\"small\""), "</td>", number(first ? TrimCell(domain) : ""), "<td>",
       CodesHtml(disk.blockers), "</td></tr>\n");
 }
@@ -246,8 +262,9 @@ std::string HtmlReport(const Overview& overview) {
     page += StorageCard(storage, overview.now);
   StrAppend(&page, "</div>\n<h2>Domains</h2>\n", DomainTable(overview),
             "<p class=\"faint\">Allocation is measured on the host; what a guest uses is the "
-            "guest's word; reclaimable and the forecast are estimates. Trends are made of the "
-            "trims that are remembered. Blockers: man virt-reclaim, REASON CODES.</p>\n"
+            "guest's word; what is reclaimable is an estimate where there is a ~ before it, and so "
+            "is the forecast. Trends are made of the trims that are remembered. Blockers: man "
+            "virt-reclaim, REASON CODES.</p>\n"
             "</body>\n</html>\n");
   return page;
 }

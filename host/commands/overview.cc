@@ -70,6 +70,7 @@ OverviewDisk DiskOf(const ReportedDisk& reported, const std::vector<TrimRecord>&
   disk.allocation = reported.facts.usage.allocation;
   if (reported.facts.guest) disk.guest_used = reported.facts.guest->used;
   disk.reclaimable = reported.assessment.reclaimable;
+  disk.exact = reported.assessment.from == ReclaimableFrom::kFreeMap;
   disk.grown_since_trim = reported.grown_since_trim;
   disk.blockers = reported.assessment.blockers;
   disk.history = AllocationHistory(trims, disk.target, Printable(reported.facts.xml.source.path),

@@ -227,11 +227,10 @@ class DomainTrim {
     if (result_.way != TrimWay::kQemuAgent) return;
     const auto is_disk = [](const DiskFacts& disk) { return !IsOther(disk.xml); };
     const auto only = std::find_if(facts_.disks.begin(), facts_.disks.end(), is_disk);
-    const bool one = std::count_if(facts_.disks.begin(), facts_.disks.end(), is_disk) == 1;
+    if (std::count_if(facts_.disks.begin(), facts_.disks.end(), is_disk) == 1)
+      MatchOnlyDisk(facts_.live, only->xml, guest_, guest_to_target_);
     for (GuestFilesystem& filesystem : guest_.filesystems) {
       for (GuestDevice& device : filesystem.devices) {
-        // A domain with one disk: whatever the guest calls it.
-        if (one) guest_to_target_.try_emplace(device.name, only->xml.target);
         const auto target = guest_to_target_.find(device.name);
         // What of the disk is in no filesystem counts as in use.
         if (target != guest_to_target_.end())

@@ -284,7 +284,7 @@ void SayHowDisksWereFound(const ChainFacts& facts, std::vector<Layer>& layers) {
           [&](const GuestDevice& one) { return one.is_disk && one.name == layer.name; });
       if (device == filesystem.devices.end()) continue;
       if (!HasAddressOfADisk(facts.live, *device))
-        absl::StrAppend(&layer.detail, ", found by its serial number alone");
+        absl::StrAppend(&layer.detail, ", found by its serial number and a part of its address");
       break;
     }
   }

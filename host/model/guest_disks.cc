@@ -5,6 +5,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
@@ -16,14 +17,22 @@ namespace {
 // ours.
 constexpr size_t kMaxGuestDisks = 4096;
 
-// The "0000:00:05.0" components of a sysfs path, from the root complex down.
-std::vector<std::string> PciChain(absl::string_view bus_path) {
-  std::vector<std::string> chain;
+// The way through PCI that the guest sees.
+struct PciWay {
+  std::vector<std::string> hops;  // "05.0": slot and function
+  bool whole = false;  // from libvirt's bus 0 down; else what is above the first hop is not told
+};
+
+// Of a sysfs path. Below another root than 0000:00, a pci-expander-bus, the expander itself is no
+// hop, and how it is reached is libvirt's to know.
+PciWay PciWayOf(absl::string_view bus_path) {
+  PciWay way;
   for (absl::string_view part : absl::StrSplit(bus_path, '/')) {
+    if (part == "pci0000:00") way.whole = way.hops.empty();
     if (part.size() == 12 && part[4] == ':' && part[7] == ':' && part[10] == '.')
-      chain.emplace_back(part);
+      way.hops.emplace_back(part.substr(8));
   }
-  return chain;
+  return way;
 }
 
 std::string SlotFunction(const xml::PciAddress& pci) {
@@ -49,31 +58,41 @@ std::optional<std::vector<std::string>> HopsTo(const xml::Domain& domain,
   return hops;
 }
 
-bool SameHops(const std::vector<std::string>& guest_chain, const std::vector<std::string>& hops) {
-  if (guest_chain.size() != hops.size()) return false;
-  for (size_t i = 0; i < hops.size(); ++i) {
-    if (absl::string_view(guest_chain[i]).substr(8) != hops[i]) return false;  // after "0000:00:"
-  }
-  return true;
+// What the guest says of a device's place, beside what libvirt says of a disk's.
+enum class Place {
+  kUntold,  // there is nothing to compare
+  kOther,
+  kAgrees,  // as far as it is told
+  kSame,
+};
+
+Place PlaceOnPci(const xml::Domain& domain, const std::optional<xml::PciAddress>& pci,
+                 const GuestDevice& device) {
+  const PciWay way = PciWayOf(device.bus_path);
+  const auto hops = pci ? HopsTo(domain, *pci) : std::nullopt;
+  if (way.hops.empty() || !hops) return Place::kUntold;
+  if (way.whole) return way.hops == *hops ? Place::kSame : Place::kOther;
+  const bool is_end = way.hops.size() < hops->size() &&
+                      std::equal(way.hops.rbegin(), way.hops.rend(), hops->rbegin());
+  return is_end ? Place::kAgrees : Place::kOther;
 }
 
-bool MatchesPci(const xml::Domain& domain, const xml::Disk& disk, const GuestDevice& device) {
-  if (!disk.pci) return false;
-  const auto hops = HopsTo(domain, *disk.pci);
-  return hops && SameHops(PciChain(device.bus_path), *hops);
+Place PlaceOfPciDisk(const xml::Domain& domain, const xml::Disk& disk, const GuestDevice& device) {
+  const Place place = PlaceOnPci(domain, disk.pci, device);
+  // The end of a way is that of many devices.
+  const bool other_kind = disk.bus == "virtio" && !absl::StrContains(device.bus_path, "/virtio");
+  return place == Place::kAgrees && other_kind ? Place::kOther : place;
 }
 
-// The disk's controller has the PCI address that the guest sees the device below.
-bool IsBelowController(const xml::Domain& domain, const xml::Disk& disk,
-                       const GuestDevice& device) {
-  for (const xml::Controller& controller : domain.controllers) {
-    if (controller.type != disk.bus || controller.index != disk.drive->controller ||
-        !controller.pci)
-      continue;
-    const auto hops = HopsTo(domain, *controller.pci);
-    return hops && SameHops(PciChain(device.bus_path), *hops);
-  }
-  return false;
+// Of the controller that the disk hangs on.
+Place PlaceOfController(const xml::Domain& domain, const xml::Disk& disk,
+                        const GuestDevice& device) {
+  const auto controller = std::find_if(
+      domain.controllers.begin(), domain.controllers.end(), [&](const xml::Controller& one) {
+        return one.type == disk.bus && one.index == disk.drive->controller;
+      });
+  if (controller == domain.controllers.end()) return Place::kUntold;
+  return PlaceOnPci(domain, controller->pci, device);
 }
 
 // Target and LUN of "host:channel:target:lun".
@@ -87,31 +106,55 @@ std::optional<std::pair<uint32_t, uint32_t>> ParseScsiAddress(absl::string_view 
   return std::pair(target, lun);
 }
 
-// SCSI: the controller by its PCI address, the disk by target and unit.
-bool MatchesScsi(const xml::Domain& domain, const xml::Disk& disk, const GuestDevice& device) {
+// On its controller; empty: the guest does not say where there.
+std::optional<bool> IsAtScsiAddress(const xml::Disk& disk, const GuestDevice& device) {
   const auto address = ParseScsiAddress(device.scsi_address);
-  if (disk.bus != "scsi" || !disk.drive || !address) return false;
+  if (!address) return std::nullopt;
   const auto [target, lun] = *address;
   constexpr uint32_t kFlatSpace = 0x4000;  // virtio-scsi: LUN >= 256 in flat space addressing
-  if (target != disk.drive->target ||
-      (lun != disk.drive->unit && lun != disk.drive->unit + kFlatSpace))
-    return false;
-  return IsBelowController(domain, disk, device);
+  return target == disk.drive->target &&
+         (lun == disk.drive->unit || lun == disk.drive->unit + kFlatSpace);
 }
 
 // libata shows each port as a SCSI host of its own; master and slave are its targets 0 and 1.
-bool MatchesAta(const xml::Domain& domain, const xml::Disk& disk, const GuestDevice& device) {
-  if (!disk.drive || device.ata_port == 0) return false;
+std::optional<bool> IsAtAtaPort(const xml::Disk& disk, const GuestDevice& device) {
+  if (device.ata_port == 0) return std::nullopt;
   const uint32_t port = device.ata_port - 1;
-  if (disk.bus == "sata") {
-    if (disk.drive->unit != port) return false;
-  } else if (disk.bus == "ide") {
-    const auto address = ParseScsiAddress(device.scsi_address);
-    if (!address || disk.drive->bus != port || disk.drive->unit != address->first) return false;
-  } else {
-    return false;
-  }
-  return IsBelowController(domain, disk, device);
+  if (disk.bus == "sata") return disk.drive->unit == port;
+  const auto address = ParseScsiAddress(device.scsi_address);
+  if (!address) return std::nullopt;
+  return disk.drive->bus == port && disk.drive->unit == address->first;
+}
+
+Place PlaceOfDriveDisk(const xml::Domain& domain, const xml::Disk& disk,
+                       const GuestDevice& device) {
+  std::optional<bool> is_there;
+  if (disk.bus == "scsi") is_there = IsAtScsiAddress(disk, device);
+  if (disk.bus == "sata" || disk.bus == "ide") is_there = IsAtAtaPort(disk, device);
+  const Place controller = PlaceOfController(domain, disk, device);
+  if (controller == Place::kOther || is_there == false) return Place::kOther;
+  if (!is_there.has_value()) return Place::kUntold;
+  return controller == Place::kSame ? Place::kSame : Place::kAgrees;
+}
+
+// libvirt's ports of USB are not the kernel's: the controller is all that can be compared.
+Place PlaceOfUsbDisk(const xml::Domain& domain, const GuestDevice& device) {
+  if (PciWayOf(device.bus_path).hops.empty()) return Place::kUntold;
+  const bool below_one_of_ours =
+      absl::StrContains(device.bus_path, "/usb") &&
+      std::any_of(domain.controllers.begin(), domain.controllers.end(),
+                  [&](const xml::Controller& one) {
+                    const Place place = PlaceOnPci(domain, one.pci, device);
+                    return one.type == "usb" && (place == Place::kSame || place == Place::kAgrees);
+                  });
+  return below_one_of_ours ? Place::kAgrees : Place::kOther;
+}
+
+Place PlaceOfDevice(const xml::Domain& domain, const xml::Disk& disk, const GuestDevice& device) {
+  if (disk.pci) return PlaceOfPciDisk(domain, disk, device);
+  if (disk.drive) return PlaceOfDriveDisk(domain, disk, device);
+  if (disk.bus == "usb") return PlaceOfUsbDisk(domain, device);
+  return Place::kUntold;
 }
 
 bool MatchesSerial(const xml::Disk& disk, const GuestDevice& device) {
@@ -125,8 +168,7 @@ bool MatchesSerial(const xml::Disk& disk, const GuestDevice& device) {
 const xml::Disk* DiskAtAddressOf(const xml::Domain& domain, const GuestDevice& device) {
   const auto disk =
       std::find_if(domain.disks.begin(), domain.disks.end(), [&](const xml::Disk& candidate) {
-        return MatchesPci(domain, candidate, device) || MatchesScsi(domain, candidate, device) ||
-               MatchesAta(domain, candidate, device);
+        return PlaceOfDevice(domain, candidate, device) == Place::kSame;
       });
   return disk == domain.disks.end() ? nullptr : &*disk;
 }
@@ -178,13 +220,16 @@ std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
     matches[device->name] = disk->target;
     taken.insert(disk->target);
   }
-  // Who has an address is known; a serial may be a clone's, too.
+  // Who has an address is known. A serial may be a clone's, too, or that of a disk which libvirt
+  // does not know: it counts only with a part of an address, and none against it.
   std::map<absl::string_view, int> claims;  // by target, of guest disks without an address of ours
   std::vector<std::pair<const GuestDevice*, const xml::Disk*>> by_serial;
   for (const GuestDevice* device : devices) {
     if (matches.contains(device->name)) continue;
     const xml::Disk* disk = OnlyDiskWithSerialOf(domain, *device);
-    if (disk == nullptr || taken.contains(disk->target)) continue;
+    if (disk == nullptr || taken.contains(disk->target) ||
+        PlaceOfDevice(domain, *disk, *device) != Place::kAgrees)
+      continue;
     ++claims[disk->target];
     by_serial.emplace_back(device, disk);
   }
@@ -192,6 +237,19 @@ std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
     if (claims[disk->target] == 1) matches[device->name] = disk->target;
   }
   return matches;
+}
+
+void MatchOnlyDisk(const xml::Domain& domain, const xml::Disk& disk, const GuestFacts& guest,
+                   std::map<std::string, std::string>& matches) {
+  const std::vector<const GuestDevice*> devices = GuestDisksOf(guest);
+  const auto is_the_same = [&](const GuestDevice* device) {  // or another partition of it
+    const GuestDevice& first = *devices.front();
+    return device->bus_path == first.bus_path && device->scsi_address == first.scsi_address &&
+           device->ata_port == first.ata_port && device->serial == first.serial &&
+           PlaceOfDevice(domain, disk, *device) == Place::kAgrees;
+  };
+  if (!std::all_of(devices.begin(), devices.end(), is_the_same)) return;
+  for (const GuestDevice* device : devices) matches.try_emplace(device->name, disk.target);
 }
 
 bool HasAddressOfADisk(const xml::Domain& domain, const GuestDevice& device) {

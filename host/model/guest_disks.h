@@ -1,6 +1,7 @@
-// Which of the domain's disks is the guest's "sda"? Answered by the bus address the guest sees,
-// else by a serial number that no other disk has; needs no trust: a guest that lies spoils only its
-// own report. Pure.
+// Which of the domain's disks is the guest's "sda"? Answered by the bus address the guest sees;
+// where it tells only a part of one, by that with a serial number that no other disk has; never by
+// a name or a serial number alone. Needs no trust: a guest that lies spoils only its own report.
+// Pure.
 #ifndef VIRT_RECLAIM_HOST_MODEL_GUEST_DISKS_H_
 #define VIRT_RECLAIM_HOST_MODEL_GUEST_DISKS_H_
 
@@ -17,8 +18,14 @@ namespace virt_reclaim {
 std::map<std::string, std::string> MatchGuestDisks(const xml::Domain& domain,
                                                    const GuestFacts& guest);
 
-// Whether the guest sees `device` at an address of the domain's disks; else only its serial number
-// tells which one it is, and a clone may have the same.
+// For an agent that does not tell the whole way to a disk: when `disk` is all that the domain has,
+// and all that the guest speaks of is one disk that may be there, it is that one. Adds to
+// `matches`.
+void MatchOnlyDisk(const xml::Domain& domain, const xml::Disk& disk, const GuestFacts& guest,
+                   std::map<std::string, std::string>& matches);
+
+// Whether the guest sees `device` at an address of the domain's disks; else its serial number had
+// to help, and a clone may have the same.
 bool HasAddressOfADisk(const xml::Domain& domain, const GuestDevice& device);
 
 // Per target, what the guest's mounted filesystems use of it.

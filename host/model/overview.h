@@ -23,6 +23,7 @@ struct OverviewDisk {
   std::string target, format;
   std::string storage;  // mount point; empty: its image is no file, or cannot be examined
   std::optional<uint64_t> capacity, allocation, guest_used, reclaimable;
+  bool exact = false;  // `reclaimable` is of both maps; else an estimate from amounts
   std::optional<int64_t> grown_since_trim;
   std::vector<Blocker> blockers;
   AllocationSeries history;

@@ -21,7 +21,7 @@ constexpr uint32_t kGentlePausePercent = 3000;
 // A part of what the trim took, because a slow store is slow to finish too. Measured: of ext4 and
 // btrfs the last change comes 1 to 7 ms before FITRIM's reply, and none in the 2.5 s after it; XFS
 // may answer while discards are under way (Linux 6.18: a quarter of them).
-constexpr int kSettlePart = 50;
+constexpr int kSettlePart = 100;
 constexpr absl::Duration kMinSettle = absl::Milliseconds(20);
 constexpr int kLateSettlePart = 20;
 constexpr absl::Duration kLateMinSettle = absl::Milliseconds(100);

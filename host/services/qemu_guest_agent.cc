@@ -34,21 +34,28 @@ std::optional<uint64_t> WholeNumber(const Json& object, const char* key) {
   return found->get<uint64_t>();
 }
 
-// Where the guest sees a disk, in the words of our own agent. A bus number above 0 is the guest
-// firmware's and says nothing without the bridges on the way, which qemu-guest-agent does not tell.
+// Where a disk sits on PCI, as a sysfs path has it; empty: not said. A bus number above 0 is the
+// guest firmware's, and the bridges on the way qemu-guest-agent does not tell: then only the end of
+// the path is there.
+std::string BusPathOf(const Json& disk, absl::string_view bus_type) {
+  const auto pci = disk.find("pci-controller");
+  if (pci == disk.end() || !pci->is_object()) return "";
+  const uint64_t bus = WholeNumber(*pci, "bus").value_or(UINT64_MAX);
+  const uint64_t slot = WholeNumber(*pci, "slot").value_or(UINT64_MAX);
+  const uint64_t function = WholeNumber(*pci, "function").value_or(UINT64_MAX);
+  if (WholeNumber(*pci, "domain") != 0 || bus > 255 || slot > 31 || function > 7) return "";
+  const bool is_named = bus_type == "virtio" || bus_type == "usb";
+  return absl::StrFormat("%s0000:%02x:%02x.%x%s", bus == 0 ? "pci0000:00/" : "", bus, slot,
+                         function, is_named ? absl::StrCat("/", bus_type) : "");
+}
+
+// Where the guest sees a disk, in the words of our own agent.
 GuestDevice DeviceOf(const Json& disk) {
   GuestDevice device;
   device.is_disk = true;
   device.serial = PrintableField(disk, "serial");
-  const auto pci = disk.find("pci-controller");
-  if (pci != disk.end() && pci->is_object()) {
-    const uint64_t slot = WholeNumber(*pci, "slot").value_or(UINT64_MAX);
-    const uint64_t function = WholeNumber(*pci, "function").value_or(UINT64_MAX);
-    if (WholeNumber(*pci, "domain") == 0 && WholeNumber(*pci, "bus") == 0 && slot < 32 &&
-        function < 8)
-      device.bus_path = absl::StrFormat("pci0000:00/0000:00:%02x.%x", slot, function);
-  }
   const std::string bus = PrintableField(disk, "bus-type");
+  device.bus_path = BusPathOf(disk, bus);
   const auto channel = WholeNumber(disk, "bus");
   const auto target = WholeNumber(disk, "target");
   const auto unit = WholeNumber(disk, "unit");

@@ -123,9 +123,10 @@ absl::Status TrimHistory::Append(const std::string& uuid, const std::string& nam
                       {"domain", Printable(name)},
                       {"trims", OrderedJson::array()}};
   for (size_t i = first; i < records.size(); ++i) json["trims"].push_back(ToJson(records[i]));
-  return WriteFileDurably(PathOf(directory_, uuid),
-                          json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n",
-                          0600);
+  // Right after a trim a sync of the directory has all its holes to write down. Without it, a power
+  // cut may leave the history as of the trim before.
+  return ReplaceFile(PathOf(directory_, uuid),
+                     json.dump(1, ' ', false, OrderedJson::error_handler_t::replace) + "\n", 0600);
 }
 
 }  // namespace virt_reclaim

@@ -1,13 +1,15 @@
 #include "proto/link/session.h"
 
+#include <fcntl.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <random>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
+#include "base/unique_fd.h"
 #include "proto/link/little_endian.h"
 
 namespace virt_reclaim::link {
@@ -46,9 +48,11 @@ uint64_t RandomId() {
   while (id == 0) {
     if (getrandom(&id, sizeof id, 0) == sizeof id) continue;
     // Only a kernel older than 3.17 or a seccomp filter gets here. Ids must differ, they need not
-    // be secret.
-    std::random_device device;
-    id = uint64_t{device()} << 32 | device();
+    // be secret: std::random_device may wait until the kernel has gathered enough for secrets,
+    // which in an idle guest takes minutes.
+    const UniqueFd device(open("/dev/urandom", O_RDONLY | O_CLOEXEC));
+    if (device.valid() && read(device.get(), &id, sizeof id) == sizeof id) continue;
+    id = static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count());
   }
   return id;
 }

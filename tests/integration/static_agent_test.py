@@ -2,15 +2,18 @@
 
 First in a directory of its own in the test guest, with what an idle agent costs, since this is the one that runs in every
 guest. Then as all that the guest has: it is the only program in the initramfs, but for the first one (bare_init.c), which
-mounts /proc, /sys, /dev and a disk, loads Debian's modules, and becomes the agent: that mounts nothing itself.
+mounts /proc, /sys, /dev and a disk, loads Debian's modules, and becomes the agent: that mounts nothing itself. There it has only the
+system calls of Linux 3.2, since no kernel that old is to be had here.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import time
+import unittest
 from pathlib import Path
 
 import bedpath
@@ -23,6 +26,7 @@ MIB = 1 << 20
 STATIC_AGENT = Path(os.environ.get("VIRT_RECLAIM_STATIC_AGENT", ""))
 MAX_BYTES = 8 * MIB
 MAX_RESIDENT_KIB = 8 * 1024
+OLDEST_KERNEL = (3, 2, 0)  # bare_init.c: hide_newer_calls
 IDLE_SECONDS = 30
 MAX_WAKEUPS = 3  # one in ten seconds
 # The agent is the only file; the rest are the kernel's own filesystems.
@@ -37,6 +41,27 @@ start-stop-daemon -S -b -m -p /run/bare.pid -x /bin/busybox -- chroot /run/bare 
 """
 
 
+class ItsFile(unittest.TestCase):
+    def readelf(self, option: str) -> str:
+        return subprocess.run(["readelf", "-W", option, STATIC_AGENT], check=True, capture_output=True, text=True).stdout
+
+    def test_it_is_small_and_stripped(self) -> None:
+        self.assertLessEqual(STATIC_AGENT.stat().st_size, MAX_BYTES)
+        self.assertIn(".text", self.readelf("--sections"))
+        self.assertNotIn(".symtab", self.readelf("--sections"))
+
+    def test_it_needs_no_loader_and_no_library(self) -> None:
+        segments = self.readelf("--segments")
+        self.assertIn("LOAD", segments)
+        self.assertNotIn("INTERP", segments)
+        self.assertNotIn("DYNAMIC", segments)
+
+    def test_it_says_that_it_runs_on_old_kernels(self) -> None:
+        # .note.ABI-tag, of the C library in it: with an older kernel it ends at once.
+        (version,) = re.findall(r"OS: Linux, ABI: ([0-9.]+)", self.readelf("--notes"))
+        self.assertLessEqual(tuple(map(int, version.split("."))), OLDEST_KERNEL)
+
+
 class StaticAgent(HostTestCase):
     @classmethod
     def setUpClass(cls) -> None:
@@ -48,8 +73,7 @@ class StaticAgent(HostTestCase):
         cls.guest.start()
         cls.guest.run(BARE_ROOT)
 
-    def test_1_it_is_small_and_needs_no_loader(self) -> None:
-        self.assertLessEqual(STATIC_AGENT.stat().st_size, MAX_BYTES)
+    def test_1_it_is_all_there_is(self) -> None:
         listing = self.guest.run("find /run/bare -xdev -type f").output.split()
         self.assertEqual(listing, ["/run/bare/agent"])
 
@@ -105,6 +129,7 @@ class NothingElse(HostTestCase):
             wait_for("the agent", lambda: self.reclaim.run("agent", "status", "nothing-else").status == 0, seconds=60)
         except TimedOut as problem:
             self.fail(f"{problem}\n{self.guest.console_text()}")
+        self.assertIn("bare: no system calls after Linux 3.2", self.guest.console_text())
         disk = self.guest.disk("data")
         before = disk.allocation()
         reply = self.reclaim.run("trim", "nothing-else")
@@ -127,7 +152,7 @@ def files_of(archive: bytes) -> list[str]:
 
 
 if __name__ == "__main__":
-    bedpath.require_bed("cc")
+    bedpath.require_bed("cc", "readelf")
     (PROGRAM,) = built("virt-reclaim")
     if not STATIC_AGENT.is_file():
         skip_all("VIRT_RECLAIM_STATIC_AGENT names no static agent: scripts/build-static-agent")

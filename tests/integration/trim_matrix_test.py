@@ -1,10 +1,13 @@
 """What is trimmed in a guest, how much comes back, and what is said of the rest: a disk for each kind of filesystem and mount.
 
-One guest carries all of them, since booting is what costs time. Last: a host that is killed in the middle, and the next run.
+One guest carries all of them, since booting is what costs time. Last: a host that is killed in the middle, and the next run;
+another guest that fills the storage meanwhile.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import time
 from typing import Any
@@ -24,6 +27,9 @@ DOMAIN = "matrix"
 LEASE_SECONDS = 4.0
 PAUSE_SECONDS = 3
 LARGE_JUNK = 600 * MIB
+FILL_LARGE = f"dd if=/dev/zero of=/mnt/ext4/junk bs=1M count={LARGE_JUNK // MIB}; sync; rm /mnt/ext4/junk; sync"
+# Of another guest, meanwhile.
+OTHERS = 128 * MIB
 
 # Disk -> whether its junk comes back, and which reasons are given when not.
 EXPECTED: dict[str, tuple[bool, list[str]]] = {
@@ -211,8 +217,7 @@ class Matrix(HostTestCase):
     def test_8_the_guest_of_a_killed_host_stops_at_its_piece_and_the_next_run_goes_on(self) -> None:
         disk = self.guest.disk("ext4")
         empty = disk.allocation()
-        write = f"dd if=/dev/zero of=/mnt/ext4/junk bs=1M count={LARGE_JUNK // MIB}"
-        self.guest.run(f"{write}; sync; rm /mnt/ext4/junk; sync", seconds=300)
+        self.guest.run(FILL_LARGE, seconds=300)
         full = disk.allocation()
         self.assertGreater(full - empty, LARGE_JUNK - SLACK)
         # Pieces of 128 MiB, so that there are five and more with a pause after each.
@@ -238,6 +243,30 @@ class Matrix(HostTestCase):
         self.trim("--mount-point", "/mnt/ext4")
         self.assertGreater(self.freed["ext4"], stopped - empty - SLACK)
         self.assertLess(disk.allocation() - empty, SLACK)
+
+    def test_9_what_others_write_to_the_same_storage_is_not_counted(self) -> None:
+        disk = self.guest.disk("ext4")
+        self.guest.run(FILL_LARGE, seconds=300)
+        full = disk.allocation()
+        program = self.reclaim.start("trim", DOMAIN, "--mount-point", "/mnt/ext4", "--chunk", "128MiB", "--pause", "1s")
+        try:
+            wait_for("the first bytes", lambda: disk.allocation() < full - SLACK, seconds=60, pause=0.02)
+            with open(disk.path.with_name("others.raw"), "wb") as image:
+                image.write(os.urandom(OTHERS))
+                image.flush()
+                os.fsync(image.fileno())
+            self.assertIsNone(program.poll(), "the trim was over too soon")
+            output, errors = program.communicate(timeout=300)
+        finally:
+            if program.poll() is None:
+                program.kill()
+                program.communicate()
+        self.assertEqual(program.returncode, DONE, errors)
+        (domain,) = json.loads(output)["domains"]
+        freed = full - disk.allocation()
+        self.assertGreater(freed, LARGE_JUNK - SLACK)
+        self.assertLess(abs(self.shown(domain, "ext4")["freed_bytes"] - freed), MIB)
+        self.assertLess(abs(domain["freed_bytes"] - freed), SLACK)
 
 
 TOOLS = ("lvm", "mkfs.ext4")

@@ -19,16 +19,21 @@ class IoTest : public testing::Test {
   const std::string directory_ = testing::TempDir() + "virt-reclaim-io-" + std::to_string(getpid());
 };
 
-TEST_F(IoTest, DurableWriteReplacesWholeAndSetsMode) {
+TEST_F(IoTest, WritesReplaceWholeAndSetTheMode) {
   const std::string path = directory_ + "/old.xml";
-  ASSERT_TRUE(WriteFileDurably(path, "one", 0600).ok());
-  ASSERT_TRUE(WriteFileDurably(path, "two", 0640).ok());
-  EXPECT_EQ(*ReadFile(path, 100), "two");
-  struct stat st;
-  ASSERT_EQ(stat(path.c_str(), &st), 0);
-  EXPECT_EQ(st.st_mode & 07777u, 0640u);
-  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_), {}),
-            1);  // no temporary file is left
+  for (const auto write : {WriteFileDurably, ReplaceFile}) {
+    ASSERT_TRUE(write(path, "one", 0600).ok());
+    struct stat st, before;
+    ASSERT_EQ(stat(path.c_str(), &before), 0);
+    ASSERT_TRUE(write(path, "two", 0640).ok());
+    EXPECT_EQ(*ReadFile(path, 100), "two");
+    ASSERT_EQ(stat(path.c_str(), &st), 0);
+    EXPECT_EQ(st.st_mode & 07777u, 0640u);
+    EXPECT_NE(st.st_ino, before.st_ino);  // whoever reads the old one reads on
+    EXPECT_EQ(std::distance(std::filesystem::directory_iterator(directory_), {}),
+              1);  // no temporary file is left
+    EXPECT_FALSE(write(directory_ + "/none/file", "one", 0600).ok());
+  }
 }
 
 TEST_F(IoTest, RealPathResolvesLinksOrSaysWhyNot) {

@@ -32,6 +32,15 @@ TEST_F(OverviewTest, StoragesAreAskedOnceAndFilesCountOnce) {
     EXPECT_EQ(domain.disks.at(0).storage, "/images");
 }
 
+TEST_F(OverviewTest, TellsWhichFiguresAreExact) {
+  Add("web");
+  const Services services = world_.services();
+  Report report = MakeReport(services, {}, {}).value();
+  EXPECT_FALSE(MakeOverview(services, report).domains.at(0).disks.at(0).exact);
+  report.domains.at(0).disks.at(0).assessment.from = ReclaimableFrom::kFreeMap;
+  EXPECT_TRUE(MakeOverview(services, report).domains.at(0).disks.at(0).exact);
+}
+
 TEST_F(OverviewTest, ADiskOnASharedFileCountsOnceOnItsStorage) {
   Add("web");
   world_.AddDomain(DomainXml("twin", UuidOf("twin"), "pc-q35-7.2",

@@ -92,7 +92,18 @@ TEST_F(TrimChoiceTest, TheOnlyDiskIsFoundThoughItSitsBehindABridge) {
   FakeDomain& domain = AddWithQemuAgent("web");
   domain.qemu_agent.answers["guest-get-fsinfo"] =
       absl::StrReplaceAll(kFsInfo, {{R"("bus":0,"slot":5)", R"("bus":4,"slot":0)"}});
+  const std::string on_root_bus = domain.live_xml;
+  const auto images = world_.images;
+  domain.live_xml = absl::StrReplaceAll(
+      on_root_bus, {{"bus='0x00' slot='0x05'", "bus='0x01' slot='0x00'"},
+                    {"  </devices>",
+                     "    <controller type='pci' index='1' model='pcie-root-port'>\n      <address "
+                     "type='pci' bus='0x00' slot='0x02'/>\n    </controller>\n  </devices>"}});
   EXPECT_EQ(Run()[0].disks[0].trimmed, 900 * kMiB);
+  // Not where it cannot be.
+  domain.live_xml = on_root_bus;
+  world_.images = images;
+  EXPECT_EQ(Run()[0].disks[0].trimmed, std::nullopt);
 }
 
 TEST_F(TrimChoiceTest, WhatBeganSinceThePlanStopsTheTrim) {

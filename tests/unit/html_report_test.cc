@@ -93,6 +93,20 @@ TEST(HtmlReport, EveryElementIsClosed) {
   }
 }
 
+TEST(HtmlReport, SaysWhatTheReclaimableSpaceIsMadeOf) {
+  Overview overview = Hostile();
+  std::string page = HtmlReport(overview);
+  EXPECT_THAT(page, HasSubstr(">~1.0 GiB<"));
+  EXPECT_THAT(page, Not(HasSubstr("by exact maps")));
+  overview.domains[0].disks[0].exact = true;
+  page = HtmlReport(overview);
+  EXPECT_THAT(page, HasSubstr(">1.0 GiB<"));
+  EXPECT_THAT(page, Not(HasSubstr("~1.0 GiB")));
+  EXPECT_THAT(page, HasSubstr("of 1 disk by exact maps"));
+  overview.domains[0].disks[0].reclaimable.reset();
+  EXPECT_THAT(HtmlReport(overview), Not(HasSubstr("~-")));
+}
+
 TEST(HtmlReport, SaysWhenTheStorageIsFull) {
   Overview overview = Hostile();
   EXPECT_EQ(overview.storages[0].forecast.kind, ForecastKind::kFull);

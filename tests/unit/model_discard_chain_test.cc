@@ -150,14 +150,17 @@ const std::vector<Fault> kFaults{
 
 class FaultTest : public testing::TestWithParam<Fault> {};
 
-TEST(DiscardChain, ADiskThatOnlyItsSerialNumberTellsIsSaidSo) {
+TEST(DiscardChain, ADiskThatItsSerialNumberHelpedToFindIsSaidSo) {
   World world;
   EXPECT_EQ(world.LayerOf(LayerKind::kGuestDisk).detail.find("serial"), std::string::npos);
   world.xml().serial = world.root().devices[0].serial = "abc";
-  world.root().devices[0].bus_path.clear();
+  world.root().devices[0].bus_path = "0000:04:00.0/virtio2";
+  EXPECT_EQ(world.LayerOf(LayerKind::kGuestDisk).name, "");  // it cannot be on libvirt's bus 0
+  world.facts.live.controllers.push_back({"pci", "pcie-root-port", 1, xml::PciAddress{0, 0, 2, 0}});
+  world.xml().pci = xml::PciAddress{0, 1, 0, 0};
   const Layer disk = world.LayerOf(LayerKind::kGuestDisk);
   EXPECT_EQ(disk.name, "vda");
-  EXPECT_THAT(disk.detail, testing::HasSubstr("serial number alone"));
+  EXPECT_THAT(disk.detail, testing::HasSubstr("serial number and a part of its address"));
 }
 
 TEST_P(FaultTest, IsNamedFirst) {

@@ -115,16 +115,145 @@ TEST(MatchGuestDisks, ByScsiAddressBehindItsController) {
       UnorderedElementsAre(Pair("sdb", "sda")));
 }
 
-TEST(MatchGuestDisks, BySerialCutTo20BytesOnVirtio) {
+// Behind a bridge, of which a guest tells only what lies behind it.
+xml::Domain TwoBehindPorts() {
   xml::Domain domain;
+  domain.controllers = {{"pci", "pcie-root-port", 1, xml::PciAddress{0, 0, 2, 0}},
+                        {"pci", "pcie-root-port", 2, xml::PciAddress{0, 0, 2, 1}}};
+  domain.disks = {VirtioDisk("vda", 1, 0), VirtioDisk("vdb", 2, 0)};
+  domain.disks[0].serial = "one";
+  domain.disks[1].serial = "two";
+  return domain;
+}
+constexpr char kBehindABridge[] = "0000:07:00.0/virtio";
+
+TEST(MatchGuestDisks, BySerialAndAPartOfAnAddress) {
+  const xml::Domain domain = TwoBehindPorts();
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vdx", kBehindABridge, "", "two"),
+                                             DeviceAt("vdy", "0000:08:00.0/virtio", "", "one")})),
+              UnorderedElementsAre(Pair("vdx", "vdb"), Pair("vdy", "vda")));
+  // As much as that says of another kind of device, on another slot, or without a serial.
+  for (const GuestDevice& other :
+       {DeviceAt("nvme0n1", "0000:07:00.0", "", "two"), DeviceAt("vdx", kBehindABridge),
+        DeviceAt("vdx", "0000:07:01.0/virtio", "", "two"),
+        DeviceAt("vdx", "0000:03:02.1/0000:07:01.0/virtio1", "", "two")})
+    EXPECT_THAT(MatchGuestDisks(domain, Guest({other})), IsEmpty()) << other.bus_path;
+}
+
+TEST(MatchGuestDisks, ASerialAloneTellsNothing) {
+  xml::Domain domain = TwoBehindPorts();
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vda", "", "", "one")})), IsEmpty());
+  // What libvirt says no address of.
+  domain.disks[0].pci.reset();
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vda", kBehindABridge, "", "one")})),
+              IsEmpty());
+}
+
+// A disk of a storage network, or one plugged in since, with a serial that was copied.
+TEST(MatchGuestDisks, NoSerialOutweighsAnAddress) {
+  xml::Domain domain = TwoBehindPorts();
+  domain.controllers.push_back({"scsi", "virtio-scsi", 0, xml::PciAddress{0, 0, 6, 0}});
+  domain.controllers.push_back({"scsi", "virtio-scsi", 1, xml::PciAddress{0, 0, 7, 0}});
+  xml::Disk scsi;
+  scsi.target = "sda";
+  scsi.bus = "scsi";
+  scsi.serial = "three";
+  scsi.drive = xml::DriveAddress{1, 0, 0, 2};
+  domain.disks.push_back(scsi);
+  for (const GuestDevice& elsewhere :
+       {DeviceAt("vdx", "pci0000:00/0000:00:02.2/0000:03:00.0/virtio1", "", "two"),
+        DeviceAt("vdx", "pci0000:00/0000:00:09.0/virtio1", "", "two"),
+        // The same target and LUN on the other controller, another LUN on its own.
+        DeviceAt("sda", "pci0000:00/0000:00:06.0/virtio0/host0/target0:0:0/0:0:0:2", "0:0:0:2",
+                 "three"),
+        DeviceAt("sda", "pci0000:00/0000:00:07.0/virtio0/host0/target0:0:0/0:0:0:3", "0:0:0:3",
+                 "three")})
+    EXPECT_THAT(MatchGuestDisks(domain, Guest({elsewhere})), IsEmpty()) << elsewhere.bus_path;
+}
+
+TEST(MatchGuestDisks, ByScsiAddressAndSerialWhereTheControllerIsNotTold) {
+  xml::Domain domain;
+  domain.controllers = {{"pci", "pcie-root-port", 1, xml::PciAddress{0, 0, 2, 0}},
+                        {"scsi", "virtio-scsi", 0, xml::PciAddress{0, 1, 0, 0}}};
   xml::Disk disk;
-  disk.target = "vda";
-  disk.bus = "virtio";
-  disk.serial = "0123456789abcdefghijKLMNOP";
+  disk.target = "sda";
+  disk.bus = "scsi";
+  disk.serial = "own";
+  disk.drive = xml::DriveAddress{0, 0, 0, 2};
   domain.disks = {disk};
-  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vdz", "", "", "0123456789abcdefghij")})),
-              UnorderedElementsAre(Pair("vdz", "vda")));
-  EXPECT_TRUE(MatchGuestDisks(domain, Guest({DeviceAt("vdz", "", "", "")})).empty());
+  const auto match = [&](const char* path, const char* address, const char* serial) {
+    return MatchGuestDisks(domain, Guest({DeviceAt("sdx", path, address, serial)}));
+  };
+  EXPECT_THAT(match("0000:01:00.0", "0:0:0:2", "own"), UnorderedElementsAre(Pair("sdx", "sda")));
+  EXPECT_THAT(match("", "0:0:0:2", "own"), UnorderedElementsAre(Pair("sdx", "sda")));
+  EXPECT_THAT(match("0000:01:00.0", "0:0:0:2", ""), IsEmpty());
+  EXPECT_THAT(match("0000:01:00.0", "0:0:0:1", "own"), IsEmpty());
+  EXPECT_THAT(match("0000:01:01.0", "0:0:0:2", "own"), IsEmpty());
+  EXPECT_THAT(match("0000:01:00.0", "", "own"), IsEmpty());
+}
+
+// Slots below an expander bus are those of below the root bus again.
+TEST(MatchGuestDisks, BelowAnExpanderBusIsNotBelowTheRootBus) {
+  xml::Domain domain;
+  domain.controllers = {{"pci", "pcie-expander-bus", 1, xml::PciAddress{0, 0, 3, 0}},
+                        {"pci", "pcie-root-port", 2, xml::PciAddress{0, 1, 1, 0}},
+                        {"pci", "pcie-root-port", 3, xml::PciAddress{0, 0, 1, 0}}};
+  domain.disks = {VirtioDisk("vda", 3, 0), VirtioDisk("vdb", 2, 0)};
+  const std::string below_expander = "pci0000:40/0000:40:01.0/0000:41:00.0/virtio1";
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vdx", below_expander)})), IsEmpty());
+  domain.disks[0].serial = "on-root";
+  domain.disks[1].serial = "on-expander";
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vdx", below_expander, "", "on-expander")})),
+              UnorderedElementsAre(Pair("vdx", "vdb")));
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vdx", below_expander, "", "on-root")})),
+              IsEmpty());
+}
+
+TEST(MatchGuestDisks, OnUsbBySerialBelowAControllerOfTheDomain) {
+  xml::Domain domain;
+  domain.controllers = {{"usb", "qemu-xhci", 0, xml::PciAddress{0, 0, 4, 0}},
+                        {"virtio-serial", "", 0, xml::PciAddress{0, 0, 5, 0}}};
+  xml::Disk disk;
+  disk.target = "sda";
+  disk.bus = "usb";
+  disk.serial = "stick";
+  domain.disks = {disk};
+  const auto match = [&](const char* path, const char* serial) {
+    return MatchGuestDisks(domain, Guest({DeviceAt("sdx", path, "2:0:0:0", serial)}));
+  };
+  constexpr char kPath[] = "pci0000:00/0000:00:04.0/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0";
+  EXPECT_THAT(match(kPath, "stick"), UnorderedElementsAre(Pair("sdx", "sda")));
+  EXPECT_THAT(match(kPath, ""), IsEmpty());
+  EXPECT_THAT(match("pci0000:00/0000:00:05.0/usb1/1-1/host2", "stick"), IsEmpty());
+  EXPECT_THAT(match("pci0000:00/0000:00:04.0/host2", "stick"), IsEmpty());
+  EXPECT_THAT(match("platform/usb1/host2", "stick"), IsEmpty());
+}
+
+TEST(MatchOnlyDisk, WhatTheGuestSeesElsewhereIsNotIt) {
+  xml::Domain domain = TwoBehindPorts();
+  domain.disks.pop_back();
+  const auto match = [&](const std::vector<GuestDevice>& devices) {
+    std::map<std::string, std::string> matches;
+    MatchOnlyDisk(domain, domain.disks[0], Guest(devices), matches);
+    return matches;
+  };
+  EXPECT_THAT(match({DeviceAt("vda1", kBehindABridge), DeviceAt("vda2", kBehindABridge)}),
+              UnorderedElementsAre(Pair("vda1", "vda"), Pair("vda2", "vda")));
+  EXPECT_THAT(match({}), IsEmpty());
+  EXPECT_THAT(match({DeviceAt("sda", "")}), IsEmpty());  // as of a storage network
+  EXPECT_THAT(match({DeviceAt("nvme0n1p1", "0000:07:00.0")}), IsEmpty());
+  EXPECT_THAT(match({DeviceAt("vda", "pci0000:00/0000:00:05.0/virtio")}), IsEmpty());
+  EXPECT_THAT(match({DeviceAt("vda1", kBehindABridge), DeviceAt("vdb1", "0000:08:00.0/virtio")}),
+              IsEmpty());
+  EXPECT_THAT(match({DeviceAt("vda1", kBehindABridge), DeviceAt("sda", "")}), IsEmpty());
+}
+
+TEST(MatchGuestDisks, BySerialCutTo20BytesOnVirtio) {
+  xml::Domain domain = TwoBehindPorts();
+  domain.disks[0].serial = "0123456789abcdefghijKLMNOP";
+  EXPECT_THAT(
+      MatchGuestDisks(domain, Guest({DeviceAt("vdz", kBehindABridge, "", "0123456789abcdefghij")})),
+      UnorderedElementsAre(Pair("vdz", "vda")));
 }
 
 TEST(MatchGuestDisks, AnAddressSaysMoreThanASerial) {
@@ -138,28 +267,29 @@ TEST(MatchGuestDisks, AnAddressSaysMoreThanASerial) {
 }
 
 TEST(MatchGuestDisks, ASerialThatSeveralHaveTellsNothing) {
-  xml::Domain domain;
-  domain.disks = {VirtioDisk("vda", 0, 4), VirtioDisk("vdb", 0, 5), VirtioDisk("vdc", 0, 6)};
+  xml::Domain domain = TwoBehindPorts();
+  domain.controllers.push_back({"pci", "pcie-root-port", 3, xml::PciAddress{0, 0, 2, 2}});
+  domain.disks.push_back(VirtioDisk("vdc", 3, 0));
   for (xml::Disk& disk : domain.disks) disk.serial = "clone";
   domain.disks[2].serial = "own";
-  const std::string elsewhere = "pci0000:00/0000:00:1e.0/0000:01:01.0/virtio9";
-  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("sda", elsewhere, "", "clone"),
-                                             DeviceAt("sdb", elsewhere, "", "own")})),
-              UnorderedElementsAre(Pair("sdb", "vdc")));
+  const std::string here = kBehindABridge;
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vdx", here, "", "clone"),
+                                             DeviceAt("vdy", here, "", "own")})),
+              UnorderedElementsAre(Pair("vdy", "vdc")));
   // Whose address is known is not claimed by another's serial.
-  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("sda", elsewhere, "", "own"),
-                                             DeviceAt("sdb", "pci0000:00/0000:00:06.0/virtio1")})),
-              UnorderedElementsAre(Pair("sdb", "vdc")));
+  const std::string of_vdc = "pci0000:00/0000:00:02.2/0000:03:00.0/virtio1";
+  EXPECT_THAT(
+      MatchGuestDisks(domain, Guest({DeviceAt("vdx", here, "", "own"), DeviceAt("vdy", of_vdc)})),
+      UnorderedElementsAre(Pair("vdy", "vdc")));
   // Nor by two at once.
-  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("sda", elsewhere, "", "own"),
-                                             DeviceAt("sdb", elsewhere, "", "own")})),
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vdx", here, "", "own"),
+                                             DeviceAt("vdy", here, "", "own")})),
               IsEmpty());
   // virtio cuts serials, and then they may be equal.
   domain.disks[0].serial = "01234567890123456789-a";
   domain.disks[1].serial = "01234567890123456789-b";
-  EXPECT_THAT(
-      MatchGuestDisks(domain, Guest({DeviceAt("sda", elsewhere, "", "01234567890123456789")})),
-      IsEmpty());
+  EXPECT_THAT(MatchGuestDisks(domain, Guest({DeviceAt("vdx", here, "", "01234567890123456789")})),
+              IsEmpty());
 }
 
 TEST(MatchGuestDisks, BridgesThatPointAtThemselvesEnd) {

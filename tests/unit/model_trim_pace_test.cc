@@ -26,7 +26,7 @@ TEST(QuietAfter, IsShortWhereTheAnswerMeansThatItIsDone) {
   xfs.type = "xfs";
   ext4.obstacle = xfs.obstacle = GuestObstacle::kNone;
   EXPECT_EQ(QuietAfter(absl::Milliseconds(10), {ext4}), absl::Milliseconds(20));
-  EXPECT_EQ(QuietAfter(absl::Seconds(10), {ext4}), absl::Milliseconds(200));
+  EXPECT_EQ(QuietAfter(absl::Seconds(10), {ext4}), absl::Milliseconds(100));
   EXPECT_EQ(QuietAfter(absl::Hours(1), {ext4}), absl::Seconds(1));
   EXPECT_EQ(QuietAfter(absl::Milliseconds(10), {ext4, xfs}), absl::Milliseconds(100));
   EXPECT_EQ(QuietAfter(absl::Seconds(10), {xfs}), absl::Milliseconds(500));

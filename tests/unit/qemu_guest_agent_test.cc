@@ -30,10 +30,11 @@ TEST(ParseFsInfo, TellsWhereEachDiskSits) {
   ASSERT_THAT(list[0].devices, SizeIs(1));
   EXPECT_EQ(list[0].devices[0].name, "vda1");
   EXPECT_EQ(list[0].devices[0].serial, "abc");
-  EXPECT_EQ(list[0].devices[0].bus_path, "pci0000:00/0000:00:05.0");
-  // An old one: no sizes, so nothing counts as free; no name; a bus number that says nothing.
+  EXPECT_EQ(list[0].devices[0].bus_path, "pci0000:00/0000:00:05.0/virtio");
+  // An old one: no sizes, so nothing counts as free; no name; a bus number that does not say where
+  // that bus is.
   EXPECT_EQ(list[1].free, 0u);
-  EXPECT_EQ(list[1].devices[0].bus_path, "");
+  EXPECT_EQ(list[1].devices[0].bus_path, "0000:01:00.0");
   EXPECT_EQ(list[1].devices[0].scsi_address, "0:0:2:3");
   EXPECT_FALSE(list[1].devices[0].name.empty());
 }
