@@ -252,14 +252,14 @@ class Libvirtd(Story, HostTestCase):
     def test_3_killed_at_random_moments(self) -> None:
         """One after the other: each goes on after the one before, and the last makes up for all."""
         before = self.make_something_to_do()
-        # Some seconds of trim, of the eleven that it takes.
+        # So slow that a trim takes some seconds.
         self.policy('max-rate = "256M"')
         dice = random.Random(8)
         killed = 0
         for _ in range(KILLS):
             program = self.reclaim.start("run", "--config", str(self.config))
             try:
-                program.communicate(timeout=dice.uniform(0, 12))
+                program.communicate(timeout=dice.uniform(0, 6))
             except subprocess.TimeoutExpired:
                 program.kill()
                 program.communicate(timeout=30)
