@@ -72,7 +72,8 @@ virt_reclaim_test(hostile_guest_test
 set_tests_properties(hostile_guest_test PROPERTIES RUN_SERIAL ON COST 200)
 
 add_test(NAME run_places COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/component/run_places_test.py)
-set_tests_properties(run_places PROPERTIES LABELS component TIMEOUT 300 SKIP_RETURN_CODE 77
+add_test(NAME run_killed COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/component/run_killed_test.py)
+set_tests_properties(run_places run_killed PROPERTIES LABELS component TIMEOUT 600 SKIP_RETURN_CODE 77
   ENVIRONMENT "VIRT_RECLAIM_BUILD_DIR=${PROJECT_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1")
 
 virt_reclaim_test(hostile_fleet_test

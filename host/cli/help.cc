@@ -316,7 +316,8 @@ the whole run, and ends with one summary. A mistake in the policy ends it before
 leaves undone the next one does: it may be killed at any time. Two runs of one job at once: the second is refused.
 
 options:
-      --job JOB       only this: trim, sparsify or punch (default: all three). punch needs no libvirt
+      --job JOB       only this: trim, sparsify or punch (default: all three). punch needs libvirt only where the policy
+                      allows the way 'punch'
       --wait TIME     wait for windows that open within TIME, and do then what is left for them; what timers do, with a day
       --emergency     a storage is full, or nearly: windows, thresholds, rates and the time of the run do not count. First what
                       is off, then backups, then what runs; of each the fullest storage first. What the policy leaves out

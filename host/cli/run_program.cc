@@ -20,6 +20,7 @@
 #include "host/cli/text_table.h"
 #include "host/commands/run.h"
 #include "host/policy/read_policy.h"
+#include "host/policy/settings.h"
 
 namespace virt_reclaim {
 namespace {
@@ -219,7 +220,7 @@ class PolicyRun {
                         policy::ReadPolicy(line_.config, line_.given.contains("--config")));
     const bool punches = options_.jobs.contains(Job::kPunch);
     CommandLine used = line_;
-    used.no_libvirt = punches && options_.jobs.size() == 1;
+    used.no_libvirt = punches && options_.jobs.size() == 1 && !policy::MayPunchDomains(policy);
     absl::StatusOr<std::vector<RunItem>> items;
     connection = with_services_(
         used, [&](const Services& services) { items = PlanAndAct(services, policy, options_); });

@@ -58,7 +58,7 @@ class Run {
       jobs.push_back({&options.back(), &step.action});
     }
     const std::vector<TrimmedDomain> domains =
-        ExecuteTrims(services_, jobs, end_, plan_.limits.per_storage, progress_.trim, stop_);
+        ExecuteTrims(services_, jobs, end_, progress_.trim, stop_);
     for (size_t i = 0; i < domains.size(); ++i) {
       items_.push_back(ItemOf(domains[i]));
       NoteWindow(jobs[i].options->window);
@@ -90,11 +90,15 @@ class Run {
     return std::nullopt;
   }
 
+  std::optional<Blocker> TroubleBelow(const std::string& path) const {
+    struct stat status;
+    if (in_trouble_.empty() || stat(path.c_str(), &status) != 0) return std::nullopt;
+    return TroubleOn(status.st_dev);
+  }
+
   std::optional<Blocker> TroubleBelow(const SparsifyAction& action) const {
     for (const SparsifyDisk& disk : action.disks) {
-      struct stat status;
-      if (in_trouble_.empty() || stat(disk.spec.path.c_str(), &status) != 0) continue;
-      if (auto reason = TroubleOn(status.st_dev)) return reason;
+      if (auto reason = TroubleBelow(disk.spec.path)) return reason;
     }
     return std::nullopt;
   }
@@ -172,10 +176,13 @@ class Run {
         if (progress_.punch) progress_.punch(now);
       };
       auto reason = NotNow(step.window);
+      const bool late = reason.has_value();
+      if (!late && step.of_domain) reason = TroubleBelow(step.action.path);
       if (reason && step.action.error.ok() && !stop_.stop_requested()) {
         PunchedFile& file = files.emplace_back();
         file.path = step.action.path;
         file.outcome = Skipped(*std::move(reason));
+        file.outcome.asked_for = !late;
       } else {
         auto one = PunchFiles(step.options, {step.action}, PunchMode::kPunch, clock, show, stop_);
         std::move(one.begin(), one.end(), std::back_inserter(files));

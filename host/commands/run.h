@@ -75,6 +75,7 @@ struct PunchStep {
   PunchFilesOptions options;
   std::optional<DailyWindow> window;
   PunchAction action;
+  bool of_domain = false;  // an image of one that is off; else a backup
 };
 
 // What a run would do, in this order. Where there may be no time for all trims (a window, a limit),

@@ -14,6 +14,8 @@
 #include "base/status.h"
 #include "host/commands/collect.h"
 #include "host/commands/run.h"
+#include "host/model/assessment.h"
+#include "host/model/image_judge.h"
 
 namespace virt_reclaim {
 namespace {
@@ -87,7 +89,7 @@ TrimOptions TrimOptionsOf(const DomainSettings& settings, const policy::RunLimit
   options.threshold = settings.threshold;
   options.min_freed = settings.min_freed;
   options.window = settings.window;
-  options.per_storage = limits.per_storage;
+  options.per_storage = settings.per_storage.value_or(limits.per_storage);
   options.estimate = estimate;
   return options;
 }
@@ -156,8 +158,8 @@ class RunPlanner {
     if (auto& limit = plan_.limits.max_duration)
       *limit = std::max(*limit - options_.worked, absl::ZeroDuration());
     const std::set<Job> of_domains{Job::kTrim, Job::kSparsify, Job::kResume};
-    if (std::any_of(of_domains.begin(), of_domains.end(),
-                    [&](Job job) { return options_.jobs.contains(job); }))
+    if (PunchesDomains() || std::any_of(of_domains.begin(), of_domains.end(),
+                                        [&](Job job) { return options_.jobs.contains(job); }))
       VR_RETURN_IF_ERROR(PlanDomains());
     if (options_.jobs.contains(Job::kPunch)) VR_RETURN_IF_ERROR(PlanPunch());
     OrderTrims();
@@ -182,6 +184,10 @@ class RunPlanner {
 
   bool IsChosen(bool is_domain, const std::string& name) const {
     return !options_.only || options_.only->contains({is_domain, name});
+  }
+
+  bool PunchesDomains() const {
+    return options_.jobs.contains(Job::kPunch) && policy::MayPunchDomains(policy_);
   }
 
   void PassOver(Job job, const DomainSummary& domain, Outcome outcome) {
@@ -221,14 +227,20 @@ class RunPlanner {
     Groups sparsify;
     for (size_t i = 0; i < domains.size(); ++i) {
       const Job job = JobOf(domains[i]);
-      if (!options_.jobs.contains(job) || !IsChosen(true, domains[i].name)) continue;
+      const bool chosen = options_.jobs.contains(job) && IsChosen(true, domains[i].name);
+      const bool punched = PunchesDomains() && domains[i].state == DomainState::kShutOff;
+      if (!chosen && !punched) continue;
       if (!all[i].ok()) {
-        Fail(job, domains[i], all[i].status());
+        // Of a later round no file is known that may be its own.
+        if (chosen || !options_.only) Fail(chosen ? job : Job::kPunch, domains[i], all[i].status());
         continue;
       }
       VR_ASSIGN_OR_RETURN(DomainSettings settings,
                           policy::SettingsOf(policy::DomainSpecs(), all[i]->values));
       if (options_.emergency) Hurry(settings);
+      if (punched && settings.enabled && settings.punch)
+        PlanPunchOf(domains[i], settings, all[i]->facts);
+      if (!chosen) continue;
       const bool way =
           job == Job::kResume ||
           (job == Job::kSparsify ? settings.sparsify : settings.agent || settings.qemu_agent);
@@ -280,6 +292,42 @@ class RunPlanner {
     }
   }
 
+  // The images that the domain writes to.
+  void PlanPunchOf(const DomainSummary& domain, const DomainSettings& settings,
+                   const std::optional<DomainFacts>& known) {
+    const auto facts =
+        known ? absl::StatusOr<DomainFacts>(*known) : CollectDomain(services_, domain);
+    if (!facts.ok()) {
+      if (!options_.only) Fail(Job::kPunch, domain, facts.status());
+      return;
+    }
+    for (const DiskFacts& disk : facts->disks) {
+      if (IsOther(disk.xml) || disk.xml.source.type != "file" || disk.xml.shareable ||
+          disk.xml.read_only || disk.xml.source.path.empty())
+        continue;
+      const std::string path =
+          disk.chain.empty() ? disk.xml.source.path : DataPath(disk.chain.front());
+      if (!IsChosen(false, path) || !images_.insert(path).second) continue;
+      if (auto thick = ThickBlocker(disk); thick && !settings.allow_thick) {
+        RunItem& item = plan_.passed_over.emplace_back();
+        item.job = Job::kPunch;
+        item.name = path;
+        item.outcome.kind = OutcomeKind::kSkipped;
+        item.outcome.reasons.push_back(*std::move(thick));
+        continue;
+      }
+      PunchStep& step = plan_.punch.emplace_back();
+      step.of_domain = true;
+      step.window = settings.window;
+      step.options.paths = {path};
+      step.options.idle = !options_.emergency;
+      step.action.path = path;
+      step.action.error = disk.image_error;
+      if (!disk.chain.empty())
+        step.action.allocation = disk.chain.front().usage.allocation.value_or(0);
+    }
+  }
+
   absl::Status PlanPunch() {
     for (const policy::BackupDirectory& backup : policy_.backups) {
       VR_ASSIGN_OR_RETURN(policy::BackupSettings settings,
@@ -290,6 +338,7 @@ class RunPlanner {
       for (PunchAction& action : actions) {
         if (policy::IsExcluded(backup, action.path) || !IsChosen(false, action.path)) continue;
         if (!settings.recursive && IsBelow(action, backup.directory.text)) continue;
+        if (images_.contains(action.path)) continue;
         action.asked_for = false;
         plan_.punch.push_back({options, settings.window, std::move(action)});
       }
@@ -364,6 +413,7 @@ class RunPlanner {
   const RunOptions& options_;
   const std::stop_token& stop_;
   RunPlan plan_;
+  std::set<std::string> images_;  // of domains, that the way 'punch' is about
 };
 
 }  // namespace

@@ -6,7 +6,6 @@
 #include <list>
 #include <map>
 #include <mutex>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -99,6 +98,9 @@ absl::StatusOr<std::optional<TrimAction>> PlanDomain(const Services& services,
   return action;
 }
 
+// A first trim, which may have the backlog of years, is alone.
+size_t LimitOfTrim(const TrimJob& job) { return job.action->last ? job.options->per_storage : 1; }
+
 // The trims of one call: what they share, for any thread.
 class TrimRun {
  public:
@@ -181,9 +183,7 @@ class TrimRun {
       storages.clear();  // its own trouble is no stop
       Stop(action);
     };
-    // A first trim is alone.
-    StorageLock places =
-        PlacesOn(services_, action.storages, action.last ? options.per_storage : 1);
+    StorageLock places = PlacesOn(services_, action.storages, LimitOfTrim(job));
     if (auto not_begun = WaitFor(places, job)) return *std::move(not_begun);
     TrimmedDomain result =
         TrimDomain(services_, options, action, {EndFor(options), costs_, on_trouble}, progress_,
@@ -304,28 +304,24 @@ std::vector<TrimmedDomain> ExecuteTrim(const Services& services, const TrimOptio
   for (const TrimAction& action : plan) jobs.push_back({&options, &action});
   const absl::Time end =
       options.max_duration ? services.now() + *options.max_duration : absl::InfiniteFuture();
-  return ExecuteTrims(services, jobs, end, options.per_storage, progress, stop);
+  return ExecuteTrims(services, jobs, end, progress, stop);
 }
 
 std::vector<TrimmedDomain> ExecuteTrims(const Services& services, const std::vector<TrimJob>& jobs,
-                                        absl::Time end, size_t per_storage,
-                                        const TrimProgress& progress, const std::stop_token& stop) {
-  std::vector<Storages> storages;
-  std::set<size_t> alone;  // a first trim may have the backlog of years
-  for (const TrimJob& job : jobs) {
-    if (!job.action->last) alone.insert(storages.size());
-    storages.push_back(job.action->storages);
-  }
+                                        absl::Time end, const TrimProgress& progress,
+                                        const std::stop_token& stop) {
+  std::vector<StorageItem> items;
+  for (const TrimJob& job : jobs) items.push_back({job.action->storages, LimitOfTrim(job)});
   std::vector<TrimmedDomain> results(jobs.size());
   std::vector<char> ran(jobs.size());  // not bool: threads write to neighbours
   TrimRun run(services, end, progress, stop);
   RunPerStorage(
-      storages, per_storage,
+      items,
       [&](size_t i) {
         results[i] = run.Run(jobs[i]);
         ran[i] = true;
       },
-      alone, [&](size_t i) { return run.MayBegin(jobs[i]); });
+      [&](size_t i) { return run.MayBegin(jobs[i]); });
   for (size_t i = 0; i < jobs.size(); ++i) {
     if (!ran[i]) results[i] = run.Run(jobs[i]);  // which says why not
   }

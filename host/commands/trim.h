@@ -132,10 +132,11 @@ std::vector<TrimmedDomain> ExecuteTrim(const Services& services, const TrimOptio
 
 // The same of trims with options of their own, in their order: one whose window opens while others
 // are at work has its turn then. After `end` nothing is begun, and what runs stops after its piece;
-// `max_duration` of the options does not count. `per_storage` is that of all.
+// `max_duration` of the options does not count. Of trims on one storage the least `per_storage`
+// counts.
 std::vector<TrimmedDomain> ExecuteTrims(const Services& services, const std::vector<TrimJob>& jobs,
-                                        absl::Time end, size_t per_storage,
-                                        const TrimProgress& progress, const std::stop_token& stop);
+                                        absl::Time end, const TrimProgress& progress,
+                                        const std::stop_token& stop);
 
 // Whose last trim is longer ago: first where there may be no time for all.
 bool WaitsLonger(const TrimAction& a, const TrimAction& b);

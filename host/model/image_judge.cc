@@ -1,6 +1,7 @@
 #include "host/model/image_judge.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -46,6 +47,12 @@ std::optional<Blocker> LargeChunks(const std::vector<HostDevice>& devices, uint6
       absl::StrCat(NameOf(top), ": chunks of ", CompareUnits(top.discard_granularity, guest_unit))};
 }
 
+std::optional<Blocker> ThickBlocker(const DiskFacts& disk) {
+  if (disk.chain.empty() || !IsThick(disk)) return std::nullopt;
+  return Blocker{Reason::kThickImage,
+                 PartOf(*disk.chain.front().usage.allocation, *disk.usage.capacity)};
+}
+
 ImageJudgement JudgeImage(const DiskFacts& disk, const ImageStorage& storage, bool allow_thick,
                           uint64_t guest_unit) {
   ImageJudgement judgement;
@@ -59,8 +66,8 @@ ImageJudgement JudgeImage(const DiskFacts& disk, const ImageStorage& storage, bo
   const ImageFile& top = disk.chain.front();
   if (storage.punches && !*storage.punches) {
     judgement.refusal = {Reason::kStorageCannotPunch, Printable(top.path)};
-  } else if (!allow_thick && IsThick(disk)) {
-    judgement.refusal = {Reason::kThickImage, PartOf(*top.usage.allocation, *disk.usage.capacity)};
+  } else if (auto thick = ThickBlocker(disk); thick && !allow_thick) {
+    judgement.refusal = std::move(thick);
   }
   if (top.internal_snapshots > 0) {
     judgement.risks.push_back(

@@ -27,6 +27,10 @@ struct ImageJudgement {
 ImageJudgement JudgeImage(const DiskFacts& disk, const ImageStorage& storage, bool allow_thick,
                           uint64_t guest_unit = 0);
 
+// That the image occupies all of its capacity, as one that was preallocated does; empty: it does
+// not, or nobody knows.
+std::optional<Blocker> ThickBlocker(const DiskFacts& disk);
+
 // That the image is a volume of a thin pool with such chunks; empty: it is none, or they are small.
 std::optional<Blocker> LargeChunks(const std::vector<HostDevice>& devices, uint64_t guest_unit);
 

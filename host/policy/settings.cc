@@ -70,8 +70,10 @@ SettingSpec<DomainSettings> Word(std::string key, const std::string& words,
       std::move(standard));
 }
 
+constexpr char kPunchWay[] = "punch";
+
 absl::Status SetWays(DomainSettings& settings, const std::string& text) {
-  settings.agent = settings.qemu_agent = settings.sparsify = false;
+  settings.agent = settings.qemu_agent = settings.sparsify = settings.punch = false;
   const std::vector<std::string> words = absl::StrSplit(text, kBetweenWords);
   for (const std::string& word : words) {
     if (word == "agent") {
@@ -80,8 +82,10 @@ absl::Status SetWays(DomainSettings& settings, const std::string& text) {
       settings.qemu_agent = true;
     } else if (word == "sparsify") {
       settings.sparsify = true;
+    } else if (word == kPunchWay) {
+      settings.punch = true;
     } else {
-      return UnknownWord(word, {"agent", "qemu-agent", "sparsify"});
+      return UnknownWord(word, {"agent", "qemu-agent", "sparsify", kPunchWay});
     }
   }
   return absl::OkStatus();
@@ -104,13 +108,15 @@ std::vector<SettingSpec<DomainSettings>> MakeDomainSpecs() {
   using S = DomainSettings;
   return {
       Flag("enabled", &S::enabled, true),
-      {"ways", Form::kWords, "agent|qemu-agent|sparsify", "agent, qemu-agent, sparsify", SetWays},
+      {"ways", Form::kWords, "agent|qemu-agent|sparsify|punch", "agent, qemu-agent, sparsify",
+       SetWays},
       Parsed("threshold", Form::kAmount, "SIZE|N%", &S::threshold, ParseThreshold),
       Size("min-freed", &S::min_freed),
       Window(&S::window),
       Flag("gentle", &S::gentle),
       Size("max-rate", &S::max_rate),
       Parsed("timeout", Form::kAmount, "TIME", &S::timeout, ParseSomeTime),
+      Parsed("per-storage", Form::kCount, "N", &S::per_storage, ParseSome),
       Word("engine", "auto|native|libguestfs", &S::engine, "auto"),
       Flag("strict", &S::strict),
       Flag("keep-swap", &S::keep_swap),
@@ -141,7 +147,20 @@ std::vector<SettingSpec<RunLimits>> MakeLimitSpecs() {
   };
 }
 
+bool AllowsPunch(const Values& values) {
+  const auto ways = values.find("ways");
+  if (ways == values.end()) return false;
+  const std::vector<std::string> words = absl::StrSplit(ways->second.text, kBetweenWords);
+  return std::find(words.begin(), words.end(), kPunchWay) != words.end();
+}
+
 }  // namespace
+
+bool MayPunchDomains(const Policy& policy) {
+  return AllowsPunch(policy.defaults) ||
+         std::any_of(policy.rules.begin(), policy.rules.end(),
+                     [](const Rule& rule) { return AllowsPunch(rule.values); });
+}
 
 const std::vector<SettingSpec<DomainSettings>>& DomainSpecs() {
   static const auto& specs = *new std::vector<SettingSpec<DomainSettings>>(MakeDomainSpecs());

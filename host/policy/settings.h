@@ -20,8 +20,9 @@ namespace virt_reclaim::policy {
 // Of a domain.
 struct DomainSettings {
   bool enabled = true;
-  // Ways that are allowed: a running domain by one of the agents, one that is off by sparsify.
-  bool agent = false, qemu_agent = false, sparsify = false;
+  // Ways that are allowed: a running domain by one of the agents, one that is off by sparsify, and
+  // by a punch of its images.
+  bool agent = false, qemu_agent = false, sparsify = false, punch = false;
   std::optional<Threshold> threshold;  // so much must be reclaimable, by estimate
   std::optional<uint64_t> min_freed;   // bytes freed in the guest since its last trim
   std::optional<DailyWindow> window;   // local time
@@ -29,6 +30,7 @@ struct DomainSettings {
   bool gentle = false;
   uint64_t max_rate = 0;                  // bytes trimmed a second; 0: no limit
   std::optional<absl::Duration> timeout;  // wall clock of one domain; empty: as of the verb trim
+  std::optional<size_t> per_storage;      // at once on each of its storages; empty: of RunLimits
   // Of sparsify.
   std::string engine;  // auto, native, libguestfs
   bool strict = false, keep_swap = false, allow_thick = false, with_bitmaps = false;
@@ -92,6 +94,9 @@ absl::StatusOr<Settings> SettingsOf(const std::vector<SettingSpec<Settings>>& sp
   }
   return settings;
 }
+
+// Whether the way 'punch' is allowed for any domain: then domains have to be known to punch.
+bool MayPunchDomains(const Policy& policy);
 
 // Between the words of a list's text.
 inline constexpr char kBetweenWords[] = ", ";

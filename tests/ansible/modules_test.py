@@ -390,10 +390,30 @@ class OneTruth(unittest.TestCase):
             documented = {**yaml.safe_load(fragment)["options"], **yaml.safe_load(module.DOCUMENTATION)["options"]}
             self.assertEqual(set(documented), set(module.SPEC), name)
             for option, spec in module.SPEC.items():
-                for key in ("type", "elements", "choices", "default", "required"):
+                self.assertTrue(documented[option].get("description"), f"{name}: {option}")
+                for key in ("type", "elements", "choices", "default", "required", "aliases"):
                     self.assertEqual(documented[option].get(key), spec.get(key), f"{name}: {option}: {key}")
             yaml.safe_load(module.RETURN)
             yaml.safe_load(module.EXAMPLES)
+
+    def test_options_of_the_roles_are_their_defaults(self) -> None:
+        import yaml
+
+        types = {"str": str, "path": str, "bool": bool, "list": list}
+        # Made of the others.
+        computed = {"virt_reclaim_host_policy_check"}
+        for role in ("host", "agent"):
+            place = ansiblelib.COLLECTION / "roles" / role
+            specs = yaml.safe_load((place / "meta" / "argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+            defaults = yaml.safe_load((place / "defaults" / "main.yml").read_text())
+            self.assertEqual(set(specs), set(defaults), role)
+            for option, spec in specs.items():
+                self.assertTrue(spec.get("description"), option)
+                self.assertIsInstance(defaults[option], types[spec["type"]], option)
+                if option not in computed:
+                    self.assertEqual(spec["default"], defaults[option], option)
+            used = "".join(path.read_text() for path in (place / "tasks").glob("*.yml"))
+            self.assertEqual([option for option in specs if option not in used and option not in computed], [], role)
 
     def test_options_are_the_programs(self) -> None:
         program = host_program_path()

@@ -84,7 +84,7 @@ class Pages(unittest.TestCase):
             ("virt-reclaim trim --bus=keep", "'--bus'"), ("virt-reclaim trimm web", "no verb"), ("virt-reclaim migrate undo", "'undo'"),
             ("nobody-knows-me -x", "not in commands.toml"), ("scripts/nothing", "there is no"), ("systemctl enable --noww x", "'--noww'"),
             ("virt-reclaim-agent trim --none", "'--none'"), ("systemctl start virt-reclaim-none.timer", "there is no 'packaging"),
-            ("ansible-playbook virt_reclaim.fleet.none", "there is no 'ansible"), ("virtnbdbackup --none", "not declared"),
+            ("ansible-playbook virt_reclaim.fleet.none", "there is no 'ansible"), ("zfs create --none", "not declared"),
             ("cryptsetup refresh --allow-discard NAME", "unknown option"), ("cryptsetup refersh NAME", "Unknown"),
         ):
             self.assertIn(complaint, self.asker.complaint(simple_commands(text)[0]), text)

@@ -464,7 +464,9 @@ Services FakeWorld::services() {
     if (!sparsify.ok()) return sparsify.status();
     if (mode == sparsify::Mode::kSparsify) {
       VR_RETURN_IF_ERROR(check());
+      MayCrash();
       for (const auto& disk : disks) calls.push_back("sparsify " + disk.path);
+      MayCrash();
     }
     return *sparsify;
   };

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 from typing import Any
@@ -28,6 +29,7 @@ ZEROES = 256 * MIB
 # Beyond what the storage has left.
 TOO_MUCH = 64 * MIB
 DRIFT = 8 * MIB
+KILLS = 5
 FILL = f"dd if=/dev/zero of=/mnt/data/junk bs=1M count={JUNK // MIB} 2>&1; sync; rm /mnt/data/junk; sync"
 
 
@@ -244,6 +246,29 @@ class Libvirtd(Story, HostTestCase):
         program.kill()
         program.communicate(timeout=30)
         self.assertEqual(program.returncode, -signal.SIGKILL)
+        self.policy()
+        self.require_a_run_that_is_done(before)
+
+    def test_3_killed_at_random_moments(self) -> None:
+        """One after the other: each goes on after the one before, and the last makes up for all."""
+        before = self.make_something_to_do()
+        # So slow that a trim takes some seconds.
+        self.policy('max-rate = "256M"')
+        dice = random.Random(8)
+        killed = 0
+        for _ in range(KILLS):
+            program = self.reclaim.start("run", "--config", str(self.config))
+            try:
+                program.communicate(timeout=dice.uniform(0, 6))
+            except subprocess.TimeoutExpired:
+                program.kill()
+                program.communicate(timeout=30)
+                killed += 1
+            reply = self.reclaim.run("metrics", "--textfile", str(self.space.path / "x.prom"))
+            self.assertEqual(reply.status, DONE, str(reply))
+            self.assertIn("virt_reclaim_collect_success 1\n", (self.space.path / "x.prom").read_text())
+        print(f"killed {killed} of {KILLS} times")
+        self.assertGreater(killed, 0)
         self.policy()
         self.require_a_run_that_is_done(before)
 

@@ -12,6 +12,7 @@
 #include "absl/strings/str_replace.h"
 #include "host/commands/run.h"
 #include "host/policy/toml_reader.h"
+#include "host/services/run_history.h"
 #include "host/services/trim_history.h"
 #include "tests/unit/run_fixture.h"
 
@@ -190,6 +191,91 @@ TEST_F(RunTest, OnlyWhatLiesInTheDirectoryItself) {
   EXPECT_EQ(items[0].name, file);
 }
 
+TEST_F(RunTest, ImagesOfDomainsThatAreOffArePunchedWhereThatIsAllowed) {
+  Add("web");
+  const std::string old = AddOffWithFile("old");
+  AddOffWithFile("other");
+  const std::string allowed =
+      "[[rule]]\ndomains = ['old', 'web']\nways = ['agent', 'qemu-agent', 'punch']\n";
+  const auto of_old = testing::StartsWith(absl::StrCat("punch ", old, ": "));
+  EXPECT_THAT(LinesOf(allowed),
+              ElementsAre("sparsify old: skipped policy-excludes", "trim web: done 480 MiB",
+                          "sparsify other: done 400 MiB", of_old));
+  AddBackup("pool/old.raw");
+  const auto items = RunIt(allowed, {Job::kPunch});
+  EXPECT_THAT(Lines(items), ElementsAre(of_old));
+  EXPECT_FALSE(items[0].is_domain);
+  if (items[0].outcome.kind == OutcomeKind::kDone) {
+    EXPECT_GE(items[0].freed.value_or(0), static_cast<int64_t>(7 * kMiB));
+  }
+  EXPECT_THAT(LinesOf("", {Job::kPunch}), IsEmpty());
+  EXPECT_THAT(LinesOf(allowed + "enabled = false\n", {Job::kPunch}), IsEmpty());
+  // As a backup each once.
+  const auto both = RunIt(absl::StrCat(allowed, "[[backups]]\ndirectory = '", world_.directory(),
+                                       "/pool'\nidle = false\n"),
+                          {Job::kPunch});
+  EXPECT_EQ(both.size(), 2u);
+}
+
+TEST_F(RunTest, APreallocatedImageIsPunchedOnlyWhenThatIsSaid) {
+  const std::string file = AddOffWithFile("old");
+  world_.AddImage(file, kGiB, kGiB);
+  const std::string policy = "[defaults]\nways = ['punch']\n";
+  EXPECT_THAT(LinesOf(policy, {Job::kPunch}),
+              ElementsAre(absl::StrCat("punch ", file, ": skipped thick-image")));
+  EXPECT_THAT(LinesOf(policy + "allow-thick = true\n", {Job::kPunch}),
+              ElementsAre(testing::Not(HasSubstr("thick-image"))));
+}
+
+TEST_F(RunTest, AnImageThatIsSharedOrReadOnlyIsNotPunched) {
+  for (const char* word : {"<shareable/>", "<readonly/>"}) {
+    AddOffWithFile("old");
+    FakeDomain& domain = world_.domains.at(UuidOf("old"));
+    for (std::string* xml : {&domain.live_xml, &domain.inactive_xml})
+      *xml = absl::StrReplaceAll(*xml, {{"</disk>", absl::StrCat(word, "</disk>")}});
+    EXPECT_THAT(LinesOf("[defaults]\nways = ['punch']\n", {Job::kPunch}), IsEmpty()) << word;
+  }
+}
+
+TEST_F(RunTest, ADomainThatCannotBeLookedAtIsNotPunchedAndFails) {
+  AddOffWithFile("old");
+  world_.domains.at(UuidOf("old")).xml_error = absl::UnavailableError("gone");
+  EXPECT_THAT(LinesOf("[defaults]\nways = ['punch']\n", {Job::kPunch}),
+              ElementsAre("punch old: failed"));
+}
+
+TEST_F(RunTest, AnIoErrorEndsThePunchOfImagesOnItsStorage) {
+  const std::string file = AddOffWithFile("old");
+  struct stat status;
+  ASSERT_EQ(stat(file.c_str(), &status), 0);
+  FakeDomain& bad = Add("bad", "/images", status.st_dev);
+  bad.agent.trims[0].result = GuestTrimResult::kFailed;
+  bad.agent.trims[0].error_name = "EIO";
+  const auto items = RunIt("[defaults]\nways = ['agent', 'punch']\n", {Job::kTrim, Job::kPunch});
+  EXPECT_EQ(Lines(items).back(), absl::StrCat("punch ", file, ": skipped storage-stopped"));
+  EXPECT_EQ(StatusOf(items), ExitStatus::kSomeFailed);
+}
+
+TEST_F(RunTest, ImagesToPunchWaitForTheWindowOfTheirDomain) {
+  const std::string file = AddOffWithFile("old");
+  const int hour = absl::LocalTimeZone().At(world_.Now()).cs.hour();
+  const auto items = RunIt(absl::StrCat("[defaults]\nways = ['punch']\nwindow = '", (hour + 2) % 24,
+                                        ":00-", (hour + 3) % 24, ":00'\n"),
+                           {Job::kPunch});
+  EXPECT_THAT(Lines(items), ElementsAre(absl::StrCat("punch ", file, ": skipped outside-window")));
+  EXPECT_EQ(LeftForWindow(items), (RunNames{{false, file}}));
+}
+
+TEST_F(RunTest, ARuleHasItsOwnNumberOfTrimsPerStorage) {
+  Add("fast", "/fast");
+  Add("slow", "/slow");
+  const RunPlan plan =
+      PlanIt("[limits]\nper-storage = 2\n[[rule]]\nstorage = ['/fast']\nper-storage = 4\n", {kAll});
+  ASSERT_EQ(plan.trims.size(), 2u);
+  for (const TrimStep& step : plan.trims)
+    EXPECT_EQ(step.options.per_storage, step.action.domain.name == "fast" ? 4u : 2u);
+}
+
 TEST_F(RunTest, ADirectoryThatIsGoneFailsAlone) {
   Add("web");
   const auto items = RunIt("[[backups]]\ndirectory = '/nonexistent/backups'\n");
@@ -317,14 +403,23 @@ TEST_F(RunTest, NobodyIsResumedWithoutBeingAsked) {
 
 TEST_F(RunTest, KilledAnywhereTheNextRunGoesOn) {
   Add("web");
+  AddOff("old");
+  const std::string policy =
+      absl::StrCat("[[backups]]\ndirectory = '", world_.directory(), "/backups'\nidle = false\n");
   const auto run = [&] {
     world_.AddImage("/images/web.raw", kGiB, 600 * kMiB);
+    const std::string file = AddBackup("backups/a.raw");
     const Services services = world_.services();
-    const auto locks = LockJobs(services, {Job::kTrim});
+    const auto locks = LockJobs(services, kAll);
     ASSERT_TRUE(locks.ok()) << locks.status();
-    const auto plan = PlanRun(services, {}, {{Job::kTrim}}, {});
-    ASSERT_TRUE(plan.ok()) << plan.status();
-    EXPECT_THAT(Lines(ExecuteRun(services, *plan, {}, {})), ElementsAre("trim web: done 480 MiB"));
+    const auto items = ExecuteRun(services, PlanIt(policy, {kAll}), {}, {});
+    EXPECT_THAT(Lines(items), ElementsAre("trim web: done 480 MiB", "sparsify old: done 400 MiB",
+                                          testing::StartsWith(absl::StrCat("punch ", file, ": "))));
+    EXPECT_NE(items.back().outcome.kind, OutcomeKind::kFailed);
+    for (const Job job : kAll) {
+      ASSERT_TRUE(RememberRun(services.state_directory, job, items, true, services.now()).ok());
+    }
+    EXPECT_EQ(ReadRuns(services.state_directory).size(), kAll.size());
   };
   constexpr int kMostPoints = 1000;
   for (int point = 1; point < kMostPoints; ++point) {
@@ -337,7 +432,7 @@ TEST_F(RunTest, KilledAnywhereTheNextRunGoesOn) {
     }
     world_.crash_in = 0;
     if (!crashed) {
-      EXPECT_GT(point, 1);
+      EXPECT_GT(point, 20);
       return;  // there is no later point
     }
     run();

@@ -81,7 +81,8 @@ TEST(PolicyTest, WithoutAFileWhatIsBuiltInCounts) {
   EXPECT_EQ(ValueOf({}, Domain("web"), "threshold"), " (built in)");
   const DomainSettings settings = SettingsFor({}, Domain("web"));
   EXPECT_TRUE(settings.enabled && settings.agent && settings.qemu_agent && settings.sparsify);
-  EXPECT_FALSE(settings.threshold || settings.window || settings.timeout);
+  EXPECT_FALSE(settings.punch);
+  EXPECT_FALSE(settings.threshold || settings.window || settings.timeout || settings.per_storage);
   EXPECT_FALSE(settings.allow_thick || settings.with_bitmaps || settings.gentle);
   EXPECT_EQ(settings.engine, "auto");
 }
@@ -93,13 +94,14 @@ per-storage = 2
 max-duration = "4h"
 [defaults]
 enabled = true
-ways = ["agent", "sparsify"]
+ways = ["agent", "sparsify", "punch"]
 threshold = "10%"
 min-freed = "1G"
 window = "22:00-06:00"
 gentle = true
 max-rate = 1048576
 timeout = "90m"
+per-storage = 3
 engine = "native"
 strict = true
 keep-swap = true
@@ -122,12 +124,13 @@ window = "01:00-05:00"
   EXPECT_EQ(limits->per_storage, 2u);
   EXPECT_EQ(limits->max_duration, absl::Hours(4));
   const DomainSettings settings = SettingsFor(policy, Domain("web"));
-  EXPECT_TRUE(settings.agent && !settings.qemu_agent && settings.sparsify);
+  EXPECT_TRUE(settings.agent && !settings.qemu_agent && settings.sparsify && settings.punch);
   EXPECT_EQ(settings.threshold->percent, 10);
   EXPECT_EQ(settings.min_freed, kGiB);
   EXPECT_EQ(settings.window->begin, 22 * 60);
   EXPECT_EQ(settings.max_rate, kMiB);
   EXPECT_EQ(settings.timeout, absl::Minutes(90));
+  EXPECT_EQ(settings.per_storage, 3u);
   EXPECT_EQ(settings.engine, "native");
   EXPECT_TRUE(settings.gentle && settings.strict && settings.keep_swap && settings.allow_thick &&
               settings.with_bitmaps);
@@ -140,6 +143,13 @@ window = "01:00-05:00"
   EXPECT_EQ(backup->min_hole, 64 * kKiB);
   EXPECT_EQ(backup->max_rate, 200 * kMiB);
   EXPECT_EQ(backup->window->end, 5 * 60);
+}
+
+TEST(PolicyTest, WhetherAnyDomainMayBePunched) {
+  EXPECT_FALSE(MayPunchDomains({}));
+  EXPECT_FALSE(MayPunchDomains(Read("[[rule]]\ndomains = ['a']\nways = ['sparsify']\n")));
+  EXPECT_TRUE(MayPunchDomains(Read("[defaults]\nways = ['punch']\n")));
+  EXPECT_TRUE(MayPunchDomains(Read("[[rule]]\ndomains = ['a']\nways = ['agent', 'punch']\n")));
 }
 
 constexpr char kRules[] = R"([defaults]

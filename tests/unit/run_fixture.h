@@ -65,6 +65,13 @@ class RunTest : public TrimTest {
     return path;
   }
 
+  // A domain that is off, with such a file as its image.
+  std::string AddOffWithFile(const std::string& name) {
+    const std::string directory = absl::StrCat(world_.directory(), "/pool");
+    Add(name, directory).summary.state = DomainState::kShutOff;
+    return AddBackup(absl::StrCat("pool/", name, ".raw"));
+  }
+
   // An empty plan where there is none.
   RunPlan PlanIt(const std::string& toml, const RunOptions& options,
                  const std::stop_token& stop = {}) {

@@ -64,6 +64,12 @@ TEST(RunProgram, PunchDoesNotAskForTheHypervisor) {
   RunProgram({"run", config, "--job=trim"}, note, progress, {});
   RunProgram({"run", config}, note, progress, {});
   EXPECT_THAT(without, testing::ElementsAre(true, false, false));
+  // Which images are to be punched libvirt has to say.
+  const FakeWorld world;
+  const std::string policy = world.directory() + "/policy.toml";
+  std::ofstream(policy) << "[[rule]]\ndomains = ['web']\nways = ['punch']\n";
+  RunProgram({"run", absl::StrCat("--config=", policy), "--job=punch"}, note, progress, {});
+  EXPECT_FALSE(without.back());
 }
 
 // A job that stays would keep every later backup from beginning.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
 #include <map>
 #include <mutex>
 #include <set>
@@ -20,15 +21,21 @@ struct Event {
   bool begins;
 };
 
+std::vector<StorageItem> ItemsOn(const std::vector<Storages>& storages, size_t limit) {
+  std::vector<StorageItem> items;
+  for (const Storages& each : storages) items.push_back({each, limit});
+  return items;
+}
+
 // Runs the items and tells what began and ended, in order.
-std::vector<Event> Record(const std::vector<Storages>& items, size_t limit) {
+std::vector<Event> Record(const std::vector<Storages>& storages, size_t limit) {
   std::mutex mutex;
   std::vector<Event> events;
   const auto note = [&](size_t item, bool begins) {
     const std::lock_guard lock(mutex);
     events.push_back({item, begins});
   };
-  RunPerStorage(items, limit, [&](size_t item) {
+  RunPerStorage(ItemsOn(storages, limit), [&](size_t item) {
     note(item, true);
     std::this_thread::sleep_for(std::chrono::milliseconds(1 + item % 3));
     note(item, false);
@@ -36,32 +43,43 @@ std::vector<Event> Record(const std::vector<Storages>& items, size_t limit) {
   return events;
 }
 
-TEST(RunPerStorage, WhatIsAloneSharesNoStorage) {
-  const std::vector<Storages> items = {{1}, {1}, {1, 2}, {2}, {2}, {1}, {3}};
-  const std::set<size_t> alone = {1, 2, 4};
+TEST(RunPerStorage, WithDifferentLimitsTheLeastOfThoseAtWorkCounts) {
+  // On 1 and 2 some that must be alone (limit 1, or none said), on 4 some that bear one other, on 5
+  // three that bear each other.
+  const std::vector<StorageItem> items = {
+      {{1}, 3}, {{1}, 1}, {{1, 2}, 1}, {{2}, 3}, {{2}, 0},    {{1}, 3}, {{3}, 3}, {{4}, 3},
+      {{4}, 2}, {{4}, 3}, {{4}, 3},    {{4}, 3}, {{4, 1}, 2}, {{5}, 3}, {{5}, 3}, {{5}, 3}};
+  constexpr uint64_t kTogether = 5;
   std::mutex mutex;
+  std::condition_variable changed;
   std::set<size_t> running;
+  size_t together = 0;
   size_t done = 0;
-  RunPerStorage(
-      items, 3,
-      [&](size_t item) {
-        {
-          const std::lock_guard lock(mutex);
-          for (const size_t other : running) {
-            const bool shares =
-                std::any_of(items[item].begin(), items[item].end(),
-                            [&](uint64_t storage) { return items[other].contains(storage); });
-            EXPECT_FALSE(shares && (alone.contains(item) || alone.contains(other)))
-                << item << " beside " << other;
-          }
-          running.insert(item);
-        }
-        std::this_thread::sleep_for(std::chrono::milliseconds(3));
-        const std::lock_guard lock(mutex);
-        running.erase(item);
-        ++done;
-      },
-      alone);
+  RunPerStorage(items, [&](size_t item) {
+    std::unique_lock lock(mutex);
+    running.insert(item);
+    for (const uint64_t storage : items[item].storages) {
+      size_t beside = 0;
+      size_t least = items.size();
+      for (const size_t one : running) {
+        if (!items[one].storages.contains(storage)) continue;
+        ++beside;
+        least = std::min(least, std::max<size_t>(items[one].limit, 1));
+      }
+      EXPECT_LE(beside, least) << "on " << storage << " with " << item;
+    }
+    if (items[item].storages.contains(kTogether)) {
+      ++together;
+      changed.notify_all();
+      EXPECT_TRUE(changed.wait_for(lock, std::chrono::seconds(20), [&] { return together == 3; }));
+    } else {
+      lock.unlock();
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      lock.lock();
+    }
+    running.erase(item);
+    ++done;
+  });
   EXPECT_EQ(done, items.size());
 }
 
@@ -135,7 +153,7 @@ TEST(RunPerStorage, WhoMayNotBeginYetLetsOthersGoFirst) {
     if (item == 1) open = true;
   };
   const auto may_begin = [&](size_t item) { return item == 0 ? open : item != 3; };
-  RunPerStorage({{7}, {7}, {7}, {7}}, 1, work, {}, may_begin);
+  RunPerStorage(ItemsOn({{7}, {7}, {7}, {7}}, 1), work, may_begin);
   EXPECT_THAT(begun, ElementsAre(1, 0, 2));
 }
 
