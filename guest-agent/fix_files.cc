@@ -161,6 +161,18 @@ absl::Status FixFiles::UndoOne(const Entry& entry) {
   return absl::IsNotFound(removed) ? absl::OkStatus() : removed;
 }
 
+std::vector<FixFiles::Kept> FixFiles::KeptFiles() const {
+  std::vector<Kept> kept;
+  for (const Entry& entry : entries_) {
+    if (entry.backup.empty()) continue;
+    auto now = files_.ReadForEdit(entry.path);
+    auto before = files_.ReadForEdit(entry.backup);
+    if (!now.ok() || !before.ok() || ContentDigest(now->content) != entry.after) continue;
+    kept.push_back({entry.path, std::move(before->content), std::move(now->content)});
+  }
+  return kept;
+}
+
 FixFiles::UndoResult FixFiles::Undo() {
   UndoResult result;
   std::vector<Entry> left;

@@ -31,6 +31,12 @@ class FixFiles {
   absl::Status Change(const std::string& path, absl::string_view before, absl::string_view after,
                       bool is_new);
 
+  // What Undo would put back, of files that nobody else has changed since.
+  struct Kept {
+    std::string path, before, now;  // whole contents
+  };
+  std::vector<Kept> KeptFiles() const;
+
   struct UndoResult {
     std::vector<std::string> restored;
     std::vector<std::string> refusals;  // "PATH: why"

@@ -1,9 +1,12 @@
 #include "guest-agent/fix_guest.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "base/status.h"
 #include "guest-agent/fix_files.h"
 
@@ -69,11 +72,55 @@ std::vector<std::vector<std::string>> AllCommands(const PreflightSources& source
   return commands;
 }
 
+// A name that an undo would write again has to be of the device that is named by UUID now. It is
+// another one's, or nobody's, as long as a disk is on another bus than when it was fixed.
+absl::Status RequireOldNames(const PreflightSources& sources, const FixFiles& files) {
+  for (const FixFiles::Kept& kept : files.KeptFiles()) {
+    const std::vector<std::string> before = absl::StrSplit(kept.before, '\n');
+    const std::vector<std::string> now = absl::StrSplit(kept.now, '\n');
+    for (size_t i = 0; i < before.size() && i < now.size(); ++i) {
+      if (before[i] == now[i]) continue;
+      const std::vector<FoundName> left = FindDeviceNames(now[i]);
+      for (const FoundName& found : FindDeviceNames(before[i])) {
+        const auto is_it = [&](const FoundName& one) { return one.name == found.name; };
+        if (std::any_of(left.begin(), left.end(), is_it)) continue;
+        const auto ids = sources.identify(found.name);
+        const auto names_it = [&](const std::string& id) {
+          return !id.empty() && absl::StrContains(now[i], id);
+        };
+        if (ids && (names_it(ids->uuid) || names_it(ids->part_uuid))) continue;
+        return absl::FailedPreconditionError(absl::StrCat(
+            kept.path, ":", i + 1, ": '", found.name, "' is ", ids ? "another device" : "not there",
+            " now: nothing is put back as long as a disk is on another bus than it was"));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+// The initramfs that an undo makes may lack the driver of the bus that the root is on now.
+absl::Status RequireOldBus(const PreflightSources& sources) {
+  VR_ASSIGN_OR_RETURN(const FilesystemList list, sources.read_filesystems());
+  for (const Filesystem& filesystem : list.filesystems) {
+    const std::vector<std::string>& points = filesystem.mount_points;
+    if (std::find(points.begin(), points.end(), "/") == points.end()) continue;
+    for (const BlockDevice& device : filesystem.chain.devices) {
+      if (device.scsi_address.empty() || !absl::StrContains(device.bus_path, "/virtio")) continue;
+      return absl::FailedPreconditionError(absl::StrCat("the root is on '", device.name,
+                                                        "', a disk on virtio-scsi: nothing is put "
+                                                        "back as long as it is"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<FixReport> Undo(const PreflightSources& sources, const std::stop_token& stop) {
   FixReport report;
   if (!sources.files.Exists(std::string(kFixDirectory))) return report;
   VR_ASSIGN_OR_RETURN(FixFiles files, FixFiles::Open(sources.files));
   if (files.empty()) return report;
+  VR_RETURN_IF_ERROR(RequireOldBus(sources));
+  VR_RETURN_IF_ERROR(RequireOldNames(sources, files));
   FixFiles::UndoResult undone = files.Undo();
   report.refusals = std::move(undone.refusals);
   for (const std::string& path : undone.restored) {

@@ -22,7 +22,7 @@ virt_reclaim_test(services_test
 
 virt_reclaim_test(commands_test
   SOURCES unit/commands_agent_install_test.cc unit/commands_explain_test.cc unit/commands_migrate_test.cc
-    unit/commands_migration_others_test.cc unit/commands_migration_test.cc unit/commands_offline_test.cc unit/commands_plan_file_test.cc
+    unit/commands_migration_move_test.cc unit/commands_migration_others_test.cc unit/commands_migration_test.cc unit/commands_offline_test.cc unit/commands_plan_file_test.cc
     unit/commands_overview_test.cc unit/commands_report_test.cc unit/commands_run_order_test.cc unit/commands_run_test.cc
     unit/commands_sparsify_test.cc
     unit/commands_sync_domain_test.cc unit/commands_trim_choice_test.cc

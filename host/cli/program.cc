@@ -316,7 +316,10 @@ class VerbRunner {
     result.out += MigratedText(migrated);
     Hints hints(line_);
     for (const MigratedDomain& domain : migrated) {
-      if (domain.needs_power_cycle) hints.Add(domain.domain, {{Reason::kPowerCyclePending, ""}});
+      const std::vector<Blocker>& reasons = domain.outcome.reasons;
+      if (domain.needs_power_cycle &&
+          (reasons.empty() || reasons.front().reason == Reason::kPowerCyclePending))
+        hints.Add(domain.domain, {{Reason::kPowerCyclePending, ""}});
     }
     result.err = migrated.empty() ? "there is no domain to change\n" : hints.Text();
     return result;
@@ -330,7 +333,9 @@ class VerbRunner {
     std::vector<Outcome> outcomes;
     for (const MigrateAction& action : plan) {
       outcomes.push_back(OutcomeOf(action));
-      if (action.power_cycle_pending) hints.Add(action.domain, {{Reason::kPowerCyclePending, ""}});
+      // Not to somebody whose guest would not come back from it.
+      if (action.power_cycle_pending && !action.unsafe_power_cycle)
+        hints.Add(action.domain, {{Reason::kPowerCyclePending, ""}});
     }
     result.status = ExitStatusOf(outcomes);
     if (!line_.save.empty()) {

@@ -253,11 +253,15 @@ std::string MigratePlanText(const std::vector<MigrateAction>& plan, bool diff) {
     }
     if (NeedsPowerCycle(action))
       table.AddRow({name, "", "power cycle", "it runs, and goes on as it is until then"});
+    if (!action.blockers.empty()) continue;
     if (action.goes_on) {
       table.AddRow({name, "", "goes on", "its migration was begun before, and is not over"});
+    } else if (action.unsafe_power_cycle) {
+      table.AddRow({name, "", "no power cycle",
+                    "its definition waits for one that the guest may not come back from"});
     } else if (action.power_cycle_pending) {
       table.AddRow({name, "", "nothing to do", BlockerText({Reason::kPowerCyclePending, ""})});
-    } else if (action.changes.empty() && action.blockers.empty() && action.error.ok()) {
+    } else if (action.changes.empty() && action.error.ok()) {
       table.AddRow({name, "", "nothing to do", ""});
     }
   }

@@ -6,6 +6,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/commands/migrate_images.h"
+#include "host/commands/migration_guest.h"
 #include "host/commands/offline_facts.h"
 #include "host/services/migration_store.h"
 #include "host/services/state_path.h"
@@ -15,7 +16,6 @@ namespace virt_reclaim {
 namespace {
 
 constexpr absl::string_view kGuestUnchecked = "guest-unchecked";
-constexpr absl::Duration kPreflightTimeout = absl::Minutes(1);
 
 bool IsUp(const DomainSummary& domain) {
   return domain.state == DomainState::kRunning || domain.state == DomainState::kPaused;
@@ -30,44 +30,6 @@ bool LiveIsOlder(const Services& services, const MigrateOptions& options,
   if (!live.ok()) return false;
   auto rewritten = RewriteFor(services, options, action.excluded, *live);
   return rewritten.ok() && !rewritten->changes.empty();
-}
-
-bool HasLvm(const std::vector<GuestFilesystem>& filesystems) {
-  return std::any_of(filesystems.begin(), filesystems.end(), [](const GuestFilesystem& one) {
-    return std::any_of(one.devices.begin(), one.devices.end(), [](const GuestDevice& device) {
-      return device.kind == GuestDeviceKind::kLvm;
-    });
-  });
-}
-
-// Why there is nothing known of a guest, or what its agent says. `facts.live` is known.
-void AskGuest(const Services& services, const DomainSummary& domain, bool locked,
-              const std::stop_token& stop, MigrationFacts& facts) {
-  const DomainFacts running = {domain, *facts.live, {}};  // its disks are not asked about
-  AgentAccess access = locked ? OpenAgentLocked(services, running, kPlanAgentTimeout, stop)
-                              : OpenAgent(services, running, kPlanAgentTimeout, stop);
-  if (!access.session) {
-    const Blocker& blocker = *access.blocker;
-    if (blocker.reason == Reason::kBusy) {
-      facts.guest_unknown = blocker;
-    } else {
-      facts.guest_unknown.detail = std::string(Sentence(blocker.reason));
-    }
-    return;
-  }
-  facts.agent_answers = true;
-  GuestAgent& agent = *access.session->agent;
-  auto preflight = agent.Preflight(kPreflightTimeout, stop);
-  if (preflight.ok()) {
-    facts.guest = *std::move(preflight);
-    if (facts.guest->lvm_issue_discards == GuestSetting::kUnknown) return;
-    const auto filesystems = agent.ListFilesystems(kListingTimeout, stop);
-    facts.guest_has_lvm = filesystems.ok() && HasLvm(*filesystems);
-  } else {
-    facts.guest_unknown.detail = absl::IsUnimplemented(preflight.status())
-                                     ? "its agent is older than this program"
-                                     : std::string(preflight.status().message());
-  }
 }
 
 absl::Status CollectMigrationFacts(const Services& services, const MigrateAction& action,
@@ -161,6 +123,22 @@ bool GoesBack(const Services& services, const MigrateOptions& options, MigrateAc
   return IsGoingBack(step);
 }
 
+// What waits for a power cycle may have waited for days, and its guest may have another kernel by
+// now.
+absl::Status JudgePowerCycle(const Services& services, const std::stop_token& stop,
+                             MigrateAction& action) {
+  const MigrationStore store(services.state_directory, services.hypervisor.Uri());
+  const auto latest = store.Latest(action.domain.uuid);
+  if (!latest.ok() || !*latest || (*latest)->place().step != MigrationStep::kDefined)
+    return absl::OkStatus();
+  const auto check = CheckPowerCycle(services, action.domain, **latest, /*locked=*/false, stop);
+  if (!check.ok()) return action.goes_on ? check.status() : absl::OkStatus();
+  action.unsafe_power_cycle = !check->blockers.empty();
+  std::vector<Blocker>& said = action.goes_on ? action.blockers : action.risks;
+  said.insert(said.end(), check->blockers.begin(), check->blockers.end());
+  return absl::OkStatus();
+}
+
 absl::Status PlanInto(const Services& services, const MigrateOptions& options,
                       StoragesBelow& storages, const std::stop_token& stop, MigrateAction& action) {
   VR_ASSIGN_OR_RETURN(
@@ -176,7 +154,8 @@ absl::Status PlanInto(const Services& services, const MigrateOptions& options,
   const bool goes_back = GoesBack(services, options, action);
   if (action.changes.empty()) {
     action.power_cycle_pending = LiveIsOlder(services, options, action);
-    return absl::OkStatus();
+    if (!IsUp(action.domain)) return absl::OkStatus();
+    return JudgePowerCycle(services, stop, action);
   }
   // Nothing that would stop a change may stop the way back from one: the guest may be off by now,
   // and nobody can be asked.

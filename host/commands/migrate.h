@@ -69,7 +69,9 @@ struct MigrateAction {
   absl::Status error;                  // not OK: it could not be examined
   bool asked_for = false;              // the user named this domain
   bool power_cycle_pending = false;    // the running domain still works under an older definition
-  bool goes_on = false;                // apply takes a migration further that was begun before
+  // And after it the guest may not find its disks: why is among the risks; blockers, if it goes on.
+  bool unsafe_power_cycle = false;
+  bool goes_on = false;  // apply takes a migration further that was begun before
 };
 
 struct MigratedDomain {

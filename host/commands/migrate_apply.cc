@@ -130,6 +130,19 @@ absl::StatusOr<GuestFix> CallFix(const Services& services, const DomainSummary& 
       fix.refusals.empty() ? "the agent could not do it" : Printable(fix.refusals.front()));
 }
 
+// Disks are on the SCSI bus in a definition of before: an earlier migration may have moved them.
+absl::StatusOr<bool> HasDisksOnScsi(const std::string& before) {
+  VR_ASSIGN_OR_RETURN(const xml::Domain domain, xml::ParseDomain(before));
+  return std::any_of(domain.disks.begin(), domain.disks.end(), [](const xml::Disk& disk) {
+    return disk.device == "disk" && disk.bus == "scsi";
+  });
+}
+
+absl::StatusOr<bool> WasOnScsi(const MigrationRun& run) {
+  VR_ASSIGN_OR_RETURN(const std::string old_xml, run.migration().OldXml());
+  return HasDisksOnScsi(old_xml);
+}
+
 // Prepares the guest for a bus change, and looks whether that was enough; puts it back as it was
 // when it was not. FailedPrecondition, Unimplemented: it is as it was. Any other: nobody knows.
 absl::Status FixGuest(const Services& services, const MigrateOptions& options,
@@ -146,11 +159,14 @@ absl::Status FixGuest(const Services& services, const MigrateOptions& options,
   if (!judgement.ok()) return absl::InternalError(judgement.status().message());
   if (judgement->blockers.empty()) return absl::OkStatus();
   const Blocker& blocker = judgement->blockers.front();
-  const auto undone = CallFix(services, action.domain, GuestFixAction::kUndo, stop);
+  VR_ASSIGN_OR_RETURN(const bool on_scsi, HasDisksOnScsi(action.before));
+  const absl::StatusOr<GuestFix> undone =
+      on_scsi ? absl::FailedPreconditionError("disks on the SCSI bus need it")
+              : CallFix(services, action.domain, GuestFixAction::kUndo, stop);
   return absl::Status(
       undone.ok() ? absl::StatusCode::kFailedPrecondition : absl::StatusCode::kInternal,
       absl::StrCat("the guest was prepared, and still ", Code(blocker.reason), " (", blocker.detail,
-                   ")", undone.ok() ? "; it was put back as it was" : ""));
+                   ")", undone.ok() ? "; it was put back as it was" : "; it was not put back"));
 }
 
 // What a preparation has left that was interrupted. The agent undoes all that it has changed ever:
@@ -158,15 +174,12 @@ absl::Status FixGuest(const Services& services, const MigrateOptions& options,
 absl::Status PutGuestBack(const Services& services, const MigrateOptions& options,
                           const DomainSummary& domain, bool all, const std::stop_token& stop,
                           MigrationRun& run) {
-  VR_ASSIGN_OR_RETURN(const std::string old_xml, run.migration().OldXml());
-  VR_ASSIGN_OR_RETURN(const xml::Domain before, xml::ParseDomain(old_xml));
-  const bool was_moved = std::any_of(
-      before.disks.begin(), before.disks.end(),
-      [](const xml::Disk& disk) { return disk.device == "disk" && disk.bus == "scsi"; });
-  if (was_moved && !all) {
+  VR_ASSIGN_OR_RETURN(const bool on_scsi, WasOnScsi(run));
+  if (on_scsi && !all) {
     return absl::FailedPreconditionError(
         "its guest was not prepared to the end, and has other disks on the SCSI bus: 'migrate "
-        "rollback --fix-guest' takes back all that was ever prepared in it");
+        "apply --fix-guest' goes on with it; 'migrate rollback --fix-guest' takes back all that "
+        "was ever prepared in it, where its agent finds that no disk needs that");
   }
   Tell(options, domain, "the guest's files are put back");
   const auto undone = CallFix(services, domain, GuestFixAction::kUndo, stop);
@@ -252,8 +265,14 @@ MigratedDomain ApplyDomain(const Services& services, const MigrateOptions& optio
   SetOutcome(ApplyInto(services, options, action, stop, migrated), migrated);
   if (!migrated.place) migrated.needs_power_cycle = action.power_cycle_pending;
   if (migrated.needs_power_cycle && migrated.changes.empty() &&
-      migrated.outcome.kind == OutcomeKind::kDone)
-    migrated.outcome.reasons.push_back({Reason::kPowerCyclePending, ""});
+      migrated.outcome.kind == OutcomeKind::kDone) {
+    std::vector<Blocker>& reasons = migrated.outcome.reasons;
+    if (action.unsafe_power_cycle) {
+      reasons.insert(reasons.end(), action.risks.begin(), action.risks.end());
+    } else {
+      reasons.push_back({Reason::kPowerCyclePending, ""});
+    }
+  }
   return migrated;
 }
 
@@ -271,6 +290,12 @@ absl::Status RollBackOne(const Services& services, const MigrateOptions& options
     return absl::FailedPreconditionError(
         "rolled back, but the guest's files were not put back: it runs on its new bus until a "
         "power cycle");
+  }
+  VR_ASSIGN_OR_RETURN(const bool on_scsi, WasOnScsi(run));
+  if (on_scsi) {
+    return absl::FailedPreconditionError(
+        "rolled back, but the guest's files were not put back: disks of it are still on the SCSI "
+        "bus, and what was prepared for them would be taken back, too; it does no harm");
   }
   return UnfixGuest(services, options, domain, stop);
 }

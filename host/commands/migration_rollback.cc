@@ -37,6 +37,8 @@ absl::Status MigrationRun::RollBack(const std::string& why) {
   const bool is_started =
       here.step == MigrationStep::kStarting || here.step == MigrationStep::kVerifying;
   const bool is_stopped = here.step == MigrationStep::kStopping;
+  if (options_.power_cycle && runs && !is_started && !is_stopped)
+    VR_RETURN_IF_ERROR(RequireStoppable());
   MigrationRecord record;
   record.step = MigrationStep::kRollingBack;
   record.detail = is_back ? here.detail : why;
@@ -145,6 +147,20 @@ absl::Status MigrationRun::RequireOurs() {
                    migration_.old_xml_path(), "'"));
 }
 
+// It has run for a while, and others may have begun something with it.
+absl::Status MigrationRun::RequireStoppable() {
+  VR_ASSIGN_OR_RETURN(const std::string live_xml,
+                      services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kLive));
+  VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
+  VR_ASSIGN_OR_RETURN(const xml::Domain live, xml::ParseDomain(live_xml));
+  VR_ASSIGN_OR_RETURN(const xml::Domain old, xml::ParseDomain(old_xml));
+  VR_ASSIGN_OR_RETURN(std::vector<Blocker> blockers, services_.hypervisor.Activity(uuid_, live));
+  if (auto lost = DiskLost(live, old)) blockers.push_back(*std::move(lost));
+  if (blockers.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("it cannot be shut down now: ", BlockersText(blockers), "; not rolled back"));
+}
+
 absl::Status MigrationRun::RestoreOldXml() {
   VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
   VR_ASSIGN_OR_RETURN(const std::string current,
@@ -183,7 +199,7 @@ absl::Status MigrationRun::StopForRollback(const std::stop_token& stop) {
   } else {
     VR_RETURN_IF_ERROR(WaitUntilItIsThere(stop));
   }
-  return ShutDownAndWait(stop);
+  return ShutDownAndWait(/*ask=*/true, stop);
 }
 
 // A start that is not over yet; a domain that stays paused is left to the shutdown's time.

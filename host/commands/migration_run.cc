@@ -1,7 +1,6 @@
 #include "host/commands/migration_run.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -27,6 +26,17 @@ constexpr absl::Duration kSignOfLife = absl::Seconds(60);
 constexpr absl::string_view kNobodyToAsk =
     "disks change their bus, and no agent answers that could say whether the guest finds them "
     "after its power cycle; its new definition waits for one";
+
+std::string NotSafe(const PowerCycleCheck& check) {
+  return absl::StrCat("its power cycle would not be safe now: ", BlockersText(check.blockers));
+}
+
+absl::Status NotReady(const PowerCycleCheck& check) {
+  return absl::FailedPreconditionError(
+      absl::StrCat(NotSafe(check),
+                   "; the guest is not shut down, but its new definition is there for anybody's "
+                   "power cycle: put that right, or roll it back"));
+}
 
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToInt64Seconds(duration), " s");
@@ -173,8 +183,16 @@ absl::Status MigrationRun::LeaveDefined(const std::stop_token& stop) {
   record.was_running = true;
   LookBefore(record, stop);
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
-  VR_ASSIGN_OR_RETURN(const bool moves, MovesDisks());
+  VR_ASSIGN_OR_RETURN(const bool moves, ChangesBus());
   if (moves && !record.had_agent) return absl::UnavailableError(std::string(kNobodyToAsk));
+  VR_ASSIGN_OR_RETURN(const PowerCycleCheck check, Check(stop));
+  if (!check.blockers.empty()) {
+    // What this call has made for a guest that was ready when it was planned, it takes back.
+    waits_ = !defined_now_ || !check.answered;
+    return waits_ ? NotReady(check)
+                  : BeginRollBack(absl::FailedPreconditionError(NotSafe(check)), {});
+  }
+  checked_now_ = true;
   waits_ = false;
   return Append(std::move(record));
 }
@@ -182,7 +200,7 @@ absl::Status MigrationRun::LeaveDefined(const std::stop_token& stop) {
 // A guest that has run so for days is nobody's to stop: when it is not as it was, that is said, and
 // it goes on.
 absl::Status MigrationRun::VerifyAsItRuns(const std::stop_token& stop) {
-  VR_ASSIGN_OR_RETURN(const bool moves, MovesDisks());
+  VR_ASSIGN_OR_RETURN(const bool moves, ChangesBus());
   if (moves && !place().had_agent) return absl::UnavailableError(std::string(kNobodyToAsk));
   VR_ASSIGN_OR_RETURN(const std::string remark, Verify(stop));
   if (options_.probe && place().had_agent) Probe(stop);
@@ -213,12 +231,27 @@ absl::Status MigrationRun::Stop(const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const bool runs_new, RunsNew());
   // Killed after it had gone, and somebody else has started it.
   if (runs_new && state == DomainState::kRunning) return Append(MigrationStep::kStarting);
-  if (const absl::Status stopped = ShutDownAndWait(stop); !stopped.ok()) {
+  if (!std::exchange(checked_now_, false) && state == DomainState::kRunning) {
+    VR_ASSIGN_OR_RETURN(const PowerCycleCheck check, Check(stop));
+    if (!check.blockers.empty()) return StopUnasked(check, stop);
+  }
+  if (const absl::Status stopped = ShutDownAndWait(/*ask=*/true, stop); !stopped.ok()) {
     if (absl::IsCancelled(stopped)) return stopped;
     VR_RETURN_IF_ERROR(Append(MigrationStep::kDefined, std::string(stopped.message())));
     return Annotate(stopped, "its new definition waits for a power cycle");
   }
   return Append(MigrationStep::kStarting);
+}
+
+absl::Status MigrationRun::StopUnasked(const PowerCycleCheck& check, const std::stop_token& stop) {
+  if (const absl::Status gone = ShutDownAndWait(/*ask=*/false, stop); !gone.ok()) {
+    if (absl::IsCancelled(gone)) return gone;
+    VR_RETURN_IF_ERROR(Append(MigrationStep::kDefined, BlockersText(check.blockers)));
+    return NotReady(check);
+  }
+  // Of one that was silent since it was going nobody knows more than when it was asked to.
+  if (!check.answered) return Append(MigrationStep::kStarting);
+  return BeginRollBack(absl::FailedPreconditionError(NotSafe(check)), {});
 }
 
 absl::Status MigrationRun::StartNew() {
@@ -349,17 +382,24 @@ absl::StatusOr<bool> MigrationRun::IsOff() {
   return state == DomainState::kShutOff;
 }
 
-absl::StatusOr<bool> MigrationRun::MovesDisks() {
-  const auto buses = [](const xml::Domain& domain) {
-    std::multiset<std::string> found;
-    for (const xml::Disk& disk : domain.disks) found.insert(disk.bus);
-    return found;
-  };
+absl::StatusOr<bool> MigrationRun::ChangesBus() {
   VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
   VR_ASSIGN_OR_RETURN(const std::string new_xml, migration_.NewXml());
   VR_ASSIGN_OR_RETURN(const xml::Domain before, xml::ParseDomain(old_xml));
   VR_ASSIGN_OR_RETURN(const xml::Domain after, xml::ParseDomain(new_xml));
-  return buses(before) != buses(after);
+  return BusesOf(before) != BusesOf(after);
+}
+
+absl::StatusOr<PowerCycleCheck> MigrationRun::Check(const std::stop_token& stop) {
+  const DomainSummary domain = {"", uuid_, DomainState::kRunning, true};
+  VR_ASSIGN_OR_RETURN(PowerCycleCheck check,
+                      CheckPowerCycle(services_, domain, migration_, /*locked=*/true, stop));
+  if (stop.stop_requested()) return absl::CancelledError("interrupted");
+  if (!check.blockers.empty()) return check;
+  VR_ASSIGN_OR_RETURN(const DomainFacts facts, CollectDomain(services_, domain));
+  VR_ASSIGN_OR_RETURN(check.blockers, services_.hypervisor.Activity(uuid_, facts.live));
+  check.answered = false;
+  return check;
 }
 
 absl::StatusOr<bool> MigrationRun::RunsNew() {
@@ -388,7 +428,7 @@ absl::Status MigrationRun::StartIt() {
   return started;
 }
 
-absl::Status MigrationRun::ShutDownAndWait(const std::stop_token& stop) {
+absl::Status MigrationRun::ShutDownAndWait(bool ask, const std::stop_token& stop) {
   const absl::Time begin = services_.now();
   std::optional<absl::Time> asked;
   while (true) {
@@ -400,7 +440,7 @@ absl::Status MigrationRun::ShutDownAndWait(const std::stop_token& stop) {
       return absl::DeadlineExceededError(
           absl::StrCat("the guest did not shut down within ", Seconds(options_.shutdown_timeout)));
     }
-    if (!asked || now - *asked >= kAskAgain) {
+    if (ask && (!asked || now - *asked >= kAskAgain)) {
       const absl::Status status = services_.hypervisor.Shutdown(uuid_);
       // A QEMU that hangs may go down all the same, as one may that is on its way.
       const bool may_come = absl::IsFailedPrecondition(status) || absl::IsDeadlineExceeded(status);

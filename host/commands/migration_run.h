@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "host/commands/discard_probe.h"
+#include "host/commands/migration_guest.h"
 #include "host/commands/services.h"
 #include "host/model/migration.h"
 #include "host/services/migration_store.h"
@@ -102,17 +103,25 @@ class MigrationRun {
   absl::StatusOr<std::string> DifferenceFrom(const std::string& definition);
   absl::StatusOr<bool> IsOff();
   // A disk changes its bus.
-  absl::StatusOr<bool> MovesDisks();
+  absl::StatusOr<bool> ChangesBus();
+  // What a power cycle would break, a backup under way, too.
+  absl::StatusOr<PowerCycleCheck> Check(const std::stop_token& stop);
+  // An earlier call was about to shut it down, and that would not be done now. It may be on its way
+  // down all the same.
+  absl::Status StopUnasked(const PowerCycleCheck& check, const std::stop_token& stop);
   // The domain runs, and under the new definition.
   absl::StatusOr<bool> RunsNew();
   // OK as well when it turns out to run already.
   absl::Status StartIt();
   // FailedPrecondition: somebody else has changed the definition since.
   absl::Status RequireOurs();
+  // Nobody is lost or interrupted by the power cycle of a rollback that was asked for.
+  absl::Status RequireStoppable();
   absl::Status RestoreOldXml();
   absl::Status WaitUntilItIsGone(const std::stop_token& stop);
   absl::Status WaitUntilItIsThere(const std::stop_token& stop);
-  absl::Status ShutDownAndWait(const std::stop_token& stop);
+  // `ask`: it is asked to go; else only waited for.
+  absl::Status ShutDownAndWait(bool ask, const std::stop_token& stop);
   absl::Status StopForRollback(const std::stop_token& stop);
   // Empty: every mount of before is there.
   absl::StatusOr<std::string> MissingMount(const std::stop_token& stop);
@@ -127,6 +136,7 @@ class MigrationRun {
   std::vector<ProbedDisk> probed_;
   bool waits_ = false;        // at kDefined, and nothing more to do now
   bool defined_now_ = false;  // by this call, which has seen nobody power-cycle it since
+  bool checked_now_ = false;  // nothing spoke against the power cycle
   absl::Status failure_;      // the first one: why it was undone or rolled back
 };
 

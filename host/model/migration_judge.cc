@@ -186,6 +186,12 @@ bool DependsOnGuest(const MigrationChange& change) {
   return !change.moved_disks.empty() || (change.uses_virtio_blk && !change.assume);
 }
 
+std::vector<Blocker> JudgeMove(const GuestPreflight& guest) {
+  MigrationJudgement judgement;
+  JudgeBusChange(guest, /*is_off=*/false, /*fix=*/false, judgement);
+  return std::move(judgement.blockers);
+}
+
 MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change) {
   MigrationJudgement judgement;
   JudgeDomain(facts, judgement);

@@ -54,6 +54,10 @@ struct MigrationJudgement {
 // Whether the judgement depends on what is known of the guest, so that it is worth finding out.
 bool DependsOnGuest(const MigrationChange& change);
 
+// Why a running guest, as it is now, would not find its disks on another bus: the part of the
+// judgement that is asked for again before the power cycle. Empty: it would.
+std::vector<Blocker> JudgeMove(const GuestPreflight& guest);
+
 MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change);
 
 }  // namespace virt_reclaim

@@ -66,6 +66,22 @@ sync
 """
 BY_PATH_AGAIN = "tar -xPf /root/by-path.tar && rm /root/by-path.tar && sync"
 BREAK_INITRAMFS = "cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r) && sync"
+# As an update that is installed while the guest shuts down: nobody can be asked any more.
+BREAK_AT_SHUTDOWN = """
+set -e
+cp /usr/lib/test-initrds/prepared /boot/initrd.img-$(uname -r)
+mkdir -p /run/systemd/system
+cat >/run/systemd/system/late-update.service <<END
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/cp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)
+END
+systemctl start late-update.service
+sync
+"""
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 IS_BROKEN = "cmp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)"
 CHANNEL = f"<channel type='unix'><target type='virtio' name='{AGENT_PORT}'/></channel>"
 AGENT_STATE = "systemctl show --property=Result,ActiveState --value virt-reclaim-agent.service | xargs"
@@ -176,15 +192,21 @@ class OneGuest(HostTestCase):
 
     # Prepared when it was planned, and no more when it is power-cycled.
 
-    def test_06_planned_while_all_was_well(self) -> None:
+    def test_06_planned_while_all_was_well_and_refused_when_it_is_no_more(self) -> None:
         self.run_in_guest(PREPARE)
         self.run_program(DONE, "migrate", "apply", "--bus=virtio-scsi", self.name)
         self.assertIn("bus='scsi'", self.guest.saved_xml())
         self.assertIn("virtio_scsi.ko", self.run_in_guest(INITRAMFS))
         self.run_in_guest(BREAK_INITRAMFS)
+        pending, boot = self.guest.saved_xml(), self.run_in_guest(BOOT_ID)
+        (domain,) = self.run_program(REFUSED, "migrate", "apply", "--power-cycle=shutdown", self.name).json["domains"]
+        self.assertIn("initramfs-lacks-driver", domain["reasons"])
+        self.assertEqual(self.guest.saved_xml(), pending)
+        self.assertEqual(self.run_in_guest(BOOT_ID), boot)
 
     def test_07_it_finds_no_root_and_is_rolled_back(self) -> None:
-        """What a change to virtio-scsi costs who did not look before."""
+        """Broken after it was looked at, while it shuts down."""
+        self.run_in_guest(BREAK_AT_SHUTDOWN)
         begin, shown = time.monotonic(), len(self.guest.console_text())
         apply = self.reclaim.start(
             "migrate", "apply", "--bus=virtio-scsi", "--power-cycle=shutdown", "--verify-timeout", "60s", self.name

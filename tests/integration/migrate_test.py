@@ -148,9 +148,10 @@ class OnHost:
         self.assertEqual(self.checksums(), self.sums)
         print(f"killed at points {self.first_point} to {point}, in the steps {sorted(steps)}")
 
-    def killed(self, point: int, *words: str, word: str = "/state/:/etc/qemu/") -> Reply:
-        killer = VirtReclaim(PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), VR_KILL_IN=word)
-        return killer.run(*words)
+    def killed(self, point: int, *words: str, word: str = "/state/:/etc/qemu/", before_write: bool = False) -> Reply:
+        """Before a sync of such a file; or before it is written to."""
+        where = {"VR_KILL_AT_WRITE" if before_write else "VR_KILL_IN": word}
+        return VirtReclaim(PROGRAM, self.host, LD_PRELOAD=str(KILLER), VR_KILL_AT_SYNC=str(point), **where).run(*words)
 
     def test_5_killed_in_a_rollback_the_next_one_converges(self) -> None:
         new_xml = self.guest.saved_xml()
@@ -196,14 +197,21 @@ class OnHost:
         probed = reply.json["domains"][0]["probed_disks"]
         self.assertEqual([disk["discards_reach_host"] for disk in probed], [True] * len(self.filesystems), str(reply))
 
-    def test_7_killed_while_a_rollback_has_the_guest_off(self) -> None:
-        # Before the second line of its journal is synced: stopped, the old definition put back, and not started yet.
-        words = ("migrate", "rollback", "--power-cycle=shutdown", "--verify-timeout", "90s", "web")
-        killed = self.killed(2, *words, word="/journal.jsonl")
-        self.assertEqual(killed.status, -signal.SIGKILL, str(killed))
-        self.assertEqual(self.guest.saved_xml(), self.old_xml)
-        # Nobody has to say again that it is to run.
-        reply = self.reclaim.run("migrate", "rollback", "--verify-timeout", "90s", "web")
+    def test_7_killed_again_and_again_in_one_rollback_with_a_power_cycle(self) -> None:
+        new_xml = self.guest.saved_xml()
+        go_on = ("migrate", "rollback", "--verify-timeout", "90s", "web")
+        for what, before_write, words, step, saved in (
+            ("it has begun, and the guest was not asked to go yet", False, (*go_on, "--power-cycle=shutdown"), "rolling-back", new_xml),
+            ("stopped, the old definition put back, and that is not written down", True, go_on, "rolling-back", self.old_xml),
+            ("that is, and it is not started", False, go_on, "restored", self.old_xml),
+            # Nobody has to say again that it is to run.
+            ("it runs and was looked at, and that is not written down", True, go_on, "restored", self.old_xml),
+        ):
+            killed = self.killed(1, *words, word="/journal.jsonl", before_write=before_write)
+            self.assertEqual(killed.status, -signal.SIGKILL, f"{what}: {killed}")
+            self.assertEqual(self.step(), step, what)
+            self.assertEqual(self.guest.saved_xml(), saved, what)
+        reply = self.reclaim.run(*go_on)
         self.assertEqual(reply.status, DONE, str(reply))
         self.require_rolled_back()
 

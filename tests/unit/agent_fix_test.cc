@@ -104,6 +104,58 @@ TEST_F(FixTest, UndoPutsEverythingBack) {
   EXPECT_EQ(Run(FixAction::kUndo).result, FixResult::kNothingToDo);
 }
 
+// The disk is on another bus, or another disk has its name.
+TEST_F(FixTest, UndoWritesNoNameThatIsNotTheDevicesOwn) {
+  for (const bool is_there : {false, true}) {
+    GuestTree fresh;
+    fresh.MakeDebian();
+    const std::string fstab = fresh.Read("etc/fstab");
+    ASSERT_TRUE(FixGuest(fresh.Sources(), FixAction::kApply, {}).ok());
+    const std::string fixed = fresh.Read("etc/fstab");
+    const auto ids = fresh.ids;
+    fresh.ids.erase("/dev/vda1");
+    if (is_there) fresh.ids["/dev/vda1"] = {"ext4", "filesystem", "bbbb-1", "part-b"};
+    fresh.commands.clear();
+    const auto refused = FixGuest(fresh.Sources(), FixAction::kUndo, {});
+    EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(refused.status().message()),
+                HasSubstr(is_there ? "'/dev/vda1' is another device" : "'/dev/vda1' is not there"));
+    EXPECT_EQ(fresh.Read("etc/fstab"), fixed);
+    EXPECT_EQ(fresh.Read("etc/initramfs-tools/modules"), "# List\nvirtio_scsi\nsd_mod\n");
+    EXPECT_THAT(fresh.commands, IsEmpty());
+    // Back on its old bus.
+    fresh.ids = ids;
+    const auto undone = FixGuest(fresh.Sources(), FixAction::kUndo, {});
+    ASSERT_TRUE(undone.ok()) << undone.status();
+    EXPECT_EQ(undone->result, FixResult::kDone);
+    EXPECT_EQ(fresh.Read("etc/fstab"), fstab);
+  }
+}
+
+TEST_F(FixTest, UndoTakesNoDriverFromARootThatNeedsIt) {
+  guest.MakeDebian();
+  Run(FixAction::kApply);
+  const auto fixed = Snapshot();
+  BlockDevice disk;
+  disk.name = "sda";
+  disk.kind = DeviceKind::kDisk;
+  disk.bus_path = "pci0000:00/0000:00:05.0/virtio2/host0/target0:0:0/0:0:0:0";
+  disk.scsi_address = "0:0:0:0";
+  Filesystem root;
+  root.mount_points = {"/"};
+  root.chain.devices = {disk};
+  guest.list.filesystems = {root};
+  const auto refused = FixGuest(guest.Sources(), FixAction::kUndo, {});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("the root is on 'sda'"));
+  EXPECT_EQ(Snapshot(), fixed);
+  // A disk like that which is not the root's, and a root on SATA, do not matter.
+  guest.list.filesystems[0].mount_points = {"/srv"};
+  guest.list.filesystems.push_back(root);
+  guest.list.filesystems[1].chain.devices[0].bus_path = "pci0000:00/0000:00:1f.2/ata1/host0";
+  EXPECT_EQ(Run(FixAction::kUndo).result, FixResult::kDone);
+}
+
 TEST_F(FixTest, UndoLeavesWhatSomebodyChangedSince) {
   guest.MakeDebian();
   Run(FixAction::kApply);

@@ -138,9 +138,15 @@ TEST_F(MigrationTest, DisksAreNotMovedUnderASilentAgent) {
   options_.rewrite.bus = xml::BusPolicy::kVirtioScsi;
   options_.power_cycle = PowerCycle::kNever;
   ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDefined);
-  domain.agent.connect = absl::UnavailableError("nobody there");
   options_.power_cycle = PowerCycle::kShutdown;
-  MigratedDomain migrated = ApplyOne(world, options_);
+  const auto plan = Plan(world, options_);
+  domain.agent.connect = absl::UnavailableError("nobody there");
+  const MigratedDomain refused = ApplyOne(world, options_);
+  EXPECT_EQ(refused.outcome.kind, OutcomeKind::kSkipped);
+  ASSERT_EQ(refused.outcome.reasons.size(), 1u);
+  EXPECT_EQ(refused.outcome.reasons[0].reason, Reason::kGuestUnknown);
+  // Silent since it was planned.
+  const MigratedDomain migrated = ApplyMigrate(world.services(), options_, plan, {}).at(0);
   EXPECT_EQ(migrated.outcome.kind, OutcomeKind::kFailed);
   EXPECT_THAT(std::string(migrated.outcome.error.message()), HasSubstr("no agent answers"));
   EXPECT_EQ(migrated.place->step, MigrationStep::kDefined);
