@@ -1,7 +1,8 @@
 """`virt-reclaim sparsify` beside virt-sparsify --in-place, and beside a loop mount and fstrim by hand, on the same image; `sparsify --output`
 beside virt-sparsify's copying mode, and beside qemu-img convert of the image once it is sparse, which is the least that a copy takes.
 
-ext4 (one XFS) with random data, most of which was deleted: on the disk that TMPDIR is on, and on a tmpfs. One in a volume group, beside free extents in
+ext4 (one XFS, and small ones of other kinds) with random data, most of which was deleted: on the disk that TMPDIR is on, and on a tmpfs.
+That XFS has many free runs of one length, of which virt-sparsify leaves some. One in a volume group, beside free extents in
 which the filesystem of a volume lies that was removed: virt-sparsify leaves those. Each contestant gets a fresh copy in each round. virt-sparsify's
 appliance is emulated (TCG): with KVM it would start in some seconds.
 """
@@ -25,6 +26,7 @@ from benchlib import GIB, MIB, Row, Skip, built, find_program, median, mib, requ
 from punch import POOL, call, private_mounts
 
 KEEP = 256 * MIB
+OTHERS = {"ext2": "mkfs.ext2 -q", "btrfs": "mkfs.btrfs -q", "NTFS": "mkntfs -q -Q -F", "FAT32": "mkfs.vfat -F 32"}
 
 
 @dataclass
@@ -43,7 +45,8 @@ class Shape:
     tmpfs: bool = False
     fstrim: bool = False  # also beside a loop mount and fstrim
     copying: bool = False  # also a copy
-    mkfs: str = "mkfs.ext4"
+    mkfs: str = "mkfs.ext4 -q"
+    mixed: bool = False  # what stays lies between what is deleted, so that free runs are many and of one length
     removed: int = 0  # in a volume group: bytes of the filesystem of a volume that is no more
     # What is promised of in place: so many times the wall and CPU of virt-sparsify, at most.
     wall: float | None = None
@@ -65,9 +68,11 @@ def shapes(*, smoke: bool) -> list[Shape]:
     every = [
         Shape("20 GiB raw, disk", 20 * GIB, 3 * GIB, fstrim=True, wall=1 / 10, cpu=1 / 100),
         Shape("4 GiB raw, disk", 4 * GIB, 3 * GIB // 2, fstrim=True, copying=True, wall=1 / 40, cpu=1 / 100),
-        Shape("4 GiB XFS raw, disk", 4 * GIB, 3 * GIB // 2, mkfs="mkfs.xfs", wall=1 / 40, cpu=1 / 100),
+        Shape("4 GiB XFS raw, disk", 4 * GIB, 3 * GIB // 2, mkfs="mkfs.xfs -q", mixed=True, wall=1 / 40, cpu=1 / 100, freed=0.99),
         Shape("4 GiB LVM raw, disk", 4 * GIB, GIB, removed=512 * MIB, wall=1 / 40, cpu=1 / 100, freed=0.8),
         Shape("4 GiB qcow2, disk", 4 * GIB, 3 * GIB // 2, "qcow2", copying=True, wall=1 / 40, cpu=1 / 30),
+        # What the others come to is judged of small ones: an appliance takes as long for them.
+        *(Shape(f"1 GiB {name} raw, disk", GIB, GIB // 2, mkfs=mkfs, wall=1 / 10, cpu=1 / 10) for name, mkfs in OTHERS.items()),
         Shape("4 GiB raw, tmpfs", 4 * GIB, 3 * GIB // 2, tmpfs=True, fstrim=True, wall=1 / 40, cpu=1 / 30),
         Shape("4 GiB qcow2, tmpfs", 4 * GIB, 3 * GIB // 2, "qcow2", tmpfs=True, wall=1 / 40, cpu=1 / 30),
     ]
@@ -80,28 +85,45 @@ def volume(group: lvm_test.Group, name: str) -> tuple[int, int]:
     return offset, length
 
 
-def make_filesystem(raw: Path, mkfs: str, contents: dict[str, int], place: tuple[int, int]) -> None:
-    """With so many bytes in each directory; what is in "deleted" goes again."""
+def fill(mount: Path, contents: dict[str, int], *, mixed: bool) -> None:
+    """Files of 16 MiB, so many bytes of each name: in a directory each, or in one and in turn, each in proportion to what there is of it."""
+    files = [(name, i, size // (16 * MIB)) for name, size in contents.items() for i in range(size // (16 * MIB))]
+    if mixed:
+        files.sort(key=lambda file: file[1] / file[2])
+    for name, i, _ in files:
+        path = mount / (f"{name}.{i}" if mixed else f"{name}/{i}")
+        path.parent.mkdir(exist_ok=True)
+        # Random, and another file each time: no format finds doubles.
+        path.write_bytes(POOL[i * 4096 % (16 * MIB) :][: 16 * MIB])
+
+
+def make_filesystem(raw: Path, mkfs: str, contents: dict[str, int], place: tuple[int, int], *, mixed: bool = False) -> None:
+    """With so many bytes of each name; what is "deleted" goes again."""
     mount = raw.parent / "making"
     mount.mkdir()
     loop = imagelib.attach(raw, *place)
     try:
-        call(mkfs, "-q", loop)
-        call("mount", loop, str(mount))
+        call(*mkfs.split(), loop)
+        call("ntfs-3g" if "ntfs" in mkfs else "mount", loop, str(mount))
         try:
-            for name, size in contents.items():
-                directory = mount / name
-                directory.mkdir()
-                for i in range(size // (16 * MIB)):
-                    # Random, and another file each time: no format finds doubles.
-                    (directory / str(i)).write_bytes(POOL[i * 4096 % (16 * MIB) :][: 16 * MIB])
+            fill(mount, contents, mixed=mixed)
             call("sync", "-f", str(mount))
-            call("rm", "-rf", str(mount / "deleted"))
+            call("rm", "-rf", *map(str, mount.glob("deleted*")))
         finally:
             call("umount", str(mount))
     finally:
         call("losetup", "-d", loop)
         mount.rmdir()
+
+
+def make_fat(raw: Path, mkfs: str, contents: dict[str, int]) -> None:
+    """As make_filesystem, where no kernel mounts it."""
+    call(*mkfs.split(), str(raw))
+    tools = imagelib.Mtools(raw)
+    with tempfile.TemporaryDirectory(dir=raw.parent) as name:
+        fill(Path(name), contents, mixed=False)
+        tools.run("mcopy", "-s", *sorted(Path(name).iterdir()), "::/")
+    tools.run("mdeltree", "::/deleted")
 
 
 def make_master(path: Path, shape: Shape) -> None:
@@ -115,7 +137,11 @@ def make_master(path: Path, shape: Shape) -> None:
     else:
         with open(raw, "wb") as file:
             file.truncate(shape.size)
-        make_filesystem(raw, shape.mkfs, {"kept": min(KEEP, shape.deleted), "deleted": shape.deleted}, (0, shape.size))
+        contents = {"kept": min(KEEP, shape.deleted), "deleted": shape.deleted}
+        if "vfat" in shape.mkfs:
+            make_fat(raw, shape.mkfs, contents)
+        else:
+            make_filesystem(raw, shape.mkfs, contents, (0, shape.size), mixed=shape.mixed)
     if shape.format == "raw":
         return
     call("qemu-img", "convert", "-f", "raw", "-O", shape.format, str(raw), str(path))
@@ -225,7 +251,7 @@ def place(directory: Path, *, tmpfs: bool) -> Iterator[Path]:
 def run(*, smoke: bool, rounds: int) -> list[Row]:
     if os.geteuid() != 0:
         raise Skip("needs root: loop devices and mounts")
-    require_programs("mkfs.ext4", "mkfs.xfs", "lvm", "losetup", "qemu-img", "qemu-storage-daemon", "fstrim", "virt-sparsify")
+    require_programs("mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "mkntfs", "ntfs-3g", "mkfs.vfat", "mcopy", "lvm", "losetup", "qemu-img", "qemu-storage-daemon", "fstrim", "virt-sparsify")
     worker = find_program("virt-reclaim-freemap")
     if not worker:
         raise RuntimeError("'virt-reclaim-freemap' is not built")

@@ -24,7 +24,7 @@ virt_reclaim_test(commands_test
   SOURCES unit/commands_agent_install_test.cc unit/commands_explain_test.cc unit/commands_migrate_test.cc
     unit/commands_migration_move_test.cc unit/commands_migration_others_test.cc unit/commands_migration_test.cc unit/commands_offline_test.cc unit/commands_plan_file_test.cc
     unit/commands_overview_test.cc unit/commands_report_test.cc unit/commands_run_order_test.cc unit/commands_run_test.cc
-    unit/commands_sparsify_test.cc
+    unit/commands_appliance_test.cc unit/commands_image_users_test.cc unit/commands_sparsify_test.cc
     unit/commands_sync_domain_test.cc unit/commands_trim_choice_test.cc
     unit/commands_trim_history_test.cc unit/commands_trim_turns_test.cc
     unit/commands_trim_test.cc unit/report_check_test.cc unit/trim_schedule_test.cc

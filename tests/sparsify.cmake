@@ -4,7 +4,7 @@ if(NOT TARGET virt_reclaim_sparsify)
 endif()
 
 virt_reclaim_test(sparsify_unit_test
-  SOURCES unit/sparsify_copy_target_test.cc unit/sparsify_free_ranges_test.cc unit/sparsify_image_form_test.cc
+  SOURCES unit/sparsify_copy_target_test.cc unit/sparsify_free_ranges_test.cc unit/sparsify_image_form_test.cc unit/sparsify_nbd_client_test.cc
     unit/sparsify_opened_disks_test.cc unit/sparsify_qemu_disk_test.cc unit/sparsify_snapshot_space_test.cc
   DEPS virt_reclaim_sparsify LABEL unit)
 

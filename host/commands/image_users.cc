@@ -12,12 +12,7 @@
 namespace virt_reclaim {
 namespace {
 
-std::optional<std::tuple<uint64_t, uint64_t, uint64_t>> KeyOf(const std::string& path) {
-  struct stat status;
-  if (stat(path.c_str(), &status) != 0) return std::nullopt;
-  if (S_ISBLK(status.st_mode)) return std::tuple(uint64_t{0}, uint64_t{0}, status.st_rdev);
-  return std::tuple(status.st_dev, status.st_ino, uint64_t{0});
-}
+constexpr int kMostBelow = 200;  // libvirt's own limit (virStorageFileGetMetadata)
 
 // What is not known may be in use.
 absl::Status NotKnown(const DomainSummary& domain, const absl::Status& why) {
@@ -39,6 +34,13 @@ std::optional<Blocker> NotOff(const Services& services, const DomainSummary& dom
   if (saved.ok() && !*saved) return std::nullopt;
   if (!saved.ok() && absl::IsUnimplemented(saved.status())) return std::nullopt;
   return Blocker{Reason::kManagedSave, name};
+}
+
+std::optional<ImageUsers::Key> ImageUsers::KeyOf(const std::string& path) {
+  struct stat status;
+  if (stat(path.c_str(), &status) != 0) return std::nullopt;
+  if (S_ISBLK(status.st_mode)) return Key(0, 0, status.st_rdev);
+  return Key(status.st_dev, status.st_ino, 0);
 }
 
 void ImageUsers::Add(const std::string& path, const ImageUse& use) {
@@ -67,28 +69,79 @@ absl::StatusOr<ImageUsers> ImageUsers::Find(const Services& services, const std:
       const auto parsed = xml::ParseDomain(*text);
       if (!parsed.ok()) return NotKnown(domain, parsed.status());
       for (const xml::Disk& disk : parsed->disks) {
-        ImageUse use = {domain, disk.target, disk.source.format, 0, disk.shareable};
-        users.Add(disk.source.path, use);
-        if (disk.source.type != "file") continue;
-        const auto chain = services.images.Chain(disk.source, disk.backing);
-        if (!chain.ok()) {
-          // It is not there, or cannot be read: what the definition says is all there is.
-          for (const xml::ImageSource& below : disk.backing) {
-            ++use.depth;
-            use.format = below.format;
-            users.Add(below.path, use);
-          }
-          continue;
-        }
-        for (size_t depth = 1; depth < chain->size(); ++depth) {
-          use.depth = depth;
-          use.format = (*chain)[depth].format;
-          users.Add((*chain)[depth].path, use);
-        }
+        const absl::Status known = users.AddDisk(services, domain, disk);
+        if (known.ok()) continue;
+        users.unknown_.push_back(
+            {disk.source.path,
+             absl::StrCat("it may be what '", Printable(disk.target), "' of '",
+                          Printable(domain.name),
+                          "' stands on, which is not known: ", Printable(known.message()))});
       }
     }
   }
   return users;
+}
+
+absl::Status ImageUsers::AddDisk(const Services& services, const DomainSummary& domain,
+                                 const xml::Disk& disk) {
+  xml::ImageSource source = disk.source;
+  if (source.type == "volume") {
+    const size_t slash = source.path.find('/');
+    const auto path = services.hypervisor.VolumePath(
+        source.path.substr(0, slash),
+        slash == std::string::npos ? "" : source.path.substr(slash + 1));
+    // Of a domain that has memory to come back to it is not gone, whatever libvirt says.
+    if (absl::IsNotFound(path.status()) && !NotOff(services, domain)) return absl::OkStatus();
+    VR_RETURN_IF_ERROR(path.status());
+    source.type = "file";
+    source.path = *path;
+  }
+  ImageUse use = {domain, disk.target, source.format, 0, disk.shareable};
+  Add(source.path, use);
+  // What a definition says is what QEMU is given, whatever the header of the image says.
+  for (const xml::ImageSource& below : disk.backing) {
+    ++use.depth;
+    use.format = below.format;
+    Add(below.path, use);
+  }
+  const xml::ImageSource& last = disk.backing.empty() ? source : disk.backing.back();
+  if (last.type != "file" && last.type != "block") return absl::OkStatus();
+  return AddBelow(services, last.path, use);
+}
+
+absl::Status ImageUsers::AddBelow(const Services& services, std::string path, ImageUse use) {
+  // libvirt never probes: no format means raw. Where a header does not tell, QEMU looks.
+  if (use.format.empty()) return absl::OkStatus();
+  for (int step = 0; step < kMostBelow; ++step) {
+    if (use.format == "raw") return absl::OkStatus();
+    const auto header = services.images.ReadHeader(path, use.format);
+    if (step == 0 && absl::IsNotFound(header.status())) return absl::OkStatus();
+    VR_RETURN_IF_ERROR(header.status());
+    if (header->external_data && header->data_path.empty())
+      return absl::UnimplementedError(Quoted(path) + " does not name its data file");
+    if (header->external_data) {
+      ImageUse data = use;
+      ++data.depth;
+      Add(header->data_path, data);
+    }
+    if (!header->backing || header->backing_elsewhere) return absl::OkStatus();
+    if (header->backing_path.empty())
+      return absl::UnimplementedError(Quoted(path) + " names no file that it stands on");
+    path = header->backing_path;
+    use.format = header->backing_format;
+    ++use.depth;
+    Add(path, use);
+  }
+  return absl::ResourceExhaustedError(Quoted(path) + ": the chain does not end");
+}
+
+std::string ImageUsers::MayBeBelow(const std::string& path) const {
+  const auto key = KeyOf(path);
+  for (const Unknown& unknown : unknown_) {
+    const bool itself = unknown.path == path || (key && KeyOf(unknown.path) == key);
+    if (!itself) return unknown.why;
+  }
+  return "";
 }
 
 std::vector<ImageUse> ImageUsers::Of(const std::string& path) const {

@@ -16,6 +16,7 @@
 #include "base/byte_size.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/commands/appliance_watch.h"
 #include "host/commands/collect.h"
 #include "host/commands/image_users.h"
 #include "host/guard/image_guard.h"
@@ -136,6 +137,8 @@ class SparsifyPlanner {
       action.users.push_back(use.domain);
       if (auto blocker = NotOff(services_, use.domain)) Refuse(action, *std::move(blocker));
     }
+    if (const std::string why = users_.MayBeBelow(path); !why.empty())
+      Refuse(action, {Reason::kImageRefused, absl::StrCat(label, why)});
     if (action.outcome.kind != OutcomeKind::kDone) return;
     const auto header = services_.images.ReadHeader(path, format);
     if (!header.ok()) return SetSparsifyOutcome(header.status(), action.outcome);
@@ -225,14 +228,6 @@ std::vector<ImageIdentity> IdentitiesOf(const std::vector<sparsify::DiskSpec>& d
   return identities;
 }
 
-absl::Status CheckSame(const ImageIdentity& planned, const std::string& path) {
-  struct stat status;
-  if (stat(path.c_str(), &status) != 0)
-    return ErrnoStatus(errno, absl::StrCat("stat '", Printable(path), "'"));
-  if (SameFile(IdentityOf(status), planned)) return absl::OkStatus();
-  return absl::FailedPreconditionError(Quoted(path) + " was replaced by another file meanwhile");
-}
-
 // What each image occupies; absent for what is no file.
 std::vector<std::optional<uint64_t>> AllocationsOf(const Services& services,
                                                    const std::vector<SparsifyDisk>& disks) {
@@ -271,20 +266,29 @@ absl::Status TrimByAppliance(const Services& services, const SparsifyImagesOptio
     return absl::OkStatus();
   }
   std::vector<OfflineDisk> disks;
+  std::vector<WatchedImage> watched;
   for (const SparsifyDisk& disk : target.disks) {
     std::error_code error;
     const std::string path = std::filesystem::absolute(disk.spec.path, error);
     if (error) return absl::InternalError(error.message());
+    watched.push_back({path, images[disks.size()]});
     disks.push_back({disk.spec.format, path});
-    VR_RETURN_IF_ERROR(CheckSame(images[disks.size() - 1], path));
+    VR_RETURN_IF_ERROR(CheckSame(watched.back()));
     GuardOptions asking;
     asking.intent = ImageIntent::kResize;
     VR_RETURN_IF_ERROR(CheckUnused(path, asking));
   }
-  VR_RETURN_IF_ERROR(still_off());
   const auto was = AllocationsOf(services, target.disks);
-  auto done = RunApplianceJobs(services, disks, jobs, stop);
-  for (size_t i = 0; i < disks.size(); ++i) VR_RETURN_IF_ERROR(CheckSame(images[i], disks[i].path));
+  ApplianceWatch watch(watched, still_off, stop);
+  const absl::Status begun = watch.Begin();
+  if (absl::IsPermissionDenied(begun)) {  // what was done without the appliance is done
+    for (const ApplianceJob& job : jobs) target.appliance[job.filesystem] = begun;
+    return absl::OkStatus();
+  }
+  VR_RETURN_IF_ERROR(begun);
+  auto done = RunApplianceJobs(services, disks, jobs, watch.token());
+  VR_RETURN_IF_ERROR(watch.End());
+  for (const WatchedImage& image : watched) VR_RETURN_IF_ERROR(CheckSame(image));
   VR_ASSIGN_OR_RETURN(target.appliance, std::move(done));
   AddMeasured(was, AllocationsOf(services, target.disks), target.result->disks);
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "host/freemap/foreign_state.h"
 #include "host/freemap/lvm_set.h"
 #include "host/freemap/partition_table.h"
 #include "host/freemap/signatures.h"
@@ -94,7 +95,7 @@ void Scan::ReadFilesystem(Filesystem found, const ByteSource& source) {
   }
   if (found.type.empty()) return Refuse(std::move(found), UnknownError("nothing that is known"));
   if (reader == nullptr) {
-    const absl::Status why = UnknownError(absl::StrCat("no reader for ", found.type));
+    const absl::Status why = WhyNoReader(found.type, source);
     return Refuse(std::move(found), why);
   }
   if (result_.filesystems.size() >= kMaxFilesystems) return;

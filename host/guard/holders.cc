@@ -28,6 +28,7 @@ namespace {
 
 constexpr size_t kMaxProcFile = 16 << 20;  // /proc/locks of a large host
 constexpr size_t kMaxNames = 8;            // a message, not a list
+constexpr int kMaxGenerations = 16;        // from a libguestfs appliance's QEMU to us there are two
 
 using Directory = Handle<DIR, closedir>;
 
@@ -53,7 +54,8 @@ bool IsThis(const struct stat& status, const ImageIdentity& identity) {
   return SameImage(IdentityOf(status), identity);
 }
 
-void AddProcesses(const ImageIdentity& identity, const HolderRoots& roots, Holders& holders) {
+void AddProcesses(const ImageIdentity& identity, const HolderRoots& roots,
+                  const std::function<bool(pid_t)>& ours, Holders& holders) {
   int error = 0;
   const std::vector<std::string> pids = Entries(roots.proc, error);
   if (error != 0) holders.complete = false;
@@ -68,7 +70,7 @@ void AddProcesses(const ImageIdentity& identity, const HolderRoots& roots, Holde
       return stat(absl::StrCat(process, "/fd/", fd).c_str(), &status) == 0 &&
              IsThis(status, identity);
     });
-    if (holds) {
+    if (holds && (!ours || !ours(number))) {
       holders.names.push_back(
           absl::StrCat(Printable(FirstLine(process + "/comm")), " (pid ", pid, ")"));
     }
@@ -163,13 +165,30 @@ std::string Holders::Describe() const {
   return text;
 }
 
-Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots) {
+Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots,
+                    const std::function<bool(pid_t)>& ours) {
   Holders holders;
-  AddProcesses(identity, roots, holders);
+  AddProcesses(identity, roots, ours, holders);
   AddLoops(identity, roots, holders);
   if (identity.block_device != 0) AddDeviceUsers(identity, roots, holders);
   AddSwap(identity, roots, holders);
   return holders;
+}
+
+bool IsDescendant(pid_t pid, const HolderRoots& roots) {
+  for (int generation = 0; generation < kMaxGenerations && pid > 1; ++generation) {
+    // "4711 (a name) S 4710 ..." (proc_pid_stat(5)); the name may have anything in it
+    const std::string line = FirstLine(absl::StrCat(roots.proc, "/", pid, "/stat"));
+    const size_t name_end = line.rfind(')');
+    pid_t parent = 0;
+    if (name_end == std::string::npos ||
+        sscanf(line.c_str() + name_end, ") %*c %d", &parent) != 1) {
+      return false;
+    }
+    if (parent == getpid()) return true;
+    pid = parent;
+  }
+  return false;
 }
 
 bool HasLease(const std::string& path, const ImageIdentity& identity, const HolderRoots& roots) {

@@ -3,6 +3,9 @@
 #ifndef VIRT_RECLAIM_HOST_GUARD_HOLDERS_H_
 #define VIRT_RECLAIM_HOST_GUARD_HOLDERS_H_
 
+#include <sys/types.h>
+
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -27,10 +30,16 @@ struct Holders {
   std::string Describe() const;
 };
 
-// Everybody but this process that holds the image `identity`. Costs one stat for each descriptor of
-// each process. What goes away meanwhile is left out, what appears may be missed: this names who is
-// in the way; for a regular file the lease proves that nobody is. Any thread.
-Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots = {});
+// Everybody but this process, and those of whom `ours` (empty: none) is true, that holds the image
+// `identity`. Costs one stat for each descriptor of each process. What goes away meanwhile is left
+// out, what appears may be missed: this names who is in the way; for a regular file the lease
+// proves that nobody is. Any thread.
+Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots = {},
+                    const std::function<bool(pid_t)>& ours = nullptr);
+
+// Whether this process, or one that it started, has started `pid`: as long as all between the two
+// live. Any thread.
+bool IsDescendant(pid_t pid, const HolderRoots& roots = {});
 
 // Whether another process holds a lease on the image `identity` at `path`, from /proc/locks.
 // Opening the image would break it. Where the kernel does not tell the mount of a file (before

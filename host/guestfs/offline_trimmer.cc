@@ -15,6 +15,10 @@ namespace {
 
 absl::StatusOr<Guestfs> LaunchForTrim(const std::vector<OfflineImage>& images) {
   VR_ASSIGN_OR_RETURN(Guestfs handle, CreateGuestfs());
+  // Its QEMU must be our child, so that who looks after the images can tell it from others,
+  // whatever LIBGUESTFS_BACKEND says; libvirt would give them another owner besides.
+  if (guestfs_set_backend(handle.get(), "direct") != 0)
+    return GuestfsStatus(handle.get(), "choose libguestfs's backend");
   for (const OfflineImage& image : images) {
     // "enable": fails where discards would be dropped.
     if (guestfs_add_drive_opts(handle.get(), image.path.c_str(), GUESTFS_ADD_DRIVE_OPTS_FORMAT,

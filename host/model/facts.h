@@ -88,6 +88,11 @@ struct ImageHeader {
   bool needs_check = false;  // marked as dirty or corrupt
   bool bitmaps = false;      // persistent ones
   bool unknown_features = false;
+  // With `backing`: where that lies, which may not be there; empty: no file's name ("json:...").
+  std::string backing_path = "";
+  std::string backing_format = "";  // empty: not said
+  bool backing_elsewhere = false;   // it is reached by a network protocol ("nbd://...")
+  std::string data_path = "";       // with `external_data`: likewise; empty: not said
 };
 
 // A block device of the host, from its sysfs. Sizes in bytes.

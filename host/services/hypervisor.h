@@ -86,6 +86,13 @@ class Hypervisor {
   virtual absl::StatusOr<xml::HostMachines> MachineTypes(const std::string& arch,
                                                          const std::string& type) = 0;
 
+  // Where a volume of a storage pool lies: a file or block device. NotFound: there is no such pool
+  // or volume. FailedPrecondition: the pool is not started, and nobody knows.
+  virtual absl::StatusOr<std::string> VolumePath(const std::string& /*pool*/,
+                                                 const std::string& /*volume*/) {
+    return absl::UnimplementedError("this driver has no storage pools");
+  }
+
   // Replaces the persistent definition, with validation (VIR_DOMAIN_DEFINE_VALIDATE).
   virtual absl::Status Define(const std::string& xml) = 0;
 

@@ -97,6 +97,15 @@ std::string ResolveBacking(const std::string& overlay, const std::string& name) 
   return slash == std::string::npos ? name : absl::StrCat(overlay.substr(0, slash + 1), name);
 }
 
+// "nbd://host/x", "rbd:pool/x". What has a name that is not listed may be a file of this machine.
+bool IsNetworkName(absl::string_view name) {
+  static constexpr const char* kProtocols[] = {"nbd", "nbds", "rbd",   "iscsi", "iser",   "http",
+                                               "ftp", "ftps", "https", "ssh",   "gluster"};
+  return std::any_of(std::begin(kProtocols), std::end(kProtocols), [&](const char* protocol) {
+    return absl::StartsWith(name, absl::StrCat(protocol, ":"));
+  });
+}
+
 // The data file that a qcow2 header names, and its `st`; empty: it cannot be looked at. A relative
 // name is nobody's: QEMU 7.2 looks for it in its own working directory (measured), libvirt beside
 // the image.
@@ -217,7 +226,11 @@ class PosixImageStore : public ImageStore {
     header.granularity = uint64_t{1} << qcow2.cluster_bits;
     header.internal_snapshots = qcow2.snapshots;
     header.backing = !qcow2.backing_file.empty();
+    header.backing_path = ResolveBacking(path, qcow2.backing_file);
+    header.backing_format = qcow2.backing_format;
+    header.backing_elsewhere = IsNetworkName(qcow2.backing_file);
     header.external_data = qcow2.external_data;
+    header.data_path = ResolveBacking(path, qcow2.data_file);
     header.encrypted = qcow2.encrypted;
     header.needs_check = qcow2.dirty || qcow2.corrupt;
     header.bitmaps = qcow2.bitmaps;

@@ -19,6 +19,7 @@ absl::StatusCode CodeOf(int libvirt_code, absl::string_view message) {
   if (absl::StrContains(message, "Permission denied")) return absl::StatusCode::kPermissionDenied;
   switch (libvirt_code) {
     case VIR_ERR_NO_DOMAIN:
+    case VIR_ERR_NO_STORAGE_POOL:
     case VIR_ERR_NO_STORAGE_VOL:
       return absl::StatusCode::kNotFound;
     case VIR_ERR_ACCESS_DENIED:

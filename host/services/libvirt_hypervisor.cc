@@ -214,6 +214,18 @@ class LibvirtHypervisor : public Hypervisor {
     return machine_types_[{arch, type}] = std::move(found);
   }
 
+  absl::StatusOr<std::string> VolumePath(const std::string& pool,
+                                         const std::string& volume) override {
+    const Handle<virStoragePool, virStoragePoolFree> found(
+        virStoragePoolLookupByName(connection_.get(), pool.c_str()));
+    if (found == nullptr) return LibvirtStatus(absl::StrCat("find the pool ", Quoted(pool)));
+    const Handle<virStorageVol, virStorageVolFree> in_pool(
+        virStorageVolLookupByName(found.get(), volume.c_str()));
+    std::string path = in_pool == nullptr ? "" : TakeString(virStorageVolGetPath(in_pool.get()));
+    if (path.empty()) return LibvirtStatus(absl::StrCat("find the volume ", Quoted(volume)));
+    return path;
+  }
+
   absl::Status Define(const std::string& xml) override {
     DomainHandle domain(
         virDomainDefineXMLFlags(connection_.get(), xml.c_str(), VIR_DOMAIN_DEFINE_VALIDATE));

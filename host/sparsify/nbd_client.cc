@@ -76,8 +76,11 @@ void CutAt(std::vector<Range>& ranges, uint64_t end) {
 
 class Trimmer final : public NbdTrimmer {
  public:
-  Trimmer(NbdHandle handle, uint64_t size) : handle_(std::move(handle)), size_(size) {}
-  ~Trimmer() override { nbd_shutdown(handle_.get(), 0); }
+  Trimmer(NbdHandle handle, uint64_t size) : size_(size), handle_(std::move(handle)) {}
+  ~Trimmer() override {
+    MakeRoom(0).IgnoreError();
+    nbd_shutdown(handle_.get(), 0);
+  }
 
   uint64_t size_bytes() const override { return size_; }
 
@@ -102,24 +105,58 @@ class Trimmer final : public NbdTrimmer {
     return map;
   }
 
-  absl::Status Trim(Range range) override {
-    if (nbd_trim(handle_.get(), range.size(), range.begin, 0) == 0) return absl::OkStatus();
-    return LastError(absl::StrCat("trim at ", range.begin));
-  }
+  absl::Status Trim(Range range) override { return Begin(nbd_aio_trim, "trim", range); }
 
-  absl::Status Zero(Range range) override {
-    if (nbd_zero(handle_.get(), range.size(), range.begin, 0) == 0) return absl::OkStatus();
-    return LastError(absl::StrCat("zero at ", range.begin));
-  }
+  absl::Status Zero(Range range) override { return Begin(nbd_aio_zero, "zero", range); }
 
   absl::Status Flush() override {
+    VR_RETURN_IF_ERROR(MakeRoom(0));
     if (nbd_flush(handle_.get(), 0) == 0) return absl::OkStatus();
     return LastError("flush");
   }
 
  private:
-  NbdHandle handle_;
+  struct Request {
+    Trimmer* trimmer;
+    const char* what;
+    Range range;
+  };
+
+  // Within calls of libnbd. 1: it need not keep the answer.
+  static int TakeAnswer(void* data, int* error) {
+    const auto* request = static_cast<const Request*>(data);
+    Trimmer& trimmer = *request->trimmer;
+    --trimmer.in_flight_;
+    if (*error != 0 && trimmer.failed_.ok()) {
+      const std::string what = absl::StrCat(request->what, " at ", request->range.begin);
+      trimmer.failed_ = absl::InternalError(ErrnoStatus(*error, what).message());
+    }
+    return 1;
+  }
+
+  // libnbd frees the request when it will not be answered any more, also after an error.
+  absl::Status Begin(decltype(nbd_aio_trim)* send, const char* what, Range range) {
+    VR_RETURN_IF_ERROR(MakeRoom(kMaxInFlight - 1));
+    const nbd_completion_callback ended = {TakeAnswer, new Request{this, what, range},
+                                           [](void* data) { delete static_cast<Request*>(data); }};
+    ++in_flight_;  // the answer may come before `send` returns
+    if (send(handle_.get(), range.size(), range.begin, ended, 0) >= 0) return failed_;
+    --in_flight_;
+    return LastError(absl::StrCat(what, " at ", range.begin));
+  }
+
+  // Waits until no more than `most` are under way.
+  absl::Status MakeRoom(int most) {
+    while (in_flight_ > most) {
+      if (nbd_poll(handle_.get(), -1) < 0) return LastError("wait for an answer");
+    }
+    return failed_;
+  }
+
   uint64_t size_;
+  int in_flight_ = 0;
+  absl::Status failed_;  // the first one
+  NbdHandle handle_;     // answers to the others
 };
 
 absl::StatusOr<uint64_t> SizeOf(nbd_handle* handle) {

@@ -23,10 +23,13 @@ struct ReadConnection {
 // is not read-only.
 absl::StatusOr<ReadConnection> ConnectForReading(UniqueFd socket, const char* name);
 
-// Asks what is allocated, and trims. Each call waits for its answer; one thread. Errors are
-// Internal, with libnbd's words.
+// Asks what is allocated, and trims. Trims and zeroes are under way when their call returns, up to
+// kMaxInFlight of them: that one failed is said by a later call, Flush at the latest. One thread.
+// Errors are Internal, with libnbd's words.
 class NbdTrimmer {
  public:
+  static constexpr int kMaxInFlight = 4;
+
   static absl::StatusOr<std::unique_ptr<NbdTrimmer>> Connect(UniqueFd socket, const char* name);
   virtual ~NbdTrimmer() = default;
 
@@ -36,6 +39,7 @@ class NbdTrimmer {
   virtual absl::Status Trim(Range range) = 0;  // at most 1 GiB
   // Reads as zeroes from now on; nothing is allocated for it where the format knows zero clusters.
   virtual absl::Status Zero(Range range) = 0;  // at most 1 GiB
+  // What is under way is done first, and made to last.
   virtual absl::Status Flush() = 0;
 };
 

@@ -25,7 +25,9 @@ using testing::HasSubstr;
 constexpr char kGuestPing[] = R"({"execute":"guest-ping"})";
 constexpr char kNode[] =
     R"(<node><cpu><mhz>2000</mhz><model>x</model><active>2</active><nodes>1</nodes><sockets>1</sockets>
-<cores>2</cores><threads>1</threads></cpu><memory>4194304</memory>)";
+<cores>2</cores><threads>1</threads></cpu><memory>4194304</memory>
+<pool type='dir'><name>images</name><target><path>/images</path></target>
+<volume><name>b.raw</name><capacity>1048576</capacity></volume></pool>)";
 
 std::string TestXml(const std::string& type) {
   return absl::StrCat("<domain type='", type, "'><name>web</name><uuid>", kUuid,
@@ -50,7 +52,10 @@ class RealWorld {
 
 class FakeTwin {
  public:
-  FakeTwin() { world_.AddDomain(TestXml("test"), DomainState::kRunning); }
+  FakeTwin() {
+    world_.AddDomain(TestXml("test"), DomainState::kRunning);
+    world_.volumes["images/b.raw"] = "/images/b.raw";
+  }
   Hypervisor& hypervisor() { return world_.services().hypervisor; }
   static std::string Type() { return "test"; }
 
@@ -84,6 +89,13 @@ TYPED_TEST(HypervisorContract, XmlCanBeReadAndParsed) {
     ASSERT_EQ(domain.disks.size(), 1u);
     EXPECT_EQ(domain.disks[0].source.path, "/images/a.raw");
   }
+}
+
+TYPED_TEST(HypervisorContract, WhereAVolumeLies) {
+  Hypervisor& hypervisor = this->world_.hypervisor();
+  EXPECT_EQ(hypervisor.VolumePath("images", "b.raw").value(), "/images/b.raw");
+  EXPECT_TRUE(absl::IsNotFound(hypervisor.VolumePath("images", "none").status()));
+  EXPECT_TRUE(absl::IsNotFound(hypervisor.VolumePath("none", "b.raw").status()));
 }
 
 TYPED_TEST(HypervisorContract, UnknownDomainIsNotFound) {

@@ -57,6 +57,7 @@ class FakeImageStore : public ImageStore {
 
   absl::StatusOr<ImageHeader> ReadHeader(const std::string& path,
                                          const std::string& format) override {
+    if (const auto one = world_.headers.find(path); one != world_.headers.end()) return one->second;
     const auto image = world_.images.find(path);
     if (image == world_.images.end())
       return absl::NotFoundError(absl::StrCat("open '", path, "': No such file or directory"));
@@ -194,6 +195,12 @@ class FakeHypervisor : public FakeBackups {
     return domain->activity;
   }
 
+  absl::StatusOr<std::string> VolumePath(const std::string& pool,
+                                         const std::string& volume) override {
+    const auto found = world_.volumes.find(absl::StrCat(pool, "/", volume));
+    if (found == world_.volumes.end()) return absl::NotFoundError("no such volume");
+    return found->second;
+  }
   absl::StatusOr<bool> HasManagedSave(const std::string& uuid) override {
     VR_ASSIGN_OR_RETURN(FakeDomain * domain, Find(uuid));
     return domain->managed_save;

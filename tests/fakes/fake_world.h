@@ -140,6 +140,7 @@ class FakeWorld {
 
   std::map<std::string, FakeDomain> domains;            // by UUID
   std::map<std::string, Usage> images;                  // by path
+  std::map<std::string, std::string> volumes;           // paths, by "pool/volume"
   std::map<std::string, std::vector<Range>> allocated;  // by path: where; absent: nobody knows
   // By path of a qcow2 image: its data file, which is in `images`, too; empty: nobody can look at
   // it.
@@ -159,6 +160,7 @@ class FakeWorld {
   uint64_t granularity = 0;                                           // of every image
   uint32_t qcow2_version = 0;                                         // of every image
   ImageHeader header;  // what else every image says of itself
+  std::map<std::string, absl::StatusOr<ImageHeader>> headers;  // of single images, by path
   // What Sparsify answers, whatever it is asked.
   absl::StatusOr<sparsify::SparsifyResult> sparsify = absl::UnimplementedError("not filled in");
   std::vector<std::string> calls;  // what changed something: "define web"

@@ -8,8 +8,10 @@ ambiguous or nobody's. A refused filesystem has no free run at all.
 import os
 import pathlib
 import re
+import shutil
 import struct
 import sys
+import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import dirtylib
@@ -99,6 +101,15 @@ class DirtyTest(dirtylib.DirtyTest):
     def test_external_journal(self):
         self.make("mke2fs -q -O journal_dev")
         self.refused("unknown")
+
+    @unittest.skipUnless(shutil.which("mkfs.f2fs"), "no mkfs.f2fs, which libguestfs's packages bring")
+    def test_f2fs_is_never_known_to_be_at_rest(self):
+        self.make("mkfs.f2fs -q -f")
+        self.refused("dirty-journal", "cannot be told")
+        flags = 512 * 4096 + 132  # of the checkpoint
+        for value, refusal, reason in ((0x184, "dirty-journal", "not unmounted"), (0x18D, "state", "notes errors")):
+            self.write(flags, struct.pack("<I", value))
+            self.refused(refusal, reason)
 
     def test_cut_images(self):
         for mkfs, size in (("mkfs.ext4 -q", 64 * MIB), ("mkfs.xfs -q", 300 * MIB), ("mkfs.btrfs -q", 128 * MIB)):

@@ -90,6 +90,9 @@ class Sparsify(HostTestCase):
         self.refused("image-backs-others", "web")
         self.refused("image-backs-others", self.qcow2)
         self.refused("overlay", "clone")
+        # What it stands on cannot be read any more: any image may be its base.
+        overlay.write_bytes(b"no qcow2 image")
+        self.refused("image-refused", self.qcow2)
         self.host.virsh("undefine", "clone")
 
     def test_4_all_disks_of_a_stopped_domain(self) -> None:

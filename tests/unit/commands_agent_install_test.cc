@@ -20,7 +20,6 @@ using testing::HasSubstr;
 using testing::IsEmpty;
 using testing::SizeIs;
 
-constexpr char kUuid[] = "11111111-2222-3333-4444-555555555555";
 constexpr char kVersion[] = "0.1.0";
 constexpr char kProgramText[] = "#!/bin/sh\necho virt-reclaim-agent 0.1.0\n";
 constexpr char kChannel[] = "org.virt_reclaim.agent.v1";

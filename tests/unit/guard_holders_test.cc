@@ -49,6 +49,23 @@ TEST_F(HoldersTest, ProcessesAndLoops) {
   EXPECT_EQ(holders.Describe(), "qemu\\x1b[2J (pid 4711), /dev/loop3");
 }
 
+TEST_F(HoldersTest, WhoIsOurs) {
+  tree.Write("proc/4711/comm", "qemu\n");
+  tree.Link("proc/4711/fd/11", "image");
+  tree.Write("proc/4712/comm", "other\n");
+  tree.Link("proc/4712/fd/0", "image");
+  const auto ours = [](pid_t pid) { return pid == 4711; };
+  EXPECT_THAT(FindHolders(identity, roots, ours).names, ElementsAre("other (pid 4712)"));
+  tree.Write("proc/4711/stat", "4711 (qemu) x) 4) S 4710 4709 4709 0 -1\n");
+  EXPECT_FALSE(IsDescendant(4711, roots));
+  tree.Write("proc/4710/stat", absl::StrCat("4710 (guestfs) S ", getpid(), " 4709 4709 0 -1\n"));
+  EXPECT_TRUE(IsDescendant(4711, roots));
+  tree.Write("proc/4710/stat", "4710 (guestfs) S 1 4709 4709 0 -1\n");
+  EXPECT_FALSE(IsDescendant(4711, roots));
+  tree.Write("proc/4710/stat", "4710 (guestfs) S 4711 4709 4709 0 -1\n");  // round and round
+  EXPECT_FALSE(IsDescendant(4711, roots));
+}
+
 TEST_F(HoldersTest, SwapInUse) {
   tree.Write("proc/swaps", "Filename Type Size Used Priority\n" + image + " file 1 0 -2\n");
   EXPECT_THAT(FindHolders(identity, roots).names, ElementsAre("swap space in use"));

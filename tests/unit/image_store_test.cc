@@ -256,6 +256,18 @@ TEST_F(ImageStoreTest, HeadersTellTheFormatUnlessItIsKnown) {
   EXPECT_EQ(looked->capacity, 10 * kGiB);
   EXPECT_EQ(looked->granularity, 64 * kKiB);
   EXPECT_TRUE(looked->backing);
+  EXPECT_EQ(looked->backing_path, directory_ + "/base.raw");
+  EXPECT_EQ(looked->backing_format, "raw");
+  EXPECT_FALSE(looked->backing_elsewhere);
+  for (const auto& [name, elsewhere] :
+       {std::pair("nbd://host/base", true), std::pair("json:{\"a\":1}", false),
+        std::pair("fat:/srv/base", false)}) {
+    const auto named = store_->ReadHeader(Write("b.qcow2", Qcow2(name, "")), "qcow2");
+    ASSERT_TRUE(named.ok()) << named.status();
+    EXPECT_TRUE(named->backing);
+    EXPECT_EQ(named->backing_path, "") << name;
+    EXPECT_EQ(named->backing_elsewhere, elsewhere) << name;
+  }
   // A guest may write a header into its raw disk.
   const auto told = store_->ReadHeader(qcow2, "raw");
   ASSERT_TRUE(told.ok());
