@@ -112,7 +112,7 @@ size_t ThreadsFor(int fd, const StepPlan& steps) {
       data += step.range.size();
     }
   }
-  if (cached < data / 2) return kThreads;
+  if (cached < data / 2) return kColdFileThreads;
   return std::clamp<size_t>(std::thread::hardware_concurrency(), 1, kThreads);
 }
 
