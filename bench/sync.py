@@ -21,6 +21,7 @@ from benchlib import GIB, MIB, Row, Skip, find_program, median, mib, require_pro
 from punch import BLOCK, FILESYSTEMS, call, free_bytes, half, mounted, noise, private_mounts
 
 SECTOR = 512
+PARTS = {"hot", "cold", "unchanged", "first", "reflink"}
 
 
 @dataclass
@@ -135,7 +136,10 @@ def run(*, smoke: bool, rounds: int) -> list[Row]:
         raise Skip("needs root: loop devices and mounts")
     require_programs("rsync", "losetup", "findmnt", "qemu-img", "cmp", *(f"mkfs.{kind}" for kind in FILESYSTEMS))
     size = 64 * MIB if smoke else int(os.environ.get("BENCH_SYNC_MIB", "2048")) * MIB
-    wanted = os.environ.get("BENCH_SYNC", "").split()
+    wanted = set(os.environ.get("BENCH_SYNC", "").split())
+    if unknown := wanted - FILESYSTEMS.keys() - PARTS:
+        raise RuntimeError(f"BENCH_SYNC: no '{min(unknown)}': there are {', '.join([*FILESYSTEMS, *sorted(PARTS)])}")
+    parts = wanted & PARTS or PARTS
     program = find_program("bench_sync")
     if not program:
         raise RuntimeError("'bench_sync' is not built")
@@ -152,14 +156,15 @@ def run(*, smoke: bool, rounds: int) -> list[Row]:
             changed = change(source, size)
             print(f"   {mib(changed)} changed of {mib(size)}", file=sys.stderr)
             for kind in FILESYSTEMS:
-                if wanted and kind not in wanted:
+                if wanted & FILESYSTEMS.keys() and kind not in wanted:
                     continue
                 with mounted(kind, directory, 3 * size + 2 * GIB) as mount:
-                    rows += bench(kind, program, source, old, mount, changed, smoke=smoke, rounds=rounds)
+                    rows += bench(kind, program, source, old, mount, changed, parts, smoke=smoke, rounds=rounds)
     return rows
 
 
-def bench(kind: str, program: Path, source: Path, old: Path, mount: Path, changed: int, *, smoke: bool, rounds: int) -> list[Row]:
+def bench(kind: str, program: Path, source: Path, old: Path, mount: Path, changed: int, parts: set[str], *, smoke: bool,
+          rounds: int) -> list[Row]:
     snapshot, copy = mount / "snapshot", mount / "copy"
     call("cp", "--sparse=always", str(old), str(snapshot))
     ours = [str(program), "--compare", str(source), str(copy)]
@@ -174,14 +179,16 @@ def bench(kind: str, program: Path, source: Path, old: Path, mount: Path, change
     # What no program can be faster than that looks at all of both.
     read = {"reading both": ["sh", "-c", 'for file; do dd if="$file" of=/dev/null bs=4M iflag=direct status=none & done; wait', "sh", *files]}
     rows: list[Row] = []
-    for hot in (True, False):
+    for hot in (hot for hot, part in ((True, "hot"), (False, "cold")) if part in parts):
         peers = {"rsync": rsync, "cp --sparse": sparse, **(others if hot else read)}
         rows += compare("1 % changed", kind, ours, peers, source, copy, snapshot, hot=hot, rounds=rounds, may_write=1.05 * changed)
-    rows += compare("nothing changed", kind, [*ours[:-2], str(old), str(copy)], {"rsync": [*rsync[:-2], str(old), str(copy)]},
-                    old, copy, snapshot, hot=False, rounds=rounds, may_write=MIB)  # the filesystem's own
-    rows += compare("first copy", kind, ours, {"cp --sparse": sparse, "qemu-img convert": convert, "dd": dd}, source, copy, None,
-                    hot=False, rounds=rounds)
-    if kind != "ext4" and not smoke:
+    if "unchanged" in parts:
+        rows += compare("nothing changed", kind, [*ours[:-2], str(old), str(copy)], {"rsync": [*rsync[:-2], str(old), str(copy)]},
+                        old, copy, snapshot, hot=False, rounds=rounds, may_write=MIB)  # the filesystem's own
+    if "first" in parts:
+        rows += compare("first copy", kind, ours, {"cp --sparse": sparse, "qemu-img convert": convert, "dd": dd}, source, copy, None,
+                        hot=False, rounds=rounds)
+    if "reflink" in parts and kind != "ext4" and not smoke:
         near = [str(program), "--compare", str(snapshot), str(copy)]
         reads = {"the same without FIEMAP": [str(program), "--compare", "--no-reflink", str(snapshot), str(copy)],
                  "rsync": [*rsync[:-2], str(snapshot), str(copy)]}

@@ -38,7 +38,7 @@ set_tests_properties(commands_killed_test PROPERTIES COST 40)
 
 virt_reclaim_test(program_test
   SOURCES golden/program_test.cc unit/cli_test.cc unit/completion_test.cc unit/files_progress_test.cc
-    unit/html_report_test.cc unit/journal_output_test.cc unit/run_program_test.cc unit/virt_sparsify_test.cc
+    unit/html_report_test.cc unit/journal_output_test.cc unit/run_program_test.cc unit/unfinished_copies_test.cc unit/virt_sparsify_test.cc
   DEPS virt_reclaim_fakes virt_reclaim_cli LABEL golden)
 target_compile_definitions(program_test PRIVATE GOLDEN_DIRECTORY="${CMAKE_CURRENT_SOURCE_DIR}/golden/cli"
   JOURNAL_DOCUMENT="${CMAKE_SOURCE_DIR}/docs/journal.md" JOURNAL_SOURCE="${CMAKE_SOURCE_DIR}/host/cli/journal_output.cc"

@@ -182,7 +182,7 @@ std::vector<OptionSpec> PowerOptions() {
   };
 }
 
-// Of run and config.
+// Of report, run and config.
 OptionSpec ConfigOption() {
   OptionSpec option = TextOption("--config", "FILE", &CommandLine::config);
   option.environment = "VIRT_RECLAIM_CONFIG";
@@ -199,7 +199,7 @@ std::vector<VerbSpec> MakeVerbs() {
        "DOMAIN",
        {Flag("--exact", &CommandLine::exact),
         Parsed("--check", "WARNING,CRITICAL", &CommandLine::check, ParseCheck),
-        TextOption("--html", "FILE", &CommandLine::html)},
+        TextOption("--html", "FILE", &CommandLine::html), ConfigOption()},
        {}},
       {Verb::kExplain,
        "explain",

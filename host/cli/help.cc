@@ -62,6 +62,9 @@ options:
                                  20%,40% (of what is allocated) or 50G,200G
       --html FILE                also write a page: bars of storages and domains, their trend, and when each storage
                                  is full if images go on growing as they did. One file, without scripts
+      --config FILE              look for copies that sync has not finished, in the backups of this policy
+                                 (VIRT_RECLAIM_CONFIG; default /etc/virt-reclaim/config.toml); only when no domain is
+                                 named
       --json                     machine-readable output
 
 exit status: 0 done, 1 error, 2 wrong usage, 3 some domains could not be examined, 5 busy, 130 interrupted;

@@ -161,6 +161,13 @@ Json RefusalsJson(const std::vector<xml::Refusal>& refusals) {
   return list;
 }
 
+Json CopiesJson(const UnfinishedCopies& copies) {
+  Json json = {{"paths", Json::array()}, {"unknown", Json::array()}};
+  for (const std::string& path : copies.paths) json["paths"].push_back(Text(path));
+  for (const std::string& why : copies.unknown) json["unknown"].push_back(why);
+  return json;
+}
+
 }  // namespace
 
 std::string ReportJson(const Report& report, const std::optional<CheckResult>& check) {
@@ -187,6 +194,8 @@ std::string ReportJson(const Report& report, const std::optional<CheckResult>& c
     for (const ReportedDisk& disk : domain.disks) entry["disks"].push_back(DiskJson(disk));
     json["domains"].push_back(std::move(entry));
   }
+  json["unfinished_copies"] = nullptr;
+  if (report.copies) json["unfinished_copies"] = CopiesJson(*report.copies);
   return Print(json);
 }
 

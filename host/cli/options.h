@@ -105,7 +105,7 @@ struct CommandLine {
   std::string copy;  // of sparsify; empty: in place
   bool replay = false;
   uint64_t least_freed = 0;
-  // Of run and config.
+  // Of report, run and config.
   std::string config = policy::kStandardPath;
   std::string job;  // empty: all
   bool emergency = false;

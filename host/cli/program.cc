@@ -132,6 +132,8 @@ class VerbRunner {
     ReportOptions options;
     options.domains = line_.domains;
     options.exact = line_.exact;
+    options.config = line_.config;
+    options.config_must_exist = line_.given.contains("--config");
     auto report = MakeReport(services, options, stop_);
     if (!report.ok()) return FailWith(report.status(), line_.json);
     if (!line_.html.empty()) {
@@ -165,7 +167,7 @@ class VerbRunner {
         }
       }
     });
-    result.err += hints.Text();
+    result.err += CopyRemarks(*report) + hints.Text();
     if (report->domains.empty()) result.err += NobodyThere(services.hypervisor.Uri());
     result.out += ReportText(*report);
     return result;

@@ -86,6 +86,7 @@ std::string Remark(const SyncedFile& file) {
   }
   if (file.unchanged) return "size and mtime are equal";
   if (file.linked) return "another name of a copy";
+  if (!file.outcome.reasons.empty()) return OutcomeText(file.outcome);
   const std::string verified =
       file.result.digest ? absl::StrCat("verified, xxh3 ", *file.result.digest) : "";
   if (!file.checkpoint_lost) return verified;

@@ -171,7 +171,22 @@ std::string ReportText(const Report& report) {
   if (remembered) table.AddColumn("SINCE TRIM", Align::kRight);
   table.AddColumn("BLOCKERS");
   for (const ReportedDomain& domain : report.domains) AddReportRows(domain, remembered, table);
-  return out + table.Render();
+  out += table.Render();
+  if (!report.copies || report.copies->paths.empty()) return out;
+  TextTable copies;
+  copies.AddColumn("UNFINISHED COPY");
+  for (const std::string& path : report.copies->paths) copies.AddRow({Printable(path)});
+  return absl::StrCat(out, "\n", copies.Render());
+}
+
+std::string CopyRemarks(const Report& report) {
+  if (!report.copies) return "";
+  std::string text;
+  if (!report.copies->paths.empty())
+    text = absl::StrCat(BlockerText({Reason::kUnfinishedCopy, "sync it again"}), "\n");
+  for (const std::string& why : report.copies->unknown)
+    absl::StrAppend(&text, "not all unfinished copies are known: ", why, "\n");
+  return text;
 }
 
 std::string CheckLine(const CheckResult& check) {

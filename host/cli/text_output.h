@@ -14,6 +14,8 @@
 namespace virt_reclaim {
 
 std::string ReportText(const Report& report);
+// For stderr: what unfinished copies are, and where nobody could look for some; often empty.
+std::string CopyRemarks(const Report& report);
 // "WARNING - reclaimable ... | reclaimable=..."
 std::string CheckLine(const CheckResult& check);
 // Before the first trim of a domain: what it is expected to bring.

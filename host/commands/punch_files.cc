@@ -11,6 +11,7 @@
 #include "base/escape.h"
 #include "base/io.h"
 #include "base/status.h"
+#include "host/sync/unfinished_mark.h"
 
 namespace virt_reclaim {
 namespace {
@@ -146,6 +147,8 @@ std::vector<PunchedFile> PunchFiles(const PunchFilesOptions& options,
     if (status.ok()) status = PunchInto(puncher, mode, step, stop, file);
     SetOutcome(status, file.outcome);
     if (status.ok()) AddRemarks(file);
+    if (status.ok() && sync::IsUnfinished(file.path))
+      file.outcome.reasons.push_back({Reason::kUnfinishedCopy, "sync it again"});
     before += action.allocation;
   }
   if (mode == PunchMode::kPunch) MarkNothingFreed(files);

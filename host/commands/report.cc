@@ -167,6 +167,10 @@ absl::StatusOr<Report> MakeReport(const Services& services, const ReportOptions&
   });
   if (options.exact && services.sparsify && services.hypervisor.ImagesAreLocal())
     ReadStopped(services, report.domains, stop);
+  if (options.domains.empty() && !options.config.empty() && services.hypervisor.ImagesAreLocal()) {
+    VR_ASSIGN_OR_RETURN(report.copies,
+                        FindUnfinishedCopies(options.config, options.config_must_exist, stop));
+  }
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
   report.total = Sum(report.domains);
   std::stable_sort(

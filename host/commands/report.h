@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "host/commands/collect.h"
+#include "host/commands/unfinished_copies.h"
 #include "host/model/assessment.h"
 #include "host/model/outcome.h"
 #include "host/model/trim_record.h"
@@ -20,6 +21,10 @@ struct ReportOptions {
   std::vector<std::string> domains;  // empty: all
   absl::Duration agent_timeout = absl::Seconds(2);
   bool exact = false;  // compare the guests' free maps with what the images occupy
+  // The policy in whose directories of backups unfinished copies are looked for, when all domains
+  // are reported; empty: nowhere.
+  std::string config = {};
+  bool config_must_exist = false;
 };
 
 struct ReportedDisk {
@@ -50,6 +55,7 @@ struct ReportTotal {
 struct Report {
   std::vector<ReportedDomain> domains;  // the most to be had first
   ReportTotal total;
+  std::optional<UnfinishedCopies> copies;  // absent: not looked for
 };
 
 absl::StatusOr<Report> MakeReport(const Services& services, const ReportOptions& options,

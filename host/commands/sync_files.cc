@@ -260,6 +260,8 @@ absl::Status SyncInto(sync::Syncer& syncer, const SyncAction& action, SyncMode m
   VR_RETURN_IF_ERROR(names.Check(action));
   VR_ASSIGN_OR_RETURN(const sync::SyncPlan plan, syncer.Plan(action.source, action.destination));
   file.unchanged = plan.unchanged;
+  if (mode == SyncMode::kMeasure && plan.unfinished)
+    file.outcome.reasons.push_back({Reason::kUnfinishedCopy, "the next run makes it whole"});
   if (plan.unchanged) {
     file.result.complete = true;
     return absl::OkStatus();

@@ -77,6 +77,10 @@ class Copier::Worker {
       VR_RETURN_IF_ERROR(GoOver(StepsOfPiece(window.steps, next, offset)));
     }
     VR_RETURN_IF_ERROR(MakeZeroes());
+    if (copier_.destination_ != nullptr) {
+      const Range all = {window.steps.front().range.begin, window.steps.back().range.end};
+      VR_RETURN_IF_ERROR(copier_.destination_->PushOut(all, std::exchange(last_, all)));
+    }
     if (copier_.options_.digest && !digest_.empty()) {
       const std::lock_guard lock(copier_.mutex_);
       copier_.digests_[window.index] = digest_.value();
@@ -216,6 +220,7 @@ class Copier::Worker {
   std::unique_ptr<PieceReader> source_;
   std::unique_ptr<PieceReader> copy_;  // null: there is none
   bool copy_cached_ = false;           // what was loaded of it last is in the page cache
+  Range last_ = {};                    // what the window before went over
   Found found_;
   WindowDigest digest_;
 };

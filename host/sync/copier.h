@@ -22,6 +22,9 @@ namespace virt_reclaim::sync {
 
 // Four reads in flight are what a disk wants; more bring nothing (measured for punch).
 inline constexpr int kThreads = 4;
+// Of a file that is not cached: its pieces may be of many short runs, and each read waits for the
+// disk, as each write does.
+inline constexpr size_t kColdFileThreads = 8;
 
 struct CopierOptions {
   uint64_t unit_bytes = kBlockBytes;  // what the copy's filesystem allocates at once

@@ -161,6 +161,7 @@ absl::Status Destination::FindAbilities() {
   }
   VR_ASSIGN_OR_RETURN(const punch::FilesystemFacts facts, punch::ProbeFilesystem(fd_, directory_));
   unit_ = facts.unit_bytes;
+  btrfs_ = facts.btrfs;
   punches_ = facts.punches == punch::Ability::kYes;
   if (facts.punches != punch::Ability::kUnknown) return absl::OkStatus();
   // No nameless file could be made to try it on. Behind the end there is nothing to lose.
@@ -172,17 +173,35 @@ absl::Status Destination::FindAbilities() {
   return absl::OkStatus();
 }
 
+Destination::~Destination() {
+  if (mark_is_ours_ && !changed_) ClearUnfinished(fd_);
+}
+
+void Destination::MarkEarly(std::optional<int64_t> source_mtime_ns) {
+  if (!plan_.identity || !source_mtime_ns || *source_mtime_ns == plan_.identity->mtime_ns) return;
+  static_cast<void>(Mark());
+}
+
+absl::Status Destination::Mark() {
+  const std::lock_guard lock(mutex_);
+  if (marked_) return absl::OkStatus();
+  // On the disk before anything else is, or a power cut could leave new bytes with the old looks.
+  if (guard_ && fd_ == guard_->fd() && !is_device()) {
+    const bool before = IsUnfinished(fd_);
+    const bool marks = SetUnfinished(fd_);
+    if (marks && !before) mark_is_ours_ = true;
+    if (!marks) futimens(fd_, nullptr);  // now: then the time tells
+    if (size_ > 0 && fsync(fd_) != 0) return ErrnoStatus(errno, "sync " + name());
+  }
+  marked_ = true;
+  return absl::OkStatus();
+}
+
 // The last moment before each change: who opens the file from here on waits until we let go.
 absl::Status Destination::BeforeChange() {
   if (Interrupted()) return absl::AbortedError(name() + ": somebody wants to open it");
   if (changed_.load(std::memory_order_acquire)) return absl::OkStatus();
-  const std::lock_guard lock(mutex_);
-  if (changed_) return absl::OkStatus();
-  // On the disk before anything else is, or a power cut could leave new bytes with the old looks.
-  if (guard_ && fd_ == guard_->fd() && !is_device()) {
-    if (!SetUnfinished(fd_)) futimens(fd_, nullptr);  // now: then the time tells
-    if (size_ > 0 && fsync(fd_) != 0) return ErrnoStatus(errno, "sync " + name());
-  }
+  VR_RETURN_IF_ERROR(Mark());
   changed_.store(true, std::memory_order_release);
   return absl::OkStatus();
 }
@@ -199,6 +218,33 @@ absl::Status Destination::Resize(uint64_t size_bytes) {
   if (ftruncate(fd_, static_cast<off_t>(size_bytes)) != 0)
     return ErrnoStatus(errno, absl::StrCat("make ", name(), " ", size_bytes, " bytes long"));
   size_ = size_bytes;
+  return absl::OkStatus();
+}
+
+void Destination::WriteBehind() {
+  if (!btrfs_ || !direct_ || !SetDirect(fd_, false)) return;
+  direct_ = false;
+  behind_ = true;
+}
+
+absl::Status Destination::PushOut(Range range, Range before) {
+  if (!behind_) return absl::OkStatus();
+  const auto push = [&](Range part, unsigned how) {
+    if (part.size() == 0 || sync_file_range(fd_, static_cast<off_t>(part.begin),
+                                            static_cast<off_t>(part.size()), how) == 0) {
+      return absl::OkStatus();
+    }
+    // Said once, so not by fdatasync again; as there the next run must read the disk.
+    const int error = errno;
+    posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
+    return ErrnoStatus(error, absl::StrCat("write ", name(), " at ", part.begin));
+  };
+  VR_RETURN_IF_ERROR(push(range, SYNC_FILE_RANGE_WRITE));
+  VR_RETURN_IF_ERROR(push(
+      before, SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER));
+  if (before.size() == 0) return absl::OkStatus();
+  posix_fadvise(fd_, static_cast<off_t>(before.begin), static_cast<off_t>(before.size()),
+                POSIX_FADV_DONTNEED);
   return absl::OkStatus();
 }
 
@@ -298,6 +344,9 @@ absl::Status Destination::Settle() {
     posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     return ErrnoStatus(error, "sync " + name());
   }
+  if (!behind_) return absl::OkStatus();
+  posix_fadvise(fd_, 0, 0, POSIX_FADV_DONTNEED);
+  SetDirect(fd_, true);  // may fail: it is only for reading back
   return absl::OkStatus();
 }
 

@@ -38,8 +38,8 @@ struct Changes {
   uint64_t cloned_bytes = 0;
 };
 
-// Write, Zero and Clone: any thread, for ranges that have nothing in common. The rest: one thread,
-// while no other is at work. Aborted: somebody wants the file.
+// Write, Zero, Clone and PushOut: any thread, for ranges that have nothing in common. The rest: one
+// thread, while no other is at work. Aborted: somebody wants the file.
 class Destination {
  public:
   // Takes the guard. Errors as of ImageGuard::Acquire; FailedPrecondition when the file is not the
@@ -47,6 +47,8 @@ class Destination {
   // but that a file is made, of no bytes and for its owner alone, where there is none (not when
   // atomic).
   static absl::StatusOr<std::unique_ptr<Destination>> Open(const DestinationPlan& plan);
+  // A mark for which nothing was changed goes.
+  ~Destination();
 
   int fd() const { return fd_; }
   bool is_new() const { return new_; }
@@ -60,6 +62,14 @@ class Destination {
   // is cut at once: what it has behind the source's end is room that may be needed.
   absl::Status Resize(uint64_t size_bytes);
 
+  // Where the source's time says that something differs, marks it now rather than at the first
+  // change, so that nobody waits for the disk then. Beside other threads. An error comes back at
+  // the first change.
+  void MarkEarly(std::optional<int64_t> source_mtime_ns);
+  // Nothing of it is read before Settle. On btrfs it is written through the page cache from here
+  // on: around it each write waits until its bytes are on the disk (Linux 6.15, where there are
+  // checksums), and makes an extent of its own.
+  void WriteBehind();
   // `data`: the bytes of `range`, aligned as PieceReader says. The last block may be short.
   // `cached`: the range is in the page cache, and stays there.
   absl::Status Write(Range range, const unsigned char* data, bool cached);
@@ -68,6 +78,10 @@ class Destination {
   // Refers to the blocks of `source` (a file) at the same place. False when the kernel does not do
   // that here: nothing was changed.
   absl::StatusOr<bool> Clone(int source, Range range);
+  // Where it is written behind: what a thread has written of `range` is sent to the disk, and what
+  // of `before`, its range of the call before (empty: none), is there by the end, and not in the
+  // cache any more.
+  absl::Status PushOut(Range range, Range before);
 
   // Somebody wants to open it: let go. Any thread.
   bool Interrupted() const { return guard_ && guard_->Interrupted(); }
@@ -87,6 +101,7 @@ class Destination {
   absl::Status OpenNew();
   absl::Status OpenTemporary();
   absl::Status FindAbilities();
+  absl::Status Mark();
   absl::Status BeforeChange();
   absl::Status WriteDirect(Range range, const unsigned char* data, bool cached);
   void UseCache(int more);
@@ -100,6 +115,10 @@ class Destination {
   bool direct_ = false;              // it has O_DIRECT
   bool new_ = false;
   bool punches_ = false;
+  bool btrfs_ = false;
+  bool behind_ = false;        // see WriteBehind
+  bool marked_ = false;        // guarded by mutex_
+  bool mark_is_ours_ = false;  // ... and it was not there before
   uint64_t unit_ = 0;
   uint64_t size_ = 0;    // as it is
   uint64_t wanted_ = 0;  // as it will be

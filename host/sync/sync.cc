@@ -112,7 +112,7 @@ size_t ThreadsFor(int fd, const StepPlan& steps) {
       data += step.range.size();
     }
   }
-  if (cached < data / 2) return kThreads;
+  if (cached < data / 2) return kColdFileThreads;
   return std::clamp<size_t>(std::thread::hardware_concurrency(), 1, kThreads);
 }
 
@@ -323,6 +323,8 @@ absl::Status Syncer::Copy(Source& source, Destination& destination, const std::v
   VR_ASSIGN_OR_RETURN(const std::vector<Range> from, source.Data());
   VR_RETURN_IF_ERROR(Sort(destination.Resize(result.size_bytes), false, result));
   if (Stopped(result)) return absl::OkStatus();
+  // While the maps and the first windows are read.
+  const std::jthread early([&] { destination.MarkEarly(source.mtime_ns()); });
   VR_ASSIGN_OR_RETURN(
       const std::vector<Range> to,
       DataOfCopy(destination.fd(), destination.is_device(), result.size_bytes, result.size_bytes));
@@ -346,6 +348,7 @@ absl::Status Syncer::Copy(Source& source, Destination& destination, const std::v
   how.clone_unread = near && !options_.verify && destination.is_new();
   how.digest = options_.verify;
   how.max_bytes_per_second = options_.max_bytes_per_second;
+  if (steps.compare_bytes == 0 && !how.look_below_holes) destination.WriteBehind();
   Copier copier(source, &destination, destination.fd(), destination.name(), how, clock_);
   const absl::Status status = copier.Run(
       steps,

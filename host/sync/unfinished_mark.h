@@ -5,6 +5,8 @@
 
 #include <string>
 
+#include "absl/status/statusor.h"
+
 namespace virt_reclaim::sync {
 
 inline constexpr char kUnfinishedMark[] = "user.virt_reclaim.unfinished";
@@ -16,6 +18,10 @@ bool SetUnfinished(int fd);
 void ClearUnfinished(int fd);
 // Symbolic links are followed. Opens nothing.
 bool IsUnfinished(const std::string& path);
+bool IsUnfinished(int fd);
+// The same, and an error where it cannot be known, as of others' private files. What is gone is not
+// unfinished.
+absl::StatusOr<bool> LookForUnfinished(const std::string& path);
 
 }  // namespace virt_reclaim::sync
 

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -18,6 +19,7 @@
 #include "base/io.h"
 #include "base/unique_fd.h"
 #include "host/cli/program.h"
+#include "host/sync/unfinished_mark.h"
 
 namespace virt_reclaim {
 namespace {
@@ -216,6 +218,16 @@ TEST_F(PunchProgramTest, IdleIsIdle) {
   int status = -1;
   waitpid(child, &status, 0);
   EXPECT_EQ(status, 0);
+}
+
+TEST_F(PunchProgramTest, AnUnfinishedCopyIsSaid) {
+  const std::string path = MakeImage("a.raw");
+  if (setxattr(path.c_str(), sync::kUnfinishedMark, "sync", 4, 0) != 0) return;  // no such things
+  for (const bool dry_run : {true, false}) {
+    const auto json = RunJson({dry_run ? "--dry-run" : "--idle", path}, ExitStatus::kDone);
+    EXPECT_THAT(json["files"][0]["reasons"], testing::ElementsAre("unfinished-copy"));
+    EXPECT_EQ(json["files"][0]["status"], "done");
+  }
 }
 
 TEST_F(PunchProgramTest, TextHasATotalFirst) {

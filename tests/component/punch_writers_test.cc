@@ -1,6 +1,7 @@
 // punch against writers: buffered, O_DIRECT and mapped, all at once, and not one write is lost.
 // VIRT_RECLAIM_WRITERS_SECONDS says how long for each of the four tests: 5 by default, so 20 in
-// all; 600 makes the long run, 40 minutes.
+// all; 150 makes the long run of scripts/test --long, ten minutes. Up to 600 fit into its time
+// limit.
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <sys/mman.h>

@@ -5,12 +5,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "base/byte_size.h"
 #include "base/unique_fd.h"
+#include "host/punch/btrfs_release.h"
 #include "host/sync/checkpoint_note.h"
 #include "host/sync/unfinished_mark.h"
 #include "tests/component/sync_fixtures.h"
@@ -76,6 +78,74 @@ TEST(SyncCareTest, ACachedCopyStaysCached) {
       posix_fadvise(fd.get(), 0, 0, POSIX_FADV_DONTNEED);
     }
     EXPECT_TRUE(ReadContent(fs.Path("copy")) == content);
+  }
+}
+
+// A copy that turned out to be equal is whole, whatever becomes of its time; and one that was
+// marked before stays so until a run ends.
+TEST(SyncCareTest, AMarkForWhichNothingWasChangedGoes) {
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  const std::string content(64 * kMiB, 'x');
+  WriteContent(fs.Path("copy"), content);
+  WriteContent(fs.Path("source"), content);
+  const auto sync_until_cancelled = [&] {
+    std::stop_source stop;
+    Syncer syncer({.max_bytes_per_second = 32 * kMiB}, Clock());
+    const auto plan = syncer.Plan(fs.Path("source"), fs.Path("copy"));
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    bool marked = false;
+    const auto result = syncer.Sync(
+        *plan,
+        [&](const SyncProgress&) {
+          marked = marked || IsUnfinished(fs.Path("copy"));
+          if (marked) stop.request_stop();
+        },
+        stop.get_token());
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_TRUE(result->cancelled);
+    EXPECT_FALSE(result->changed);
+    EXPECT_TRUE(marked);
+  };
+  sync_until_cancelled();
+  EXPECT_FALSE(IsUnfinished(fs.Path("copy")));
+  {
+    const UniqueFd fd(open(fs.Path("copy").c_str(), O_RDWR | O_CLOEXEC));
+    ASSERT_TRUE(SetUnfinished(fd.get()));
+  }
+  sync_until_cancelled();
+  EXPECT_TRUE(IsUnfinished(fs.Path("copy")));
+  const auto result = SyncFile(fs.Path("source"), fs.Path("copy"));
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->written_bytes, 0U);
+  EXPECT_FALSE(IsUnfinished(fs.Path("copy")));
+}
+
+// On btrfs what is written around the cache waits for the disk piece by piece, and each is an
+// extent.
+TEST(SyncCareTest, ANewCopyOnBtrfsLiesInLargeExtents) {
+  const LoopMount fs("btrfs", "-K");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  const LoopMount other("ext4", "-E nodiscard");
+  ASSERT_TRUE(other.ok()) << other.why_not();
+  const std::string content(40 * kMiB + 777, 'x');
+  WriteContent(other.Path("source"), content);
+  for (const bool empty : {false, true}) {
+    const std::string copy = fs.Path(empty ? "empty" : "copy");
+    if (empty) WriteContent(copy, "");
+    const auto result = SyncFile(other.Path("source"), copy, {.verify = !empty});
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->written_bytes, content.size());
+    EXPECT_LE(std::stoull(Shell("fincore --bytes --noheadings --output RES " + copy).output),
+              128 * kKiB);
+    const UniqueFd fd(open(copy.c_str(), O_RDONLY | O_CLOEXEC));
+    const auto extents = punch::ReadExtentReferences(fd.get());
+    ASSERT_TRUE(extents.ok()) << extents.status();
+    uint64_t largest = 0;
+    for (const punch::ExtentReference& extent : *extents)
+      largest = std::max(largest, extent.disk_bytes);
+    EXPECT_GT(largest, 4 * kMiB);
+    EXPECT_TRUE(ReadContent(copy) == content);
   }
 }
 

@@ -295,13 +295,15 @@ TEST(UnfinishedTest, KilledAtAnyMomentTheNextRunMakesItWhole) {
 }
 
 TEST(UnfinishedTest, FullFilesystem) {
-  for (const char* type : {"ext4", "xfs", "btrfs"}) {
+  // A new copy on btrfs is written through the page cache.
+  for (const auto& [type, is_new] : {std::pair{"ext4", false}, std::pair{"xfs", false},
+                                     std::pair{"btrfs", false}, std::pair{"btrfs", true}}) {
     const LoopMount fs(type, Mkfs(type), "", std::string(type) == "xfs" ? 320 * kMiB : 256 * kMiB);
     const LoopMount other("ext4", "-E nodiscard", "", kGiB);
     ASSERT_TRUE(fs.ok() && other.ok()) << fs.why_not() << other.why_not();
     std::string content(400 * kMiB, 'x');
     WriteContent(other.Path("source"), content);
-    WriteContent(fs.Path("copy"), std::string(kMiB, 'y'));
+    if (!is_new) WriteContent(fs.Path("copy"), std::string(kMiB, 'y'));
     const auto result = SyncFile(other.Path("source"), fs.Path("copy"));
     ASSERT_FALSE(result.ok()) << type;
     EXPECT_THAT(result.status().message(), HasSubstr("No space left")) << type;

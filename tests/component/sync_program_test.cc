@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -14,6 +15,7 @@
 #include "base/io.h"
 #include "base/unique_fd.h"
 #include "host/cli/program.h"
+#include "host/sync/unfinished_mark.h"
 
 namespace virt_reclaim {
 namespace {
@@ -228,6 +230,19 @@ TEST_F(SyncProgramTest, ASourceThatIsWrittenMeanwhileIsNoticed) {
   // The next run makes it whole, and knows that it must look.
   EXPECT_EQ(RunJson({source, Path("copy.raw")}, ExitStatus::kDone)["total"]["unchanged"], 0);
   EXPECT_TRUE(Read("copy.raw") == Read("a.raw"));
+}
+
+TEST_F(SyncProgramTest, ADryRunSaysThatTheCopyIsUnfinished) {
+  const std::string source = Make("a.raw", "new content");
+  const std::string copy = Make("copy.raw", "old");
+  EXPECT_THAT(RunJson({"-n", source, copy}, ExitStatus::kDone)["files"][0]["reasons"],
+              testing::IsEmpty());
+  if (setxattr(copy.c_str(), sync::kUnfinishedMark, "sync", 4, 0) != 0) return;  // no such things
+  EXPECT_THAT(RunJson({"-n", source, copy}, ExitStatus::kDone)["files"][0]["reasons"],
+              testing::ElementsAre("unfinished-copy"));
+  EXPECT_THAT(Run({"-n", source, copy}).out, HasSubstr("the next run makes it whole"));
+  EXPECT_THAT(RunJson({source, copy}, ExitStatus::kDone)["files"][0]["reasons"],
+              testing::IsEmpty());
 }
 
 TEST_F(SyncProgramTest, OtherMachinesAreNotForSync) {
