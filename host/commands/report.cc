@@ -1,6 +1,7 @@
 #include "host/commands/report.h"
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <set>
 #include <utility>
@@ -12,6 +13,9 @@
 
 namespace virt_reclaim {
 namespace {
+
+// As long as a silent guest gets.
+constexpr std::chrono::seconds kLongestLook{2};
 
 // The last trim, and what the images have grown by since.
 void AddHistory(const Services& services, ReportedDomain& domain) {
@@ -168,8 +172,9 @@ absl::StatusOr<Report> MakeReport(const Services& services, const ReportOptions&
   if (options.exact && services.sparsify && services.hypervisor.ImagesAreLocal())
     ReadStopped(services, report.domains, stop);
   if (options.domains.empty() && !options.config.empty() && services.hypervisor.ImagesAreLocal()) {
-    VR_ASSIGN_OR_RETURN(report.copies,
-                        FindUnfinishedCopies(options.config, options.config_must_exist, stop));
+    VR_ASSIGN_OR_RETURN(
+        report.copies,
+        FindUnfinishedCopies(options.config, options.config_must_exist, stop, kLongestLook));
   }
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
   report.total = Sum(report.domains);

@@ -1,7 +1,10 @@
 // report says which copies in the policy's directories of backups sync has not finished.
+#include "host/commands/unfinished_copies.h"
+
 #include <gmock/gmock.h>
 #include <sys/xattr.h>
 
+#include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -80,6 +83,12 @@ TEST_F(UnfinishedCopiesTest, WhereNobodyCouldLookIsSaid) {
   Write("config.toml", "[[backups]]\nno-such-key = 1\n");
   EXPECT_THAT(ReportJson()["unknown"], ElementsAre(HasSubstr("no-such-key")));
   EXPECT_EQ(Report({}).status, ExitStatus::kDone);
+}
+
+TEST_F(UnfinishedCopiesTest, AnArchiveThatTakesTooLongIsLeft) {
+  const auto copies = FindUnfinishedCopies(Path("config.toml"), true, {}, std::chrono::seconds(0));
+  ASSERT_TRUE(copies.ok());
+  EXPECT_THAT(copies->unknown, ElementsAre(HasSubstr("not all of it was looked at")));
 }
 
 TEST_F(UnfinishedCopiesTest, OfNamedDomainsAndOtherHostsNobodyLooks) {
