@@ -75,6 +75,7 @@ add_test(NAME run_places COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}
 add_test(NAME run_killed COMMAND ${Python3_EXECUTABLE} ${CMAKE_CURRENT_LIST_DIR}/component/run_killed_test.py)
 set_tests_properties(run_places run_killed PROPERTIES LABELS component TIMEOUT 600 SKIP_RETURN_CODE 77
   ENVIRONMENT "VIRT_RECLAIM_BUILD_DIR=${PROJECT_BINARY_DIR};PYTHONDONTWRITEBYTECODE=1")
+set_tests_properties(run_killed PROPERTIES COST 80)
 
 virt_reclaim_test(hostile_fleet_test
   SOURCES component/hostile_fleet_test.cc
