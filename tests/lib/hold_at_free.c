@@ -4,14 +4,13 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <libnbd.h>
 #include <linux/falloc.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/types.h>
 #include <unistd.h>
-
-struct nbd_handle;
 
 static volatile uint32_t* shared;
 static int left;
@@ -43,9 +42,11 @@ int fallocate64(int fd, int mode, off_t offset, off_t length) {
 
 int fallocate(int fd, int mode, off_t offset, off_t length) { return fallocate64(fd, mode, offset, length); }
 
-int nbd_trim(struct nbd_handle* handle, uint64_t bytes, uint64_t offset, uint32_t flags) {
-  static int (*next)(struct nbd_handle*, uint64_t, uint64_t, uint32_t);
-  if (next == NULL) next = (int (*)(struct nbd_handle*, uint64_t, uint64_t, uint32_t))dlsym(RTLD_NEXT, "nbd_trim");
+int64_t nbd_aio_trim(struct nbd_handle* handle, uint64_t bytes, uint64_t offset, nbd_completion_callback ended, uint32_t flags) {
+  static int64_t (*next)(struct nbd_handle*, uint64_t, uint64_t, nbd_completion_callback, uint32_t);
+  if (next == NULL) {
+    next = (int64_t(*)(struct nbd_handle*, uint64_t, uint64_t, nbd_completion_callback, uint32_t))dlsym(RTLD_NEXT, "nbd_aio_trim");
+  }
   count();
-  return next(handle, bytes, offset, flags);
+  return next(handle, bytes, offset, ended, flags);
 }
