@@ -74,25 +74,33 @@ std::vector<std::vector<std::string>> AllCommands(const PreflightSources& source
 
 // A name that an undo would write again has to be of the device that is named by UUID now. It is
 // another one's, or nobody's, as long as a disk is on another bus than when it was fixed.
+// Of one line as it was `before` and is `now`, at `place`.
+absl::Status RequireOldNames(const PreflightSources& sources, const std::string& before,
+                             const std::string& now, const std::string& place) {
+  const std::vector<FoundName> left = FindDeviceNames(now);
+  for (const FoundName& found : FindDeviceNames(before)) {
+    const auto is_it = [&](const FoundName& one) { return one.name == found.name; };
+    if (std::any_of(left.begin(), left.end(), is_it)) continue;
+    const auto ids = sources.identify(found.name);
+    const auto names_it = [&](const std::string& id) {
+      return !id.empty() && absl::StrContains(now, id);
+    };
+    if (ids && (names_it(ids->uuid) || names_it(ids->part_uuid))) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat(place, ": '", found.name, "' is ", ids ? "another device" : "not there",
+                     " now: nothing is put back as long as a disk is on another bus than it was"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status RequireOldNames(const PreflightSources& sources, const FixFiles& files) {
   for (const FixFiles::Kept& kept : files.KeptFiles()) {
     const std::vector<std::string> before = absl::StrSplit(kept.before, '\n');
     const std::vector<std::string> now = absl::StrSplit(kept.now, '\n');
     for (size_t i = 0; i < before.size() && i < now.size(); ++i) {
       if (before[i] == now[i]) continue;
-      const std::vector<FoundName> left = FindDeviceNames(now[i]);
-      for (const FoundName& found : FindDeviceNames(before[i])) {
-        const auto is_it = [&](const FoundName& one) { return one.name == found.name; };
-        if (std::any_of(left.begin(), left.end(), is_it)) continue;
-        const auto ids = sources.identify(found.name);
-        const auto names_it = [&](const std::string& id) {
-          return !id.empty() && absl::StrContains(now[i], id);
-        };
-        if (ids && (names_it(ids->uuid) || names_it(ids->part_uuid))) continue;
-        return absl::FailedPreconditionError(absl::StrCat(
-            kept.path, ":", i + 1, ": '", found.name, "' is ", ids ? "another device" : "not there",
-            " now: nothing is put back as long as a disk is on another bus than it was"));
-      }
+      VR_RETURN_IF_ERROR(
+          RequireOldNames(sources, before[i], now[i], absl::StrCat(kept.path, ":", i + 1)));
     }
   }
   return absl::OkStatus();

@@ -21,6 +21,12 @@ absl::Status NotKnown(const DomainSummary& domain, const absl::Status& why) {
       "; so any of them may be its own"));
 }
 
+// QEMU opens no image there (file-posix.c), and so nothing that one would stand on.
+bool IsNoImage(const std::string& path) {
+  struct stat status;
+  return stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode) && !S_ISBLK(status.st_mode);
+}
+
 }  // namespace
 
 std::optional<Blocker> NotOff(const Services& services, const DomainSummary& domain) {
@@ -111,7 +117,7 @@ absl::Status ImageUsers::AddDisk(const Services& services, const DomainSummary& 
 
 absl::Status ImageUsers::AddBelow(const Services& services, std::string path, ImageUse use) {
   // libvirt never probes: no format means raw. Where a header does not tell, QEMU looks.
-  if (use.format.empty()) return absl::OkStatus();
+  if (use.format.empty() || IsNoImage(path)) return absl::OkStatus();
   for (int step = 0; step < kMostBelow; ++step) {
     if (use.format == "raw") return absl::OkStatus();
     const auto header = services.images.ReadHeader(path, use.format);
@@ -137,8 +143,9 @@ absl::Status ImageUsers::AddBelow(const Services& services, std::string path, Im
 
 std::string ImageUsers::MayBeBelow(const std::string& path) const {
   const auto key = KeyOf(path);
+  if (!key) return "";
   for (const Unknown& unknown : unknown_) {
-    const bool itself = unknown.path == path || (key && KeyOf(unknown.path) == key);
+    const bool itself = unknown.path == path || KeyOf(unknown.path) == key;
     if (!itself) return unknown.why;
   }
   return "";

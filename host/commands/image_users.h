@@ -38,7 +38,7 @@ class ImageUsers {
   // Why the image `path` may be what another one stands on although Of does not say so: of that one
   // nobody can tell what it stands on, as its header, or that of one below it, cannot be read. An
   // image that is not there stands on nothing, and vmdk and qed images count as standing alone.
-  // Empty: it is not.
+  // Empty: it is not, or there is no `path`.
   std::string MayBeBelow(const std::string& path) const;
 
  private:

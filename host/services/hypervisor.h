@@ -87,11 +87,10 @@ class Hypervisor {
                                                          const std::string& type) = 0;
 
   // Where a volume of a storage pool lies: a file or block device. NotFound: there is no such pool
-  // or volume. FailedPrecondition: the pool is not started, and nobody knows.
-  virtual absl::StatusOr<std::string> VolumePath(const std::string& /*pool*/,
-                                                 const std::string& /*volume*/) {
-    return absl::UnimplementedError("this driver has no storage pools");
-  }
+  // or volume. FailedPrecondition: the pool is not started, and nobody knows. Unimplemented: there
+  // are no pools.
+  virtual absl::StatusOr<std::string> VolumePath(const std::string& pool,
+                                                 const std::string& volume) = 0;
 
   // Replaces the persistent definition, with validation (VIR_DOMAIN_DEFINE_VALIDATE).
   virtual absl::Status Define(const std::string& xml) = 0;

@@ -30,6 +30,9 @@ class NoDomains final : public Hypervisor {
   absl::StatusOr<xml::HostMachines> MachineTypes(const std::string&, const std::string&) override {
     return None();
   }
+  absl::StatusOr<std::string> VolumePath(const std::string&, const std::string&) override {
+    return None();
+  }
   absl::StatusOr<uint64_t> DeviceProperty(const std::string&, const std::string&,
                                           const std::string&) override {
     return None();

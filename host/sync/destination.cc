@@ -184,17 +184,18 @@ void Destination::MarkEarly(std::optional<int64_t> source_mtime_ns) {
 
 absl::Status Destination::Mark() {
   const std::lock_guard lock(mutex_);
-  if (marked_) return absl::OkStatus();
+  if (marked_) return *marked_;
+  marked_ = absl::OkStatus();
   // On the disk before anything else is, or a power cut could leave new bytes with the old looks.
   if (guard_ && fd_ == guard_->fd() && !is_device()) {
     const bool before = IsUnfinished(fd_);
     const bool marks = SetUnfinished(fd_);
     if (marks && !before) mark_is_ours_ = true;
     if (!marks) futimens(fd_, nullptr);  // now: then the time tells
-    if (size_ > 0 && fsync(fd_) != 0) return ErrnoStatus(errno, "sync " + name());
+    // Once: the kernel says it to the first who asks only (fsync(2)).
+    if (size_ > 0 && fsync(fd_) != 0) marked_ = ErrnoStatus(errno, "sync " + name());
   }
-  marked_ = true;
-  return absl::OkStatus();
+  return *marked_;
 }
 
 // The last moment before each change: who opens the file from here on waits until we let go.

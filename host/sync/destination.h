@@ -116,9 +116,9 @@ class Destination {
   bool new_ = false;
   bool punches_ = false;
   bool btrfs_ = false;
-  bool behind_ = false;        // see WriteBehind
-  bool marked_ = false;        // guarded by mutex_
-  bool mark_is_ours_ = false;  // ... and it was not there before
+  bool behind_ = false;                 // see WriteBehind
+  std::optional<absl::Status> marked_;  // how that went; guarded by mutex_
+  bool mark_is_ours_ = false;           // ... and it was not there before
   uint64_t unit_ = 0;
   uint64_t size_ = 0;    // as it is
   uint64_t wanted_ = 0;  // as it will be

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cerrno>
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +18,20 @@
 #include "host/sync/checkpoint_note.h"
 #include "host/sync/unfinished_mark.h"
 #include "tests/component/sync_fixtures.h"
+
+namespace {
+
+std::atomic<int> failing_syncs = 0;
+
+}  // namespace
+
+// Instead of the C library's: the disk says once that it has lost something.
+extern "C" int fsync(int fd) {
+  if (failing_syncs.load() == 0 || failing_syncs.fetch_sub(1) <= 0)
+    return static_cast<int>(syscall(SYS_fsync, fd));
+  errno = EIO;
+  return -1;
+}
 
 namespace virt_reclaim::sync {
 namespace {
@@ -54,6 +70,24 @@ TEST(SyncCareTest, ACopyThatIsFoundEqualIsOnTheDisk) {
   EXPECT_FALSE(result->changed);
   fd.Reset(open(fs.Path("copy").c_str(), O_RDONLY | O_CLOEXEC));
   EXPECT_LE(DirtyPages(fd.get()), 0);
+}
+
+// The kernel says it once, and that may be to who marks early.
+TEST(SyncCareTest, ADiskThatLostSomethingAtTheMarkStopsTheCopy) {
+  const LoopMount fs("ext4", "-E nodiscard");
+  ASSERT_TRUE(fs.ok()) << fs.why_not();
+  const std::string old(16 * kMiB, 'x');
+  std::string content = old;
+  content.back() = 'y';
+  WriteContent(fs.Path("copy"), old);
+  WriteContent(fs.Path("source"), content);
+  failing_syncs = 1;
+  const auto result = SyncFile(fs.Path("source"), fs.Path("copy"), {});
+  EXPECT_EQ(failing_syncs.exchange(0), 0);
+  EXPECT_THAT(std::string(result.status().message()), HasSubstr("Input/output error"));
+  EXPECT_TRUE(ReadContent(fs.Path("copy")) == old);
+  ASSERT_TRUE(SyncFile(fs.Path("source"), fs.Path("copy"), {}).ok());
+  EXPECT_TRUE(ReadContent(fs.Path("copy")) == content);
 }
 
 // What is in the page cache is written there, and stays; what is not goes around it.

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 import bedpath  # noqa: E402
 from doclib import commands  # noqa: E402
 
-from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, allocation, built, main  # noqa: E402
+from vrtest import DaemonTestCase, Disk, Guest, allocation, built, main  # noqa: E402
 from vrtest.guest import MIB, NEW_MACHINE  # noqa: E402
 
 PAGE = "docs/recipes.md"
@@ -32,12 +32,8 @@ def lines() -> list[str]:
     return [line for line in found if line.split()[0].startswith("virtnbd") or line.split()[:2] in ours]
 
 
-class Recipe(HostTestCase):
+class Recipe(DaemonTestCase):
     """The methods are one story and run in the order of their names."""
-
-    @classmethod
-    def make_host(cls) -> Host:
-        return DaemonHost(cls.space)
 
     @classmethod
     def setUpClass(cls) -> None:

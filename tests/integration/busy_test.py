@@ -9,7 +9,7 @@ from typing import Any
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, built, main, wait_for
+from vrtest import DaemonTestCase, Disk, Guest, built, main, wait_for
 from vrtest.guest import MIB, NEW_MACHINE
 
 DONE, SOME_FAILED, REFUSED = 0, 3, 5
@@ -27,12 +27,8 @@ BACKUP = """
 """
 
 
-class Busy(HostTestCase):
+class Busy(DaemonTestCase):
     """The methods are one story and run in the order of their names."""
-
-    @classmethod
-    def make_host(cls) -> Host:
-        return DaemonHost(cls.space)
 
     @classmethod
     def setUpClass(cls) -> None:

@@ -8,7 +8,7 @@ import time
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, Guest, Host, HostTestCase, Reply, VirtReclaim, built, main
+from vrtest import DaemonTestCase, Disk, Guest, Reply, VirtReclaim, built, main
 from vrtest.guest import MIB, NEW_MACHINE
 
 DOMAIN = "shared"
@@ -25,11 +25,7 @@ LINK_SILENCE_SECONDS = 2.0
 LONG = ("--chunk", "128MiB", "--pause", "2s")
 
 
-class SharedLibvirtd(HostTestCase):
-    @classmethod
-    def make_host(cls) -> Host:
-        return DaemonHost(cls.space)
-
+class SharedLibvirtd(DaemonTestCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import bedpath
 
-from vrtest import DaemonHost, Disk, Guest, HostTestCase, Reply, VirtReclaim, built, main, wait_for
+from vrtest import DaemonTestCase, Disk, Guest, HostTestCase, Reply, VirtReclaim, built, main, wait_for
 from vrtest.guest import MIB, OLD_MACHINE
-from vrtest.host import Host
 from vrtest.workspace import qemu_processes
 
 DONE, FAILED = 0, 1
@@ -247,12 +246,8 @@ class Embedded(OnHost, HostTestCase):
         return max(self.journals(), key=lambda path: path.stat().st_mtime_ns).read_text()
 
 
-class Daemon(OnHost, HostTestCase):
+class Daemon(OnHost, DaemonTestCase):
     first_point = 5
-
-    @classmethod
-    def make_host(cls) -> Host:
-        return DaemonHost(cls.space)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from sparsifylib import Case, Judge, allocated, qcow2_errors
 
 import imagelib
 
-from vrtest import DaemonHost, Host, HostTestCase, Reply, VirtReclaim, built, domain_xml, main, wait_for
+from vrtest import DaemonHost, DaemonTestCase, Reply, VirtReclaim, built, domain_xml, main, wait_for
 from vrtest.guest import MIB
 from vrtest.programs import find_program
 
@@ -74,12 +74,8 @@ class Held:
         return Reply(self._process.returncode, out, errors)
 
 
-class Races(HostTestCase):
+class Races(DaemonTestCase):
     environment = {"VIRT_RECLAIM_FREEMAP": str(find_program("virt-reclaim-freemap"))}
-
-    @classmethod
-    def make_host(cls) -> Host:
-        return DaemonHost(cls.space)
 
     @classmethod
     def setUpClass(cls) -> None:

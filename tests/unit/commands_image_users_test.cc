@@ -2,6 +2,8 @@
 // known.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -87,6 +89,36 @@ TEST_F(SparsifyImagesTest, WhatAnOverlayStandsOnThatCannotBeRead) {
   EXPECT_EQ(refused(base), "image-backs-others: clone");
   EXPECT_EQ(refused(middle), "image-backs-others: clone");
   EXPECT_EQ(refused(AddFile()), "");
+}
+
+// One domain whose "disk" is a pipe does not stop every other.
+TEST_F(SparsifyImagesTest, WhatIsNoImageStandsOnNothing) {
+  const std::string pipe = AddFile();
+  ASSERT_EQ(unlink(pipe.c_str()), 0);
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  world_.AddDomain(absl::StrReplaceAll(
+                       DomainXml("fifo", kUuid2, "pc-q35-7.2", {{"vda", "virtio", pipe, ""}}, ""),
+                       {{"type='raw'", "type='qcow2'"}}),
+                   DomainState::kShutOff);
+  world_.headers.insert_or_assign(pipe, absl::UnknownError("Illegal seek"));
+  SparsifyImagesOptions options;
+  options.targets = {AddFile()};
+  EXPECT_EQ(Run(options, Mode::kMeasure)[0].outcome.kind, OutcomeKind::kDone);
+}
+
+// A name that leads nowhere is a mistake, whatever else is not known.
+TEST_F(SparsifyImagesTest, WhatIsNotThereIsNoBaseOfAnother) {
+  const std::string leaf = AddFile();
+  world_.AddDomain(absl::StrReplaceAll(
+                       DomainXml("clone", kUuid2, "pc-q35-7.2", {{"vda", "virtio", leaf, ""}}, ""),
+                       {{"type='raw'", "type='qcow2'"}}),
+                   DomainState::kShutOff);
+  world_.headers.insert_or_assign(leaf, absl::PermissionDeniedError("hidden"));
+  SparsifyImagesOptions options;
+  options.targets = {"/missing/a.raw"};
+  const Outcome outcome = Run(options, Mode::kMeasure)[0].outcome;
+  EXPECT_EQ(outcome.kind, OutcomeKind::kFailed);
+  EXPECT_THAT(outcome.reasons, testing::IsEmpty());
 }
 
 // The bytes of a data file are where its qcow2 image says.

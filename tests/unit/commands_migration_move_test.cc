@@ -29,6 +29,14 @@ class MoveTest : public MigrationTest {
                            "    <disk type='file' device='disk'><source file='/images/new.raw'/>"
                            "<target dev='vdb' bus='virtio'/></disk>\n");
   }
+  // Its guest was fixed, and its disk is on another bus now.
+  FakeDomain& AddFixed(FakeWorld& world) {
+    FakeDomain& domain = Add(world);
+    NameByPath(domain);
+    options_.fix_guest = true;
+    EXPECT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+    return domain;
+  }
   // Defined by a call that is over.
   FakeDomain& AddDefined(FakeWorld& world) {
     FakeDomain& domain = Add(world);
@@ -227,10 +235,7 @@ TEST_F(MoveTest, WithoutAPowerCycleItIsSaid) {
 // The agent undoes all that it has ever prepared.
 TEST_F(MoveTest, APreparationInVainIsNotUndoneUnderAMovedDisk) {
   FakeWorld world;
-  FakeDomain& domain = Add(world);
-  NameByPath(domain);
-  options_.fix_guest = true;
-  ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+  FakeDomain& domain = AddFixed(world);
   // Another disk, and a name of it that the agent does not mend after all.
   for (std::string* xml : {&domain.inactive_xml, &domain.live_xml}) {
     xml->insert(xml->find("    <controller"),
@@ -256,10 +261,7 @@ TEST_F(MoveTest, APreparationInVainIsNotUndoneUnderAMovedDisk) {
 
 TEST_F(MoveTest, WhatAMovedDiskNeedsIsNotPutBack) {
   FakeWorld world;
-  FakeDomain& domain = Add(world);
-  NameByPath(domain);
-  options_.fix_guest = true;
-  ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+  FakeDomain& domain = AddFixed(world);
   const std::string moved = domain.inactive_xml;
   options_.rewrite.detect_zeroes = xml::DetectZeroesPolicy::kUnmap;
   ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);

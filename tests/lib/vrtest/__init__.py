@@ -18,12 +18,12 @@ from .host import DomainProblem, EmbedHost, Host
 from .image import allocation, check_image, fsck
 from .programs import Reply, VirtReclaim, agent_path, host_program_path
 from .storage import LoopDevice, mount_file, mount_without_holes, move_to
-from .testcase import HostTestCase, built, main, skip_all
+from .testcase import DaemonTestCase, HostTestCase, built, main, skip_all
 from .waiting import TimedOut, wait_for
 from .workspace import Workspace
 
 __all__ = [
-    "DaemonHost", "DebianGuest", "Disk", "DomainProblem", "EmbedHost", "Guest", "Host", "HostTestCase",
+    "DaemonHost", "DaemonTestCase", "DebianGuest", "Disk", "DomainProblem", "EmbedHost", "Guest", "Host", "HostTestCase",
     "LoopDevice", "Reply", "TimedOut", "VirtReclaim", "Workspace", "agent_path", "allocation",
     "built", "check_image", "domain_xml", "fsck", "host_program_path", "main", "mount_file", "mount_without_holes", "move_to", "skip_all",
     "wait_for",

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
+from .daemon import DaemonHost
 from .host import EmbedHost, Host
 from .programs import VirtReclaim, find_program
 from .workspace import Workspace
@@ -48,6 +49,16 @@ class HostTestCase(unittest.TestCase):
         cls.host = cls.make_host()
         (program,) = built("virt-reclaim")
         cls.reclaim = VirtReclaim(program, cls.host, **cls.environment)
+
+
+class DaemonTestCase(HostTestCase):
+    """The host is a libvirtd of its own."""
+
+    host: DaemonHost
+
+    @classmethod
+    def make_host(cls) -> Host:
+        return DaemonHost(cls.space)
 
 
 def main(*, one_story: bool = False) -> None:
