@@ -37,6 +37,9 @@ void WriteKernels(const Preflight& preflight, JsonWriter& json) {
     json.Field("initramfs", kernel.initramfs);
     json.Field("virtio_scsi", ModuleStateName(kernel.virtio_scsi));
     json.Field("sd_mod", ModuleStateName(kernel.sd_mod));
+    json.Field("virtio_blk", ModuleStateName(kernel.virtio_blk));
+    json.Field("ahci", ModuleStateName(kernel.ahci));
+    json.Field("ata_piix", ModuleStateName(kernel.ata_piix));
     json.EndObject();
   }
   json.EndArray();
@@ -109,7 +112,10 @@ std::string PreflightText(const Preflight& preflight) {
         &out, Row("drivers", absl::StrCat(Printable(kernel.release),
                                           kernel.running ? " (running)" : " (newest)",
                                           ": virtio_scsi ", ModuleStateName(kernel.virtio_scsi),
-                                          ", sd_mod ", ModuleStateName(kernel.sd_mod))));
+                                          ", sd_mod ", ModuleStateName(kernel.sd_mod),
+                                          ", virtio_blk ", ModuleStateName(kernel.virtio_blk),
+                                          ", ahci ", ModuleStateName(kernel.ahci), ", ata_piix ",
+                                          ModuleStateName(kernel.ata_piix))));
   }
   absl::StrAppend(&out, Row("boot disks", Joined(preflight.boot_disks)));
   for (const NamedDevice& named : preflight.names.names) absl::StrAppend(&out, NameLine(named));

@@ -161,6 +161,9 @@ void ReadModuleStates(const ConfigFiles& files, const ListInitramfs& list, Kerne
   };
   kernel.virtio_scsi = state("virtio_scsi");
   kernel.sd_mod = state("sd_mod");
+  kernel.virtio_blk = state("virtio_blk");
+  kernel.ahci = state("ahci");
+  kernel.ata_piix = state("ata_piix");
 }
 
 // The installed kernels, the one that a boot loader would put first in front.

@@ -39,6 +39,9 @@ struct KernelModules {
   std::string initramfs;  // empty: none found
   ModuleState virtio_scsi = ModuleState::kUnknown;
   ModuleState sd_mod = ModuleState::kUnknown;
+  ModuleState virtio_blk = ModuleState::kUnknown;
+  ModuleState ahci = ModuleState::kUnknown;      // SATA
+  ModuleState ata_piix = ModuleState::kUnknown;  // IDE
 };
 
 struct InitramfsConfig {

@@ -38,6 +38,9 @@ void ToProto(const InitramfsFacts& facts, v1::PreflightResponse& out) {
     message.set_initramfs(ProtoPath(kernel.initramfs));
     message.set_virtio_scsi(static_cast<v1::ModuleState>(kernel.virtio_scsi));
     message.set_sd_mod(static_cast<v1::ModuleState>(kernel.sd_mod));
+    message.set_virtio_blk(static_cast<v1::ModuleState>(kernel.virtio_blk));
+    message.set_ahci(static_cast<v1::ModuleState>(kernel.ahci));
+    message.set_ata_piix(static_cast<v1::ModuleState>(kernel.ata_piix));
   }
   v1::InitramfsConfig& config = *out.mutable_initramfs_config();
   config.set_modules_policy(ProtoName(facts.config.modules_policy));

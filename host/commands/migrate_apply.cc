@@ -282,7 +282,7 @@ absl::Status RollBackOne(const Services& services, const MigrateOptions& options
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
   if (run.place().step == MigrationStep::kFixing)
     return PutGuestBack(services, options, domain, /*all=*/options.fix_guest, stop, run);
-  VR_RETURN_IF_ERROR(run.RollBack("asked for"));
+  VR_RETURN_IF_ERROR(run.RollBack("asked for", stop));
   VR_RETURN_IF_ERROR(run.Continue(stop));
   if (!options.fix_guest) return absl::OkStatus();
   // An initramfs that is made on the new bus may lack the drivers of the old one.

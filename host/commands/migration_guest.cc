@@ -1,6 +1,7 @@
 #include "host/commands/migration_guest.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -26,15 +27,21 @@ bool HasLvm(const std::vector<GuestFilesystem>& filesystems) {
   });
 }
 
-// A disk of `from`, by its image, is on another bus in `to`.
+// The buses in `to` of disks that are, by their images, on another one in `from`.
+std::set<std::string> BusesOfMoved(const xml::Domain& from, const xml::Domain& to) {
+  std::set<std::string> buses;
+  for (const xml::Disk& disk : from.disks) {
+    if (disk.device != "disk" || disk.source.path.empty()) continue;
+    for (const xml::Disk& other : to.disks) {
+      if (other.device == "disk" && other.source.path == disk.source.path && other.bus != disk.bus)
+        buses.insert(other.bus);
+    }
+  }
+  return buses;
+}
+
 bool MovesDisks(const xml::Domain& from, const xml::Domain& to) {
-  return std::any_of(from.disks.begin(), from.disks.end(), [&](const xml::Disk& disk) {
-    if (disk.device != "disk" || disk.source.path.empty()) return false;
-    return std::any_of(to.disks.begin(), to.disks.end(), [&](const xml::Disk& other) {
-      return other.device == "disk" && other.source.path == disk.source.path &&
-             other.bus != disk.bus;
-    });
-  });
+  return !BusesOfMoved(from, to).empty();
 }
 
 }  // namespace
@@ -121,6 +128,18 @@ absl::StatusOr<PowerCycleCheck> CheckPowerCycle(const Services& services,
     check.blockers.push_back(facts.guest_unknown);
   }
   return check;
+}
+
+std::vector<Blocker> CheckMoveBack(const Services& services, const DomainSummary& domain,
+                                   const xml::Domain& live, const xml::Domain& old,
+                                   const std::stop_token& stop) {
+  const std::set<std::string> buses = BusesOfMoved(live, old);
+  if (buses.empty()) return {};
+  MigrationFacts facts;
+  facts.live = live;
+  AskGuest(services, domain, /*locked=*/true, stop, facts);
+  if (!facts.guest) return {};
+  return JudgeMoveBack(*facts.guest, buses);
 }
 
 std::string BlockersText(const std::vector<Blocker>& blockers) {

@@ -18,7 +18,7 @@ constexpr absl::Duration kDeathWatch = absl::Seconds(10);
 
 }  // namespace
 
-absl::Status MigrationRun::RollBack(const std::string& why) {
+absl::Status MigrationRun::RollBack(const std::string& why, const std::stop_token& stop) {
   const MigrationPlace here = place();
   const bool is_coming_back =
       here.step == MigrationStep::kRollingBack || here.step == MigrationStep::kRestored;
@@ -38,7 +38,7 @@ absl::Status MigrationRun::RollBack(const std::string& why) {
       here.step == MigrationStep::kStarting || here.step == MigrationStep::kVerifying;
   const bool is_stopped = here.step == MigrationStep::kStopping;
   if (options_.power_cycle && runs && !is_started && !is_stopped)
-    VR_RETURN_IF_ERROR(RequireStoppable());
+    VR_RETURN_IF_ERROR(RequireStoppable(stop));
   MigrationRecord record;
   record.step = MigrationStep::kRollingBack;
   record.detail = is_back ? here.detail : why;
@@ -147,8 +147,9 @@ absl::Status MigrationRun::RequireOurs() {
                    migration_.old_xml_path(), "'"));
 }
 
-// It has run for a while, and others may have begun something with it.
-absl::Status MigrationRun::RequireStoppable() {
+// It has run for a while: others may have begun something with it, and its kernel and initramfs may
+// be newer.
+absl::Status MigrationRun::RequireStoppable(const std::stop_token& stop) {
   VR_ASSIGN_OR_RETURN(const std::string live_xml,
                       services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kLive));
   VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
@@ -156,6 +157,11 @@ absl::Status MigrationRun::RequireStoppable() {
   VR_ASSIGN_OR_RETURN(const xml::Domain old, xml::ParseDomain(old_xml));
   VR_ASSIGN_OR_RETURN(std::vector<Blocker> blockers, services_.hypervisor.Activity(uuid_, live));
   if (auto lost = DiskLost(live, old)) blockers.push_back(*std::move(lost));
+  if (blockers.empty()) {
+    const DomainSummary domain = {"", uuid_, DomainState::kRunning, true};
+    blockers = CheckMoveBack(services_, domain, live, old, stop);
+    if (stop.stop_requested()) return absl::CancelledError("interrupted");
+  }
   if (blockers.empty()) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("it cannot be shut down now: ", BlockersText(blockers), "; not rolled back"));

@@ -54,9 +54,10 @@ class MigrationRun {
 
   // Begins to undo it, whatever step it is in; then Continue. Nothing to do when it is undone
   // already, but where the domain runs on under the new definition and the options have it power-
-  // cycled. FailedPrecondition when somebody changed the definition since. A domain that the
+  // cycled. FailedPrecondition when somebody changed the definition since, or the guest would not
+  // find its disks where they were. A domain that the
   // migration has shut down is started again, whatever the options say.
-  absl::Status RollBack(const std::string& why);
+  absl::Status RollBack(const std::string& why, const std::stop_token& stop);
 
   // Whether the guest is as it was: its agent answers (if it did before) and every filesystem is
   // mounted again. A remark when that cannot be said.
@@ -116,7 +117,7 @@ class MigrationRun {
   // FailedPrecondition: somebody else has changed the definition since.
   absl::Status RequireOurs();
   // Nobody is lost or interrupted by the power cycle of a rollback that was asked for.
-  absl::Status RequireStoppable();
+  absl::Status RequireStoppable(const std::stop_token& stop);
   absl::Status RestoreOldXml();
   absl::Status WaitUntilItIsGone(const std::stop_token& stop);
   absl::Status WaitUntilItIsThere(const std::stop_token& stop);

@@ -45,6 +45,10 @@ struct GuestKernel {
   std::string initramfs;  // empty: none found
   GuestModuleState virtio_scsi = GuestModuleState::kUnknown;
   GuestModuleState sd_mod = GuestModuleState::kUnknown;
+  // Of the buses that a migration leaves: virtio-blk, SATA, IDE.
+  GuestModuleState virtio_blk = GuestModuleState::kUnknown;
+  GuestModuleState ahci = GuestModuleState::kUnknown;
+  GuestModuleState ata_piix = GuestModuleState::kUnknown;
 };
 
 // A place that names a disk in a way that a bus change breaks.

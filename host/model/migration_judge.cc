@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <tuple>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -87,6 +88,11 @@ void JudgeMachine(const MigrationFacts& facts, const MigrationChange& change,
     judgement.risks.push_back({Reason::kMachineDeprecated, change.machine});
 }
 
+// The boot loader's files are looked at themselves, and may say something else by now.
+bool IsOfTheNextBoot(const GuestPreflight& guest, const GuestNamedDevice& name) {
+  return name.source != GuestNameSource::kRunningCommandLine || guest.boot_configs.empty();
+}
+
 // What a guest must have to find its disks on another bus.
 void JudgeBusChange(const GuestPreflight& guest, bool is_off, bool fix,
                     MigrationJudgement& judgement) {
@@ -109,9 +115,7 @@ void JudgeBusChange(const GuestPreflight& guest, bool is_off, bool fix,
   }
   if (!any) judgement.blockers.push_back({Reason::kGuestUnknown, "which kernel boots next"});
   for (const GuestNamedDevice& name : guest.names) {
-    // The boot loader's files are looked at themselves, and may say something else by now.
-    if (name.source == GuestNameSource::kRunningCommandLine && !guest.boot_configs.empty())
-      continue;
+    if (!IsOfTheNextBoot(guest, name)) continue;
     (fix && name.fixable ? judgement.fixes : judgement.blockers)
         .push_back({Reason::kGuestNamesDisk,
                     absl::StrCat(name.file, ":", name.line, ": ", name.name,
@@ -190,6 +194,34 @@ std::vector<Blocker> JudgeMove(const GuestPreflight& guest) {
   MigrationJudgement judgement;
   JudgeBusChange(guest, /*is_off=*/false, /*fix=*/false, judgement);
   return std::move(judgement.blockers);
+}
+
+std::vector<Blocker> JudgeMoveBack(const GuestPreflight& guest,
+                                   const std::set<std::string>& buses) {
+  std::vector<Blocker> blockers;
+  for (const GuestKernel& kernel : guest.kernels) {
+    if (!kernel.running && !kernel.newest) continue;
+    for (const auto& [bus, driver, state] : {std::tuple("virtio", "virtio_blk", kernel.virtio_blk),
+                                             std::tuple("sata", "ahci", kernel.ahci),
+                                             std::tuple("ide", "ata_piix", kernel.ata_piix)}) {
+      const bool lacks =
+          state == GuestModuleState::kModuleOnly || state == GuestModuleState::kMissing;
+      if (lacks && buses.contains(bus))
+        blockers.push_back(
+            {Reason::kInitramfsLacks, absl::StrCat(driver, " for kernel ", kernel.release)});
+    }
+  }
+  for (const GuestNamedDevice& name : guest.names) {
+    // Disks on SATA, and on IDE, are sdX, too.
+    const bool stays =
+        absl::StartsWith(name.name, "/dev/sd")
+            ? !buses.contains("virtio")
+            : !absl::StrContains(name.name, "/by-path/") || !absl::StrContains(name.name, "-scsi-");
+    if (!stays && IsOfTheNextBoot(guest, name))
+      blockers.push_back(
+          {Reason::kGuestNamesDisk, absl::StrCat(name.file, ":", name.line, ": ", name.name)});
+  }
+  return blockers;
 }
 
 MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change) {

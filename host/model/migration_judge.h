@@ -4,6 +4,7 @@
 #define VIRT_RECLAIM_HOST_MODEL_MIGRATION_JUDGE_H_
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,11 @@ bool DependsOnGuest(const MigrationChange& change);
 // Why a running guest, as it is now, would not find its disks on another bus: the part of the
 // judgement that is asked for again before the power cycle. Empty: it would.
 std::vector<Blocker> JudgeMove(const GuestPreflight& guest);
+
+// Why a running guest, as it is now, would not find its disks when they go back to `buses` (virtio,
+// sata, ide) from the SCSI bus: kernels and files may be newer than the migration. What is not
+// known is not among them, as it has booted from there before.
+std::vector<Blocker> JudgeMoveBack(const GuestPreflight& guest, const std::set<std::string>& buses);
 
 MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change);
 

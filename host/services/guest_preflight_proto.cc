@@ -102,7 +102,10 @@ GuestKernel FromProto(const v1::KernelModules& proto) {
           proto.newest(),
           Path(proto.initramfs()),
           FromProto(proto.virtio_scsi()),
-          FromProto(proto.sd_mod())};
+          FromProto(proto.sd_mod()),
+          FromProto(proto.virtio_blk()),
+          FromProto(proto.ahci()),
+          FromProto(proto.ata_piix())};
 }
 
 GuestNamedDevice FromProto(const v1::NamedDevice& proto) {

@@ -85,6 +85,7 @@ TEST_F(PreflightTest, Debian) {
   EXPECT_EQ(kernel.initramfs, "/boot/initrd.img-6.1.0-18-amd64");
   EXPECT_EQ(kernel.virtio_scsi, ModuleState::kModuleOnly);
   EXPECT_EQ(kernel.sd_mod, ModuleState::kModuleOnly);
+  EXPECT_EQ(kernel.virtio_blk, ModuleState::kMissing);
   EXPECT_THAT(Names(), ElementsAre("running-command-line:1 /dev/vda1 -> UUID=aaaa-1",
                                    "fstab:2 /dev/vda1 -> UUID=aaaa-1 fixable",
                                    "fstab:3 /dev/vda5 -> UUID=aaaa-5 fixable",
@@ -94,6 +95,18 @@ TEST_F(PreflightTest, Debian) {
                                    "initramfs-resume:1 /dev/vda5 -> UUID=aaaa-5 fixable"));
   // Nothing of the command line but the word.
   EXPECT_EQ(preflight.names.names[0].text, "root=/dev/vda1");
+}
+
+TEST_F(PreflightTest, WhatFindsDisksOnTheBusesThatAMigrationLeaves) {
+  const std::string directory = "lib/modules/6.1.0-18-amd64";
+  guest.tree.Write(directory + "/modules.builtin", "kernel/drivers/ata/ata_piix.ko\n");
+  guest.tree.Write(directory + "/modules.dep",
+                   "kernel/drivers/block/virtio_blk.ko:\nkernel/drivers/ata/ahci.ko:\n");
+  guest.listing = "init\nusr/lib/modules/6.1.0-18-amd64/kernel/drivers/ata/ahci.ko\n";
+  const KernelModules kernel = Read().initramfs.kernels.at(0);
+  EXPECT_EQ(kernel.virtio_blk, ModuleState::kModuleOnly);
+  EXPECT_EQ(kernel.ahci, ModuleState::kInInitramfs);
+  EXPECT_EQ(kernel.ata_piix, ModuleState::kBuiltIn);
 }
 
 TEST_F(PreflightTest, Fedora) {

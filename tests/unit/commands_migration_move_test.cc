@@ -212,6 +212,44 @@ TEST_F(MoveTest, ARollbackInterruptsNoBackupAndLosesNoDisk) {
   }
 }
 
+// Weeks later: an initramfs that was made on the SCSI bus may have nothing else.
+TEST_F(MoveTest, ARollbackToABusWithoutItsDriverDoesNotShutDown) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+  const std::string moved = domain.live_xml;
+  world.calls.clear();
+  GuestPreflight& guest = *domain.agent.preflight;
+  const auto require_refusal = [&](const std::string& why) {
+    const auto refused = RollBackMigrated(world.services(), options_, {}).value().at(0);
+    EXPECT_EQ(refused.outcome.kind, OutcomeKind::kFailed);
+    EXPECT_THAT(std::string(refused.outcome.error.message()), HasSubstr(why));
+    EXPECT_EQ(refused.place->step, MigrationStep::kDone);
+    EXPECT_THAT(world.calls, IsEmpty());
+    EXPECT_EQ(domain.live_xml, moved);
+  };
+  guest.kernels.at(0).virtio_blk = GuestModuleState::kModuleOnly;
+  require_refusal("initramfs-lacks-driver (virtio_blk for kernel 6.1.0-32-amd64)");
+  guest.kernels.at(0).virtio_blk = GuestModuleState::kInInitramfs;
+  guest.names.push_back({GuestNameSource::kFstab, "/etc/fstab", 3, "/dev/sdb1 /srv ext4",
+                         "/dev/sdb1", "UUID=srv-uuid", true});
+  require_refusal("guest-names-disk (/etc/fstab:3: /dev/sdb1)");
+  guest.names.clear();
+  EXPECT_EQ(RollBackMigrated(world.services(), options_, {}).value().at(0).place->step,
+            MigrationStep::kRolledBack);
+  EXPECT_EQ(domain.live_xml, domain.first_xml);
+}
+
+// A guest that says nothing has booted from there before.
+TEST_F(MoveTest, ARollbackNeedsNoAnswer) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+  domain.agent.preflight = absl::UnavailableError("gone");
+  EXPECT_EQ(RollBackMigrated(world.services(), options_, {}).value().at(0).place->step,
+            MigrationStep::kRolledBack);
+}
+
 // Whoever power-cycles it himself is told, and not to do so.
 TEST_F(MoveTest, WithoutAPowerCycleItIsSaid) {
   FakeWorld world;
