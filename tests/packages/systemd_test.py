@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "lib"), str(ROOT / "tests" / "docs")]
 
 from doclib import commands, pages  # noqa: E402
-from vrtest import DaemonHost, Disk, Guest, Workspace, allocation, main, skip_all  # noqa: E402
+from vrtest import DaemonHost, Disk, Guest, Workspace, allocation, domain_xml, main, skip_all  # noqa: E402
 from vrtest.guest import NEW_MACHINE  # noqa: E402
 
 PACKAGING = ROOT / "packaging"
@@ -333,6 +333,24 @@ class Services(unittest.TestCase):
         before = len(self.entries(*about))
         self.container.run("systemctl", "start", f"{later}.service")
         self.container.wait(lambda: len(self.entries(*about)) > before, lambda: self.log(unit))
+
+    def test_3d_images_of_a_domain_that_is_off_are_punched_under_the_hardening(self) -> None:
+        image = self.images / "asleep.raw"
+        image.write_bytes((b"x" + bytes(MIB - 1)) * 8)
+        os.truncate(image, 64 * MIB)
+        os.chmod(image, 0o600)
+        before = os.stat(image).st_blocks
+        self.host.define(domain_xml("asleep", ("raw", image)))
+        self.addCleanup(self.host.virsh, "undefine", "asleep")
+        config = self.root / "etc" / "virt-reclaim" / "conf.d" / "test.toml"
+        config.parent.mkdir(exist_ok=True)
+        config.write_text('[[rule]]\ndomains = ["asleep"]\nways = ["punch"]\n')
+        self.addCleanup(config.unlink)
+        unit = "virt-reclaim-punch.service"
+        self.container.run("systemctl", "daemon-reload")
+        self.assertEqual(self.start(unit), ("success", "0"), self.log(unit))
+        self.assertLess(os.stat(image).st_blocks, before / 8, self.log(unit))
+        self.assertEqual(image.read_bytes()[: 8 * MIB], (b"x" + bytes(MIB - 1)) * 8)
 
     def test_4_each_service_ends_well(self) -> None:
         self.container.run("systemctl", "daemon-reload")
