@@ -248,6 +248,9 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
   if (absl::StartsWith(GetParam().name, "agent-install")) AddAgentFiles(world, tree);
   ASSERT_TRUE(WriteFileDurably(world.directory() + "/policy.toml", kPolicy, 0644).ok());
   ASSERT_TRUE(WriteFileDurably(world.directory() + "/wrong.toml", kWrongPolicy, 0644).ok());
+  // Not the policy of the machine that this runs on.
+  ASSERT_TRUE(WriteFileDurably(world.directory() + "/empty.toml", "", 0644).ok());
+  setenv("VIRT_RECLAIM_CONFIG", (world.directory() + "/empty.toml").c_str(), 1);
   std::vector<std::string> arguments = GetParam().arguments, before = GetParam().before;
   for (std::vector<std::string>* words : {&arguments, &before}) {
     for (std::string& word : *words)
