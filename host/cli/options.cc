@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <set>
 #include <utility>
@@ -104,6 +105,7 @@ class OptionParser {
     if (!extras.empty()) return UnknownWord(root_, extras.front(), GroupName());
     VR_ASSIGN_OR_RETURN(const VerbSpec* const verb, FindVerb());
     line_.verb = verb->verb;
+    LookIntoEnvironment(*verb);
     VR_RETURN_IF_ERROR(SetAll());
     const absl::Status checked = verb->check ? verb->check(line_) : absl::OkStatus();
     if (!checked.ok()) return UsageError(checked.message(), GroupName());
@@ -120,20 +122,18 @@ class OptionParser {
 
   void Declare(CLI::App& app, const OptionSpec& option) {
     const auto say = [this, &option](const std::string& text) { said_.push_back({&option, text}); };
-    CLI::Option* declared = nullptr;
     if (option.value.empty()) {
-      declared = app.add_flag_function(option.names, [say](int64_t) { say(""); });
-      declared->disable_flag_override();
+      app.add_flag_function(option.names, [say](int64_t) { say(""); })->disable_flag_override();
     } else if (option.repeats) {
-      declared = app.add_option_function<std::vector<std::string>>(
-          option.names, [say](const std::vector<std::string>& texts) {
-            for (const std::string& text : texts) say(text);
-          });
-      declared->allow_extra_args(false);
+      app.add_option_function<std::vector<std::string>>(
+             option.names,
+             [say](const std::vector<std::string>& texts) {
+               for (const std::string& text : texts) say(text);
+             })
+          ->allow_extra_args(false);
     } else {
-      declared = app.add_option_function<std::string>(option.names, say);
+      app.add_option_function<std::string>(option.names, say);
     }
-    if (!option.environment.empty()) declared->envname(option.environment);
   }
 
   // "migrate plan" is the verb plan below a group migrate.
@@ -230,6 +230,20 @@ class OptionParser {
     for (size_t i = 1; i < words.size(); ++i)
       absl::StrAppend(&text, i + 1 == words.size() ? " or " : ", ", words[i]);
     return text;
+  }
+
+  // Stands in for what is not said. CLI11 would ask it for options of the same name of other verbs,
+  // too, and those would come last.
+  void LookIntoEnvironment(const VerbSpec& verb) {
+    for (const std::vector<OptionSpec>* options : {&GlobalOptions(), &verb.options}) {
+      for (const OptionSpec& option : *options) {
+        const bool is_said = std::any_of(said_.begin(), said_.end(),
+                                         [&](const Said& said) { return said.option == &option; });
+        if (is_said || option.environment.empty()) continue;
+        const char* const text = getenv(option.environment.c_str());
+        if (text != nullptr && *text != '\0') said_.push_back({&option, text});
+      }
+    }
   }
 
   absl::Status SetAll() {

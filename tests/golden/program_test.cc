@@ -466,6 +466,7 @@ const std::vector<Case> kCases{
     {"run-no-policy", {"run", "--config=DIRECTORY/none.toml"}},
     {"run-connection-down", {"-c", "down:///", "run", "--config=DIRECTORY/policy.toml"}},
     {"config-check", {"config", "check", "--config=DIRECTORY/policy.toml"}},
+    {"config-check-environment", {"config", "check"}},
     {"config-check-json", {"config", "check", "--json", "--config=DIRECTORY/policy.toml"}},
     {"config-check-wrong", {"config", "check", "--config=DIRECTORY/wrong.toml"}},
     {"config-show", {"config", "show", "--config=DIRECTORY/policy.toml"}},

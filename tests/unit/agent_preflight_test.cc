@@ -98,6 +98,7 @@ TEST_F(PreflightTest, Debian) {
 }
 
 TEST_F(PreflightTest, WhatFindsDisksOnTheBusesThatAMigrationLeaves) {
+  guest.MakeDebian();
   const std::string directory = "lib/modules/6.1.0-18-amd64";
   guest.tree.Write(directory + "/modules.builtin", "kernel/drivers/ata/ata_piix.ko\n");
   guest.tree.Write(directory + "/modules.dep",
