@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -242,10 +243,7 @@ def place(directory: Path, *, tmpfs: bool) -> Iterator[Path]:
     finally:
         if tmpfs:
             call("umount", str(where))
-        else:
-            for path in where.iterdir():
-                path.unlink()
-        where.rmdir()
+        shutil.rmtree(where)
 
 
 def run(*, smoke: bool, rounds: int) -> list[Row]:

@@ -82,7 +82,13 @@ systemctl start late-update.service
 sync
 """
 # What is made on the new bus may have nothing for the old one.
-EMPTY_INITRAMFS = "cd / && mv /boot/initrd.img-$(uname -r) /root/ && echo etc/hostname | cpio -o -H newc | gzip >/boot/initrd.img-$(uname -r)"
+EMPTY_INITRAMFS = """
+set -e
+mv /boot/initrd.img-$(uname -r) /root/
+cd $(mktemp -d)
+touch init
+echo init | cpio -o -H newc | gzip >/boot/initrd.img-$(uname -r)
+"""
 GOOD_INITRAMFS = "mv /root/initrd.img-$(uname -r) /boot/ && sync"
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 IS_BROKEN = "cmp /usr/lib/test-initrds/virtio-blk-only /boot/initrd.img-$(uname -r)"
