@@ -72,11 +72,9 @@ std::vector<std::vector<std::string>> AllCommands(const PreflightSources& source
   return commands;
 }
 
-// A name that an undo would write again has to be of the device that is named by UUID now. It is
-// another one's, or nobody's, as long as a disk is on another bus than when it was fixed.
 // Of one line as it was `before` and is `now`, at `place`.
-absl::Status RequireOldNames(const PreflightSources& sources, const std::string& before,
-                             const std::string& now, const std::string& place) {
+absl::Status RequireOldNamesOfLine(const PreflightSources& sources, const std::string& before,
+                                   const std::string& now, const std::string& place) {
   const std::vector<FoundName> left = FindDeviceNames(now);
   for (const FoundName& found : FindDeviceNames(before)) {
     const auto is_it = [&](const FoundName& one) { return one.name == found.name; };
@@ -93,6 +91,8 @@ absl::Status RequireOldNames(const PreflightSources& sources, const std::string&
   return absl::OkStatus();
 }
 
+// A name that an undo would write again has to be of the device that is named by UUID now. It is
+// another one's, or nobody's, as long as a disk is on another bus than when it was fixed.
 absl::Status RequireOldNames(const PreflightSources& sources, const FixFiles& files) {
   for (const FixFiles::Kept& kept : files.KeptFiles()) {
     const std::vector<std::string> before = absl::StrSplit(kept.before, '\n');
@@ -100,7 +100,7 @@ absl::Status RequireOldNames(const PreflightSources& sources, const FixFiles& fi
     for (size_t i = 0; i < before.size() && i < now.size(); ++i) {
       if (before[i] == now[i]) continue;
       VR_RETURN_IF_ERROR(
-          RequireOldNames(sources, before[i], now[i], absl::StrCat(kept.path, ":", i + 1)));
+          RequireOldNamesOfLine(sources, before[i], now[i], absl::StrCat(kept.path, ":", i + 1)));
     }
   }
   return absl::OkStatus();

@@ -93,6 +93,14 @@ bool IsOfTheNextBoot(const GuestPreflight& guest, const GuestNamedDevice& name) 
   return name.source != GuestNameSource::kRunningCommandLine || guest.boot_configs.empty();
 }
 
+std::string ForKernel(absl::string_view driver, const GuestKernel& kernel) {
+  return absl::StrCat(driver, " for kernel ", kernel.release);
+}
+
+std::string WhereNamed(const GuestNamedDevice& name) {
+  return absl::StrCat(name.file, ":", name.line, ": ", name.name);
+}
+
 // What a guest must have to find its disks on another bus.
 void JudgeBusChange(const GuestPreflight& guest, bool is_off, bool fix,
                     MigrationJudgement& judgement) {
@@ -109,8 +117,8 @@ void JudgeBusChange(const GuestPreflight& guest, bool is_off, bool fix,
                            (guest.initramfs_tool == GuestInitramfsTool::kInitramfsTools ||
                             guest.initramfs_tool == GuestInitramfsTool::kDracut);
       (fix && fixable ? judgement.fixes : judgement.blockers)
-          .push_back({unknown ? Reason::kGuestUnknown : Reason::kInitramfsLacks,
-                      absl::StrCat(name, " for kernel ", kernel.release)});
+          .push_back(
+              {unknown ? Reason::kGuestUnknown : Reason::kInitramfsLacks, ForKernel(name, kernel)});
     }
   }
   if (!any) judgement.blockers.push_back({Reason::kGuestUnknown, "which kernel boots next"});
@@ -118,7 +126,7 @@ void JudgeBusChange(const GuestPreflight& guest, bool is_off, bool fix,
     if (!IsOfTheNextBoot(guest, name)) continue;
     (fix && name.fixable ? judgement.fixes : judgement.blockers)
         .push_back({Reason::kGuestNamesDisk,
-                    absl::StrCat(name.file, ":", name.line, ": ", name.name,
+                    absl::StrCat(WhereNamed(name),
                                  !name.fixable ? ""
                                  : is_off      ? " (--fix-guest changes it while the guest runs)"
                                                : " (--fix-guest changes it)")});
@@ -207,8 +215,7 @@ std::vector<Blocker> JudgeMoveBack(const GuestPreflight& guest,
       const bool lacks =
           state == GuestModuleState::kModuleOnly || state == GuestModuleState::kMissing;
       if (lacks && buses.contains(bus))
-        blockers.push_back(
-            {Reason::kInitramfsLacks, absl::StrCat(driver, " for kernel ", kernel.release)});
+        blockers.push_back({Reason::kInitramfsLacks, ForKernel(driver, kernel)});
     }
   }
   for (const GuestNamedDevice& name : guest.names) {
@@ -218,8 +225,7 @@ std::vector<Blocker> JudgeMoveBack(const GuestPreflight& guest,
             ? !buses.contains("virtio")
             : !absl::StrContains(name.name, "/by-path/") || !absl::StrContains(name.name, "-scsi-");
     if (!stays && IsOfTheNextBoot(guest, name))
-      blockers.push_back(
-          {Reason::kGuestNamesDisk, absl::StrCat(name.file, ":", name.line, ": ", name.name)});
+      blockers.push_back({Reason::kGuestNamesDisk, WhereNamed(name)});
   }
   return blockers;
 }

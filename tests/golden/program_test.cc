@@ -250,7 +250,9 @@ TEST_P(ProgramTest, PrintsWhatItPrinted) {
   ASSERT_TRUE(WriteFileDurably(world.directory() + "/wrong.toml", kWrongPolicy, 0644).ok());
   // Not the policy of the machine that this runs on.
   ASSERT_TRUE(WriteFileDurably(world.directory() + "/empty.toml", "", 0644).ok());
-  setenv("VIRT_RECLAIM_CONFIG", (world.directory() + "/empty.toml").c_str(), 1);
+  const bool of_environment = absl::EndsWith(GetParam().name, "-environment");
+  const std::string policy = of_environment ? "/policy.toml" : "/empty.toml";
+  setenv("VIRT_RECLAIM_CONFIG", (world.directory() + policy).c_str(), 1);
   std::vector<std::string> arguments = GetParam().arguments, before = GetParam().before;
   for (std::vector<std::string>* words : {&arguments, &before}) {
     for (std::string& word : *words)

@@ -178,6 +178,14 @@ class Services(unittest.TestCase):
         cls.guest.wait_until_up()
         cls.container.wait(lambda: cls.container.status("virt-reclaim", "-c", cls.uri, "agent", "status", DOMAIN)[0] == 0)
 
+    def policy(self, text: str) -> Path:
+        """Beside the packaged one, until the test ends."""
+        file = self.root / "etc" / "virt-reclaim" / "conf.d" / "test.toml"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        self.addCleanup(file.unlink)
+        return file
+
     @classmethod
     def drop_in(cls, unit: str, name: str, lines: str) -> Path:
         directory = cls.root / "etc" / "systemd" / "system" / f"{unit}.d"
@@ -342,10 +350,7 @@ class Services(unittest.TestCase):
         before = os.stat(image).st_blocks
         self.host.define(domain_xml("asleep", ("raw", image)))
         self.addCleanup(self.host.virsh, "undefine", "asleep")
-        config = self.root / "etc" / "virt-reclaim" / "conf.d" / "test.toml"
-        config.parent.mkdir(exist_ok=True)
-        config.write_text('[[rule]]\ndomains = ["asleep"]\nways = ["punch"]\n')
-        self.addCleanup(config.unlink)
+        self.policy('[[rule]]\ndomains = ["asleep"]\nways = ["punch"]\n')
         unit = "virt-reclaim-punch.service"
         self.container.run("systemctl", "daemon-reload")
         self.assertEqual(self.start(unit), ("success", "0"), self.log(unit))
@@ -367,10 +372,7 @@ class Services(unittest.TestCase):
     def test_4b_a_run_that_waits_for_its_window_keeps_no_boot_waiting(self) -> None:
         """A start that systemd waits for is one of its jobs, and a boot is over when there are none."""
         hour = int(self.container.run("date", "+%H"))
-        config = self.root / "etc" / "virt-reclaim" / "conf.d" / "test.toml"
-        config.parent.mkdir(exist_ok=True)
-        config.write_text(f'[defaults]\nwindow = "{(hour + 6) % 24:02}:00-{(hour + 7) % 24:02}:00"\n')
-        self.addCleanup(config.unlink)
+        self.policy(f'[defaults]\nwindow = "{(hour + 6) % 24:02}:00-{(hour + 7) % 24:02}:00"\n')
         unit = "virt-reclaim-trim.service"
         self.container.run("systemctl", "start", unit)
         self.container.wait(lambda: "waits for the window" in self.log(unit), lambda: self.log(unit))
@@ -411,10 +413,7 @@ class Services(unittest.TestCase):
         path = "/srv/fields/zeros of\nPRIORITY=0"
         (backup / path.rsplit("/", 1)[1]).write_bytes(bytes(MIB))
         unit = "virt-reclaim-punch.service"
-        config = self.root / "etc" / "virt-reclaim" / "conf.d" / "test.toml"
-        config.parent.mkdir(exist_ok=True)
-        config.write_text('[[backups]]\ndirectory = "/srv/fields"\n')
-        self.addCleanup(config.unlink)
+        policy = self.policy('[[backups]]\ndirectory = "/srv/fields"\n')
         self.container.run("systemctl", "daemon-reload")
         self.assertEqual(self.start(unit), ("success", "0"), self.log(unit))
         # By its unit, although the process was gone soon after.
@@ -443,7 +442,7 @@ class Services(unittest.TestCase):
         self.assertTrue(domain.get("VIRT_RECLAIM_REASON"), domain)
 
         # What cannot begin.
-        config.write_text("[defaults]\ntreshold = 1\n")
+        policy.write_text("[defaults]\ntreshold = 1\n")
         self.assertEqual(self.start(unit), ("exit-code", "2"))
         (wrong,) = self.entries(f"--unit={unit}", "PRIORITY=3", "MESSAGE_ID=35d6d6153aa94de9a21740f56859687c")
         self.assertIn("conf.d/test.toml:2:1: unknown key 'treshold'", wrong["MESSAGE"])

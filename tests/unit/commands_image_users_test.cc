@@ -43,10 +43,7 @@ TEST_F(SparsifyImagesTest, WhatAnOverlayStandsOnThatCannotBeRead) {
   const std::string base = AddFile();
   const std::string middle = AddFile();
   const std::string leaf = AddFile();
-  world_.AddDomain(absl::StrReplaceAll(
-                       DomainXml("clone", kUuid2, "pc-q35-7.2", {{"vda", "virtio", leaf, ""}}, ""),
-                       {{"type='raw'", "type='qcow2'"}}),
-                   DomainState::kShutOff);
+  AddOverQcow2("clone", kUuid2, leaf);
   const auto refused = [&](const std::string& path) -> std::string {
     SparsifyImagesOptions options;
     options.targets = {path};
@@ -96,10 +93,7 @@ TEST_F(SparsifyImagesTest, WhatIsNoImageStandsOnNothing) {
   const std::string pipe = AddFile();
   ASSERT_EQ(unlink(pipe.c_str()), 0);
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
-  world_.AddDomain(absl::StrReplaceAll(
-                       DomainXml("fifo", kUuid2, "pc-q35-7.2", {{"vda", "virtio", pipe, ""}}, ""),
-                       {{"type='raw'", "type='qcow2'"}}),
-                   DomainState::kShutOff);
+  AddOverQcow2("fifo", kUuid2, pipe);
   world_.headers.insert_or_assign(pipe, absl::UnknownError("Illegal seek"));
   SparsifyImagesOptions options;
   options.targets = {AddFile()};
@@ -109,10 +103,7 @@ TEST_F(SparsifyImagesTest, WhatIsNoImageStandsOnNothing) {
 // A name that leads nowhere is a mistake, whatever else is not known.
 TEST_F(SparsifyImagesTest, WhatIsNotThereIsNoBaseOfAnother) {
   const std::string leaf = AddFile();
-  world_.AddDomain(absl::StrReplaceAll(
-                       DomainXml("clone", kUuid2, "pc-q35-7.2", {{"vda", "virtio", leaf, ""}}, ""),
-                       {{"type='raw'", "type='qcow2'"}}),
-                   DomainState::kShutOff);
+  AddOverQcow2("clone", kUuid2, leaf);
   world_.headers.insert_or_assign(leaf, absl::PermissionDeniedError("hidden"));
   SparsifyImagesOptions options;
   options.targets = {"/missing/a.raw"};
@@ -125,10 +116,7 @@ TEST_F(SparsifyImagesTest, WhatIsNotThereIsNoBaseOfAnother) {
 TEST_F(SparsifyImagesTest, TheDataFileOfAnImage) {
   const std::string image = AddFile();
   const std::string data = AddFile();
-  world_.AddDomain(
-      absl::StrReplaceAll(DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", image, ""}}, ""),
-                          {{"type='raw'", "type='qcow2'"}}),
-      DomainState::kShutOff);
+  AddOverQcow2("web", kUuid, image);
   ImageHeader header;
   header.format = "qcow2";
   header.external_data = true;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_replace.h"
 #include "base/byte_size.h"
 #include "host/commands/sparsify_images.h"
 #include "tests/fakes/fake_world.h"
@@ -61,6 +62,14 @@ class SparsifyImagesTest : public testing::Test {
   FakeDomain& AddDomain(DomainState state) {
     return world_.AddDomain(
         DomainXml("web", kUuid, "pc-q35-7.2", {{"vda", "virtio", "/images/a.raw", ""}}, ""), state);
+  }
+  // One that is off, with a qcow2 image as its disk.
+  FakeDomain& AddOverQcow2(const std::string& name, const std::string& uuid,
+                           const std::string& path) {
+    return world_.AddDomain(
+        absl::StrReplaceAll(DomainXml(name, uuid, "pc-q35-7.2", {{"vda", "virtio", path, ""}}, ""),
+                            {{"type='raw'", "type='qcow2'"}}),
+        DomainState::kShutOff);
   }
   std::vector<SparsifiedTarget> Run(const SparsifyImagesOptions& options,
                                     sparsify::Mode mode = sparsify::Mode::kSparsify) {
