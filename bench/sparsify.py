@@ -10,6 +10,7 @@ appliance is emulated (TCG): with KVM it would start in some seconds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import subprocess
@@ -47,7 +48,7 @@ class Shape:
     fstrim: bool = False  # also beside a loop mount and fstrim
     copying: bool = False  # also a copy
     mkfs: str = "mkfs.ext4 -q"
-    mixed: bool = False  # what stays lies between what is deleted, so that free runs are many and of one length
+    mixed: bool = False  # what stays lies between what is deleted, so that the longest free runs are many and of one length
     removed: int = 0  # in a volume group: bytes of the filesystem of a volume that is no more
     # What is promised of in place: so many times the wall and CPU of virt-sparsify, at most.
     wall: float | None = None
@@ -98,6 +99,20 @@ def fill(mount: Path, contents: dict[str, int], *, mixed: bool) -> None:
         path.write_bytes(POOL[i * 4096 % (16 * MIB) :][: 16 * MIB])
 
 
+def leave_no_longer_run(mount: Path) -> None:
+    """All that is free goes to one file, of which nothing is written: what is deleted later are the longest free runs."""
+    with (mount / "preallocated").open("wb") as file:
+        size, piece = 0, GIB
+        while piece >= MIB // 16:
+            try:
+                os.posix_fallocate(file.fileno(), size, piece)
+                size += piece
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                piece //= 2
+
+
 def make_filesystem(raw: Path, mkfs: str, contents: dict[str, int], place: tuple[int, int], *, mixed: bool = False) -> None:
     """With so many bytes of each name; what is "deleted" goes again."""
     mount = raw.parent / "making"
@@ -108,6 +123,8 @@ def make_filesystem(raw: Path, mkfs: str, contents: dict[str, int], place: tuple
         call("ntfs-3g" if "ntfs" in mkfs else "mount", loop, str(mount))
         try:
             fill(mount, contents, mixed=mixed)
+            if mixed:
+                leave_no_longer_run(mount)
             call("sync", "-f", str(mount))
             call("rm", "-rf", *map(str, mount.glob("deleted*")))
         finally:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -45,12 +46,13 @@ class Trimmed:
 
 def run(*, smoke: bool, rounds: int) -> list[Row]:
     require_bed("mkfs.xfs", "mkfs.btrfs", "fstrim", "libvirtd", "unshare")
+    kinds = os.environ.get("BENCH_TRIM", " ".join(FILESYSTEMS)).split()
     size, junk = (1 * GIB, 300 * MIB) if smoke else (20 * GIB, 10 * GIB)
     rows: list[Row] = []
     with Workspace() as space:
         # One disk at a time is full.
         require_space(space.path, junk + junk // 4 + GIB)
-        bench = Bench(space, size, junk)
+        bench = Bench(space, kinds, size, junk)
         for disk in bench.guest.disks:
             rows += bench.compare(disk, rounds)
         bench.guest.destroy()
@@ -58,13 +60,13 @@ def run(*, smoke: bool, rounds: int) -> list[Row]:
 
 
 class Bench:
-    def __init__(self, space: Workspace, size: int, junk: int) -> None:
+    def __init__(self, space: Workspace, kinds: list[str], size: int, junk: int) -> None:
         self.junk = junk
         self.host = DaemonHost(space)
         self.reclaim = VirtReclaim(built("virt-reclaim"), self.host)
         self.guest = Guest(
             self.host, "bench", machine=NEW_MACHINE, agent=built("virt-reclaim-agent"),
-            disks=[Disk(fs, fs=fs, bus="virtio", discard="unmap", size=size) for fs in FILESYSTEMS],
+            disks=[Disk(fs, fs=fs, bus="virtio", discard="unmap", size=size) for fs in kinds],
             # busybox has no direct I/O in its dd.
             guest_options=("--add", "usr/bin/dd=/usr/bin/dd"), domain_type=accelerator().domain_type,
         )
@@ -81,6 +83,7 @@ class Bench:
             for results, contestant in turns if number % 2 == 0 else reversed(turns):
                 self.fill_and_free(disk)
                 results.append(contestant(disk))
+                print(f"{disk.fs}: {contestant.__name__}: {results[-1]}", file=sys.stderr)
         what = f"trim of {mib(self.junk)} freed, {disk.fs}"
         return [
             Row(f"{what}: wall", seconds(ours), seconds(peer), ratios(ours, peer, "seconds"), rounds, MOST_WALL),

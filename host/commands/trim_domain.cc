@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/byte_size.h"
+#include "base/contains.h"
 #include "base/saturating_add.h"
 #include "base/status.h"
 #include "host/commands/trim_estimate.h"
@@ -317,9 +318,23 @@ class DomainTrim {
     return same;
   }
 
+  // Empty: it is not known which, as the agent may know a mount point by another spelling.
+  std::vector<GuestFilesystem> AskedFor() const {
+    if (options_.guest.mount_points.empty()) return guest_.filesystems;
+    std::vector<GuestFilesystem> asked_for;
+    for (const std::string& point : options_.guest.mount_points) {
+      const auto found = std::find_if(
+          guest_.filesystems.begin(), guest_.filesystems.end(),
+          [&](const GuestFilesystem& one) { return Contains(one.mount_points, point); });
+      if (found == guest_.filesystems.end()) return {};
+      asked_for.push_back(*found);
+    }
+    return asked_for;
+  }
+
   void MeasureAfter(absl::Duration trim_took, absl::Duration patience) {
     const absl::Time limit = services_.now() + patience;
-    const absl::Duration quiet = QuietAfter(trim_took, guest_.filesystems);
+    const absl::Duration quiet = QuietAfter(trim_took, AskedFor());
     MeasureOnce();
     for (int equal = 0; equal < kSettledAfter && services_.now() < limit;) {
       services_.sleep(quiet / kSettledAfter);
