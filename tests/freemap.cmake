@@ -4,7 +4,7 @@ if(NOT TARGET virt_reclaim_freemap)
 endif()
 
 virt_reclaim_test(freemap_unit_test
-  SOURCES unit/freemap_fat_test.cc unit/freemap_foreign_state_test.cc unit/freemap_lvm_test.cc unit/freemap_nbd_source_test.cc unit/freemap_ntfs_test.cc unit/freemap_pieces_test.cc unit/freemap_protocol_test.cc
+  SOURCES unit/freemap_fat_test.cc unit/freemap_foreign_state_test.cc unit/freemap_lvm_test.cc unit/freemap_nbd_source_test.cc unit/freemap_ntfs_test.cc unit/freemap_pieces_test.cc unit/freemap_protocol_test.cc unit/freemap_xfs_log_test.cc
   DEPS virt_reclaim_freemap LABEL unit)
 virt_reclaim_test(freemap_sandbox_test
   SOURCES component/freemap_sandbox_test.cc

@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "host/commands/migrate_images.h"
 #include "host/commands/migration_run.h"
+#include "host/commands/offline_facts.h"
 #include "host/model/same_definition.h"
 
 namespace virt_reclaim {
@@ -131,15 +132,21 @@ absl::StatusOr<PowerCycleCheck> CheckPowerCycle(const Services& services,
 }
 
 std::vector<Blocker> CheckMoveBack(const Services& services, const DomainSummary& domain,
-                                   const xml::Domain& live, const xml::Domain& old,
+                                   const xml::Domain& here, const xml::Domain& old,
                                    const std::stop_token& stop) {
-  const std::set<std::string> buses = BusesOfMoved(live, old);
+  const std::set<std::string> buses = BusesOfMoved(here, old);
   if (buses.empty()) return {};
   MigrationFacts facts;
-  facts.live = live;
-  AskGuest(services, domain, /*locked=*/true, stop, facts);
+  const bool is_off = domain.state == DomainState::kShutOff;
+  if (is_off) {
+    facts.saved = here;
+    if (!ReadOfflineFacts(services, domain, /*locked=*/true, stop, facts).ok()) return {};
+  } else {
+    facts.live = here;
+    AskGuest(services, domain, /*locked=*/true, stop, facts);
+  }
   if (!facts.guest) return {};
-  return JudgeMoveBack(*facts.guest, buses);
+  return JudgeMoveBack(*facts.guest, is_off, buses);
 }
 
 std::string BlockersText(const std::vector<Blocker>& blockers) {

@@ -40,10 +40,11 @@ absl::StatusOr<PowerCycleCheck> CheckPowerCycle(const Services& services,
                                                 const StoredMigration& migration, bool locked,
                                                 const std::stop_token& stop);
 
-// What speaks against going back to the definition `old` with a power cycle, now: the guest, if it
-// answers, is asked when disks are on another bus there. The caller holds the domain's lock.
+// What speaks against going back to the definition `old`, now: when disks are on another bus there
+// than in `here`, the definition it runs with or, of one that is off, the saved one, the guest is
+// asked, if it answers, or its disks. The caller holds the domain's lock.
 std::vector<Blocker> CheckMoveBack(const Services& services, const DomainSummary& domain,
-                                   const xml::Domain& live, const xml::Domain& old,
+                                   const xml::Domain& here, const xml::Domain& old,
                                    const std::stop_token& stop);
 
 // "initramfs-lacks-driver (virtio_scsi for kernel 6.1.0-33-amd64)", and how many more there are.

@@ -39,6 +39,8 @@ absl::Status MigrationRun::RollBack(const std::string& why, const std::stop_toke
   const bool is_stopped = here.step == MigrationStep::kStopping;
   if (options_.power_cycle && runs && !is_started && !is_stopped)
     VR_RETURN_IF_ERROR(RequireStoppable(stop));
+  if (state == DomainState::kShutOff && !is_started && !is_stopped)
+    VR_RETURN_IF_ERROR(RequireBootable(stop));
   MigrationRecord record;
   record.step = MigrationStep::kRollingBack;
   record.detail = is_back ? here.detail : why;
@@ -165,6 +167,21 @@ absl::Status MigrationRun::RequireStoppable(const std::stop_token& stop) {
   if (blockers.empty()) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("it cannot be shut down now: ", BlockersText(blockers), "; not rolled back"));
+}
+
+// What a guest that is off would not boot with is not put back.
+absl::Status MigrationRun::RequireBootable(const std::stop_token& stop) {
+  VR_ASSIGN_OR_RETURN(const std::string saved_xml,
+                      services_.hypervisor.DomainXml(uuid_, Hypervisor::Xml::kInactive));
+  VR_ASSIGN_OR_RETURN(const std::string old_xml, migration_.OldXml());
+  VR_ASSIGN_OR_RETURN(const xml::Domain saved, xml::ParseDomain(saved_xml));
+  VR_ASSIGN_OR_RETURN(const xml::Domain old, xml::ParseDomain(old_xml));
+  const DomainSummary domain = {"", uuid_, DomainState::kShutOff, true};
+  const std::vector<Blocker> blockers = CheckMoveBack(services_, domain, saved, old, stop);
+  if (stop.stop_requested()) return absl::CancelledError("interrupted");
+  if (blockers.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("it would not boot: ", BlockersText(blockers), "; not rolled back"));
 }
 
 absl::Status MigrationRun::RestoreOldXml() {

@@ -118,6 +118,7 @@ class MigrationRun {
   absl::Status RequireOurs();
   // Nobody is lost or interrupted by the power cycle of a rollback that was asked for.
   absl::Status RequireStoppable(const std::stop_token& stop);
+  absl::Status RequireBootable(const std::stop_token& stop);
   absl::Status RestoreOldXml();
   absl::Status WaitUntilItIsGone(const std::stop_token& stop);
   absl::Status WaitUntilItIsThere(const std::stop_token& stop);

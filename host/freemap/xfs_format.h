@@ -45,7 +45,8 @@ absl::StatusOr<XfsGeometry> ReadXfsSuperblock(const ByteSource& source, const Re
                                               FilesystemFacts& facts);
 
 // OK when the log ends with an unmount record, so that nothing waits to be replayed: the rule of
-// the kernel's xlog_find_tail (fs/xfs/xfs_log_recover.c). Reads the whole log.
+// the kernel's xlog_find_tail (fs/xfs/xfs_log_recover.c). Reads a block of each MiB of the log, and
+// 9 MiB around its end.
 absl::Status CheckXfsLogClean(const ByteSource& source, const XfsGeometry& geometry);
 
 }  // namespace virt_reclaim::freemap

@@ -21,7 +21,9 @@ constexpr uint32_t kCycleSpan = 32 * 1024;        // data that one header has th
 constexpr uint32_t kMaxRecordBytes = 256 * 1024;  // XLOG_MAX_RECORD_BSIZE
 constexpr uint8_t kUnmountFlag = 0x20;            // XLOG_UNMOUNT_TRANS
 constexpr size_t kExtendedHeaderBytes = 260;      // of struct xlog_rec_ext_header
-constexpr size_t kReadBytes = size_t{1} << 20;
+constexpr uint64_t kStride = (uint64_t{1} << 20) / kBasicBlock;
+// Twice what the kernel has under way at once: XLOG_MAX_ICLOGS records.
+constexpr uint64_t kAroundHead = 2 * 8 * kMaxRecordBytes / kBasicBlock;
 
 struct Log {
   const ByteSource& source;
@@ -45,31 +47,90 @@ struct Head {
   uint64_t record = 0;  // where that record begins
 };
 
+absl::Status NoClearEnd() { return DirtyJournalError("its log has no clear end"); }
+
+// What the first words of a basic block say.
+struct BlockStart {
+  bool header;
+  uint32_t cycle;
+};
+
+BlockStart StartOf(Bytes bytes, size_t at) {
+  const bool header = BigEndian<uint32_t>(bytes, at) == kRecordMagic;
+  return {header, BigEndian<uint32_t>(bytes, at + (header ? 4 : 0))};
+}
+
+// Looks for the drop block by block, in the order of the ring, which may be gone through twice.
+class DropSearch {
+ public:
+  explicit DropSearch(const Log& log) : log_(log) {}
+
+  absl::Status Go(uint64_t first, uint64_t count) {
+    std::vector<uint8_t> chunk;
+    for (uint64_t done = 0; done < count;) {
+      const uint64_t block = (first + done) % log_.blocks;
+      begins_ |= block == 0;  // the round of the ring's end is the one before
+      const uint64_t blocks = std::min({kStride, log_.blocks - block, count - done});
+      VR_ASSIGN_OR_RETURN(chunk, log_.Read(block, blocks));
+      for (uint64_t i = 0; i < blocks; ++i)
+        VR_RETURN_IF_ERROR(See(block + i, StartOf(chunk, i * kBasicBlock)));
+      done += blocks;
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Head> Found() const {
+    if (!head_) return NoClearEnd();
+    return *head_;
+  }
+
+ private:
+  absl::Status See(uint64_t block, const BlockStart& start) {
+    if (!begins_ && start.cycle != last_cycle_) {
+      const bool another = drop_ != kNone && drop_ != block;
+      if (another || last_cycle_ == 0 || start.cycle != last_cycle_ - 1) return NoClearEnd();
+      drop_ = block;
+      if (last_header_ != kNone) head_ = Head{block, last_header_};
+    }
+    begins_ = false;
+    last_cycle_ = start.cycle;
+    if (start.header) last_header_ = block;
+    return absl::OkStatus();
+  }
+
+  const Log& log_;
+  static constexpr uint64_t kNone = UINT64_MAX;
+
+  bool begins_ = true;  // nothing stands before the next block
+  uint32_t last_cycle_ = 0;
+  uint64_t last_header_ = kNone;
+  uint64_t drop_ = kNone;
+  std::optional<Head> head_;
+};
+
+// One block of each stride tells between which the drop is, and that there is no other; around it
+// each block is looked at, as the kernel does, which has records under way side by side
+// (xlog_find_head): a log may have 2 GiB.
 absl::StatusOr<Head> FindHead(const Log& log) {
-  std::optional<uint32_t> last_cycle;
-  std::optional<uint64_t> drop;
-  std::optional<uint64_t> last_header;
-  std::optional<uint64_t> header_before_drop;
-  std::vector<uint8_t> chunk;
-  for (uint64_t block = 0; block < log.blocks;) {
-    chunk.resize(std::min<uint64_t>(kReadBytes, (log.blocks - block) * kBasicBlock));
-    VR_RETURN_IF_ERROR(log.source.Read(log.offset + block * kBasicBlock, chunk));
-    for (size_t at = 0; at < chunk.size(); at += kBasicBlock, ++block) {
-      const bool header = BigEndian<uint32_t>(chunk, at) == kRecordMagic;
-      const uint32_t cycle = BigEndian<uint32_t>(chunk, at + (header ? 4 : 0));
-      if (last_cycle && cycle != *last_cycle) {
-        if (drop || *last_cycle == 0 || cycle != *last_cycle - 1)
-          return DirtyJournalError("its log has no clear end");
-        drop = block;
-        header_before_drop = last_header;
-      }
-      last_cycle = cycle;
-      if (header) last_header = block;
+  std::optional<uint32_t> newest;
+  uint64_t last_of_newest = 0;
+  for (uint64_t block = 0; block < log.blocks; block += kStride) {
+    VR_ASSIGN_OR_RETURN(const std::vector<uint8_t> bytes, log.Read(block, 1));
+    const uint32_t cycle = StartOf(bytes, 0).cycle;
+    if (!newest) newest = cycle;
+    const bool follows = last_of_newest + kStride >= block;
+    if (cycle == *newest && follows) {
+      last_of_newest = block;
+    } else if (*newest == 0 || cycle != *newest - 1) {
+      return NoClearEnd();
     }
   }
-  if (!drop || !last_header) return DirtyJournalError("its log has no clear end");
-  // The last record may begin before the end of the ring and end after its start.
-  return Head{*drop, header_before_drop.value_or(*last_header)};
+  // Of a small log, all: twice, as its last record may begin anywhere.
+  const uint64_t before = std::min(kAroundHead, log.blocks - 1);
+  const uint64_t count = std::min(before + kStride + 1 + kAroundHead, 2 * log.blocks);
+  DropSearch search(log);
+  VR_RETURN_IF_ERROR(search.Go((last_of_newest + log.blocks - before) % log.blocks, count));
+  return search.Found();
 }
 
 // The kernel writes the checksum over the header as its compiler pads it: 328 bytes on most

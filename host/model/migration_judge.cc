@@ -204,11 +204,11 @@ std::vector<Blocker> JudgeMove(const GuestPreflight& guest) {
   return std::move(judgement.blockers);
 }
 
-std::vector<Blocker> JudgeMoveBack(const GuestPreflight& guest,
+std::vector<Blocker> JudgeMoveBack(const GuestPreflight& guest, bool is_off,
                                    const std::set<std::string>& buses) {
   std::vector<Blocker> blockers;
   for (const GuestKernel& kernel : guest.kernels) {
-    if (!kernel.running && !kernel.newest) continue;
+    if (!is_off && !kernel.running && !kernel.newest) continue;
     for (const auto& [bus, driver, state] : {std::tuple("virtio", "virtio_blk", kernel.virtio_blk),
                                              std::tuple("sata", "ahci", kernel.ahci),
                                              std::tuple("ide", "ata_piix", kernel.ata_piix)}) {

@@ -59,10 +59,11 @@ bool DependsOnGuest(const MigrationChange& change);
 // judgement that is asked for again before the power cycle. Empty: it would.
 std::vector<Blocker> JudgeMove(const GuestPreflight& guest);
 
-// Why a running guest, as it is now, would not find its disks when they go back to `buses` (virtio,
-// sata, ide) from the SCSI bus: kernels and files may be newer than the migration. What is not
-// known is not among them, as it has booted from there before.
-std::vector<Blocker> JudgeMoveBack(const GuestPreflight& guest, const std::set<std::string>& buses);
+// Why a guest, as it is now, would not find its disks when they go back to `buses` (virtio, sata,
+// ide) from the SCSI bus: kernels and files may be newer than the migration. What is not known is
+// not among them, as it has booted from there before.
+std::vector<Blocker> JudgeMoveBack(const GuestPreflight& guest, bool is_off,
+                                   const std::set<std::string>& buses);
 
 MigrationJudgement Judge(const MigrationFacts& facts, const MigrationChange& change);
 

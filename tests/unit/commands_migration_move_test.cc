@@ -240,6 +240,28 @@ TEST_F(MoveTest, ARollbackToABusWithoutItsDriverDoesNotShutDown) {
   EXPECT_EQ(domain.live_xml, domain.first_xml);
 }
 
+TEST_F(MoveTest, ARollbackOfADomainThatIsOffLooksIntoItsDisks) {
+  FakeWorld world;
+  FakeDomain& domain = Add(world);
+  ASSERT_EQ(ApplyOne(world, options_).place->step, MigrationStep::kDone);
+  domain.summary.state = DomainState::kShutOff;
+  domain.offline = *domain.agent.preflight;
+  domain.offline->kernels.at(0).virtio_blk = GuestModuleState::kModuleOnly;
+  const std::string moved = domain.inactive_xml;
+  const auto refused = RollBackMigrated(world.services(), options_, {}).value().at(0);
+  EXPECT_EQ(refused.outcome.kind, OutcomeKind::kFailed);
+  EXPECT_THAT(
+      std::string(refused.outcome.error.message()),
+      HasSubstr(
+          "it would not boot: initramfs-lacks-driver (virtio_blk for kernel 6.1.0-32-amd64)"));
+  EXPECT_EQ(domain.inactive_xml, moved);
+  // What cannot be read has booted from there before.
+  domain.offline = absl::FailedPreconditionError("encrypted");
+  EXPECT_EQ(RollBackMigrated(world.services(), options_, {}).value().at(0).place->step,
+            MigrationStep::kRolledBack);
+  EXPECT_EQ(domain.inactive_xml, domain.first_xml);
+}
+
 // A guest that says nothing has booted from there before.
 TEST_F(MoveTest, ARollbackNeedsNoAnswer) {
   FakeWorld world;

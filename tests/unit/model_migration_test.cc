@@ -116,28 +116,31 @@ TEST(JudgeTest, TheWayBackNeedsTheDriversAndNamesOfTheOldBus) {
   guest.kernels[0].ahci = GuestModuleState::kModuleOnly;
   guest.kernels[0].ata_piix = GuestModuleState::kMissing;
   // Of virtio_blk nothing is known.
-  EXPECT_THAT(JudgeMoveBack(guest, {"virtio"}), IsEmpty());
-  EXPECT_THAT(JudgeMoveBack(guest, {"sata"}), Has(Reason::kInitramfsLacks));
-  EXPECT_THAT(JudgeMoveBack(guest, {"virtio", "ide"}), Has(Reason::kInitramfsLacks));
+  EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/false, {"virtio"}), IsEmpty());
+  EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/false, {"sata"}), Has(Reason::kInitramfsLacks));
+  EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/false, {"virtio", "ide"}),
+              Has(Reason::kInitramfsLacks));
   guest.kernels[0].running = guest.kernels[0].newest = false;
-  EXPECT_THAT(JudgeMoveBack(guest, {"sata", "ide"}), IsEmpty());
+  EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/false, {"sata", "ide"}), IsEmpty());
+  // Any may be the one that boots.
+  EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/true, {"sata"}), Has(Reason::kInitramfsLacks));
   const auto name = [&](GuestNameSource source, const std::string& path) {
     guest.names = {{source, "/etc/fstab", 3, path + " / ext4", path, "UUID=x", true}};
   };
   name(GuestNameSource::kFstab, "/dev/sda1");
-  EXPECT_THAT(JudgeMoveBack(guest, {"virtio"}), Has(Reason::kGuestNamesDisk));
-  EXPECT_THAT(JudgeMoveBack(guest, {"sata"}), IsEmpty());
+  EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/false, {"virtio"}), Has(Reason::kGuestNamesDisk));
+  EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/false, {"sata"}), IsEmpty());
   name(GuestNameSource::kFstab, "/dev/disk/by-path/pci-0000:00:05.0-scsi-0:0:0:0-part1");
-  EXPECT_THAT(JudgeMoveBack(guest, {"sata"}), Has(Reason::kGuestNamesDisk));
+  EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/false, {"sata"}), Has(Reason::kGuestNamesDisk));
   for (const char* old :
        {"/dev/vda1", "/dev/disk/by-path/pci-0000:00:05.0-part1", "/dev/disk/by-id/virtio-x"}) {
     name(GuestNameSource::kFstab, old);
-    EXPECT_THAT(JudgeMoveBack(guest, {"virtio"}), IsEmpty()) << old;
+    EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/false, {"virtio"}), IsEmpty()) << old;
   }
   name(GuestNameSource::kRunningCommandLine, "/dev/sda1");
-  EXPECT_THAT(JudgeMoveBack(guest, {"virtio"}), Has(Reason::kGuestNamesDisk));
+  EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/false, {"virtio"}), Has(Reason::kGuestNamesDisk));
   guest.boot_configs = {"/boot/grub/grub.cfg"};
-  EXPECT_THAT(JudgeMoveBack(guest, {"virtio"}), IsEmpty());
+  EXPECT_THAT(JudgeMoveBack(guest, /*is_off=*/false, {"virtio"}), IsEmpty());
 }
 
 TEST(JudgeTest, ABusChangeNeedsDriversAndNamesThatStay) {
