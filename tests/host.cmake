@@ -26,7 +26,7 @@ virt_reclaim_test(commands_test
     unit/commands_overview_test.cc unit/commands_report_test.cc unit/commands_run_order_test.cc unit/commands_run_test.cc
     unit/commands_appliance_test.cc unit/commands_image_users_test.cc unit/commands_sparsify_test.cc
     unit/commands_sync_domain_test.cc unit/commands_trim_choice_test.cc
-    unit/commands_trim_history_test.cc unit/commands_trim_turns_test.cc
+    unit/commands_domain_turn_test.cc unit/commands_trim_history_test.cc unit/commands_trim_turns_test.cc
     unit/commands_trim_test.cc unit/report_check_test.cc unit/trim_schedule_test.cc
   DEPS virt_reclaim_fakes virt_reclaim_commands LABEL unit)
 

@@ -12,6 +12,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "host/commands/agent_guest.h"
+#include "host/commands/domain_turn.h"
 #include "host/model/migration.h"
 #include "host/services/migration_store.h"
 #include "xml-tools/rewrite.h"
@@ -189,7 +190,8 @@ class InstallPlanner {
 
   // Our own agent answers, and is what would be installed.
   bool HasThisVersion(const DomainFacts& facts, AgentInstall& install) const {
-    const AgentAccess access = OpenAgent(services_, facts, kAgentTimeout, stop_);
+    const AgentAccess access =
+        OpenAgent(services_, facts, DomainLock::Use::kLook, kAgentTimeout, stop_);
     if (!access.session) return false;
     const auto info = access.session->agent->GetInfo(kAgentTimeout, stop_);
     if (!info.ok()) return false;
@@ -214,7 +216,7 @@ class Installer {
 
   // A failure after the first file was renamed is `outcome.partly`.
   void Install(AgentInstall& install) const {
-    auto lock = DomainLock::Take(services_.lock_directory, install.domain.uuid);
+    auto lock = LockDomain(services_, install.domain.uuid, DomainLock::Use::kWork, stop_);
     if (!lock.ok()) return Undone(install, lock.status());
     if (const absl::Status status = AddPort(install); !status.ok()) return Undone(install, status);
     if (install.outcome.kind != OutcomeKind::kDone) return;

@@ -36,7 +36,8 @@ AgentStatusOfDomain StatusOf(const Services& services, const DomainSummary& summ
     status.outcome.error = facts.status();
     return status;
   }
-  AgentAccess access = OpenAgent(services, *facts, options.agent_timeout, stop);
+  AgentAccess access =
+      OpenAgent(services, *facts, DomainLock::Use::kLook, options.agent_timeout, stop);
   if (!access.session) {
     skip(*access.blocker);
     return status;

@@ -12,6 +12,7 @@
 #include "base/escape.h"
 #include "base/status.h"
 #include "base/suggest.h"
+#include "host/commands/domain_turn.h"
 #include "host/model/guest_disks.h"
 
 namespace virt_reclaim {
@@ -211,10 +212,10 @@ std::optional<Blocker> AgentObstacle(const DomainFacts& domain) {
   return std::nullopt;
 }
 
-AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, absl::Duration timeout,
-                      std::stop_token stop) {
+AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, DomainLock::Use use,
+                      absl::Duration timeout, std::stop_token stop) {
   if (auto obstacle = AgentObstacle(domain)) return {std::nullopt, std::move(obstacle)};
-  auto lock = DomainLock::Take(services.lock_directory, domain.summary.uuid);
+  auto lock = LockDomain(services, domain.summary.uuid, use, stop);
   if (!lock.ok()) return {std::nullopt, AgentBlocker(lock.status())};
   AgentAccess access = OpenAgentLocked(services, domain, timeout, std::move(stop));
   if (access.session) access.session->lock = *std::move(lock);
@@ -241,7 +242,7 @@ std::optional<Blocker> AskGuestUse(const Services& services, DomainFacts& facts,
                                    absl::Duration timeout, const std::stop_token& stop) {
   std::map<std::string, std::vector<Range>> free;
   {
-    AgentAccess access = OpenAgent(services, facts, timeout, stop);
+    AgentAccess access = OpenAgent(services, facts, DomainLock::Use::kLook, timeout, stop);
     if (!access.session) {
       if (access.blocker->reason == Reason::kNotRunning) return std::nullopt;
       return access.blocker;

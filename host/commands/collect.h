@@ -63,8 +63,9 @@ const xml::Channel* AgentChannel(const xml::Domain& domain);
 bool HasSerialController(const xml::Domain& domain);
 // Why no agent can be asked, as far as the XML and the state tell; empty: try.
 std::optional<Blocker> AgentObstacle(const DomainFacts& domain);
-AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, absl::Duration timeout,
-                      std::stop_token stop);
+// The domain's turn is waited for as LockDomain does.
+AgentAccess OpenAgent(const Services& services, const DomainFacts& domain, DomainLock::Use use,
+                      absl::Duration timeout, std::stop_token stop);
 // For a caller that holds the domain's lock.
 AgentAccess OpenAgentLocked(const Services& services, const DomainFacts& domain,
                             absl::Duration timeout, std::stop_token stop);

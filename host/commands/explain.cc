@@ -158,7 +158,8 @@ class DomainExplainer {
   }
 
   void AskGuest() {
-    const AgentAccess access = OpenAgent(services_, domain_, options_.agent_timeout, stop_);
+    const AgentAccess access =
+        OpenAgent(services_, domain_, DomainLock::Use::kLook, options_.agent_timeout, stop_);
     if (!access.session) {
       result_.agent = access.blocker;
     } else {
@@ -193,7 +194,8 @@ class DomainExplainer {
     // A backup may have begun meanwhile.
     if (waited && !MayProbe()) return;
     // It is there, and has told its filesystems before.
-    const AgentAccess access = OpenAgent(services_, domain_, kListingTimeout, stop_);
+    const AgentAccess access =
+        OpenAgent(services_, domain_, DomainLock::Use::kWork, kListingTimeout, stop_);
     if (!access.session) return CannotProbe({*access.blocker});
     const std::vector<ProbedDisk> probed = ProbeDiscards(
         services_, domain_, *access.session->agent,

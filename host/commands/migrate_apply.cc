@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/commands/domain_turn.h"
 #include "host/commands/migrate.h"
 #include "host/model/same_definition.h"
 #include "host/services/state_path.h"
@@ -222,7 +223,8 @@ absl::Status ApplyInto(const Services& services, const MigrateOptions& options,
                        const MigrateAction& action, const std::stop_token& stop,
                        MigratedDomain& migrated) {
   const std::string& uuid = action.domain.uuid;
-  VR_ASSIGN_OR_RETURN(const DomainLock lock, DomainLock::Take(services.lock_directory, uuid));
+  VR_ASSIGN_OR_RETURN(const DomainLock lock,
+                      LockDomain(services, uuid, DomainLock::Use::kWork, stop));
   const MigrationStore store(services.state_directory, services.hypervisor.Uri());
   VR_ASSIGN_OR_RETURN(auto migration, store.Latest(uuid));
   const bool unfinished =
@@ -303,6 +305,7 @@ absl::Status RollBackOne(const Services& services, const MigrateOptions& options
 // What `act` makes of each selected domain that has a migration, under its lock.
 absl::StatusOr<std::vector<MigratedDomain>> ForEachMigrated(
     const Services& services, const MigrateOptions& options, bool locked,
+    const std::stop_token& stop,
     const std::function<absl::Status(MigrationRun&, MigratedDomain&)>& act) {
   SelectedOfPlan selected;
   if (options.plan) {
@@ -324,7 +327,7 @@ absl::StatusOr<std::vector<MigratedDomain>> ForEachMigrated(
     const absl::Status status = [&]() -> absl::Status {
       std::optional<DomainLock> lock;
       if (locked) {
-        VR_ASSIGN_OR_RETURN(lock, DomainLock::Take(services.lock_directory, domain.uuid));
+        VR_ASSIGN_OR_RETURN(lock, LockDomain(services, domain.uuid, DomainLock::Use::kWork, stop));
       }
       VR_ASSIGN_OR_RETURN(auto migration, store.Latest(domain.uuid));
       if (!migration) {
@@ -435,7 +438,8 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
                                                            const MigrateOptions& options,
                                                            const std::stop_token& stop) {
   return ForEachMigrated(
-      services, options, true, [&](MigrationRun& run, MigratedDomain& migrated) -> absl::Status {
+      services, options, true, stop,
+      [&](MigrationRun& run, MigratedDomain& migrated) -> absl::Status {
         if (!IsOver(run.place().step)) VR_RETURN_IF_ERROR(run.Continue(stop));
         const MigrationStep step = run.place().step;
         if (step == MigrationStep::kUndone || step == MigrationStep::kRolledBack) {
@@ -466,15 +470,16 @@ absl::StatusOr<std::vector<MigratedDomain>> VerifyMigrated(const Services& servi
 absl::StatusOr<std::vector<MigratedDomain>> RollBackMigrated(const Services& services,
                                                              const MigrateOptions& options,
                                                              const std::stop_token& stop) {
-  return ForEachMigrated(services, options, true, [&](MigrationRun& run, MigratedDomain& migrated) {
-    return RollBackOne(services, options, migrated.domain, stop, run);
-  });
+  return ForEachMigrated(services, options, true, stop,
+                         [&](MigrationRun& run, MigratedDomain& migrated) {
+                           return RollBackOne(services, options, migrated.domain, stop, run);
+                         });
 }
 
 absl::StatusOr<std::vector<MigratedDomain>> MigrationStatus(const Services& services,
                                                             const MigrateOptions& options) {
   auto all = ForEachMigrated(
-      services, options, false, [&](MigrationRun& run, MigratedDomain&) -> absl::Status {
+      services, options, false, {}, [&](MigrationRun& run, MigratedDomain&) -> absl::Status {
         const MigrationPlace place = run.place();
         if (place.step == MigrationStep::kDone || place.step == MigrationStep::kDefined)
           return absl::OkStatus();

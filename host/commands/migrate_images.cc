@@ -68,8 +68,8 @@ class GuestUnits {
     auto live = text.ok() ? xml::ParseDomain(*text) : text.status();
     if (!live.ok()) return;
     live_ = *std::move(live);
-    const AgentAccess access =
-        OpenAgent(services_, {action_.domain, live_, {}}, kPlanAgentTimeout, stop_);
+    const AgentAccess access = OpenAgent(services_, {action_.domain, live_, {}},
+                                         DomainLock::Use::kLook, kPlanAgentTimeout, stop_);
     if (!access.session) return;
     auto filesystems = access.session->agent->ListFilesystems(kListingTimeout, stop_);
     if (!filesystems.ok()) return;

@@ -50,8 +50,9 @@ bool MovesDisks(const xml::Domain& from, const xml::Domain& to) {
 void AskGuest(const Services& services, const DomainSummary& domain, bool locked,
               const std::stop_token& stop, MigrationFacts& facts) {
   const DomainFacts running = {domain, *facts.live, {}};  // its disks are not asked about
-  AgentAccess access = locked ? OpenAgentLocked(services, running, kRunAgentTimeout, stop)
-                              : OpenAgent(services, running, kPlanAgentTimeout, stop);
+  AgentAccess access =
+      locked ? OpenAgentLocked(services, running, kRunAgentTimeout, stop)
+             : OpenAgent(services, running, DomainLock::Use::kLook, kPlanAgentTimeout, stop);
   if (!access.session) {
     const Blocker& blocker = *access.blocker;
     if (blocker.reason == Reason::kBusy) {

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
-#include "host/services/domain_lock.h"
 
 namespace virt_reclaim {
 namespace {
@@ -54,7 +53,7 @@ absl::StatusOr<GuestPreflight> Read(const Services& services, const DomainSummar
   VR_ASSIGN_OR_RETURN(const std::vector<OfflineDisk> disks, DisksOf(services, saved));
   std::optional<DomainLock> lock;
   if (!locked) {
-    VR_ASSIGN_OR_RETURN(lock, DomainLock::Take(services.lock_directory, domain.uuid));
+    VR_ASSIGN_OR_RETURN(lock, LockDomain(services, domain.uuid, DomainLock::Use::kWork, stop));
   }
   VR_RETURN_IF_ERROR(CheckOff(services, domain));
   auto facts = services.offline_guest->Read(disks, kTimeout, stop);

@@ -19,11 +19,11 @@
 #include "base/escape.h"
 #include "base/io.h"
 #include "base/status.h"
+#include "host/commands/domain_turn.h"
 #include "host/commands/image_users.h"
 #include "host/guard/image_guard.h"
 #include "host/guard/image_identity.h"
 #include "host/model/reason.h"
-#include "host/services/domain_lock.h"
 #include "host/sparsify/image_form.h"
 
 namespace virt_reclaim {
@@ -294,7 +294,8 @@ absl::StatusOr<SparsifiedCopy> ExecuteSparsifyCopy(const Services& services,
   std::map<std::string, DomainLock> locks;  // a domain may have the image twice
   for (const DomainSummary& user : plan.users) {
     if (locks.count(user.uuid) > 0) continue;
-    VR_ASSIGN_OR_RETURN(DomainLock lock, DomainLock::Take(services.lock_directory, user.uuid));
+    VR_ASSIGN_OR_RETURN(DomainLock lock,
+                        LockDomain(services, user.uuid, DomainLock::Use::kWork, stop));
     locks.emplace(user.uuid, std::move(lock));
   }
   // Before it is opened: that would make another virt-reclaim stop, which has a lease on it.

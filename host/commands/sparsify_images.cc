@@ -18,11 +18,11 @@
 #include "base/status.h"
 #include "host/commands/appliance_watch.h"
 #include "host/commands/collect.h"
+#include "host/commands/domain_turn.h"
 #include "host/commands/image_users.h"
 #include "host/guard/image_guard.h"
 #include "host/guard/image_identity.h"
 #include "host/model/image_judge.h"
-#include "host/services/domain_lock.h"
 #include "host/sparsify/snapshot_space.h"
 
 namespace virt_reclaim {
@@ -301,7 +301,8 @@ absl::Status DoOne(const Services& services, const SparsifyImagesOptions& option
   if (stop.stop_requested()) return absl::CancelledError("interrupted");
   std::vector<DomainLock> locks;
   for (const DomainSummary& user : action.users) {
-    VR_ASSIGN_OR_RETURN(DomainLock lock, DomainLock::Take(services.lock_directory, user.uuid));
+    VR_ASSIGN_OR_RETURN(DomainLock lock,
+                        LockDomain(services, user.uuid, DomainLock::Use::kWork, stop));
     locks.push_back(std::move(lock));
   }
   std::vector<sparsify::DiskSpec> specs;

@@ -19,7 +19,7 @@
 #include "base/escape.h"
 #include "base/io.h"
 #include "base/status.h"
-#include "host/services/domain_lock.h"
+#include "host/commands/domain_turn.h"
 #include "host/sync/checkpoint_note.h"
 #include "host/sync/nbd_source.h"
 #include "host/sync/unfinished_mark.h"
@@ -370,7 +370,7 @@ absl::StatusOr<std::vector<SyncedFile>> SyncDomain(
   left_behind = absl::OkStatus();
   SyncDomainPlan plan = planned;
   VR_ASSIGN_OR_RETURN(const DomainLock lock,
-                      DomainLock::Take(services.lock_directory, plan.domain.uuid));
+                      LockDomain(services, plan.domain.uuid, DomainLock::Use::kWork, stop));
   std::vector<SyncedFile> files;
   // A run that was killed while it began has left the guest frozen. One that was not frozen thaws,
   // too, so that an error says that it may still be.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "host/commands/domain_turn.h"
 #include "host/services/qemu_guest_agent.h"
 
 namespace virt_reclaim {
@@ -57,12 +58,12 @@ AgentAccess OpenWay(const Services& services, const DomainFacts& domain,
   if (!choice.way) return {std::nullopt, std::move(choice.blocker)};
   if (choice.way == TrimWay::kAgent) {
     way = TrimWay::kAgent;
-    AgentAccess access = OpenAgent(services, domain, timeout, stop);
+    AgentAccess access = OpenAgent(services, domain, DomainLock::Use::kWork, timeout, stop);
     const bool absent = access.blocker && access.blocker->reason == Reason::kAgentNotConnected;
     if (wanted || !absent || QemuAgentObstacle(domain, guest)) return access;
   }
   way = TrimWay::kQemuAgent;
-  auto lock = DomainLock::Take(services.lock_directory, domain.summary.uuid);
+  auto lock = LockDomain(services, domain.summary.uuid, DomainLock::Use::kWork, stop);
   if (!lock.ok()) return {std::nullopt, AgentBlocker(lock.status())};
   auto agent = NewQemuGuestAgent(services.hypervisor, domain.summary.uuid);
   // Before anything is measured: is somebody there? 'busy' and 'silent' are told apart here.

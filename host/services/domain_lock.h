@@ -14,10 +14,13 @@ namespace virt_reclaim {
 // Holds the lock until destroyed; the kernel drops it when the process dies. Any thread.
 class DomainLock {
  public:
-  // Aborted when another process (or another DomainLock of this one) holds it. `directory` is made
-  // when it does not exist.
-  static absl::StatusOr<DomainLock> Take(const std::string& directory, const std::string& uuid);
-  // The same for an image, by what it is and not by its name. Does not open it.
+  // What the holder is at, which the file says: kLook is over in seconds.
+  enum class Use { kWork, kLook };
+  // When another process (or another DomainLock of this one) holds it: Aborted if that one works,
+  // Unavailable if it looks. `directory` is made when it does not exist.
+  static absl::StatusOr<DomainLock> Take(const std::string& directory, const std::string& uuid,
+                                         Use use = Use::kWork);
+  // The same to work on an image, by what it is and not by its name. Does not open it.
   static absl::StatusOr<DomainLock> TakeImage(const std::string& directory,
                                               const std::string& path);
   // The same for a job of 'run', by its name: two timers at once must not plan the same twice.
@@ -25,7 +28,7 @@ class DomainLock {
 
  private:
   static absl::StatusOr<DomainLock> TakeNamed(const std::string& directory, const std::string& name,
-                                              const char* what);
+                                              const char* what, Use use);
   explicit DomainLock(UniqueFd fd) : fd_(std::move(fd)) {}
   UniqueFd fd_;
 };
