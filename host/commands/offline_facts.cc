@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
 #include "base/status.h"
+#include "host/commands/domain_turn.h"
 
 namespace virt_reclaim {
 namespace {
