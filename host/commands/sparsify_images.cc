@@ -316,7 +316,7 @@ absl::Status DoOne(const Services& services, const SparsifyImagesOptions& option
     }
     specs.push_back(disk.spec);
   }
-  // A domain that started since would have been heard of by its locks; one that was saved not.
+  // A domain that started since is heard of by the guards of the images; one that was saved is not.
   const auto still_off = [&]() -> absl::Status {
     for (const DomainSummary& user : action.users) {
       if (const auto blocker = NotOff(services, user))

@@ -10,7 +10,9 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <optional>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -54,8 +56,48 @@ bool IsThis(const struct stat& status, const ImageIdentity& identity) {
   return SameImage(IdentityOf(status), identity);
 }
 
-void AddProcesses(const ImageIdentity& identity, const HolderRoots& roots,
+std::string SysfsOf(dev_t device, const HolderRoots& roots) {
+  return absl::StrCat(roots.sys, "/dev/block/", major(device), ":", minor(device));
+}
+
+std::optional<dev_t> DeviceNumber(const std::string& text) {
+  unsigned int first = 0, second = 0;
+  if (sscanf(text.c_str(), "%u:%u", &first, &second) != 2) return std::nullopt;
+  return makedev(first, second);
+}
+
+// The devices whose data is this one's, too: the partitions of a disk, the disk of a partition.
+std::set<dev_t> DevicesAround(dev_t device, const HolderRoots& roots) {
+  const std::string directory = SysfsOf(device, roots);
+  std::vector<std::string> around;
+  if (access((directory + "/partition").c_str(), F_OK) == 0) around.push_back("..");
+  int error = 0;
+  for (const std::string& name : Entries(directory, error)) {
+    if (access(absl::StrCat(directory, "/", name, "/partition").c_str(), F_OK) == 0)
+      around.push_back(name);
+  }
+  std::set<dev_t> numbers;
+  for (const std::string& name : around) {
+    const auto number = DeviceNumber(FirstLine(absl::StrCat(directory, "/", name, "/dev")));
+    if (number) numbers.insert(*number);
+  }
+  return numbers;
+}
+
+// By "flags:" in octal (proc_pid_fdinfo(5)); what cannot be read is as bad.
+bool IsForWriting(const std::string& process, const std::string& fd) {
+  const auto text = ReadFile(absl::StrCat(process, "/fdinfo/", fd), 65536);
+  const size_t at = text.ok() ? text->find("flags:") : std::string::npos;
+  if (at == std::string::npos) return true;
+  return (strtoul(text->c_str() + at + strlen("flags:"), nullptr, 8) & O_ACCMODE) != O_RDONLY;
+}
+
+// Of a device also those who may write to a part of it, or to what it is a part of; with
+// `only_writers` the others count as little here.
+void AddProcesses(const ImageIdentity& identity, const HolderRoots& roots, bool only_writers,
                   const std::function<bool(pid_t)>& ours, Holders& holders) {
+  std::set<dev_t> around;
+  if (identity.block_device != 0) around = DevicesAround(identity.block_device, roots);
   int error = 0;
   const std::vector<std::string> pids = Entries(roots.proc, error);
   if (error != 0) holders.complete = false;
@@ -67,8 +109,11 @@ void AddProcesses(const ImageIdentity& identity, const HolderRoots& roots,
     if (error != 0 && error != ENOENT && error != ESRCH) holders.complete = false;
     const bool holds = std::any_of(fds.begin(), fds.end(), [&](const std::string& fd) {
       struct stat status;
-      return stat(absl::StrCat(process, "/fd/", fd).c_str(), &status) == 0 &&
-             IsThis(status, identity);
+      if (stat(absl::StrCat(process, "/fd/", fd).c_str(), &status) != 0) return false;
+      const bool is_this = IsThis(status, identity);
+      if (is_this && !only_writers) return true;
+      return (is_this || (S_ISBLK(status.st_mode) && around.count(status.st_rdev) > 0)) &&
+             IsForWriting(process, fd);
     });
     if (holds && (!ours || !ours(number))) {
       holders.names.push_back(
@@ -102,7 +147,7 @@ void AddMounts(const std::string& number, const HolderRoots& roots, Holders& hol
 void AddDeviceUsers(const ImageIdentity& identity, const HolderRoots& roots, Holders& holders) {
   const std::string number =
       absl::StrCat(major(identity.block_device), ":", minor(identity.block_device));
-  const std::string device = absl::StrCat(roots.sys, "/dev/block/", number);
+  const std::string device = SysfsOf(identity.block_device, roots);
   int error = 0;
   for (const std::string& name : Entries(device + "/holders", error))
     holders.names.push_back("/dev/" + name);
@@ -139,11 +184,8 @@ std::optional<dev_t> FilesystemDevice(const std::string& path, const HolderRoots
   if (!mounts.ok()) return std::nullopt;
   const auto mount = std::find_if(mounts->begin(), mounts->end(),
                                   [&](const Mount& each) { return each.id == facts.stx_mnt_id; });
-  unsigned int first = 0;
-  unsigned int second = 0;
-  if (mount == mounts->end() || sscanf(mount->device.c_str(), "%u:%u", &first, &second) != 2)
-    return std::nullopt;
-  return makedev(first, second);
+  if (mount == mounts->end()) return std::nullopt;
+  return DeviceNumber(mount->device);
 }
 
 // Whether "fe:00:1234" of /proc/locks is the file, or may be when the filesystem's number is not
@@ -168,11 +210,19 @@ std::string Holders::Describe() const {
 Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots,
                     const std::function<bool(pid_t)>& ours) {
   Holders holders;
-  AddProcesses(identity, roots, ours, holders);
+  AddProcesses(identity, roots, false, ours, holders);
   AddLoops(identity, roots, holders);
   if (identity.block_device != 0) AddDeviceUsers(identity, roots, holders);
   AddSwap(identity, roots, holders);
   return holders;
+}
+
+Holders FindWriters(const ImageIdentity& identity, const HolderRoots& roots,
+                    const std::function<bool(pid_t)>& ours) {
+  Holders writers;
+  AddProcesses(identity, roots, true, ours, writers);
+  AddLoops(identity, roots, writers);
+  return writers;
 }
 
 bool IsDescendant(pid_t pid, const HolderRoots& roots) {

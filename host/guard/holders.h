@@ -33,8 +33,13 @@ struct Holders {
 // Everybody but this process, and those of whom `ours` (empty: none) is true, that holds the image
 // `identity`. Costs one stat for each descriptor of each process. What goes away meanwhile is left
 // out, what appears may be missed: this names who is in the way; for a regular file the lease
-// proves that nobody is. Any thread.
+// proves that nobody is. Of a device they include those who have a partition of it, or the disk
+// that it is a partition of, open for writing. Any thread.
 Holders FindHolders(const ImageIdentity& identity, const HolderRoots& roots = {},
+                    const std::function<bool(pid_t)>& ours = nullptr);
+
+// Those of them alone who may write: processes, by how they have opened it, and loop devices.
+Holders FindWriters(const ImageIdentity& identity, const HolderRoots& roots = {},
                     const std::function<bool(pid_t)>& ours = nullptr);
 
 // Whether this process, or one that it started, has started `pid`: as long as all between the two

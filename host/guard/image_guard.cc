@@ -7,7 +7,9 @@
 #include <sys/statfs.h>
 #include <sys/sysmacros.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <iterator>
 
 #include "absl/strings/str_cat.h"
 #include "base/escape.h"
@@ -50,10 +52,22 @@ absl::Status TakeLease(int fd, int type) {
 }  // namespace
 
 absl::Status CheckLeasesProve(int64_t filesystem_type, dev_t device) {
+  // Numbers without a name are of filesystems whose own headers have them.
+  constexpr int64_t kShared[] = {
+      NFS_SUPER_MAGIC, V9FS_MAGIC, OCFS2_SUPER_MAGIC, AFS_SUPER_MAGIC, CODA_SUPER_MAGIC,
+      0x00c36400,  // Ceph
+      0x01161970,  // GFS2
+      0x0bd00bd0,  // Lustre
+      0x19830326,  // BeeGFS
+      0x20030528,  // OrangeFS
+      0x47504653,  // GPFS
+      0xbacbacbc,  // VMware's vmhgfs
+  };
   // A FUSE filesystem on a disk of this machine (ntfs-3g) has that disk's number and no made-up
   // one.
-  const bool elsewhere = filesystem_type == NFS_SUPER_MAGIC || filesystem_type == V9FS_MAGIC ||
-                         (filesystem_type == FUSE_SUPER_MAGIC && major(device) == 0);
+  const bool elsewhere =
+      std::find(std::begin(kShared), std::end(kShared), filesystem_type) != std::end(kShared) ||
+      (filesystem_type == FUSE_SUPER_MAGIC && major(device) == 0);
   if (!elsewhere) return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat(filesystem_type == NFS_SUPER_MAGIC ? "it lies on NFS, which" : "its filesystem",
@@ -106,6 +120,7 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
     if (!holders.complete) {
       return absl::PermissionDeniedError(name + ": only root can see whether somebody has it open");
     }
+    guard.watch_ = std::make_unique<DeviceWatch>(early, options.roots);
   } else {
     struct statfs mounted;
     if (fstatfs(guard.fd(), &mounted) != 0) return ErrnoStatus(errno, "statfs " + name);
@@ -122,7 +137,8 @@ absl::StatusOr<ImageGuard> ImageGuard::Acquire(const std::string& path,
 }
 
 bool ImageGuard::Interrupted() const {
-  return !is_device() && fcntl(fd_.get(), F_GETLEASE) != lease_;
+  if (watch_) return watch_->SomebodyWrites();
+  return fcntl(fd_.get(), F_GETLEASE) != lease_;
 }
 
 void ImageGuard::Release() {

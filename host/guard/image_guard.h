@@ -15,26 +15,30 @@
 //
 // What proves it for a *block device* is less: O_EXCL (no mount, no device mapper, no other
 // exclusive user), QEMU's locks on the node, and no process that has it open at the beginning.
-// There are no leases on devices: a domain that starts meanwhile hears of our locks and fails to
-// start.
+// There are no leases on devices, and the locks are of the node: libvirt gives a domain a /dev of
+// its own, with other nodes (qemu.conf(5), namespaces), so it starts. Who has the device open for
+// writing is looked up again and again instead (device_watch.h): a QEMU opens it when it starts,
+// long before its guest writes.
 //
 // Who only reads (`reading`) takes a read lease: others may read the file, too, and whoever wants
 // to write it waits as above. Of QEMU's locks only those of writers are in the way, and none are
 // taken on a file: a domain that wants its image gets it. A device has no lease, so there they are.
 //
-// libvirt's opinion (paused, saved, a job) is the caller's to ask. The guard knows no clock. One
-// thread at a time; fd() and Interrupted() are any thread's until the guard goes.
+// libvirt's opinion (paused, saved, a job) is the caller's to ask. One thread at a time; fd() and
+// Interrupted() are any thread's until the guard goes.
 #ifndef VIRT_RECLAIM_HOST_GUARD_IMAGE_GUARD_H_
 #define VIRT_RECLAIM_HOST_GUARD_IMAGE_GUARD_H_
 
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/unique_fd.h"
+#include "host/guard/device_watch.h"
 #include "host/guard/holders.h"
 #include "host/guard/image_identity.h"
 #include "host/guard/image_locks.h"
@@ -71,8 +75,8 @@ class ImageGuard {
   const ImageIdentity& identity() const { return identity_; }
   bool is_device() const { return identity_.block_device != 0; }
 
-  // True as soon as somebody wants to open the file: stop, and let go. One system call. A block
-  // device never says so.
+  // True as soon as somebody wants to open the file: stop, and let go. One system call. Of a block
+  // device as DeviceWatch::SomebodyWrites.
   bool Interrupted() const;
 
   // Lets go: first the locks, then the lease, so that who waits in open(2) finds no lock of ours.
@@ -84,14 +88,15 @@ class ImageGuard {
 
   UniqueFd fd_;
   bool direct_ = false;
-  int lease_;  // F_WRLCK or F_RDLCK
+  int lease_;                           // F_WRLCK or F_RDLCK
+  std::unique_ptr<DeviceWatch> watch_;  // of a device
   ImageIdentity identity_;
 };
 
 // FailedPrecondition for a filesystem, by its f_type of statfs(2) and its st_dev, that may refuse a
-// lease although nobody has the file open, or grant one although another machine has: NFS, and 9p
-// and FUSE (sshfs, virtiofs), where kernels before 7.0 do not ask the server (fs/fuse/file.c has no
-// setlease). Pure.
+// lease although nobody has the file open, or grant one although another machine has: NFS,
+// filesystems of clusters (fs/ocfs2/file.c has no setlease), and 9p and FUSE (sshfs, virtiofs),
+// where kernels before 7.0 do not ask the server (fs/fuse/file.c has none either). Pure.
 absl::Status CheckLeasesProve(int64_t filesystem_type, dev_t device);
 
 // OK when Acquire would have worked, Aborted when the image is in use; holds nothing afterwards.

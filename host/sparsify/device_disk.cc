@@ -54,7 +54,7 @@ class DeviceDisk final : public OpenedDisk {
     const std::vector<Range> all = {{0, facts_.size_bytes}};
     return AllocationMap{all, all};
   }
-  bool Wanted() override { return false; }
+  bool Wanted() override { return guard_.Interrupted(); }
 
   absl::Status Free(Range range) override {
     uint64_t words[2] = {range.begin, range.size()};

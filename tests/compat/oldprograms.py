@@ -18,7 +18,14 @@ NAMES = ("virt-reclaim", "virt-reclaim-agent")
 # What this test does not use.
 WITHOUT = ("VIRT_RECLAIM_TESTS", "VIRT_RECLAIM_BENCH", "VIRT_RECLAIM_MAN", "VIRT_RECLAIM_GUESTFS")
 # How they speak is compared, not how fast they are.
-FLAGS = "-O0 -g0 -DNDEBUG -U_FORTIFY_SOURCE -pthread"
+FLAGS = "-O0 -g0 -DNDEBUG -U_FORTIFY_SOURCE -pthread -w"
+# Sources of a library are compiled as one, but for those that give a name to something else than another does; a later commit has none.
+ALONE = """
+guest-agent/{fix_convert,guest_calls,port_finder,preflight_output,service,worker} host/cli/{command_table,text_output}
+host/commands/{migrate_apply,migration_run} host/punch/{image_reader,punch}
+host/services/{guest_filesystems_proto,guest_preflight_proto,image_store,offline_guest,plan_file,qemu_guest_agent,qmp,trim_history}
+xml-tools/{discard_path,judge,machine_choice,tags}
+"""
 # Half of the time goes into these; compiled once, with what the commit's sources are compiled with, or g++ passes them over.
 HEADERS = """
 #include <algorithm>
@@ -82,6 +89,14 @@ def old_programs() -> OldPrograms:
     return programs
 
 
+def alone(source: Path) -> list[Path]:
+    found = []
+    for words in ALONE.split():
+        directory, names = words.rstrip("}").split("/{")
+        found += [source / directory / f"{name}.cc" for name in names.split(",")]
+    return found
+
+
 def build(wanted: str, directory: Path) -> None:
     source = directory / "source"
     shutil.rmtree(source, ignore_errors=True)
@@ -94,8 +109,15 @@ def build(wanted: str, directory: Path) -> None:
     headers = source / "headers.h"
     headers.write_text(HEADERS)
     call(source, "c++", *HEADER_FLAGS.split(), *FLAGS.split(), "-x", "c++-header", str(headers), "-o", f"{headers}.gch")
+    at_the_end = source / "at-the-end.cmake"
+    at_the_end.write_text("".join(
+        f"set_source_files_properties({path} DIRECTORY {path.parent} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON)\n" for path in alone(source)
+    ))
+    later = source / "later.cmake"
+    later.write_text(f"cmake_language(DEFER DIRECTORY {source} CALL include {at_the_end})\n")
+    unity = ("-DCMAKE_UNITY_BUILD=ON", "-DCMAKE_UNITY_BUILD_BATCH_SIZE=32", f"-DCMAKE_PROJECT_INCLUDE={later}")
     flags = f"-DCMAKE_CXX_FLAGS_RELWITHDEBINFO={FLAGS} -fpch-preprocess -include {headers}"
-    call(source, "cmake", "--preset", "dev", *(f"-D{name}=OFF" for name in WITHOUT), flags)
+    call(source, "cmake", "--preset", "dev", *(f"-D{name}=OFF" for name in WITHOUT), *unity, flags)
     call(source, "cmake", "--build", "--preset", "dev", "--target", *NAMES)
     for name in NAMES:
         (built,) = (path for path in (source / "build" / "dev").rglob(name) if path.is_file() and os.access(path, os.X_OK))

@@ -2,14 +2,18 @@
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <linux/magic.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <future>
 #include <thread>
@@ -151,7 +155,7 @@ TEST(LeasesTest, ProveNothingWhereOtherHostsMayHaveTheFile) {
   EXPECT_TRUE(CheckLeasesProve(EXT4_SUPER_MAGIC, disk).ok());
   EXPECT_TRUE(CheckLeasesProve(TMPFS_MAGIC, made_up).ok());
   EXPECT_TRUE(CheckLeasesProve(FUSE_SUPER_MAGIC, disk).ok());
-  for (const int64_t type : {NFS_SUPER_MAGIC, V9FS_MAGIC, FUSE_SUPER_MAGIC}) {
+  for (const int64_t type : {NFS_SUPER_MAGIC, V9FS_MAGIC, FUSE_SUPER_MAGIC, OCFS2_SUPER_MAGIC}) {
     const absl::Status status = CheckLeasesProve(type, made_up);
     EXPECT_TRUE(absl::IsFailedPrecondition(status)) << type << ": " << status;
   }
@@ -240,6 +244,81 @@ TEST_F(GuardTest, QemuThatComesAtAnyMomentSucceeds) {
 }
 
 // Locks alone, as on a block device or a filesystem without leases.
+// A disk that a domain gets in a /dev of its own, as libvirt gives it by default: another node of
+// the same device, on which locks are not ours.
+struct DeviceTest : GuardTest {
+  DeviceTest() : node(directory + "/node"), said(directory + "/said") {
+    FILE* const made = popen(("losetup --find --show " + image + " 2>/dev/null").c_str(), "r");
+    char line[64] = {};
+    if (made != nullptr && fgets(line, sizeof line, made) != nullptr)
+      device.assign(line, strcspn(line, "\n"));
+    if (made != nullptr) pclose(made);
+    struct stat status;
+    if (!device.empty() && (stat(device.c_str(), &status) != 0 ||
+                            mknod(node.c_str(), S_IFBLK | 0600, status.st_rdev) != 0)) {
+      Detach();
+    }
+  }
+  ~DeviceTest() override {
+    Leave();
+    Detach();
+  }
+  void Detach() {
+    if (device.empty()) return;
+    EXPECT_EQ(system(("losetup --detach " + device).c_str()), 0);
+    device.clear();
+  }
+  // Somebody who is no child of this process opens it, and has it open until Leave().
+  void Open(const std::string& how) {
+    const std::string script =
+        absl::StrCat("(exec 3", how, node, "; sh -c 'echo $PPID' >", said, ".new; mv ", said,
+                     ".new ", said, "; exec sleep 600) >/dev/null 2>&1 &");
+    ASSERT_EQ(system(script.c_str()), 0);
+    for (int i = 0; i < 500 && access(said.c_str(), F_OK) != 0; ++i)
+      std::this_thread::sleep_for(milliseconds(10));
+    FILE* const file = fopen(said.c_str(), "re");
+    ASSERT_NE(file, nullptr);
+    EXPECT_EQ(fscanf(file, "%d", &stranger), 1);
+    fclose(file);
+    unlink(said.c_str());
+  }
+  void Leave() {
+    if (stranger > 0) kill(stranger, SIGKILL);
+    stranger = 0;
+  }
+  std::string device, node, said;
+  pid_t stranger = 0;
+};
+
+TEST_F(DeviceTest, WhoOpensItForWritingIsSeenOnWhateverNode) {
+  if (device.empty()) GTEST_SKIP() << "needs a loop device";
+  auto guard = ImageGuard::Acquire(device, {});
+  ASSERT_TRUE(guard.ok()) << guard.status();
+  EXPECT_FALSE(guard->Interrupted());
+  // Who reads, as programs do that look at every disk, does no harm; nor does a child of ours.
+  Open("<");
+  const Other ours([&] { return open(node.c_str(), O_RDWR) >= 0; });
+  std::this_thread::sleep_for(milliseconds(500));
+  EXPECT_FALSE(guard->Interrupted());
+  Leave();
+
+  Open("<>");
+  for (int i = 0; i < 500 && !guard->Interrupted(); ++i)
+    std::this_thread::sleep_for(milliseconds(10));
+  EXPECT_TRUE(guard->Interrupted());
+  Leave();
+  std::this_thread::sleep_for(milliseconds(300));
+  EXPECT_TRUE(guard->Interrupted());  // he may have written
+}
+
+TEST_F(DeviceTest, AnotherNodeThatIsOpenIsInUse) {
+  if (device.empty()) GTEST_SKIP() << "needs a loop device";
+  Open("<>");
+  const absl::Status status = ImageGuard::Acquire(device, {}).status();
+  EXPECT_TRUE(absl::IsAborted(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("pid"));
+}
+
 TEST_F(GuardTest, LocksAreQemus) {
   const UniqueFd one(open(image.c_str(), O_RDWR | O_CLOEXEC));
   const UniqueFd other(open(image.c_str(), O_RDWR | O_CLOEXEC));

@@ -335,7 +335,12 @@ class Services(unittest.TestCase):
             self.assertRegex(timer["TimersMonotonic"], "OnActiveUSec=10min ")
             starts = self.properties(f"{later}.service", "ExecStart")["ExecStart"]
             unit = f"virt-reclaim-trim@{instance}.service"
-            self.assertRegex(starts.replace("\\\\", "\\"), rf"argv\[\]=\S*systemctl start --no-block {re.escape(unit)} ;")
+            self.assertRegex(starts.replace("\\\\", "\\"), rf"argv\[\]=\S*systemctl start --wait {re.escape(unit)} ;")
+            # The guest may not be here yet.
+            self.assertEqual(
+                self.properties(f"{later}.service", "Restart", "RestartUSec", "StartLimitBurst"),
+                {"Restart": "on-failure", "RestartUSec": "10min", "StartLimitBurst": "72"},
+            )
         # Ten minutes are not waited for.
         about = (f"--unit={unit}", f"VIRT_RECLAIM_DOMAIN={DOMAIN}")
         before = len(self.entries(*about))

@@ -192,13 +192,14 @@ class Units(unittest.TestCase):
             "event 'block-job' for domain 'third': Active Block Commit for /i/c.qcow2 completed",
         )
         lines = "".join(f'echo "{event}"\n' for event in events)
-        (programs / "virsh").write_text("#!/bin/sh\n" + lines)
+        # It speaks the language that it is told.
+        (programs / "virsh").write_text('#!/bin/sh\n[ "$LC_ALL" = C ] || exit 1\n' + lines)
         (programs / "systemctl").write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >>"{log}"\n')
         for program in programs.iterdir():
             program.chmod(0o755)
         done = subprocess.run(
-            [EXAMPLES / "block-copy-watch"], stdin=subprocess.DEVNULL, env={"PATH": f"{programs}:/usr/bin:/bin"},
-            capture_output=True, text=True, timeout=30, check=False,
+            [EXAMPLES / "block-copy-watch"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False,
+            env={"PATH": f"{programs}:/usr/bin:/bin", "LC_ALL": "de_DE.UTF-8"},
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(log.read_text(), "start --no-block virt-reclaim-trim@it\\x27s\\x20web.service\n")

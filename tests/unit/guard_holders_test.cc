@@ -81,6 +81,50 @@ TEST_F(HoldersTest, DeviceWithPartitionInUse) {
   EXPECT_THAT(FindHolders(device, roots).names, ElementsAre("/dev/dm-3", "mounted at '/srv'"));
 }
 
+TEST_F(HoldersTest, WhoHasAPartitionOfItOrItsDiskForWriting) {
+  const std::string part = tree.path() + "/part", disk = tree.path() + "/disk";
+  if (mknod(part.c_str(), S_IFBLK | 0600, makedev(8, 1)) != 0 ||
+      mknod(disk.c_str(), S_IFBLK | 0600, makedev(8, 0)) != 0) {
+    GTEST_SKIP() << "needs to make device nodes";
+  }
+  // As sysfs has it: 8:1 is a link to a directory below that of 8:0.
+  tree.Write("sys/block/sda/dev", "8:0\n");
+  tree.Write("sys/block/sda/sda1/partition", "1\n");
+  tree.Write("sys/block/sda/sda1/dev", "8:1\n");
+  tree.Link("sys/dev/block/8:0", "sys/block/sda");
+  tree.Link("sys/dev/block/8:1", "sys/block/sda/sda1");
+  tree.Write("proc/4711/comm", "qemu\n");
+  for (const bool of_disk : {true, false}) {
+    ImageIdentity device;
+    device.block_device = of_disk ? makedev(8, 0) : makedev(8, 1);
+    const std::string fd = absl::StrCat("proc/4711/fd/", of_disk ? 3 : 4);
+    tree.Link(fd, of_disk ? "part" : "disk");
+    const std::string info = absl::StrCat("proc/4711/fdinfo/", of_disk ? 3 : 4);
+    tree.Write(info, "pos:\t0\nflags:\t02100002\n");
+    EXPECT_THAT(FindHolders(device, roots).names, ElementsAre("qemu (pid 4711)"));
+    EXPECT_THAT(FindWriters(device, roots).names, ElementsAre("qemu (pid 4711)"));
+    tree.Write(info, "pos:\t0\nflags:\t02100000\n");
+    EXPECT_THAT(FindHolders(device, roots).names, IsEmpty());
+    unlink((tree.path() + "/" + fd).c_str());
+  }
+}
+
+TEST_F(HoldersTest, WritersAreThoseWhoMayWrite) {
+  tree.Write("proc/4711/comm", "reader\n");
+  tree.Link("proc/4711/fd/11", "image");
+  tree.Write("proc/4711/fdinfo/11", "flags:\t02100000\n");
+  tree.Write("proc/4712/comm", "writer\n");
+  tree.Link("proc/4712/fd/0", "image");
+  tree.Write("proc/4712/fdinfo/0", "flags:\t0100001\n");
+  tree.Write("proc/4713/comm", "unknown\n");
+  tree.Link("proc/4713/fd/0", "image");
+  tree.Write("sys/block/loop3/loop/backing_file", image + "\n");
+  EXPECT_THAT(FindHolders(identity, roots).names, testing::SizeIs(4));
+  EXPECT_THAT(
+      FindWriters(identity, roots).names,
+      testing::UnorderedElementsAre("writer (pid 4712)", "unknown (pid 4713)", "/dev/loop3"));
+}
+
 TEST_F(HoldersTest, LeaseIsSeenWithoutOpening) {
   const auto place = [&](dev_t device) {
     return absl::StrCat(absl::Hex(major(device), absl::kZeroPad2), ":",
